@@ -1,0 +1,37 @@
+# demo: train and compare three models on generated videos     test: all tests     lint: style, types, import arrows
+# bench: benchmarks     clean-venv: forget the environment. Each target sets up .venv first when it is missing or out of date.
+PYTHON ?= python3
+BIN := .venv/bin
+PACKAGES := corr-ops video-data corrnet-models corrnet-train
+DEV_TOOLS := build import-linter mypy pytest-benchmark pytest-xdist ruff types-PyYAML
+SOURCES := packages bench tests conftest.py
+
+.PHONY: demo test lint bench format clean-venv
+
+demo: .venv/installed
+	$(BIN)/corrnet demo
+
+test: .venv/installed
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal
+
+lint: .venv/installed
+	$(BIN)/ruff check $(SOURCES)
+	$(BIN)/ruff format --check $(SOURCES)
+	$(BIN)/mypy $(PACKAGES:%=packages/%/src)
+	$(BIN)/lint-imports
+
+format: .venv/installed
+	$(BIN)/ruff check --fix $(SOURCES)
+	$(BIN)/ruff format $(SOURCES)
+
+bench: .venv/installed
+	$(BIN)/python -m pytest --benchmark
+
+.venv/installed: constraints.txt Makefile $(PACKAGES:%=packages/%/pyproject.toml)
+	$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit(f"Python 3.11 or newer is needed, found {sys.version.split()[0]}; choose one with: make PYTHON=python3.12 ...")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt $(DEV_TOOLS) $(PACKAGES:%=-e 'packages/%[test]')
+	touch $@
+
+clean-venv:
+	rm -rf .venv

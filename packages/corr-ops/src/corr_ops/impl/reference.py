@@ -1,0 +1,181 @@
+"""Eq. 1 of the paper in plain tensor operations, on any device and floating-point dtype.
+
+For each displacement (i, j) of the neighbourhood the base frames are multiplied with the displaced searched
+frames and averaged over the channels of a group. Displaced frames are views: beside its results, nothing
+here is larger than the input. Inside, tensors are [N, G, g, L, H, W]: clips, groups, channels per group,
+frames, rows, columns.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from corr_ops.impl.buffers import accumulation_dtype, empty_gradient, empty_output
+
+_ALL = slice(None)
+
+
+def forward(
+    base: Tensor,
+    search: Tensor,
+    weight: Tensor | None,
+    kernel_size: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+    lag: int,
+) -> Tensor:
+    """Correlate every base position with its neighbourhood in the searched frame (eq. 1).
+
+    Args:
+        base: Base frames [N, C, L, H, W].
+        search: Searched frames [N, C, L, H, W].
+        weight: Filters [L or 1, C, Ky, Kx], or None for ones.
+        kernel_size: Neighbourhood (Ky, Kx), odd.
+        dilation: Distance between neighbours (Dy, Dx), in pixels.
+        groups: Number of channel groups G.
+        lag: 0 pairs equal frames; 1 searches the previous frame; -1 searches the current frame, from positions
+            in the previous one.
+
+    Returns:
+        [N, G*Ky*Kx, L, H, W] in the dtype of `base`.
+    """
+    out = empty_output(base, kernel_size, groups).zero_()
+    out_view = out.unflatten(1, (groups, -1))
+    base, search = _grouped(base, groups), _grouped(search, groups)
+    filters = None if weight is None else _grouped_filters(weight, groups)
+    for at in _matches(base.shape, kernel_size, dilation, lag):
+        products = base[at.base] * search[at.search]
+        if filters is not None:
+            products *= _filters_at(filters, at)
+        out_view[at.out] = products.mean(2)
+    return out
+
+
+def backward(
+    grad: Tensor,
+    base: Tensor,
+    search: Tensor,
+    weight: Tensor | None,
+    kernel_size: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+    lag: int,
+    needed: Sequence[bool],
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the gradients of `forward` with respect to base, search and weight.
+
+    Args:
+        grad: Gradient of the output [N, G*Ky*Kx, L, H, W].
+        base: As in `forward`.
+        search: As in `forward`.
+        weight: As in `forward`.
+        kernel_size: As in `forward`.
+        dilation: As in `forward`.
+        groups: As in `forward`.
+        lag: As in `forward`.
+        needed: Which of the three gradients are asked for; the third only with a weight.
+
+    Returns:
+        Gradients shaped like base, search and weight; an empty tensor [0] where not needed.
+    """
+    need_base, need_search, need_weight = needed
+    assert weight is not None or not need_weight
+    results = [
+        empty_gradient(factor, needed=wanted, grad=grad)
+        for factor, wanted in zip((base, search, weight), needed, strict=True)
+    ]
+    sums = [torch.zeros_like(result, dtype=accumulation_dtype(result.dtype)) for result in results]
+    grad_base = _grouped(sums[0], groups) if need_base else None
+    grad_search = _grouped(sums[1], groups) if need_search else None
+    grad_filters = _grouped_filters(sums[2], groups) if need_weight else None
+
+    base, search = _grouped(base, groups), _grouped(search, groups)
+    filters = None if weight is None else _grouped_filters(weight, groups)
+    grad = grad.unflatten(1, (groups, -1)).to(base.dtype) / base.shape[2]
+    for at in _matches(base.shape, kernel_size, dilation, lag):
+        grad_at, base_at, search_at = grad[at.out].unsqueeze(2), base[at.base], search[at.search]
+        filters_at = None if filters is None else _filters_at(filters, at)
+        if grad_base is not None or grad_filters is not None:
+            grad_times_search = grad_at * search_at
+            if grad_base is not None:
+                _add_product(grad_base[at.base], grad_times_search, filters_at)
+            if grad_filters is not None:
+                slot = _filters_at(grad_filters, at)
+                slot += (grad_times_search * base_at).sum_to_size(slot.shape)
+        if grad_search is not None:
+            _add_product(grad_search[at.search], grad_at * base_at, filters_at)
+    grads = [total.to(result.dtype) for total, result in zip(sums, results, strict=True)]
+    return grads[0], grads[1], grads[2]
+
+
+class _Match(NamedTuple):
+    """One displacement over one run of frames: where it reads, writes and takes its filters."""
+
+    base: tuple[slice, ...]
+    search: tuple[slice, ...]
+    out: tuple[slice | int, ...]
+    frames: slice
+    i: int
+    j: int
+
+
+def _matches(
+    shape: Sequence[int], kernel_size: Sequence[int], dilation: Sequence[int], lag: int
+) -> Iterator[_Match]:
+    """Yield every displacement (i, j) with the positions whose displaced neighbour lies inside the frame."""
+    num_frames, height, width = shape[-3:]
+    for i in range(kernel_size[0]):
+        rows, displaced_rows = _overlap(height, (i - kernel_size[0] // 2) * dilation[0])
+        for j in range(kernel_size[1]):
+            columns, displaced_columns = _overlap(width, (j - kernel_size[1] // 2) * dilation[1])
+            for frames, base_frames, search_frames in _frame_runs(num_frames, lag):
+                yield _Match(
+                    base=(_ALL, _ALL, _ALL, base_frames, rows, columns),
+                    search=(_ALL, _ALL, _ALL, search_frames, displaced_rows, displaced_columns),
+                    out=(_ALL, _ALL, i * kernel_size[1] + j, frames, rows, columns),
+                    frames=frames,
+                    i=i,
+                    j=j,
+                )
+
+
+def _overlap(size: int, offset: int) -> tuple[slice, slice]:
+    """Return the positions p and p + offset that both lie in [0, size); two empty slices when none do."""
+    start = min(max(0, -offset), size)
+    stop = max(start, min(size, size - offset))
+    return slice(start, stop), slice(start + offset, stop + offset) if stop > start else slice(0, 0)
+
+
+def _frame_runs(num_frames: int, lag: int) -> list[tuple[slice, slice, slice]]:
+    """Return runs of (output, base, searched) frames; a clip's first frame is matched with itself."""
+    every, first = slice(0, num_frames), slice(0, 1)
+    later, earlier = slice(1, num_frames), slice(0, num_frames - 1)
+    if lag == 0:
+        return [(every, every, every)]
+    return [(first, first, first), (later, later, earlier) if lag == 1 else (later, earlier, later)]
+
+
+def _grouped(frames: Tensor, groups: int) -> Tensor:
+    """View [N, C, L, H, W] as [N, G, g, L, H, W]; 16-bit values become float32."""
+    return frames.to(accumulation_dtype(frames.dtype)).unflatten(1, (groups, -1))
+
+
+def _grouped_filters(weight: Tensor, groups: int) -> Tensor:
+    """View [L or 1, C, Ky, Kx] as [G, g, L or 1, Ky, Kx]; 16-bit values become float32."""
+    return weight.to(accumulation_dtype(weight.dtype)).transpose(0, 1).unflatten(0, (groups, -1))
+
+
+def _filters_at(filters: Tensor, at: _Match) -> Tensor:
+    """View the filters of one displacement and run of frames as [G, g, frames or 1, 1, 1]."""
+    frames = at.frames if filters.shape[2] > 1 else _ALL
+    return filters[:, :, frames, at.i, at.j, None, None]
+
+
+def _add_product(total: Tensor, factor: Tensor, filters: Tensor | None) -> None:
+    """Add factor times filters to `total` in place; filters None means ones."""
+    if filters is None:
+        total += factor
+    else:
+        total.addcmul_(factor, filters)

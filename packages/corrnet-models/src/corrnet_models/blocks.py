@@ -1,0 +1,206 @@
+"""The parts a network is put together from: stem, bottleneck and the two correlation blocks."""
+
+from collections import OrderedDict
+from collections.abc import Callable
+
+import torch
+from corr_ops import VideoCorrelation
+from torch import Tensor, nn
+
+from corrnet_models.config import EXPANSION, ModelConfig, Normalization, StageName
+
+
+def _conv(
+    in_channels: int,
+    out_channels: int,
+    kernel_size: tuple[int, int, int] = (1, 1, 1),
+    stride: tuple[int, int, int] = (1, 1, 1),
+) -> nn.Conv3d:
+    padding = tuple(size // 2 for size in kernel_size)
+    return nn.Conv3d(in_channels, out_channels, kernel_size, stride, padding, bias=False)
+
+
+def _conv_bn_relu(
+    in_channels: int,
+    out_channels: int,
+    kernel_size: tuple[int, int, int] = (1, 1, 1),
+    stride: tuple[int, int, int] = (1, 1, 1),
+) -> nn.Sequential:
+    return nn.Sequential(
+        OrderedDict(
+            conv=_conv(in_channels, out_channels, kernel_size, stride),
+            bn=nn.BatchNorm3d(out_channels),
+            relu=nn.ReLU(inplace=True),
+        )
+    )
+
+
+def _normalization(kind: Normalization, channels: int) -> nn.Module:
+    if kind == "none":
+        return nn.Identity()
+    if kind == "bn":
+        return nn.BatchNorm3d(channels)
+    return nn.Sequential(OrderedDict(bn=nn.BatchNorm3d(channels), relu=nn.ReLU(inplace=True)))
+
+
+def make_stem(in_channels: int, width: int, *, kernel_size: int, stride: int) -> nn.Sequential:
+    """Make conv1 of Table 2: a 1xkxk convolution with a spatial stride, batch norm and ReLU.
+
+    Args:
+        in_channels: Channels of the input.
+        width: Filters.
+        kernel_size: Spatial size k, odd.
+        stride: Spatial stride.
+    """
+    return _conv_bn_relu(in_channels, width, (1, kernel_size, kernel_size), (1, stride, stride))
+
+
+class Bottleneck(nn.Module):
+    """The residual block of Table 2: 1x1x1, 3x1x1, 1x3x3 and 1x1x1 convolutions beside a shortcut.
+
+    The 3x1x1 convolution has the temporal stride, the 1x3x3 convolution the spatial one. Without
+    the 3x1x1 convolution (R2D) a 3x1x1 max pooling has the temporal stride where there is one.
+    The shortcut is a strided 1x1x1 convolution where the shape changes.
+
+    Args:
+        in_channels: Channels of the input.
+        width: Inner channels; the block puts out 4 times as many.
+        temporal_stride: Stride in time.
+        spatial_stride: Stride in space.
+        temporal_conv: Whether there is a 3x1x1 convolution.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        width: int,
+        *,
+        temporal_stride: int = 1,
+        spatial_stride: int = 1,
+        temporal_conv: bool = True,
+    ) -> None:
+        super().__init__()
+        out_channels = EXPANSION * width
+        self.reduce = _conv_bn_relu(in_channels, width)
+        self.temporal: nn.Module
+        if temporal_conv:
+            self.temporal = _conv_bn_relu(width, width, (3, 1, 1), (temporal_stride, 1, 1))
+        elif temporal_stride > 1:
+            self.temporal = nn.MaxPool3d((3, 1, 1), (temporal_stride, 1, 1), (1, 0, 0))
+        else:
+            self.temporal = nn.Identity()
+        self.spatial = _conv_bn_relu(width, width, (1, 3, 3), (1, spatial_stride, spatial_stride))
+        self.expand = _conv(width, out_channels)
+        self.expand_bn = nn.BatchNorm3d(out_channels)
+        self.shortcut: nn.Module
+        if in_channels == out_channels and temporal_stride == spatial_stride == 1:
+            self.shortcut = nn.Identity()
+        else:
+            stride = (temporal_stride, spatial_stride, spatial_stride)
+            self.shortcut = nn.Sequential(
+                OrderedDict(
+                    conv=_conv(in_channels, out_channels, stride=stride), bn=nn.BatchNorm3d(out_channels)
+                )
+            )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map [N, in_channels, L, H, W] to [N, 4*width, L/temporal_stride, H/stride, W/stride]."""
+        y = self.spatial(self.temporal(self.reduce(x)))
+        y = self.expand_bn(self.expand(y))
+        return torch.relu(y + self.shortcut(x))
+
+
+class _Matching(nn.Module):
+    """What both correlation blocks share: a 1x1x1 convolution C -> C/4 and the operator behind it."""
+
+    def __init__(self, channels: int, num_frames: int, *, groups: int, config: ModelConfig) -> None:
+        super().__init__()
+        width = channels // EXPANSION
+        self.out_channels = groups * config.corr_kernel_size**2
+        self.reduce = _conv(channels, width)
+        self.norm_before = _normalization(config.corr_norm_before, width)
+        self.correlation = VideoCorrelation(
+            width,
+            num_frames,
+            kernel_size=config.corr_kernel_size,
+            dilation=config.corr_dilation,
+            groups=groups,
+            searched=config.corr_searched,
+            filters=config.corr_filters,
+        )
+        self.norm_after = _normalization(config.corr_norm_after, self.out_channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        matches: Tensor = self.norm_after(self.correlation(self.norm_before(self.reduce(x))))
+        return matches
+
+
+class CorrelationSum(nn.Module):
+    """The correlation-sum block (Figure 2 a): matching as a residual branch beside an identity shortcut.
+
+    The branch is a 1x1x1 convolution C -> C/4, the operator, a 1x1x1 convolution G*K*K -> C and
+    batch norm; ReLU follows the sum.
+
+    Args:
+        channels: Channels C of the input and the output.
+        num_frames: Frames of the input.
+        groups: Groups G of the operator.
+        config: Gives the operator's window, filters and normalisation.
+    """
+
+    def __init__(self, channels: int, num_frames: int, *, groups: int, config: ModelConfig) -> None:
+        super().__init__()
+        self.matching = _Matching(channels, num_frames, groups=groups, config=config)
+        self.expand = _conv(self.matching.out_channels, channels)
+        self.expand_bn = nn.BatchNorm3d(channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map [N, C, L, H, W] to the same shape."""
+        return torch.relu(x + self.expand_bn(self.expand(self.matching(x))))
+
+
+class CorrelationConcat(nn.Module):
+    """The correlation-concat block (Figure 2 b): matching and appearance side by side, no shortcut.
+
+    One branch is a 1x1x1 convolution C -> C/4 and the operator, the other a 1x1x1 convolution to
+    C - G*K*K channels with batch norm. They are concatenated, matching first; ReLU follows.
+
+    Args:
+        channels: Channels C of the input and the output.
+        num_frames: Frames of the input.
+        groups: Groups G of the operator.
+        config: Gives the operator's window, filters and normalisation.
+    """
+
+    def __init__(self, channels: int, num_frames: int, *, groups: int, config: ModelConfig) -> None:
+        super().__init__()
+        self.matching = _Matching(channels, num_frames, groups=groups, config=config)
+        passed = channels - self.matching.out_channels
+        self.appearance = nn.Sequential(
+            OrderedDict(conv=_conv(channels, passed), bn=nn.BatchNorm3d(passed))
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map [N, C, L, H, W] to the same shape."""
+        return torch.relu(torch.cat([self.matching(x), self.appearance(x)], dim=1))
+
+
+CorrelationBlock = CorrelationSum | CorrelationConcat
+
+_CORRELATION_BLOCKS: dict[str, Callable[..., CorrelationBlock]] = {
+    "sum": CorrelationSum,
+    "concat": CorrelationConcat,
+}
+
+
+def make_correlation_block(stage: StageName, channels: int, num_frames: int, config: ModelConfig) -> CorrelationBlock:
+    """Make the correlation block of a stage, of the kind the configuration asks for.
+
+    Args:
+        stage: The stage that the block stands in.
+        channels: Channels of that stage's output.
+        num_frames: Frames at that stage.
+        config: The network's configuration.
+    """
+    groups = config.correlation_groups(stage)
+    return _CORRELATION_BLOCKS[config.corr_block](channels, num_frames, groups=groups, config=config)

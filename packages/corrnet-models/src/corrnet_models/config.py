@@ -1,0 +1,173 @@
+"""One frozen record holds everything that defines a network of this package."""
+
+from typing import Any, Literal, Self, cast
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+StageName = Literal["res2", "res3", "res4", "res5"]
+"""The four residual stages of Table 2."""
+
+STAGES: tuple[StageName, ...] = ("res2", "res3", "res4", "res5")
+
+EXPANSION = 4
+"""Channels a stage puts out per channel of its inner width (Table 2)."""
+
+Normalization = Literal["none", "bn", "bn_relu"]
+
+
+class ModelConfig(BaseModel):
+    """Architecture of R2D, R(2+1)D and CorrNet (paper, sections 4 and 6, Tables 2 to 5).
+
+    The defaults are R(2+1)D-26 of Table 2. Every field can be overridden by name in
+    `create_model` and `model_config`. A value that cannot work raises pydantic's `ValidationError`,
+    a `ValueError`, when the record is made.
+
+    Attributes:
+        num_frames: Frames of an input clip, L. Correlation filters per frame are made for this length.
+        num_classes: Outputs of the classifier.
+        in_channels: Channels of the input: 3 for RGB, 2 for optical flow, 5 for both.
+        flow_channels: How many of the input's last channels are optical flow and go through a
+            backbone of their own (Table 5, two-stream); 0 for a single stream.
+        stem_width: Filters of conv1. CorrNet has 32 (section 6.1).
+        stem_kernel_size: Spatial size of conv1's filters, odd.
+        stem_stride: Spatial stride of conv1.
+        depths: Bottlenecks in res2 to res5.
+        widths: Inner channels of the bottlenecks in res2 to res5; a stage puts out 4 times as many.
+        temporal_convs: Whether the bottlenecks of res2 to res5 have their 3x1x1 convolution. Where a
+            missing one would have had a temporal stride, a 3x1x1 max pooling has it (R2D, section 6.1).
+        temporal_strides: Temporal stride of the first bottleneck of res2 to res5.
+        corr_after: Stages that end with a correlation block; empty for a net without correlation.
+        corr_middle: Stages with a correlation block after half of their bottlenecks, rounded down
+            (CorrNet-101: res4, section 6.3).
+        corr_block: "sum" or "concat" (Figure 2).
+        corr_filters: "per_frame", one "shared" filter for all frames, or "none" (Table 4, "w/o filter").
+        corr_group_size: Channels per correlation group, g; None is one group of all channels
+            (Table 4, "w/o grouping").
+        corr_kernel_size: Side K of the window that is searched, odd (Figure 3).
+        corr_dilation: Step D between two positions of the window, in feature map pixels.
+        corr_searched: The frame whose neighbourhood is searched; the paper leaves it open.
+        corr_norm_before: What stands between the reducing 1x1x1 convolution and the operator; the
+            paper leaves it open.
+        corr_norm_after: What stands straight after the operator; the paper leaves it open.
+        zero_init_residual: Whether the last batch norm of each bottleneck starts at zero, so that the
+            bottleneck starts as its shortcut. Correlation blocks never start so.
+        dropout: Probability of dropping a feature before the classifier.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    num_frames: int = Field(default=32, ge=1)
+    num_classes: int = Field(default=400, ge=1)
+    in_channels: int = Field(default=3, ge=1)
+    flow_channels: int = Field(default=0, ge=0)
+    stem_width: int = Field(default=64, ge=1)
+    stem_kernel_size: int = Field(default=7, ge=1)
+    stem_stride: int = Field(default=2, ge=1)
+    depths: tuple[int, int, int, int] = (2, 2, 2, 2)
+    widths: tuple[int, int, int, int] = (64, 128, 256, 512)
+    temporal_convs: tuple[bool, bool, bool, bool] = (True, True, True, True)
+    temporal_strides: tuple[int, int, int, int] = (1, 1, 2, 2)
+    corr_after: tuple[StageName, ...] = ()
+    corr_middle: tuple[StageName, ...] = ()
+    corr_block: Literal["sum", "concat"] = "sum"
+    corr_filters: Literal["per_frame", "shared", "none"] = "per_frame"
+    corr_group_size: int | None = Field(default=32, ge=1)
+    corr_kernel_size: int = Field(default=7, ge=1)
+    corr_dilation: int = Field(default=2, ge=1)
+    corr_searched: Literal["previous", "current"] = "previous"
+    corr_norm_before: Normalization = "bn"
+    corr_norm_after: Normalization = "none"
+    zero_init_residual: bool = False
+    dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
+
+    @field_validator("stem_kernel_size", "corr_kernel_size")
+    @classmethod
+    def _odd(cls, value: int) -> int:
+        if value % 2 == 0:
+            raise ValueError(f"must be odd, so that the window has a centre; got {value}")
+        return value
+
+    @field_validator("depths", "widths", "temporal_strides")
+    @classmethod
+    def _positive(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        if min(value) < 1:
+            raise ValueError(f"every stage needs at least 1; got {value}")
+        return value
+
+    @field_validator("corr_after", "corr_middle")
+    @classmethod
+    def _distinct(cls, value: tuple[StageName, ...]) -> tuple[StageName, ...]:
+        if len(set(value)) != len(value):
+            raise ValueError(f"names a stage twice: {value}")
+        return value
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.flow_channels >= self.in_channels:
+            raise ValueError(
+                f"flow_channels are the last of in_channels and leave at least one for RGB; "
+                f"got flow_channels={self.flow_channels} of in_channels={self.in_channels}"
+            )
+        if self.num_frames % self.temporal_stride != 0:
+            raise ValueError(
+                f"num_frames must be a multiple of {self.temporal_stride}, the product of "
+                f"temporal_strides {self.temporal_strides}; got {self.num_frames}"
+            )
+        for stage in self.corr_middle:
+            if self.depths[STAGES.index(stage)] < 2:
+                raise ValueError(f"corr_middle={stage!r} needs at least 2 bottlenecks in that stage; got 1")
+        for stage in self.corr_stages:
+            self._check_correlation(stage)
+        return self
+
+    def _check_correlation(self, stage: StageName) -> None:
+        width = self.widths[STAGES.index(stage)]
+        if self.corr_group_size is not None and width % self.corr_group_size != 0:
+            raise ValueError(
+                f"corr_group_size must divide the {width} channels that {stage} correlates, "
+                f"or be None for one group; got {self.corr_group_size}"
+            )
+        if self.corr_block == "concat":
+            out = self.correlation_channels(stage)
+            if out >= EXPANSION * width:
+                raise ValueError(
+                    f"corr_block='concat' leaves no channel to its second branch in {stage}: the operator "
+                    f"puts out {out} of {EXPANSION * width}; use a larger corr_group_size or a smaller "
+                    f"corr_kernel_size"
+                )
+
+    @property
+    def temporal_stride(self) -> int:
+        """Temporal stride of the whole backbone."""
+        first, second, third, fourth = self.temporal_strides
+        return first * second * third * fourth
+
+    @property
+    def corr_stages(self) -> tuple[StageName, ...]:
+        """Stages with at least one correlation block, in the order of the net."""
+        return tuple(stage for stage in STAGES if stage in self.corr_after or stage in self.corr_middle)
+
+    @property
+    def fixed_length(self) -> bool:
+        """Whether the net takes clips of `num_frames` only, since it has a filter for each frame."""
+        return bool(self.corr_stages) and self.corr_filters == "per_frame"
+
+    def correlation_groups(self, stage: StageName) -> int:
+        """Groups G of the correlation in a stage (section 3, groupwise correlation)."""
+        width = self.widths[STAGES.index(stage)]
+        return 1 if self.corr_group_size is None else width // self.corr_group_size
+
+    def correlation_channels(self, stage: StageName) -> int:
+        """Channels G*K*K that the operator puts out in a stage (Table 1)."""
+        return self.correlation_groups(stage) * self.corr_kernel_size**2
+
+    def replace(self, **changes: Any) -> "ModelConfig":
+        """Make a validated copy with some fields changed.
+
+        Args:
+            **changes: New values by field name.
+
+        Raises:
+            ValueError: A name is no field, or a value cannot work.
+        """
+        return cast("ModelConfig", type(self)(**{**self.model_dump(), **changes}))

@@ -1,0 +1,132 @@
+"""The one inference pipeline: evaluation and prediction cut, normalise and average clips by the same code."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from corrnet_models import create_model
+from torch import Tensor, nn
+from video_data import ClipConfig, decode_views, normalize
+
+from corrnet_train.checkpoint import Checkpoint, load_weights
+from corrnet_train.config import RunConfig, parse_config
+
+
+def resolve_device(name: str) -> torch.device:
+    """The device of a `run.device` setting; "auto" is CUDA when there is one.
+
+    Raises:
+        ValueError: the name is unknown or this machine has no such device.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ValueError(f"unknown device {name!r}: give auto, cpu, cuda or cuda:N") from None
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ValueError(f"device {name} is not there: torch sees {torch.cuda.device_count()} CUDA devices")
+    return device
+
+
+def build_model(config: RunConfig, num_classes: int) -> nn.Module:
+    """The model of a run, for its clip length and classes.
+
+    Raises:
+        ValueError: the model needs other input than the RGB clips the loader cuts.
+    """
+    model = create_model(
+        config.model.name, num_frames=config.data.clip.num_frames, num_classes=num_classes, **config.model.options
+    )
+    if model.config.in_channels != 3:
+        raise ValueError(f"{config.model.name} takes {model.config.in_channels} channels, the clips have 3 (RGB)")
+    return model
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Class probabilities of one video, largest first.
+
+    Attributes:
+        classes: class names.
+        probabilities: their probabilities, averaged over the clips.
+    """
+
+    classes: list[str]
+    probabilities: list[float]
+
+
+class ClipClassifier:
+    """A trained model with everything needed to classify a video.
+
+    Args:
+        model: maps normalised clips [N, 3, L, H, W] to logits [N, classes].
+        classes: class names in the order of the logits.
+        clip: how clips are cut.
+        device: where the model runs.
+        precision: "fp32", or "bf16" for autocast.
+    """
+
+    def __init__(
+        self, model: nn.Module, *, classes: list[str], clip: ClipConfig, device: torch.device, precision: str = "fp32"
+    ) -> None:
+        self.model = model.to(device)
+        self.classes = classes
+        self.clip = clip
+        self.device = device
+        self.precision = precision
+
+    @classmethod
+    def from_checkpoint(cls, path: Path, *, device: str = "auto") -> "ClipClassifier":
+        """Builds the model a checkpoint describes and loads its weights.
+
+        Raises:
+            CheckpointError: the file is no checkpoint, or its weights do not fit its own configuration.
+        """
+        checkpoint = Checkpoint.load(path)
+        config = parse_config(checkpoint.config)
+        model = build_model(config, len(checkpoint.classes))
+        load_weights(model, checkpoint.model, source=str(path))
+        return cls(
+            model,
+            classes=checkpoint.classes,
+            clip=config.data.clip,
+            device=resolve_device(device),
+            precision=config.run.precision,
+        )
+
+    @torch.inference_mode()
+    def clip_probabilities(self, video: Tensor) -> Tensor:
+        """Class probabilities of clips: uint8 [N, 3, L, H, W] -> float32 [N, classes] on the CPU."""
+        self.model.eval()
+        clips = normalize(video.to(self.device, non_blocking=True))
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+            logits = self.model(clips)
+        return logits.float().softmax(dim=1).cpu()
+
+    def video_probabilities(self, views: Tensor) -> tuple[Tensor, Tensor]:
+        """Averages over views (paper section 5).
+
+        Args:
+            views: uint8 [B, V, 3, L, H, W], V clips of each of B videos.
+
+        Returns:
+            Probabilities of the clips [B, V, classes] and of the videos [B, classes].
+        """
+        clips = self.clip_probabilities(views.flatten(0, 1)).unflatten(0, views.shape[:2])
+        return clips, clips.mean(dim=1)
+
+    def predict(self, source: Path | bytes, *, num_clips: int = 10) -> Prediction:
+        """Classifies one video file.
+
+        Args:
+            source: path or content of a video.
+            num_clips: clips spaced uniformly over the video.
+
+        Raises:
+            ValueError: the video cannot be read; the message says why.
+        """
+        views = decode_views(source, self.clip, num_clips)
+        _, probabilities = self.video_probabilities(views[None])
+        values, order = probabilities[0].sort(descending=True)
+        return Prediction([self.classes[i] for i in order.tolist()], values.tolist())

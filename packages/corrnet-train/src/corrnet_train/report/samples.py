@@ -1,0 +1,70 @@
+"""Test samples with what each model says about them."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from matplotlib.image import imsave
+from torch import Tensor
+
+MAX_FRAMES = 8
+_MIN_SIDE = 96
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class SampleView:
+    """One test clip and its predictions.
+
+    Attributes:
+        key: The sample's key in the dataset.
+        frames: RGB frames [L, H, W, 3], uint8.
+        true_class: Name of its class.
+        predictions: For each model name the most probable classes with their probabilities in 0..1, most
+            probable first.
+
+    Raises:
+        ValueError: If the frames are not uint8 [L, H, W, 3] or a model has no prediction.
+    """
+
+    key: str
+    frames: Tensor
+    true_class: str
+    predictions: Mapping[str, Sequence[tuple[str, float]]]
+
+    def __post_init__(self) -> None:
+        """Check the frames and the predictions."""
+        shape = list(self.frames.shape)
+        if self.frames.dtype != torch.uint8 or len(shape) != 4 or shape[3] != 3 or not self.frames.numel():
+            raise ValueError(
+                f"frames of {self.key!r} must be uint8 [L, H, W, 3] and not empty, got {self.frames.dtype} {shape}"
+            )
+        for name, ranked in self.predictions.items():
+            if not ranked:
+                raise ValueError(f"predictions of {name!r} for {self.key!r} must name at least one class")
+
+
+def frame_images(frames: Tensor) -> list[str]:
+    """Frames as PNG data URLs, small ones enlarged without blur.
+
+    Args:
+        frames: RGB frames [L, H, W, 3], uint8.
+
+    Returns:
+        At most 8 images, evenly spaced in time. A frame whose shorter side is below 96 px is enlarged by a
+        whole factor with nearest neighbour.
+    """
+    num_frames, height, width, _ = frames.shape
+    wanted = np.linspace(0, num_frames - 1, min(num_frames, MAX_FRAMES)).round().astype(int)
+    factor = max(1, -(-_MIN_SIDE // min(height, width)))
+    images = []
+    for frame in frames.detach().cpu().numpy()[wanted]:
+        enlarged = np.ascontiguousarray(frame.repeat(factor, axis=0).repeat(factor, axis=1))
+        buffer = io.BytesIO()
+        imsave(buffer, enlarged, format="png", metadata={"Software": None})
+        images.append("data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode())
+    return images

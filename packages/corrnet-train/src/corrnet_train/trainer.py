@@ -1,0 +1,324 @@
+"""The training loop: one process, one device, resumable to the bit."""
+
+import math
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+import yaml
+from rich.console import Console
+from torch import Tensor, nn
+from torch.nn import functional as F
+from video_data import LoaderState, ShardSet, normalize, open_shards, train_loader
+
+from corrnet_train.checkpoint import Checkpoint, check_resumable, load_weights
+from corrnet_train.config import RunConfig, config_to_dict
+from corrnet_train.evaluate import check_classes, evaluate
+from corrnet_train.files import write_text
+from corrnet_train.inference import ClipClassifier, build_model, resolve_device
+from corrnet_train.metrics import MetricsLog
+from corrnet_train.optim import build_optimizer, learning_rate
+from corrnet_train.progress import progress_bar, training_bar
+
+
+class TrainingDiverged(RuntimeError):
+    """The loss is no longer a finite number; the message names the step and the samples of the batch."""
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """How a training ended.
+
+    Attributes:
+        finished: False when it was interrupted; then `checkpoint` is where it can go on.
+        step: finished steps.
+        checkpoint: the last checkpoint.
+        train_seconds: time spent in training steps over all continuations, without evaluation, in seconds.
+    """
+
+    finished: bool
+    step: int
+    checkpoint: Path
+    train_seconds: float
+
+
+class Trainer:
+    """Trains one model as a `RunConfig` says.
+
+    Everything that can be wrong (shards, classes, model, device, the checkpoint to continue) is checked here,
+    before any work.
+
+    Args:
+        config: the run.
+        resume: continue from the last checkpoint in `config.run.dir`.
+        console: where progress and messages go.
+
+    Raises:
+        ValueError: bad settings, or a run folder that already holds a run when `resume` is False.
+    """
+
+    def __init__(self, config: RunConfig, *, resume: bool = False, console: Console | None = None) -> None:
+        self.config = config
+        self.console = console or Console(stderr=True)
+        self.folder = config.run.dir
+        self.last_checkpoint = self.folder / "checkpoints" / "last.pt"
+        checkpoint = self._find_checkpoint(resume)
+
+        self.device = resolve_device(config.run.device)
+        self.shards: ShardSet = open_shards(config.data.shards)
+        num_samples = self.shards.num_samples(config.data.train_split)
+        self.shards.num_samples(config.data.eval_split)
+        self.num_steps = config.optim.num_steps(num_samples)
+        self.num_warmup_steps = config.optim.num_warmup_steps(num_samples)
+        self.steps_per_epoch = num_samples / config.optim.batch_size
+
+        torch.manual_seed(config.run.seed)
+        self.model: nn.Module = build_model(config, len(self.shards.classes)).to(self.device)
+        self.optimizer = build_optimizer(self.model, config.optim)
+        self.classifier = ClipClassifier(
+            self.model,
+            classes=list(self.shards.classes),
+            clip=config.data.clip,
+            device=self.device,
+            precision=config.run.precision,
+        )
+        self.step = 0
+        self.best_top1 = -1.0
+        self.train_seconds = 0.0
+        self.loader_state = LoaderState(
+            manifest_hash=self.shards.manifest_hash, split=config.data.train_split, seed=config.run.seed, position=0
+        )
+        if checkpoint is not None:
+            self._restore(checkpoint)
+
+    def run(self) -> TrainResult:
+        """Trains to the end, or to an interrupt.
+
+        The first Ctrl-C (or SIGTERM) finishes the step, saves a checkpoint and returns; a second one stops at once.
+
+        Raises:
+            TrainingDiverged: the loss became infinite or not a number; the last checkpoint stays as it was.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_text(self.folder / "config.yaml", yaml.safe_dump(config_to_dict(self.config), sort_keys=False))
+        self.metrics = MetricsLog(self.folder, step=self.step)
+        try:
+            with _interrupt_flag() as interrupted:
+                self._train(interrupted)
+                finished = self.step >= self.num_steps
+        finally:
+            self.metrics.close()
+        return TrainResult(finished, self.step, self.last_checkpoint, self.train_seconds)
+
+    def _train(self, interrupted: "_Flag") -> None:
+        config = self.config
+        batch_size = config.optim.batch_size
+        loader = train_loader(
+            self.shards,
+            config.data.train_split,
+            config.data.clip,
+            batch_size=batch_size,
+            seed=config.run.seed,
+            num_workers=config.data.num_workers,
+            position=self.loader_state.position,
+            num_samples=(self.num_steps - self.step) * batch_size,
+        )
+        window = _Window()
+        with training_bar(self.console) as bar:
+            task = bar.add_task(f"train {config.model.name}", total=self.num_steps, completed=self.step)
+            batches = iter(loader)
+            while self.step < self.num_steps and not interrupted.set:
+                start = time.perf_counter()
+                batch = next(batches)
+                waited = time.perf_counter() - start
+                loss, correct, grad_norm = self._train_step(batch.video, batch.label, batch.keys)
+                self.train_seconds += time.perf_counter() - start
+                self.step += 1
+                self.loader_state = self.loader_state.advance(batch_size)
+                window.add(loss, correct, batch_size, time.perf_counter() - start, waited)
+                for key, reason in batch.replaced:
+                    self.console.print(f"[yellow]replaced[/] {key}: {reason}", highlight=False)
+                if self.step % config.run.log_every == 0 or self.step == self.num_steps:
+                    values = window.values()
+                    self._log_train(values, grad_norm)
+                    bar.update(task, **values)
+                    window = _Window()
+                bar.update(task, completed=self.step)
+                if self._is_eval_step():
+                    self._evaluate()
+                if self.step % config.run.checkpoint_every == 0:
+                    self.save(self.last_checkpoint)
+        self.save(self.last_checkpoint)
+
+    def _train_step(self, video: Tensor, label: Tensor, keys: list[str]) -> tuple[float, int, float]:
+        """One optimiser step on uint8 [N, 3, L, H, W]; returns loss, number of correct clips and gradient norm."""
+        optim = self.config.optim
+        self.model.train()
+        rate = learning_rate(
+            self.step, peak=optim.lr, num_steps=self.num_steps, num_warmup_steps=self.num_warmup_steps
+        )
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        clips = normalize(video.to(self.device, non_blocking=True))
+        label = label.to(self.device, non_blocking=True)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.run.precision == "bf16"):
+            logits = self.model(clips)
+        loss = F.cross_entropy(logits.float(), label)
+        value = loss.item()
+        if not math.isfinite(value):
+            raise TrainingDiverged(
+                f"the loss is {value} at step {self.step}, learning rate {rate:.3g}. Samples of the batch: "
+                f"{', '.join(keys)}. Try a lower optim.lr, more optim.warmup_epochs or optim.clip_grad_norm=1; "
+                f"the last checkpoint is kept"
+            )
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        limit = math.inf if optim.clip_grad_norm is None else optim.clip_grad_norm
+        grad_norm = nn.utils.clip_grad_norm_(self.model.parameters(), limit)
+        self.optimizer.step()
+        return value, int((logits.argmax(dim=1) == label).sum()), float(grad_norm)
+
+    def _log_train(self, values: dict[str, float], grad_norm: float) -> None:
+        values = {
+            **values,
+            "epoch": self.step / self.steps_per_epoch,
+            "lr": self.optimizer.param_groups[0]["lr"],
+            "grad_norm": grad_norm,
+        }
+        self.metrics.write("train", self.step, **values)
+        if not self.console.is_terminal:
+            self.console.print(
+                f"{self.config.model.name} step {self.step}/{self.num_steps} loss {values['loss']:.3f} "
+                f"top-1 {values['top1']:.2f} {values['clips_per_second']:.0f} clips/s "
+                f"data wait {values['data_wait']:.0%}",
+                highlight=False,
+            )
+
+    def _is_eval_step(self) -> bool:
+        if self.step == self.num_steps:
+            return True
+        every = self.config.eval.every_epochs
+        if not every:
+            return False
+        period = every * self.steps_per_epoch
+        return self.step // period > (self.step - 1) // period
+
+    def _evaluate(self) -> None:
+        config = self.config
+        split = config.data.eval_split
+        with progress_bar(self.console) as bar:
+            task = bar.add_task(f"eval {split}", total=self.shards.num_samples(split))
+            result = evaluate(
+                self.classifier,
+                self.shards,
+                split,
+                num_clips=config.eval.num_clips_training,
+                batch_size=config.optim.batch_size,
+                num_workers=config.data.num_workers,
+                on_batch=lambda n: bar.advance(task, n),
+            )
+        self.metrics.write(
+            "eval",
+            self.step,
+            epoch=self.step / self.steps_per_epoch,
+            video_top1=result.video_top1,
+            video_top5=result.video_top5,
+            num_videos=result.num_videos,
+        )
+        self.console.print(f"step {self.step}: {split} top-1 {result.video_top1:.3f}", highlight=False)
+        if result.video_top1 > self.best_top1:
+            self.best_top1 = result.video_top1
+            self.save(self.last_checkpoint.with_name("best.pt"))
+
+    def save(self, path: Path) -> None:
+        """Writes everything the run needs to continue to `path`, atomically."""
+        rng = {"cpu": torch.get_rng_state()}
+        if self.device.type == "cuda":
+            rng["cuda"] = torch.cuda.get_rng_state(self.device)
+        Checkpoint(
+            step=self.step,
+            config=config_to_dict(self.config),
+            classes=list(self.shards.classes),
+            model=self.model.state_dict(),
+            optimizer=self.optimizer.state_dict(),
+            loader=self.loader_state.to_dict(),
+            rng=rng,
+            best_top1=self.best_top1,
+            train_seconds=self.train_seconds,
+        ).save(path)
+
+    def _find_checkpoint(self, resume: bool) -> Checkpoint | None:
+        if resume:
+            checkpoint = Checkpoint.load(self.last_checkpoint)
+            check_resumable(checkpoint, self.config, source=str(self.last_checkpoint))
+            return checkpoint
+        if self.last_checkpoint.exists():
+            raise ValueError(
+                f"{self.folder} already holds a run: continue it with --resume, or choose another run.dir"
+            )
+        return None
+
+    def _restore(self, checkpoint: Checkpoint) -> None:
+        self.loader_state = LoaderState.from_dict(checkpoint.loader, expected=self.loader_state)
+        check_classes(checkpoint.classes, self.shards)
+        load_weights(self.model, checkpoint.model, source=str(self.last_checkpoint))
+        self.optimizer.load_state_dict(checkpoint.optimizer)
+        torch.set_rng_state(checkpoint.rng["cpu"])
+        if self.device.type == "cuda" and "cuda" in checkpoint.rng:
+            torch.cuda.set_rng_state(checkpoint.rng["cuda"], self.device)
+        self.step = checkpoint.step
+        self.best_top1 = checkpoint.best_top1
+        self.train_seconds = checkpoint.train_seconds
+
+
+class _Window:
+    """Sums over the steps since the last log line."""
+
+    def __init__(self) -> None:
+        self._steps = self._clips = self._correct = 0
+        self._loss = self._seconds = self._waited = 0.0
+
+    def add(self, loss: float, correct: int, num_clips: int, seconds: float, waited: float) -> None:
+        self._steps += 1
+        self._clips += num_clips
+        self._correct += correct
+        self._loss += loss
+        self._seconds += seconds
+        self._waited += waited
+
+    def values(self) -> dict[str, float]:
+        return {
+            "loss": self._loss / self._steps,
+            "top1": self._correct / self._clips,
+            "clips_per_second": self._clips / self._seconds,
+            "data_wait": self._waited / self._seconds,
+        }
+
+
+class _Flag:
+    set = False
+
+
+@contextmanager
+def _interrupt_flag() -> Iterator[_Flag]:
+    """Turns the first SIGINT or SIGTERM into a flag; the second one acts as usual."""
+    flag = _Flag()
+    previous: dict[int, Any] = {}
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        flag.set = True
+        signal.signal(number, previous[number])
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        previous[number] = signal.signal(number, handle)
+    try:
+        yield flag
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

@@ -1,0 +1,51 @@
+"""Videos to shards to clips: packing, a deterministic order of samples, and decoding for video training.
+
+`generate_motionbench` makes a small data set, `pack_folder` and `pack_csv` write shards, `open_shards` reads
+them, `train_loader` and `test_loader` give batches of clips. The package knows nothing of models.
+"""
+
+from video_data.clips import ClipConfig
+from video_data.loader import (
+    Batch,
+    LoaderState,
+    TrainLoader,
+    ViewBatch,
+    decode_views,
+    normalize,
+    test_loader,
+    train_loader,
+)
+from video_data.manifest import Manifest, PackOptions, SampleRecord
+from video_data.motionbench import MOTIONBENCH_CLASSES, MotionBenchConfig, generate_motionbench
+from video_data.pack import PackReport, pack_csv, pack_folder
+from video_data.probe import VideoError, VideoInfo, probe_video
+from video_data.shards import ShardError, ShardSet, open_shards
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "MOTIONBENCH_CLASSES",
+    "Batch",
+    "ClipConfig",
+    "LoaderState",
+    "Manifest",
+    "MotionBenchConfig",
+    "PackOptions",
+    "PackReport",
+    "SampleRecord",
+    "ShardError",
+    "ShardSet",
+    "TrainLoader",
+    "VideoError",
+    "VideoInfo",
+    "ViewBatch",
+    "decode_views",
+    "generate_motionbench",
+    "normalize",
+    "open_shards",
+    "pack_csv",
+    "pack_folder",
+    "probe_video",
+    "test_loader",
+    "train_loader",
+]

@@ -1,0 +1,141 @@
+"""Encoding H.264 for fast random access: short closed groups of pictures, no loop filter, no CABAC."""
+
+import io
+from collections.abc import Iterable, Iterator
+from fractions import Fraction
+
+import av
+from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
+
+from video_data.decode import filter_graph, rotation_filters
+from video_data.probe import VideoError, VideoSource, decode_packets, frame_rotation, open_video
+
+_ENCODER = "libx264"
+_BT601, _LIMITED = 6, 1  # FFmpeg's numbers of SMPTE 170M and of the limited ("MPEG") range
+
+
+def check_encoder() -> None:
+    """Raises ValueError when this build of FFmpeg cannot encode H.264."""
+    try:
+        av.Codec(_ENCODER, "w")
+    except Exception as error:
+        raise ValueError(
+            f"this FFmpeg ({av.ffmpeg_version_info}) has no {_ENCODER} encoder: "
+            "install the PyAV wheel from the package index, or pack with mode copy"
+        ) from error
+
+
+def encode_h264(frames: Iterable[VideoFrame], *, gop: int, crf: int) -> bytes:
+    """Encodes frames to an mp4 file; equal frames give equal bytes.
+
+    Args:
+        frames: at least one frame, all yuv420p of one even size, with increasing pts and a time base.
+        gop: frames from one keyframe to the next; no frame refers across a keyframe.
+        crf: constant rate factor of x264; smaller is better, 18 is visually close to lossless.
+
+    Returns:
+        The content of the file.
+
+    Raises:
+        VideoError: there is no frame.
+    """
+    buffer = io.BytesIO()
+    with av.open(buffer, "w", format="mp4", container_options={"fflags": "+bitexact"}) as container:
+        stream: VideoStream | None = None
+        for frame in frames:
+            if stream is None:
+                added = container.add_stream(_ENCODER, options=_x264_options(gop, crf))
+                assert isinstance(added, VideoStream)
+                stream = added
+                stream.width, stream.height, stream.pix_fmt = frame.width, frame.height, "yuv420p"
+                context = stream.codec_context
+                assert frame.time_base is not None
+                context.time_base = stream.time_base = frame.time_base
+                context.colorspace, context.color_range = _BT601, _LIMITED
+                context.thread_count = 1  # x264's choices depend on its number of threads
+            frame.pict_type = 0  # the source's picture types are not the encoder's business
+            container.mux(stream.encode(frame))
+        if stream is None:
+            raise VideoError("no frames")
+        container.mux(stream.encode())
+    return buffer.getvalue()
+
+
+def _x264_options(gop: int, crf: int) -> dict[str, str]:
+    parameters = f"keyint={gop}:min-keyint={gop}:scenecut=0:open-gop=0"
+    return {"preset": "veryfast", "tune": "fastdecode", "crf": str(crf), "x264-params": parameters}
+
+
+def reencode_video(source: VideoSource, *, short_side: int | None, gop: int, crf: int) -> bytes:
+    """Decodes a video and encodes it again as H.264, yuv420p, BT.601 limited range, without sound.
+
+    Rotation and the shape of pixels are applied, every frame is kept with its time (counted from the first
+    frame), and sides are rounded to even numbers.
+
+    Args:
+        source: content of the video, or its path.
+        short_side: longest allowed shorter side in pixels; smaller pictures keep their size. None keeps all
+            sizes.
+        gop: frames from one keyframe to the next.
+        crf: constant rate factor of x264.
+
+    Returns:
+        The content of an mp4 file.
+
+    Raises:
+        VideoError: the video cannot be decoded to its end.
+    """
+    with open_video(source) as (container, stream):
+        frames = (frame for _, emitted in decode_packets(container, stream) for frame in emitted)
+        step = _frame_duration(stream.time_base, stream.average_rate)
+        return encode_h264(
+            _upright_frames(frames, short_side, step, stream.sample_aspect_ratio), gop=gop, crf=crf
+        )
+
+
+def _frame_duration(time_base: Fraction | None, rate: Fraction | None) -> int:
+    """Duration of a frame in units of the time base, for frames without a time."""
+    return max(1, round(1 / (rate * time_base))) if rate and time_base else 1
+
+
+def _upright_frames(
+    frames: Iterable[VideoFrame], short_side: int | None, step: int, pixel_aspect: Fraction | None
+) -> Iterator[VideoFrame]:
+    """Turns frames upright, scales them to one size and gives them increasing times that start at 0."""
+    graph, kind, size = None, None, None
+    first_pts, last_pts = None, -1
+    for frame in frames:
+        if kind != (frame.width, frame.height, frame.format.name):
+            kind = (frame.width, frame.height, frame.format.name)
+            rotation = frame_rotation(frame)
+            size = size or _target_size(frame, rotation, short_side, pixel_aspect)
+            graph = filter_graph(
+                frame,
+                *rotation_filters(rotation),
+                ("scale", f"{size[0]}:{size[1]}:flags=bicubic:out_color_matrix=bt601:out_range=limited"),
+                ("setsar", "1"),
+                ("format", "yuv420p"),
+            )
+        assert graph is not None
+        if frame.pts is None:
+            frame.pts = last_pts + step if first_pts is None else first_pts + last_pts + step
+        first_pts = frame.pts if first_pts is None else first_pts
+        graph.vpush(frame)
+        upright = graph.vpull()
+        upright.pts = frame.pts - first_pts
+        upright.time_base = frame.time_base
+        if upright.pts > last_pts:  # a second frame of the same time cannot be addressed by time
+            last_pts = upright.pts
+            yield upright
+
+
+def _target_size(
+    frame: VideoFrame, rotation: int, short_side: int | None, pixel_aspect: Fraction | None
+) -> tuple[int, int]:
+    """Width and height of the upright picture: square pixels, even, its shorter side at most `short_side`."""
+    width, height = frame.width * float(pixel_aspect or 1), float(frame.height)
+    if rotation % 180:
+        width, height = height, width
+    scale = min(1.0, short_side / min(width, height)) if short_side else 1.0
+    return max(2, 2 * round(width * scale / 2)), max(2, 2 * round(height * scale / 2))

@@ -1,0 +1,266 @@
+"""The files of a shard set as pydantic models: one manifest, and one index beside each tar."""
+
+import hashlib
+from collections.abc import Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import Annotated, Literal, TypeVar
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from video_data.probe import MAX_BYTES, MAX_FRAMES, VIDEO_SUFFIXES, VideoInfo
+
+MANIFEST_NAME = "manifest.json"
+Split = Literal["train", "val", "test"]
+SPLITS: tuple[Split, ...] = ("train", "val", "test")
+
+Run = tuple[int, Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1, le=MAX_FRAMES)]]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+NonNegative = Annotated[int, Field(ge=0)]
+Positive = Annotated[int, Field(ge=1)]
+M = TypeVar("M", bound=BaseModel)
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class PackOptions(_Model):
+    """How videos are packed into shards.
+
+    Attributes:
+        mode: `reencode` writes H.264 made for random access; `copy` keeps the original bytes.
+        short_side: reencode: longest allowed shorter side in pixels, smaller pictures keep their size; None
+            keeps all.
+        gop: reencode: frames from one keyframe to the next.
+        crf: reencode: constant rate factor of x264, smaller is better.
+        shard_size: most samples of a shard.
+        max_shard_bytes: a shard is closed once it holds this many bytes.
+        seed: seed of the shuffle that mixes classes over the shards.
+        num_workers: processes that decode and encode; the result does not depend on it.
+        overwrite: whether to replace a finished shard set in the same folder.
+    """
+
+    mode: Literal["reencode", "copy"] = "reencode"
+    short_side: int | None = Field(default=256, ge=2)
+    gop: int = Field(default=12, ge=1, le=250)
+    crf: int = Field(default=20, ge=0, le=51)
+    shard_size: int = Field(default=256, ge=1)
+    max_shard_bytes: int = Field(default=1 << 30, ge=1, le=1 << 40)
+    seed: int = Field(default=0, ge=0, lt=1 << 63)
+    num_workers: int = Field(default=1, ge=1, exclude=True)
+    overwrite: bool = Field(default=False, exclude=True)
+
+
+class SampleRecord(_Model):
+    """One sample of a shard: where its video lies in the tar and which frames it has.
+
+    Attributes:
+        key: name of the sample, unique in its split, without dots.
+        suffix: ending of the video member, whose name is `<key>.<suffix>`.
+        offset: first byte of the video in the tar.
+        size: bytes of the video.
+        sha256: hash of the video's bytes.
+        source: path of the original, relative to the folder or csv that was packed.
+        label: index into the manifest's `classes`.
+        format: short name of the container format.
+        codec: name of the video codec.
+        width: columns of a decoded frame in pixels, before `rotation`.
+        height: rows of a decoded frame in pixels, before `rotation`.
+        rotation: degrees counter-clockwise by which frames are turned for display.
+        time_base: seconds per pts unit as numerator and denominator.
+        num_frames: number of frames.
+        pts: times of the frames as runs (first, step, count).
+        keyframes: indices of the keyframes as runs (first, step, count).
+    """
+
+    key: str = Field(pattern=r"^[0-9A-Za-z_][0-9A-Za-z_-]*$", max_length=90)
+    suffix: str
+    offset: NonNegative
+    size: Annotated[int, Field(ge=1, le=MAX_BYTES)]
+    sha256: Sha256
+    source: str
+    label: NonNegative
+    format: str
+    codec: str
+    width: Positive
+    height: Positive
+    rotation: int = Field(ge=0, le=270, multiple_of=90)
+    time_base: tuple[Positive, Positive]
+    num_frames: Annotated[int, Field(ge=1, le=MAX_FRAMES)]
+    pts: tuple[Run, ...]
+    keyframes: tuple[Run, ...]
+
+    def video_info(self) -> VideoInfo:
+        """The frame index in the form that the decoder takes.
+
+        Raises:
+            ValueError: the runs do not have `num_frames` increasing times.
+        """
+        pts, keyframes = from_runs(self.pts), from_runs(self.keyframes)
+        if len(pts) != self.num_frames or (np.diff(pts) <= 0).any():
+            raise ValueError(f"sample {self.key!r}: its index must list {self.num_frames} increasing times")
+        if len(keyframes) and not 0 <= keyframes.min() <= keyframes.max() < self.num_frames:
+            raise ValueError(f"sample {self.key!r}: its index names keyframes outside of its frames")
+        return VideoInfo(
+            format=self.format,
+            codec=self.codec,
+            width=self.width,
+            height=self.height,
+            rotation=self.rotation,
+            time_base=Fraction(*self.time_base),
+            pts=pts,
+            keyframes=keyframes,
+        )
+
+
+class ShardIndex(_Model):
+    """Index of one tar: its samples in the order of the tar."""
+
+    format_version: Literal[1] = 1
+    samples: tuple[SampleRecord, ...]
+
+
+class ShardEntry(_Model):
+    """One shard in the manifest: `<name>.tar` and its index `<name>.json`.
+
+    Attributes:
+        name: file name without its ending.
+        split: split to which all its samples belong.
+        num_samples: samples in the tar.
+        size: bytes of the tar.
+        sha256: hash of the tar.
+        index_sha256: hash of the index file.
+    """
+
+    name: str = Field(pattern=r"^[a-z]+-[0-9]{6}$")
+    split: Split
+    num_samples: Positive
+    size: Positive
+    sha256: Sha256
+    index_sha256: Sha256
+
+
+class DroppedEntry(_Model):
+    """A video that was listed but not packed, and why."""
+
+    source: str
+    split: str
+    label: str
+    reason: str
+
+
+class SplitSummary(_Model):
+    """Counts of one split; `per_class` names every class."""
+
+    num_samples: Positive
+    per_class: dict[str, NonNegative]
+
+
+class Manifest(_Model):
+    """A whole shard set; the last file that packing writes.
+
+    Attributes:
+        format_version: version of these files.
+        classes: class names; a label is an index into them.
+        splits: counts of each split that has samples.
+        shards: all shards, by split and number.
+        dropped: videos that were left out.
+        options: how the set was packed.
+        tool: versions of the programs that packed it.
+    """
+
+    format_version: Literal[1] = 1
+    classes: tuple[str, ...] = Field(min_length=1)
+    splits: dict[Split, SplitSummary]
+    shards: tuple[ShardEntry, ...]
+    dropped: tuple[DroppedEntry, ...]
+    options: PackOptions
+    tool: dict[str, str]
+
+
+def to_runs(values: Sequence[int] | np.ndarray) -> tuple[Run, ...]:
+    """Writes increasing integers as runs (first, step, count)."""
+    runs: list[Run] = []
+    numbers = [int(value) for value in values]
+    start = 0
+    while start < len(numbers):
+        step = numbers[start + 1] - numbers[start] if start + 1 < len(numbers) else 1
+        end = start + 1
+        while end < len(numbers) and numbers[end] - numbers[end - 1] == step:
+            end += 1
+        runs.append((numbers[start], step, end - start))
+        start = end
+    return tuple(runs)
+
+
+def from_runs(runs: Sequence[Run]) -> np.ndarray:
+    """The integers that `to_runs` wrote, int64 [sum of counts]."""
+    parts = [first + step * np.arange(count, dtype=np.int64) for first, step, count in runs]
+    return np.concatenate(parts) if parts else np.empty(0, dtype=np.int64)
+
+
+def model_bytes(model: BaseModel, *, indent: int | None = None) -> bytes:
+    """A model as the content of a JSON file; equal models give equal bytes."""
+    return (model.model_dump_json(indent=indent) + "\n").encode()
+
+
+def load_manifest(folder: Path) -> tuple[Manifest, str]:
+    """Reads and checks the manifest of a shard set.
+
+    Returns:
+        The manifest and the SHA-256 of its file, which identifies the whole set: it covers the hashes of all
+        shards.
+
+    Raises:
+        ValueError: it is missing, or something in it is wrong; the message names the field.
+    """
+    path = folder / MANIFEST_NAME
+    if not path.is_file():
+        raise ValueError(f"{folder} is not a finished shard set: {MANIFEST_NAME} is missing")
+    content = path.read_bytes()
+    manifest = parse_file(Manifest, content, path)
+    for split in {shard.split for shard in manifest.shards} | set(manifest.splits):
+        packed = sum(shard.num_samples for shard in manifest.shards if shard.split == split)
+        counted = manifest.splits[split].num_samples if split in manifest.splits else 0
+        if packed != counted:
+            raise ValueError(f"{path}: split {split!r} counts {counted} samples, its shards hold {packed}")
+    return manifest, hashlib.sha256(content).hexdigest()
+
+
+def load_index(
+    path: Path, content: bytes, *, num_samples: int, num_classes: int, tar_size: int
+) -> ShardIndex:
+    """Reads and checks the index of one shard.
+
+    Raises:
+        ValueError: something in it is wrong; the message names it.
+    """
+    index = parse_file(ShardIndex, content, path)
+    if len(index.samples) != num_samples:
+        raise ValueError(f"{path}: {len(index.samples)} samples, the manifest says {num_samples}")
+    for sample in index.samples:
+        if sample.offset + sample.size > tar_size:
+            raise ValueError(f"{path}: sample {sample.key!r} ends after the tar's {tar_size} bytes")
+        if sample.label >= num_classes:
+            raise ValueError(
+                f"{path}: sample {sample.key!r} has label {sample.label}, there are {num_classes} classes"
+            )
+        if sample.suffix not in VIDEO_SUFFIXES:
+            raise ValueError(f"{path}: sample {sample.key!r} has the unknown ending {sample.suffix!r}")
+    return index
+
+
+def parse_file(model: type[M], content: bytes, path: Path) -> M:
+    """Parses a JSON file.
+
+    Raises:
+        ValueError: it does not match the model; the message names the file and the first wrong field.
+    """
+    try:
+        return model.model_validate_json(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"]) or "content"
+        raise ValueError(f"{path}: {field}: {first['msg']}") from error

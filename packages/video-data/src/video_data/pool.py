@@ -1,0 +1,82 @@
+"""Mapping a function over items in processes, results in order, with a progress bar."""
+
+import multiprocessing
+import signal
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from typing import TypeVar
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+_PENDING_PER_WORKER = 4
+
+
+def map_in_order(
+    function: Callable[[T], R], items: Sequence[T], *, num_workers: int, title: str, progress: bool
+) -> Generator[R, None, None]:
+    """Yields `function(item)` for every item, in order.
+
+    Args:
+        function: a function at the top level of a module.
+        items: its arguments.
+        num_workers: processes; 1 calls the function in this process.
+        title: text of the progress bar.
+        progress: whether to show the bar, with the time left, on standard error.
+
+    Raises:
+        RuntimeError: a process died, for example for lack of memory.
+    """
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), disable=not progress) as bar:
+        task = bar.add_task(title, total=len(items))
+        results = (
+            map(function, items) if num_workers == 1 else _map_in_processes(function, items, num_workers)
+        )
+        for result in results:
+            bar.advance(task)
+            yield result
+
+
+def _map_in_processes(
+    function: Callable[[T], R], items: Iterable[T], num_workers: int
+) -> Generator[R, None, None]:
+    methods = multiprocessing.get_all_start_methods()
+    context = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
+    with ProcessPoolExecutor(num_workers, mp_context=context, initializer=_ignore_interrupt) as executor:
+        pending: deque[Future[R]] = deque()
+        try:
+            for item in items:
+                pending.append(executor.submit(function, item))
+                if len(pending) >= _PENDING_PER_WORKER * num_workers:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
+        except BrokenProcessPool as error:
+            raise RuntimeError("a worker process died; out of memory? Try fewer workers") from error
+        finally:
+            executor.shutdown(wait=True, cancel_futures=True)
+
+
+def _ignore_interrupt() -> None:
+    """Leaves Ctrl-C to the main process, which cancels the work and cleans up."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -1,0 +1,176 @@
+"""Reading shard sets: any sample is one positioned read."""
+
+import hashlib
+import os
+from bisect import bisect_right
+from collections import OrderedDict
+from collections.abc import Iterator
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+from video_data.manifest import Manifest, SampleRecord, ShardEntry, ShardIndex, load_index, load_manifest
+
+_CACHED_INDEXES = 64  # more than the shards that one shuffle window touches
+_OPEN_FILES = 64
+
+
+class ShardError(RuntimeError):
+    """A shard changed after it was packed: it is shorter than its index says, or a hash differs."""
+
+
+class ShardSet:
+    """An open shard set. Use `open_shards` to get one; it may be sent to other processes.
+
+    Attributes:
+        path: folder of the set.
+        manifest: the parsed manifest.
+        manifest_hash: SHA-256 of the manifest file; it identifies the content of the whole set.
+    """
+
+    def __init__(self, path: Path, manifest: Manifest, manifest_hash: str, *, verify: bool) -> None:
+        self.path = path
+        self.manifest = manifest
+        self.manifest_hash = manifest_hash
+        self._verify = verify
+        self._shards: dict[str, list[ShardEntry]] = {split: [] for split in manifest.splits}
+        for shard in manifest.shards:
+            self._shards[shard.split].append(shard)
+        self._first: dict[str, list[int]] = {
+            split: [0, *accumulate(shard.num_samples for shard in shards)]
+            for split, shards in self._shards.items()
+        }
+        self._indexes: OrderedDict[str, ShardIndex] = OrderedDict()
+        self._files: OrderedDict[str, int] = OrderedDict()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leaves out open files: another process opens its own."""
+        return {**self.__dict__, "_files": OrderedDict(), "_indexes": OrderedDict()}
+
+    def __del__(self) -> None:
+        """Closes the tars."""
+        for descriptor in getattr(self, "_files", {}).values():
+            os.close(descriptor)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names; a label is an index into them."""
+        return self.manifest.classes
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """Names of the splits that have samples."""
+        return tuple(self.manifest.splits)
+
+    def num_samples(self, split: str) -> int:
+        """Number of samples of a split.
+
+        Raises:
+            ValueError: there is no such split.
+        """
+        return self._first_indices(split)[-1]
+
+    def shard_sizes(self, split: str) -> list[int]:
+        """Number of samples of each shard of a split.
+
+        Raises:
+            ValueError: there is no such split.
+        """
+        self._first_indices(split)
+        return [shard.num_samples for shard in self._shards[split]]
+
+    def samples(self, split: str) -> Iterator[SampleRecord]:
+        """All samples of a split in the order of the shards.
+
+        Raises:
+            ValueError: there is no such split, or an index file is damaged.
+        """
+        for index in range(self.num_samples(split)):
+            yield self.sample(split, index)
+
+    def sample(self, split: str, index: int) -> SampleRecord:
+        """The index entry of sample `index` of a split.
+
+        Raises:
+            ValueError: there is no such split or sample, or the index file is damaged.
+        """
+        shard, local = self._locate(split, index)
+        return self._index(shard).samples[local]
+
+    def read(self, split: str, index: int) -> bytes:
+        """The bytes of the video of sample `index` of a split.
+
+        Raises:
+            ValueError: there is no such split or sample, or the index file is damaged.
+            ShardError: the tar ends early, or with `verify` the bytes do not have the hash of the index.
+        """
+        shard, local = self._locate(split, index)
+        record = self._index(shard).samples[local]
+        content = os.pread(self._file(shard), record.size, record.offset)
+        if len(content) != record.size:
+            raise ShardError(f"{shard.name}.tar: {len(content)} of {record.size} bytes of {record.key!r}")
+        if self._verify and hashlib.sha256(content).hexdigest() != record.sha256:
+            raise ShardError(
+                f"{shard.name}.tar: the bytes of {record.key!r} do not have the hash in the index"
+            )
+        return content
+
+    def _first_indices(self, split: str) -> list[int]:
+        if split not in self._first:
+            raise ValueError(f"no split {split!r} in {self.path}; it has {', '.join(self.splits)}")
+        return self._first[split]
+
+    def _locate(self, split: str, index: int) -> tuple[ShardEntry, int]:
+        first = self._first_indices(split)
+        if not 0 <= index < first[-1]:
+            raise ValueError(f"sample {index} of split {split!r}: allowed are 0 to {first[-1] - 1}")
+        shard = bisect_right(first, index) - 1
+        return self._shards[split][shard], index - first[shard]
+
+    def _index(self, shard: ShardEntry) -> ShardIndex:
+        if shard.name not in self._indexes:
+            path = self.path / f"{shard.name}.json"
+            content = path.read_bytes()
+            if hashlib.sha256(content).hexdigest() != shard.index_sha256:
+                raise ValueError(f"{path} does not have the hash in the manifest: pack the videos again")
+            self._indexes[shard.name] = load_index(
+                path,
+                content,
+                num_samples=shard.num_samples,
+                num_classes=len(self.classes),
+                tar_size=shard.size,
+            )
+            if len(self._indexes) > _CACHED_INDEXES:
+                self._indexes.popitem(last=False)
+        return self._indexes[shard.name]
+
+    def _file(self, shard: ShardEntry) -> int:
+        if shard.name not in self._files:
+            self._files[shard.name] = os.open(self.path / f"{shard.name}.tar", os.O_RDONLY | os.O_CLOEXEC)
+            if len(self._files) > _OPEN_FILES:
+                os.close(self._files.popitem(last=False)[1])
+        return self._files[shard.name]
+
+
+def open_shards(path: str | Path, *, verify: bool = False) -> ShardSet:
+    """Opens a folder of shards that `pack_folder` or `pack_csv` wrote.
+
+    Args:
+        path: the folder.
+        verify: whether every read checks the SHA-256 of the video.
+
+    Raises:
+        ValueError: the manifest is missing or wrong, or a file it lists is missing or has another size.
+    """
+    folder = Path(path)
+    if not folder.is_dir():
+        raise ValueError(f"no folder of shards at {folder}")
+    manifest, manifest_hash = load_manifest(folder)
+    for shard in manifest.shards:
+        for file in (folder / f"{shard.name}.tar", folder / f"{shard.name}.json"):
+            if not file.is_file():
+                raise ValueError(f"{file} is missing, the manifest lists it")
+        size = (folder / f"{shard.name}.tar").stat().st_size
+        if size != shard.size:
+            raise ValueError(f"{shard.name}.tar has {size} bytes, the manifest says {shard.size}")
+    return ShardSet(folder, manifest, manifest_hash, verify=verify)
