@@ -1,1 +1,17 @@
+"""CorrNet and its R(2+1)D and R2D baselines, by name and by configuration."""
+
+from corrnet_models import zoo as _zoo  # noqa: F401  (registers the named models)
+from corrnet_models.config import ModelConfig
+from corrnet_models.network import FeatureInfo, VideoModel, VideoResNet
+from corrnet_models.registry import (
+    ModelInfo,
+    build_model,
+    create_model,
+    list_models,
+    model_config,
+    model_info,
+    register_model,
+)
+from corrnet_models.twostream import TwoStreamResNet
+
 __version__ = "0.1.0"

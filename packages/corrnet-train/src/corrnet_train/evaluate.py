@@ -38,7 +38,6 @@ class EvalResult:
         confusion: number of videos, rows are true classes and columns predicted ones.
         predictions: one for each video, in the order of the split.
         fingerprint: what the figures depend on.
-        failed: videos that could not be read, with the reason; they count as wrong.
     """
 
     num_videos: int
@@ -50,7 +49,6 @@ class EvalResult:
     confusion: list[list[int]]
     predictions: list[VideoPrediction]
     fingerprint: Fingerprint
-    failed: list[tuple[str, str]]
 
 
 def evaluate(
@@ -76,6 +74,7 @@ def evaluate(
 
     Raises:
         ValueError: the model's classes differ from those of the shards, or the split does not exist.
+        RuntimeError: a video cannot be read; accuracy over fewer videos would be another figure.
     """
     check_classes(classifier.classes, shards)
     loader = test_loader(

@@ -71,7 +71,7 @@ def decode_frames(
                 convert(frame)
     if slots:  # the container could not seek exactly: read it from the start
         with open_video(source, format=info.format) as (container, stream):
-            for frame in _wanted_frames(container, stream, set(slots), seeked=False):
+            for frame in _wanted_frames(container, stream, set(slots), seeked=False, skip=False):
                 convert(frame)
     if slots:
         raise VideoError(f"{len(slots)} of {len(times)} wanted frames could not be decoded")
@@ -96,10 +96,11 @@ def _segments(info: VideoInfo, frames: Sequence[int]) -> Iterator[tuple[int, lis
 
 
 def _wanted_frames(
-    container: InputContainer, stream: VideoStream, wanted: set[int], *, seeked: bool
+    container: InputContainer, stream: VideoStream, wanted: set[int], *, seeked: bool, skip: bool = True
 ) -> Iterator[VideoFrame]:
     """Frames whose pts is wanted, read from where the container stands; ends early when a seek went wrong."""
     context = stream.codec_context
+    context.open(strict=False)  # before skip_frame is set: dav1d takes its first value for good
     first = min(wanted)
     remaining = set(wanted)
     for packet in container.demux(stream):
@@ -107,7 +108,7 @@ def _wanted_frames(
             if not packet.is_keyframe or packet.pts is None or packet.pts > first:
                 return
             seeked = False
-        needed = packet.pts is None or packet.pts in wanted
+        needed = not skip or packet.pts is None or packet.pts in wanted
         context.skip_frame = "DEFAULT" if needed else "NONREF"
         for frame in packet.decode():
             if frame.pts in remaining:

@@ -228,7 +228,7 @@ class _ShardWriter:
         self._dest = dest
         self._labels = {name: label for label, name in enumerate(classes)}
         self._options = options
-        self._counts = {split: dict.fromkeys(classes, 0) for split in SPLITS}
+        self._counts: dict[Split, dict[str, int]] = {split: dict.fromkeys(classes, 0) for split in SPLITS}
         self._keys: set[tuple[str, str]] = set()
         self._samples: list[SampleRecord] = []
         self._split: Split = "train"
@@ -261,7 +261,7 @@ class _ShardWriter:
         self._samples.append(_record(key, label, entry.source, header + _TAR_BLOCK, packed))
         self._counts[entry.split][entry.label] += 1
 
-    def summaries(self) -> dict[str, SplitSummary]:
+    def summaries(self) -> dict[Split, SplitSummary]:
         """Counts of the splits that have samples."""
         return {
             split: SplitSummary(num_samples=sum(counts.values()), per_class=counts)

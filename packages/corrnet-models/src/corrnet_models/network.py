@@ -1,0 +1,311 @@
+"""The networks: a backbone of four residual stages, pooling and a linear classifier."""
+
+from abc import ABC, abstractmethod
+from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+
+import torch
+from corr_ops import VideoCorrelation
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.checkpoint import checkpoint
+
+from corrnet_models.blocks import Bottleneck, make_correlation_block, make_stem
+from corrnet_models.config import EXPANSION, STAGES, ModelConfig, StageName
+
+CLASSIFIER_STD = 0.01
+"""Standard deviation of the classifier's initial weights."""
+
+
+@dataclass(frozen=True)
+class FeatureInfo:
+    """What one stage puts out.
+
+    Attributes:
+        module: Path of the stage in the model, for `get_submodule`.
+        channels: Channels of its output.
+        temporal_stride: Input frames per output frame.
+        spatial_stride: Input pixels per output pixel, along a side.
+    """
+
+    module: str
+    channels: int
+    temporal_stride: int
+    spatial_stride: int
+
+
+class Backbone(nn.Module):
+    """Stem and stages of Table 2, with correlation blocks where the configuration has them.
+
+    Submodules are `stem` and `res2` to `res5`; a stage holds `block1`, `block2`, ..., with
+    `corr_middle` among them and `corr` at its end.
+
+    Args:
+        config: The network's configuration.
+        in_channels: Channels of the input.
+    """
+
+    def __init__(self, config: ModelConfig, *, in_channels: int) -> None:
+        super().__init__()
+        self.grad_checkpointing = False
+        self.stem = make_stem(
+            in_channels, config.stem_width, kernel_size=config.stem_kernel_size, stride=config.stem_stride
+        )
+        self.feature_info: list[FeatureInfo] = []
+        channels, temporal_stride, spatial_stride = config.stem_width, 1, config.stem_stride
+        for index, stage in enumerate(STAGES):
+            temporal_stride *= config.temporal_strides[index]
+            spatial_stride *= 2
+            blocks = _make_stage(stage, channels, config.num_frames // temporal_stride, config)
+            self.add_module(stage, blocks)
+            channels = EXPANSION * config.widths[index]
+            self.feature_info.append(FeatureInfo(stage, channels, temporal_stride, spatial_stride))
+        _initialize(self, zero_init_residual=config.zero_init_residual)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map a clip [N, in_channels, L, H, W] to features [N, C, L/4, H/32, W/32] (full-size nets)."""
+        x = self.stem(x)
+        for stage in STAGES:
+            for block in self.get_submodule(stage).children():
+                x = self._run(block, x)
+        return x
+
+    def _run(self, block: nn.Module, x: Tensor) -> Tensor:
+        if not (self.grad_checkpointing and self.training and torch.is_grad_enabled()):
+            out: Tensor = block(x)
+            return out
+        if torch.compiler.is_compiling():
+            out = checkpoint(block, x, use_reentrant=False)
+        else:
+            out = checkpoint(
+                block, x, use_reentrant=False, context_fn=lambda: (nullcontext(), _running_stats_kept(block))
+            )
+        return out
+
+    def set_num_frames(self, num_frames: int) -> None:
+        """Interpolate the correlation filters in time for clips of another length.
+
+        Args:
+            num_frames: Frames of the clips, a multiple of the backbone's temporal stride.
+        """
+        for info in self.feature_info:
+            for module in self.get_submodule(info.module).modules():
+                if isinstance(module, VideoCorrelation):
+                    module.set_num_frames(num_frames // info.temporal_stride)
+
+
+def _make_stage(stage: StageName, in_channels: int, num_frames: int, config: ModelConfig) -> nn.Sequential:
+    index = STAGES.index(stage)
+    width, depth = config.widths[index], config.depths[index]
+    out_channels = EXPANSION * width
+    blocks: OrderedDict[str, nn.Module] = OrderedDict()
+    for number in range(1, depth + 1):
+        first = number == 1
+        blocks[f"block{number}"] = Bottleneck(
+            in_channels if first else out_channels,
+            width,
+            temporal_stride=config.temporal_strides[index] if first else 1,
+            spatial_stride=2 if first else 1,
+            temporal_conv=config.temporal_convs[index],
+        )
+        if number == depth // 2 and stage in config.corr_middle:
+            blocks["corr_middle"] = make_correlation_block(stage, out_channels, num_frames, config)
+    if stage in config.corr_after:
+        blocks["corr"] = make_correlation_block(stage, out_channels, num_frames, config)
+    return nn.Sequential(blocks)
+
+
+def _initialize(module: nn.Module, *, zero_init_residual: bool) -> None:
+    """Initialise convolutions (Kaiming normal, fan-out) and batch norm (1, 0); filters start at one by themselves."""
+    for part in module.modules():
+        if isinstance(part, nn.Conv3d):
+            nn.init.kaiming_normal_(part.weight, mode="fan_out", nonlinearity="relu")
+        elif isinstance(part, nn.BatchNorm3d):
+            nn.init.ones_(part.weight)
+            nn.init.zeros_(part.bias)
+    if zero_init_residual:
+        for part in module.modules():
+            if isinstance(part, Bottleneck):
+                nn.init.zeros_(part.expand_bn.weight)
+
+
+@contextmanager
+def _running_stats_kept(module: nn.Module) -> Iterator[None]:
+    """Keep batch norm's running statistics as they are: recomputing a block must not count its batch twice."""
+    norms = [part for part in module.modules() if isinstance(part, _BatchNorm)]
+    kept = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
+    for norm in norms:
+        norm.momentum, norm.num_batches_tracked = 0.0, None
+    try:
+        yield
+    finally:
+        for norm, (momentum, num_batches) in zip(norms, kept, strict=True):
+            norm.momentum, norm.num_batches_tracked = momentum, num_batches
+
+
+class VideoModel(nn.Module, ABC):
+    """What every network of this package offers: features, pooling, dropout and a linear classifier.
+
+    Args:
+        config: The network's configuration.
+        num_features: Channels of the feature map that the classifier gets.
+
+    Attributes:
+        config: The configuration, kept up to date by `reset_classifier` and `set_num_frames`.
+        num_features: Channels of the feature map.
+    """
+
+    config: ModelConfig
+    num_features: int
+
+    def __init__(self, config: ModelConfig, *, num_features: int) -> None:
+        super().__init__()
+        self.config = config
+        self.num_features = num_features
+        self.dropout = nn.Dropout(config.dropout)
+        self.fc = _make_classifier(num_features, config.num_classes)
+
+    @abstractmethod
+    def backbones(self) -> dict[str, Backbone]:
+        """Return the backbones by the name of their submodule."""
+
+    @abstractmethod
+    def _features(self, x: Tensor) -> Tensor:
+        """Map a valid clip to its feature map."""
+
+    @property
+    def feature_info(self) -> list[FeatureInfo]:
+        """Shape of each stage's output, backbone by backbone."""
+        return [
+            FeatureInfo(f"{name}.{info.module}", info.channels, info.temporal_stride, info.spatial_stride)
+            for name, backbone in self.backbones().items()
+            for info in backbone.feature_info
+        ]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Classify clips.
+
+        Args:
+            x: Clips [N, in_channels, L, H, W].
+
+        Returns:
+            Class scores before the softmax [N, num_classes].
+
+        Raises:
+            ValueError: The clips have another rank, channel number or, for a net with a correlation
+                filter per frame, another length than the configuration says.
+        """
+        return self.forward_head(self.forward_features(x))
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """Compute the last stage's feature map.
+
+        Args:
+            x: Clips [N, in_channels, L, H, W].
+
+        Returns:
+            Features [N, num_features, L', H', W'] before pooling.
+
+        Raises:
+            ValueError: See `forward`.
+        """
+        self._check_input(x)
+        return self._features(x)
+
+    def forward_head(self, features: Tensor) -> Tensor:
+        """Pool over time and space, then classify.
+
+        Args:
+            features: Feature map [N, num_features, L', H', W'].
+
+        Returns:
+            Class scores before the softmax [N, num_classes].
+        """
+        scores: Tensor = self.fc(self.dropout(features.mean(dim=(2, 3, 4))))
+        return scores
+
+    def reset_classifier(self, num_classes: int) -> None:
+        """Put a freshly initialised classifier in place of the present one, on its device and in its dtype.
+
+        Args:
+            num_classes: Outputs of the new classifier.
+
+        Raises:
+            ValueError: `num_classes` is below 1.
+        """
+        config = self.config.replace(num_classes=num_classes)
+        self.fc = _make_classifier(self.num_features, num_classes).to(self.fc.weight)
+        self.config = config
+
+    def set_num_frames(self, num_frames: int) -> None:
+        """Adapt the net to clips of another length; correlation filters are interpolated in time.
+
+        Args:
+            num_frames: Frames of a clip from now on.
+
+        Raises:
+            ValueError: `num_frames` is no positive multiple of the net's temporal stride.
+        """
+        config = self.config.replace(num_frames=num_frames)
+        for backbone in self.backbones().values():
+            backbone.set_num_frames(num_frames)
+        self.config = config
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Recompute each block in the backward pass, in training, instead of storing its activations.
+
+        Gradients and batch norm's running statistics stay what they are without it.
+
+        Args:
+            enable: Whether to recompute.
+        """
+        for backbone in self.backbones().values():
+            backbone.grad_checkpointing = enable
+
+    def _check_input(self, x: Tensor) -> None:
+        if x.dim() != 5:
+            raise ValueError(f"expected clips [N, C, L, H, W]; got {x.dim()} dimensions, {list(x.shape)}")
+        if x.shape[1] != self.config.in_channels:
+            raise ValueError(
+                f"expected {self.config.in_channels} channels in clips [N, C, L, H, W]; got {x.shape[1]}"
+            )
+        if self.config.fixed_length and x.shape[2] != self.config.num_frames:
+            raise ValueError(
+                f"this net has one correlation filter per frame for clips of {self.config.num_frames} frames; "
+                f"got {x.shape[2]}. Call set_num_frames({x.shape[2]}) to interpolate the filters, "
+                f"or build the net with num_frames={x.shape[2]}"
+            )
+
+
+def _make_classifier(num_features: int, num_classes: int) -> nn.Linear:
+    classifier = nn.Linear(num_features, num_classes)
+    nn.init.normal_(classifier.weight, std=CLASSIFIER_STD)
+    nn.init.zeros_(classifier.bias)
+    return classifier
+
+
+class VideoResNet(VideoModel):
+    """R2D, R(2+1)D or CorrNet: one backbone on one kind of frames.
+
+    Args:
+        config: The configuration, with `flow_channels=0`.
+
+    Raises:
+        ValueError: The configuration is for two streams.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        if config.flow_channels != 0:
+            raise ValueError(f"VideoResNet has one stream; got flow_channels={config.flow_channels}, allowed 0")
+        super().__init__(config, num_features=EXPANSION * config.widths[-1])
+        self.backbone = Backbone(config, in_channels=config.in_channels)
+
+    def backbones(self) -> dict[str, Backbone]:
+        """Return the one backbone."""
+        return {"backbone": self.backbone}
+
+    def _features(self, x: Tensor) -> Tensor:
+        features: Tensor = self.backbone(x)
+        return features

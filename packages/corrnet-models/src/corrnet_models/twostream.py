@@ -1,0 +1,39 @@
+"""The two-stream network of Table 5."""
+
+import torch
+from torch import Tensor
+
+from corrnet_models.config import EXPANSION, ModelConfig
+from corrnet_models.network import Backbone, VideoModel
+
+
+class TwoStreamResNet(VideoModel):
+    """One backbone on RGB, one on optical flow, fused by concatenation (section 6.2, Table 5).
+
+    The input is one tensor [N, in_channels, L, H, W]: first RGB, then the `flow_channels` channels of
+    optical flow. `forward_features` returns [N, 2*C, L', H', W'], the C channels of RGB's feature map
+    before those of flow's. Pooling works on each channel alone, so this is the paper's concatenation
+    after global average pooling.
+
+    Args:
+        config: The configuration, with `flow_channels` above 0.
+
+    Raises:
+        ValueError: The configuration is for one stream.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        if config.flow_channels == 0:
+            raise ValueError("TwoStreamResNet needs channels of optical flow; got flow_channels=0")
+        super().__init__(config, num_features=2 * EXPANSION * config.widths[-1])
+        self.rgb = Backbone(config, in_channels=config.in_channels - config.flow_channels)
+        self.flow = Backbone(config, in_channels=config.flow_channels)
+
+    def backbones(self) -> dict[str, Backbone]:
+        """Return the two backbones, RGB's first."""
+        return {"rgb": self.rgb, "flow": self.flow}
+
+    def _features(self, x: Tensor) -> Tensor:
+        flow_channels = self.config.flow_channels
+        rgb, flow = x.split([x.shape[1] - flow_channels, flow_channels], dim=1)
+        return torch.cat([self.rgb(rgb), self.flow(flow)], dim=1)

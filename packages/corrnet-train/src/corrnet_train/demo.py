@@ -1,0 +1,230 @@
+"""`corrnet demo`: from generated videos to trained, compared and explained models."""
+
+import os
+import platform
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import torch
+from corr_ops import VideoCorrelation
+from corrnet_models import count_complexity
+from rich.console import Console
+from torch import Tensor, nn
+from video_data import (
+    MotionBenchConfig,
+    PackOptions,
+    ShardSet,
+    decode_views,
+    generate_motionbench,
+    open_shards,
+    pack_csv,
+)
+
+from corrnet_train.config import RunConfig, load_config
+from corrnet_train.evaluate import EvalResult, evaluate
+from corrnet_train.files import write_text
+from corrnet_train.inference import ClipClassifier
+from corrnet_train.metrics import read_metrics
+from corrnet_train.progress import progress_bar
+from corrnet_train.report import (
+    CurvePoint,
+    DatasetSummary,
+    EvalPoint,
+    ModelResult,
+    Results,
+    SampleView,
+    results_table,
+    write_report,
+)
+from corrnet_train.trainer import Trainer, TrainResult
+
+MODELS = ("r2d_tiny", "r2plus1d_tiny", "corrnet_tiny")
+_NUM_SAMPLES = 4
+_QUICK_DATA = MotionBenchConfig(num_train=64, num_val=16, num_test=16)
+_QUICK_OVERRIDES = ["optim.epochs=2", "optim.batch_size=16", "eval.every_epochs=1", "run.log_every=2"]
+
+
+@dataclass(frozen=True)
+class DemoOutcome:
+    """What a demo left behind.
+
+    Attributes:
+        results: the comparison, as written to `results.json`; None when a training was interrupted.
+        report: path of `report.html`.
+        checkpoint: last checkpoint of the last model trained.
+        example: path of a test video.
+    """
+
+    results: Results | None
+    report: Path
+    checkpoint: Path
+    example: Path
+
+
+def run_demo(folder: Path, *, quick: bool = False, seed: int = 0, console: Console) -> DemoOutcome:
+    """Generates MotionBench, packs it, trains and tests the tiny models, and writes the comparison.
+
+    Finished parts are kept: an interrupted demo goes on where it stopped.
+
+    Args:
+        folder: where everything is written.
+        quick: a few videos and steps, to see that everything works; the accuracies mean nothing.
+        seed: seed of weights, order and augmentation.
+        console: where progress is shown.
+
+    Raises:
+        ValueError: `folder` holds a demo with other settings.
+    """
+    start = time.perf_counter()
+    example, shards = _prepare_data(folder, _QUICK_DATA if quick else MotionBenchConfig())
+    trained: list[tuple[RunConfig, TrainResult]] = []
+    report = folder / "report.html"
+    for name in MODELS:
+        config = load_config(
+            "motionbench",
+            [
+                f"model.name={name}",
+                f"data.shards={shards.path}",
+                f"run.dir={folder / name}",
+                f"run.seed={seed}",
+                *(_QUICK_OVERRIDES if quick else []),
+            ],
+        )
+        resume = (config.run.dir / "checkpoints" / "last.pt").exists()
+        result = Trainer(config, resume=resume, console=console).run()
+        if not result.finished:
+            return DemoOutcome(None, report, result.checkpoint, example)
+        trained.append((config, result))
+
+    classifiers = {config.model.name: _load(result.checkpoint) for config, result in trained}
+    models = [
+        _model_result(config, result, _test(classifiers[config.model.name], shards, config, console))
+        for config, result in trained
+    ]
+    results = Results(
+        title="Learning motion by correlation: three tiny models on MotionBench",
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        environment=_environment(),
+        dataset=DatasetSummary(
+            name="MotionBench",
+            manifest_hash=shards.manifest_hash,
+            classes=list(shards.classes),
+            num_train=shards.num_samples("train"),
+            num_test=shards.num_samples("test"),
+            num_clips=trained[0][0].eval.num_clips,
+        ),
+        seed=seed,
+        seconds_total=time.perf_counter() - start,
+        models=models,
+    )
+    write_text(folder / "results.json", results.model_dump_json(indent=2) + "\n")
+    filters = {name: dict(_filters(classifier.model)) for name, classifier in classifiers.items()}
+    write_report(
+        results,
+        report,
+        filters={name: next(iter(found.values())) for name, found in filters.items() if found},
+        samples=list(_samples(shards, classifiers, num_clips=trained[0][0].eval.num_clips)),
+    )
+    console.print(results_table(results))
+    return DemoOutcome(results, report, trained[-1][1].checkpoint, example)
+
+
+def _prepare_data(folder: Path, config: MotionBenchConfig) -> tuple[Path, ShardSet]:
+    """A test video and the packed shards, made unless they are there."""
+    num_workers = os.cpu_count() or 1
+    videos, packed = folder / "data" / "videos", folder / "data" / "shards"
+    listing = generate_motionbench(videos, config, num_workers=num_workers)
+    if not (packed / "manifest.json").exists():
+        pack_csv(listing, packed, options=PackOptions(mode="copy", num_workers=num_workers))
+    example = min((videos / "videos" / "test").rglob("*.mp4"))
+    return example, open_shards(packed)
+
+
+def _load(checkpoint: Path) -> ClipClassifier:
+    return ClipClassifier.from_checkpoint(checkpoint)
+
+
+def _test(classifier: ClipClassifier, shards: ShardSet, config: RunConfig, console: Console) -> EvalResult:
+    with progress_bar(console) as bar:
+        task = bar.add_task(f"test {config.model.name}", total=shards.num_samples("test"))
+        return evaluate(
+            classifier,
+            shards,
+            "test",
+            num_clips=config.eval.num_clips,
+            batch_size=config.eval.batch_size,
+            num_workers=config.data.num_workers,
+            on_batch=lambda n: bar.advance(task, n),
+        )
+
+
+def _model_result(config: RunConfig, trained: TrainResult, tested: EvalResult) -> ModelResult:
+    clip = config.data.clip
+    complexity = count_complexity(
+        config.model.name, num_frames=clip.num_frames, size=clip.crop_size, num_classes=len(tested.confusion)
+    )
+    lines = read_metrics(config.run.dir)
+    return ModelResult(
+        name=config.model.name,
+        run_dir=config.run.dir.name,
+        params=complexity.params,
+        gmacs=complexity.gmacs,
+        clip_top1=tested.clip_top1,
+        video_top1=tested.video_top1,
+        clip_top5=tested.clip_top5,
+        video_top5=tested.video_top5,
+        num_videos=tested.num_videos,
+        clips_per_second=trained.step * config.optim.batch_size / trained.train_seconds,
+        train_seconds=trained.train_seconds,
+        num_steps=trained.step,
+        batch_size=config.optim.batch_size,
+        confusion=tested.confusion,
+        fingerprint=dict(tested.fingerprint),
+        curve=[
+            CurvePoint(**{key: line[key] for key in ("step", "epoch", "loss", "top1", "lr")})
+            for line in lines
+            if line["kind"] == "train"
+        ],
+        evals=[EvalPoint(step=x["step"], video_top1=x["video_top1"]) for x in lines if x["kind"] == "eval"],
+    )
+
+
+def _filters(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """The filters [L, C, K, K] of the model's correlation operators, in the order of the net."""
+    for name, module in model.named_modules():
+        if isinstance(module, VideoCorrelation) and module.weight is not None:
+            yield name, module.weight.detach().cpu()
+
+
+def _samples(
+    shards: ShardSet, classifiers: dict[str, ClipClassifier], *, num_clips: int
+) -> Iterator[SampleView]:
+    """Test videos of different classes with every model's predictions."""
+    seen: set[int] = set()
+    for index, record in enumerate(shards.samples("test")):
+        if record.label in seen:
+            continue
+        seen.add(record.label)
+        video = shards.read("test", index)
+        predictions = {}
+        for name, classifier in classifiers.items():
+            prediction = classifier.predict(video, num_clips=num_clips)
+            predictions[name] = list(zip(prediction.classes, prediction.probabilities, strict=True))[:3]
+        frames = decode_views(video, next(iter(classifiers.values())).clip, 1)[0].permute(1, 2, 3, 0)
+        yield SampleView(
+            key=record.key, frames=frames, true_class=shards.classes[record.label], predictions=predictions
+        )
+        if len(seen) == _NUM_SAMPLES:
+            return
+
+
+def _environment() -> dict[str, str]:
+    return {
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "cpu": f"{platform.machine()}, {os.cpu_count()} cores",
+        "threads": str(torch.get_num_threads()),
+    }

@@ -1,0 +1,77 @@
+"""Videos that tell which frame is which: the number of each frame is painted as a row of black and white blocks."""
+
+import io
+from collections.abc import Callable, Sequence
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from av.video.frame import VideoFrame
+
+BITS = 8
+
+
+def paint_number(number: int, width: int, height: int) -> np.ndarray:
+    """A grey picture with BITS blocks side by side, the highest bit on the left, uint8 [height, width, 3]."""
+    picture = np.full((height, width, 3), 100, dtype=np.uint8)
+    block = width // BITS
+    for bit in range(BITS):
+        picture[:, bit * block : (bit + 1) * block] = 235 if number >> (BITS - 1 - bit) & 1 else 20
+    return picture
+
+
+def encode_video(
+    numbers: Sequence[int],
+    *,
+    size: tuple[int, int] = (64, 64),
+    pts: Sequence[int] | None = None,
+    time_base: Fraction = Fraction(1, 1000),
+    container: str = "mp4",
+    codec: str = "libx264",
+    options: dict[str, str] | None = None,
+) -> bytes:
+    buffer = io.BytesIO()
+    with av.open(buffer, "w", format=container) as output:
+        stream = output.add_stream(codec, options=options or {})
+        stream.width, stream.height, stream.pix_fmt = *size, "yuv420p"
+        stream.codec_context.time_base = stream.time_base = time_base
+        stream.codec_context.thread_count = 1
+        for index, number in enumerate(numbers):
+            frame = VideoFrame.from_ndarray(paint_number(number, *size), format="rgb24")
+            frame.pts = 40 * index if pts is None else pts[index]
+            frame.time_base = time_base
+            output.mux(stream.encode(frame))
+        output.mux(stream.encode())
+    return buffer.getvalue()
+
+
+def numbers_of(clip: np.ndarray) -> list[int]:
+    """Frame numbers of pictures [..., H, W, 3] that show the whole width."""
+    frames = clip.reshape(-1, *clip.shape[-3:])
+    width = frames.shape[2]
+    columns = [int((bit + 0.5) * width / BITS) for bit in range(BITS)]
+    bits = frames[:, frames.shape[1] // 2, columns].mean(axis=-1) > 128
+    return [int("".join("1" if bit else "0" for bit in row), 2) for row in bits]
+
+
+@pytest.fixture(scope="session")
+def make_video() -> Callable[..., bytes]:
+    return encode_video
+
+
+@pytest.fixture(scope="session")
+def frame_numbers() -> Callable[[np.ndarray], list[int]]:
+    return numbers_of
+
+
+@pytest.fixture(scope="session")
+def class_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """24 numbered videos in three classes; the frames of video v have the numbers 8 v, 8 v + 1, ..."""
+    folder = tmp_path_factory.mktemp("classes")
+    for video in range(24):
+        path = folder / f"class {'abc'[video % 3]}" / f"video {video}.mp4"
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(encode_video([8 * video + i for i in range(8)]))
+    return folder
