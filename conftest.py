@@ -4,7 +4,9 @@ import pytest
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--benchmark", action="store_true", help="run the benchmarks in bench/ instead of the tests")
+    parser.addoption(
+        "--benchmark", action="store_true", help="run the benchmarks in bench/ instead of the tests"
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -31,9 +31,10 @@ def encode_video(
     container: str = "mp4",
     codec: str = "libx264",
     options: dict[str, str] | None = None,
+    container_options: dict[str, str] | None = None,
 ) -> bytes:
     buffer = io.BytesIO()
-    with av.open(buffer, "w", format=container) as output:
+    with av.open(buffer, "w", format=container, container_options=container_options or {}) as output:
         stream = output.add_stream(codec, options=options or {})
         stream.width, stream.height, stream.pix_fmt = *size, "yuv420p"
         stream.codec_context.time_base = stream.time_base = time_base

@@ -1,6 +1,14 @@
 """CorrNet and its R(2+1)D and R2D baselines, by name and by configuration."""
 
 from corrnet_models import zoo as _zoo  # noqa: F401  (registers the named models)
+from corrnet_models.complexity import (
+    Complexity,
+    complexity_table,
+    count_gmacs,
+    count_gmacs_fvcore,
+    count_parameters,
+    markdown_table,
+)
 from corrnet_models.config import ModelConfig
 from corrnet_models.network import FeatureInfo, VideoModel, VideoResNet
 from corrnet_models.registry import (
@@ -15,3 +23,24 @@ from corrnet_models.registry import (
 from corrnet_models.twostream import TwoStreamResNet
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "Complexity",
+    "FeatureInfo",
+    "ModelConfig",
+    "ModelInfo",
+    "TwoStreamResNet",
+    "VideoModel",
+    "VideoResNet",
+    "build_model",
+    "complexity_table",
+    "count_gmacs",
+    "count_gmacs_fvcore",
+    "count_parameters",
+    "create_model",
+    "list_models",
+    "markdown_table",
+    "model_config",
+    "model_info",
+    "register_model",
+]

@@ -63,7 +63,9 @@ class Checkpoint:
         try:
             content = torch.load(path, map_location="cpu", weights_only=True)
         except (RuntimeError, pickle.UnpicklingError, EOFError, OSError) as error:
-            raise CheckpointError(f"{path} is not a readable checkpoint: {str(error).splitlines()[0]}") from None
+            raise CheckpointError(
+                f"{path} is not a readable checkpoint: {str(error).splitlines()[0]}"
+            ) from None
         if not isinstance(content, dict) or "format_version" not in content:
             raise CheckpointError(f"{path} is a torch file, but no checkpoint of corrnet")
         version = content.pop("format_version")
@@ -87,7 +89,11 @@ def load_weights(model: nn.Module, state: dict[str, Any], *, source: str) -> Non
         if name in state and state[name].shape != own[name].shape
     ]
     if missing or unexpected or shapes:
-        parts = [_some("missing", missing), _some("unexpected", unexpected), _some("of another shape", shapes)]
+        parts = [
+            _some("missing", missing),
+            _some("unexpected", unexpected),
+            _some("of another shape", shapes),
+        ]
         raise CheckpointError(f"{source} belongs to another model: " + "; ".join(p for p in parts if p))
     model.load_state_dict(state)
 

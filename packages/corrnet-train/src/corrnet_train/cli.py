@@ -91,11 +91,16 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the shards
 @app.command()
 @_reports_errors
 def train(
-    recipe: Annotated[str, typer.Argument(help="A YAML file, or the name of a recipe that ships with corrnet.")],
+    recipe: Annotated[
+        str, typer.Argument(help="A YAML file, or the name of a recipe that ships with corrnet.")
+    ],
     overrides: Annotated[
-        list[str] | None, typer.Argument(help="Changes to the recipe: section.key=value ...", metavar="KEY=VALUE")
+        list[str] | None,
+        typer.Argument(help="Changes to the recipe: section.key=value ...", metavar="KEY=VALUE"),
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in run.dir, to the bit.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue the run in run.dir, to the bit.")
+    ] = False,
 ) -> None:
     """Train a model as a recipe says.
 
@@ -116,7 +121,11 @@ def train(
     result = Trainer(config, resume=resume, console=err).run()
     if not result.finished:
         command = " ".join(["corrnet train", recipe, *(overrides or []), "--resume"])
-        err.print(f"stopped after step {result.step}; continue with: {_escape(command)}", highlight=False, soft_wrap=True)
+        err.print(
+            f"stopped after step {result.step}; continue with: {_escape(command)}",
+            highlight=False,
+            soft_wrap=True,
+        )
         raise typer.Exit(EXIT_INTERRUPTED)
     err.print(f"done: {result.checkpoint}", highlight=False, soft_wrap=True)
 
@@ -131,7 +140,9 @@ def evaluate_command(
     batch_size: Annotated[int, typer.Option(help="Videos a step.", min=1)] = 4,
     num_workers: Annotated[int, typer.Option(help="Decoding processes.", min=0)] = 1,
     device: Device = "auto",
-    output: Annotated[Path | None, typer.Option(help="Write the result with the confusion matrix as JSON.")] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="Write the result with the confusion matrix as JSON.")
+    ] = None,
 ) -> None:
     """Measure accuracy over a split: clip and video top-1 and top-5, each video counted once.
 
@@ -165,7 +176,9 @@ def evaluate_command(
         out.print(f"{name}: {value}", highlight=False, soft_wrap=True)
     if output is not None:
         names = ("num_videos", "num_clips", "clip_top1", "clip_top5", "video_top1", "video_top5", "confusion")
-        write_json(output, {name: getattr(result, name) for name in names} | {"fingerprint": result.fingerprint})
+        write_json(
+            output, {name: getattr(result, name) for name in names} | {"fingerprint": result.fingerprint}
+        )
 
 
 @app.command()
@@ -244,7 +257,8 @@ def models(
 def demo(
     folder: Annotated[Path, typer.Option("--dir", help="Where everything is written.")] = Path("runs/demo"),
     quick: Annotated[
-        bool, typer.Option("--quick", help="Few videos and steps: shows that it works, accuracies mean nothing.")
+        bool,
+        typer.Option("--quick", help="Few videos and steps: shows that it works, accuracies mean nothing."),
     ] = False,
     seed: Annotated[int, typer.Option(help="Seed of weights, order and augmentation.")] = 0,
 ) -> None:
@@ -260,8 +274,14 @@ def demo(
     if outcome.results is None:
         err.print("stopped; the same command continues")
         raise typer.Exit(EXIT_INTERRUPTED)
-    err.print(f"results: {folder / 'results.json'}\nreport:  {outcome.report}", highlight=False, soft_wrap=True)
-    err.print(f"$ corrnet predict {outcome.example} --checkpoint {outcome.checkpoint}", highlight=False, soft_wrap=True)
+    err.print(
+        f"results: {folder / 'results.json'}\nreport:  {outcome.report}", highlight=False, soft_wrap=True
+    )
+    err.print(
+        f"$ corrnet predict {outcome.example} --checkpoint {outcome.checkpoint}",
+        highlight=False,
+        soft_wrap=True,
+    )
     predict([outcome.example], checkpoint=outcome.checkpoint)
 
 
@@ -317,7 +337,9 @@ def pack_folder_command(
 def pack_csv_command(
     src: Annotated[Path, typer.Argument(help="A csv with the header path,label[,split].")],
     dest: Annotated[Path, typer.Argument(help="Folder for the shards.")],
-    root: Annotated[Path | None, typer.Option(help="Folder that paths refer to; default: that of the csv.")] = None,
+    root: Annotated[
+        Path | None, typer.Option(help="Folder that paths refer to; default: that of the csv.")
+    ] = None,
     mode: Mode = "reencode",
     short_side: ShortSide = 256,
     shard_size: ShardSize = 256,
@@ -369,7 +391,9 @@ def _checkpoint_file(path: Path) -> Path:
 def _bars(classes: list[str], probabilities: list[float], width: int = 40) -> Table:
     table = Table(box=None, show_header=False, padding=(0, 1))
     for name, probability in zip(classes, probabilities, strict=True):
-        table.add_row(_escape(name), f"{probability:6.1%}", "[cyan]" + "█" * round(probability * width) + "[/]")
+        table.add_row(
+            _escape(name), f"{probability:6.1%}", "[cyan]" + "█" * round(probability * width) + "[/]"
+        )
     return table
 
 

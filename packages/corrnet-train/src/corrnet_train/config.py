@@ -22,7 +22,9 @@ class ModelConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str = Field("corrnet26", description="a name of `corrnet models`")
-    options: dict[str, Any] = Field(default_factory=dict, description="fields of the model's own configuration")
+    options: dict[str, Any] = Field(
+        default_factory=dict, description="fields of the model's own configuration"
+    )
 
 
 class DataConfig(BaseModel):
@@ -34,7 +36,9 @@ class DataConfig(BaseModel):
     train_split: str = "train"
     eval_split: str = "val"
     clip: ClipConfig = Field(default_factory=ClipConfig)
-    num_workers: NonNegativeInt = Field(2, description="decoding processes; 0 decodes in the training process")
+    num_workers: NonNegativeInt = Field(
+        2, description="decoding processes; 0 decodes in the training process"
+    )
 
 
 class EvalConfig(BaseModel):
@@ -44,7 +48,9 @@ class EvalConfig(BaseModel):
 
     num_clips: PositiveInt = Field(10, description="clips spaced uniformly over each video")
     batch_size: PositiveInt = Field(4, description="videos a step")
-    every_epochs: float = Field(1, ge=0, description="epochs between evaluations while training; 0: only at the end")
+    every_epochs: float = Field(
+        1, ge=0, description="epochs between evaluations while training; 0: only at the end"
+    )
     num_clips_training: PositiveInt = Field(1, description="clips a video in the evaluations while training")
 
 
@@ -53,7 +59,9 @@ class RunSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    dir: Path = Field(Path("runs/default"), description="folder of checkpoints, metrics and TensorBoard events")
+    dir: Path = Field(
+        Path("runs/default"), description="folder of checkpoints, metrics and TensorBoard events"
+    )
     seed: int = 0
     device: str = Field("auto", description="auto (cuda when there is one), cpu, cuda or cuda:N")
     precision: Literal["fp32", "bf16"] = Field("fp32", description="bf16: autocast, weights stay in fp32")

@@ -123,9 +123,15 @@ def check_classes(classes: list[str], shards: ShardSet) -> None:
     if list(shards.classes) == classes:
         return
     if len(shards.classes) != len(classes):
-        raise ValueError(f"the shards have {len(shards.classes)} classes, the model was trained with {len(classes)}")
-    index = next(i for i, (ours, theirs) in enumerate(zip(classes, shards.classes, strict=True)) if ours != theirs)
-    raise ValueError(f"class {index} is {shards.classes[index]!r} in the shards, {classes[index]!r} in the model")
+        raise ValueError(
+            f"the shards have {len(shards.classes)} classes, the model was trained with {len(classes)}"
+        )
+    index = next(
+        i for i, (ours, theirs) in enumerate(zip(classes, shards.classes, strict=True)) if ours != theirs
+    )
+    raise ValueError(
+        f"class {index} is {shards.classes[index]!r} in the shards, {classes[index]!r} in the model"
+    )
 
 
 def fingerprint(

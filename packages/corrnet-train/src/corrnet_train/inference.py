@@ -36,10 +36,15 @@ def build_model(config: RunConfig, num_classes: int) -> nn.Module:
         ValueError: the model needs other input than the RGB clips the loader cuts.
     """
     model = create_model(
-        config.model.name, num_frames=config.data.clip.num_frames, num_classes=num_classes, **config.model.options
+        config.model.name,
+        num_frames=config.data.clip.num_frames,
+        num_classes=num_classes,
+        **config.model.options,
     )
     if model.config.in_channels != 3:
-        raise ValueError(f"{config.model.name} takes {model.config.in_channels} channels, the clips have 3 (RGB)")
+        raise ValueError(
+            f"{config.model.name} takes {model.config.in_channels} channels, the clips have 3 (RGB)"
+        )
     return model
 
 
@@ -68,7 +73,13 @@ class ClipClassifier:
     """
 
     def __init__(
-        self, model: nn.Module, *, classes: list[str], clip: ClipConfig, device: torch.device, precision: str = "fp32"
+        self,
+        model: nn.Module,
+        *,
+        classes: list[str],
+        clip: ClipConfig,
+        device: torch.device,
+        precision: str = "fp32",
     ) -> None:
         self.model = model.to(device)
         self.classes = classes

@@ -16,7 +16,9 @@ class OptimConfig(BaseModel):
     name: Literal["sgd", "adamw"] = Field("sgd", description="optimiser")
     lr: PositiveFloat = Field(0.1, description="peak learning rate for `batch_size`; it is not rescaled")
     momentum: float = Field(0.9, ge=0, lt=1, description="momentum (SGD only)")
-    weight_decay: float = Field(1e-4, ge=0, description="decay of convolution, correlation and linear weights")
+    weight_decay: float = Field(
+        1e-4, ge=0, description="decay of convolution, correlation and linear weights"
+    )
     batch_size: PositiveInt = Field(32, description="clips a step")
     epochs: PositiveFloat = Field(250, description="passes over the training split")
     warmup_epochs: float = Field(40, ge=0, description="linear warm-up, part of `epochs`")

@@ -92,7 +92,10 @@ class Trainer:
         self.best_top1 = -1.0
         self.train_seconds = 0.0
         self.loader_state = LoaderState(
-            manifest_hash=self.shards.manifest_hash, split=config.data.train_split, seed=config.run.seed, position=0
+            manifest_hash=self.shards.manifest_hash,
+            split=config.data.train_split,
+            seed=config.run.seed,
+            position=0,
         )
         if checkpoint is not None:
             self._restore(checkpoint)

@@ -62,8 +62,15 @@ def filter_figure(weight: Tensor, *, max_frames: int = 8, max_channels: int = 8,
     Raises:
         ValueError: If the shape is not [L, C, K, K] with odd K, a weight is not finite, or a limit is below 1.
     """
-    if weight.ndim != 4 or weight.shape[2] != weight.shape[3] or weight.shape[3] % 2 == 0 or not weight.numel():
-        raise ValueError(f"weight must be [L, C, K, K] with odd K and no empty axis, got {list(weight.shape)}")
+    if (
+        weight.ndim != 4
+        or weight.shape[2] != weight.shape[3]
+        or weight.shape[3] % 2 == 0
+        or not weight.numel()
+    ):
+        raise ValueError(
+            f"weight must be [L, C, K, K] with odd K and no empty axis, got {list(weight.shape)}"
+        )
     for name, limit in (("max_frames", max_frames), ("max_channels", max_channels)):
         if limit < 1:
             raise ValueError(f"{name} must be at least 1, got {limit}")

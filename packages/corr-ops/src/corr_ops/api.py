@@ -1,0 +1,236 @@
+"""The functions users call: they check a call, choose an implementation and hand over to `corr_ops.ops`."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from corr_ops.ops import autocast_dtype, correlation_op
+
+Backend = Literal["auto", "reference"]
+Searched = Literal["previous", "current"]
+
+# Name -> what it is, in the order "auto" tries them.
+_BACKENDS = {"reference": "plain tensor operations for every device and floating-point dtype"}
+_LAGS = {"previous": 1, "current": -1}
+_DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+
+
+def correlation(
+    base: Tensor,
+    search: Tensor,
+    weight: Tensor | None = None,
+    *,
+    kernel_size: int | tuple[int, int],
+    dilation: int | tuple[int, int] = 1,
+    groups: int = 1,
+    backend: Backend = "auto",
+) -> Tensor:
+    """Correlate every position of `base` with its neighbourhood in `search` (section 3, eq. 1).
+
+    Output channel ``q*Ky*Kx + i*Kx + j`` at (y, x) is the mean, over the C/G channels c of group q, of
+    ``weight[c, i, j] * base[c, y, x] * search[c, y + (i - Ky//2)*Dy, x + (j - Kx//2)*Dx]``; positions outside
+    the frame count as zeros. Inside an autocast region the operator runs in the region's dtype. Products
+    and sums are held in float32 at least.
+
+    Args:
+        base: Frames [N, C, H, W], or clips [N, C, L, H, W] whose frames are paired one by one.
+        search: Searched frames, of the shape, dtype and device of `base`.
+        weight: Filters [C, Ky, Kx] or [1, C, Ky, Kx]; for clips also [L, C, Ky, Kx]. None means ones.
+        kernel_size: Neighbourhood K or (Ky, Kx), odd.
+        dilation: Distance between neighbours D or (Dy, Dx), in pixels.
+        groups: Number of channel groups G; C must be a multiple of it.
+        backend: Implementation; "auto" takes the fastest that serves the call.
+
+    Returns:
+        [N, G*Ky*Kx, H, W], or [N, G*Ky*Kx, L, H, W] for clips, in the dtype of the inputs; channels-last
+        when `base` is.
+
+    Raises:
+        ValueError: If shapes, dtypes, devices or options do not fit together.
+    """
+    options = check_options(kernel_size=kernel_size, dilation=dilation, groups=groups)
+    name = _choose(backend)
+    if base.dim() not in (4, 5):
+        raise ValueError(f"base must be [N, C, H, W] or [N, C, L, H, W], got shape {list(base.shape)}")
+    if search.shape != base.shape:
+        raise ValueError(f"search must have the shape of base {list(base.shape)}, got {list(search.shape)}")
+    check_channels(base.shape[1], groups)
+    _check_alike(base=base, search=search, weight=weight)
+    num_frames = base.shape[2] if base.dim() == 5 else 1
+    filters = _canonical_weight(weight, base.shape[1], num_frames, options[0], hint="")
+    if base.dim() == 5:
+        return correlation_op(base, search, filters, *options, 0, name)
+    return correlation_op(base.unsqueeze(2), search.unsqueeze(2), filters, *options, 0, name).squeeze(2)
+
+
+def video_correlation(
+    x: Tensor,
+    weight: Tensor | None = None,
+    *,
+    kernel_size: int | tuple[int, int],
+    dilation: int | tuple[int, int] = 1,
+    groups: int = 1,
+    searched: Searched = "previous",
+    backend: Backend = "auto",
+) -> Tensor:
+    """Correlate every frame of a clip with the frame before it (section 3, "From two images to a video clip").
+
+    Frame 0 is correlated with itself, so the output has as many frames as the input. No shifted copy of the
+    clip is made. See `correlation` for the formula, the output channels and the dtypes.
+
+    Args:
+        x: Clips [N, C, L, H, W].
+        weight: Filters [L, C, Ky, Kx], one set for each frame, or [C, Ky, Kx] or [1, C, Ky, Kx] for all frames.
+            None means ones.
+        kernel_size: Neighbourhood K or (Ky, Kx), odd.
+        dilation: Distance between neighbours D or (Dy, Dx), in pixels.
+        groups: Number of channel groups G; C must be a multiple of it.
+        searched: The frame whose neighbourhoods are searched. "previous" takes positions from frame l and
+            neighbourhoods from frame l-1; "current" takes positions from frame l-1 and neighbourhoods from
+            frame l.
+        backend: Implementation; "auto" takes the fastest that serves the call.
+
+    Returns:
+        [N, G*Ky*Kx, L, H, W] in the dtype of `x`; channels_last_3d when `x` is.
+
+    Raises:
+        ValueError: If shapes, dtypes, devices or options do not fit together.
+    """
+    options = check_options(kernel_size=kernel_size, dilation=dilation, groups=groups)
+    name = _choose(backend)
+    lag = _LAGS[check_searched(searched)]
+    if x.dim() != 5:
+        raise ValueError(f"x must be [N, C, L, H, W], got shape {list(x.shape)}")
+    check_channels(x.shape[1], groups)
+    _check_alike(x=x, weight=weight)
+    hint = "; VideoCorrelation.set_num_frames converts trained filters to another clip length"
+    filters = _canonical_weight(weight, x.shape[1], x.shape[2], options[0], hint=hint)
+    return correlation_op(x, x, filters, *options, lag, name)
+
+
+def explain(x: Tensor, *, backend: Backend = "auto") -> str:
+    """Say which implementation serves a call on frames like `x`, and why.
+
+    Args:
+        x: Frames as given to `correlation` or `video_correlation`.
+        backend: As given to them.
+
+    Returns:
+        One sentence that begins with the name of the implementation.
+
+    Raises:
+        ValueError: If no implementation of that name or for that dtype exists.
+    """
+    name = _choose(backend)
+    _check_alike(x=x)
+    request = "the first that serves the call" if backend == "auto" else "asked for by name"
+    dtype = str(autocast_dtype(x)).removeprefix("torch.")
+    return f"{name}: {_BACKENDS[name]}; {request} ({dtype} on {x.device.type})."
+
+
+def check_options(
+    *, kernel_size: int | tuple[int, int], dilation: int | tuple[int, int], groups: int
+) -> tuple[tuple[int, int], tuple[int, int], int]:
+    """Check the options of the operator and spell them out.
+
+    Args:
+        kernel_size: Neighbourhood K or (Ky, Kx).
+        dilation: Distance between neighbours D or (Dy, Dx), in pixels.
+        groups: Number of channel groups.
+
+    Returns:
+        (Ky, Kx), (Dy, Dx) and groups.
+
+    Raises:
+        ValueError: If kernel_size is not odd and positive, or dilation or groups not positive.
+    """
+    kernel = _pair("kernel_size", kernel_size)
+    steps = _pair("dilation", dilation)
+    if any(size < 1 or size % 2 == 0 for size in kernel):
+        raise ValueError(f"kernel_size must be odd and at least 1, got {kernel_size}")
+    if any(step < 1 for step in steps):
+        raise ValueError(f"dilation must be at least 1, got {dilation}")
+    if not isinstance(groups, int) or groups < 1:
+        raise ValueError(f"groups must be an integer of at least 1, got {groups!r}")
+    return kernel, steps, groups
+
+
+def check_searched(searched: str) -> str:
+    """Return `searched` when it is known.
+
+    Args:
+        searched: Which frame is searched.
+
+    Returns:
+        The argument.
+
+    Raises:
+        ValueError: If it is neither "previous" nor "current".
+    """
+    if searched not in _LAGS:
+        raise ValueError(f"searched must be one of {list(_LAGS)}, got {searched!r}")
+    return searched
+
+
+def check_channels(channels: int, groups: int) -> None:
+    """Check that channels split evenly into groups.
+
+    Args:
+        channels: Number of channels C.
+        groups: Number of groups G.
+
+    Raises:
+        ValueError: If C is not a positive multiple of G.
+    """
+    if channels < 1 or channels % groups:
+        raise ValueError(f"channels must be a positive multiple of groups={groups}, got {channels}")
+
+
+def _choose(backend: str) -> str:
+    """Return the name of the implementation that serves a request."""
+    if backend == "auto":
+        return next(iter(_BACKENDS))
+    if backend not in _BACKENDS:
+        raise ValueError(f"backend must be one of {['auto', *_BACKENDS]}, got {backend!r}")
+    return backend
+
+
+def _pair(name: str, value: int | tuple[int, int]) -> tuple[int, int]:
+    pair = (value, value) if isinstance(value, int) else value
+    if not isinstance(pair, Sequence) or len(pair) != 2 or not all(isinstance(v, int) for v in pair):
+        raise ValueError(f"{name} must be an integer or a (y, x) pair of integers, got {value!r}")
+    return pair[0], pair[1]
+
+
+def _check_alike(**tensors: Tensor | None) -> None:
+    """Check that all tensors given by name have one supported dtype and one device."""
+    given = {name: tensor for name, tensor in tensors.items() if tensor is not None}
+    dtypes = {name: autocast_dtype(tensor) for name, tensor in given.items()}
+    for name, tensor in given.items():
+        if tensor.dtype not in _DTYPES:
+            raise ValueError(f"{name} must have a dtype of {list(_DTYPES)}, got {tensor.dtype}")
+    if len(set(dtypes.values())) > 1:
+        raise ValueError(f"all tensors must have one dtype, got {dtypes}")
+    devices = {name: str(tensor.device) for name, tensor in given.items()}
+    if len(set(devices.values())) > 1:
+        raise ValueError(f"all tensors must be on one device, got {devices}")
+
+
+def _canonical_weight(
+    weight: Tensor | None, channels: int, num_frames: int, kernel: tuple[int, int], *, hint: str
+) -> Tensor | None:
+    """Return filters as [L or 1, C, Ky, Kx]."""
+    if weight is None:
+        return None
+    per_frame = weight if weight.dim() == 4 else weight.unsqueeze(0)
+    shared = (channels, *kernel)
+    if per_frame.dim() != 4 or tuple(per_frame.shape[1:]) != shared:
+        allowed = [list(shared), [1, *shared], *([] if num_frames == 1 else [[num_frames, *shared]])]
+        raise ValueError(f"weight must have one of the shapes {allowed}, got {list(weight.shape)}")
+    if per_frame.shape[0] not in (1, num_frames):
+        raise ValueError(
+            f"weight has filters for {per_frame.shape[0]} frames, but the frames of a clip are {num_frames}{hint}"
+        )
+    return per_frame

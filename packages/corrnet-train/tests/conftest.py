@@ -1,0 +1,36 @@
+import pytest
+from corrnet_train.config import load_config
+from video_data import MotionBenchConfig, PackOptions, generate_motionbench, pack_csv
+
+
+@pytest.fixture(scope="session")
+def motionbench(tmp_path_factory):
+    """MotionBench of a few videos, generated and packed: (folder of videos, folder of shards)."""
+    folder = tmp_path_factory.mktemp("motionbench")
+    config = MotionBenchConfig(num_train=32, num_val=8, num_test=16, num_frames=12)
+    listing = generate_motionbench(folder / "videos", config, progress=False)
+    pack_csv(listing, folder / "shards", options=PackOptions(mode="copy", shard_size=12), progress=False)
+    return folder / "videos", folder / "shards"
+
+
+@pytest.fixture
+def make_config(motionbench, tmp_path):
+    """Builds the configuration of a run of a few steps; overrides come last."""
+
+    def make(*overrides, name="run", model="r2plus1d_tiny"):
+        return load_config(
+            "motionbench",
+            [
+                f"model.name={model}",
+                f"data.shards={motionbench[1]}",
+                "data.num_workers=0",
+                f"run.dir={tmp_path / name}",
+                "run.log_every=1",
+                "run.device=cpu",
+                "optim.batch_size=8",
+                "optim.epochs=1.5",
+                *overrides,
+            ],
+        )
+
+    return make

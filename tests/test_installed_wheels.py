@@ -1,0 +1,68 @@
+"""Each package builds into a wheel, and its tests pass with only that wheel and its declared dependencies."""
+
+import os
+import subprocess
+import sys
+import venv
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+# One environment a chain: a package's tests run before anything that depends on it is installed.
+CHAINS = {"video": ["video-data"], "models": ["corr-ops", "corrnet-models"]}
+
+
+@pytest.fixture(scope="session")
+def wheels(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("wheels")
+    for package in sorted((ROOT / "packages").iterdir()):
+        run([sys.executable, "-m", "build", "--wheel", "--outdir", folder, package])
+    return folder
+
+
+def run(command: list, **options) -> str:
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    result = subprocess.run(
+        [str(part) for part in command], capture_output=True, text=True, env=environment, **options
+    )
+    assert result.returncode == 0, f"{command}\n{result.stdout[-4000:]}\n{result.stderr[-4000:]}"
+    return result.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("chain", CHAINS)
+def test_packages_pass_their_tests_when_installed_alone(wheels, tmp_path, chain):
+    environment = tmp_path / "venv"
+    venv.create(environment, with_pip=True)
+    python = environment / "bin" / "python"
+    for package in CHAINS[chain]:
+        (wheel,) = wheels.glob(f"{package.replace('-', '_')}-*.whl")
+        pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+        run([*pip, "-c", ROOT / "constraints.txt", f"{wheel}[test]"])
+        tests = ROOT / "packages" / package / "tests"
+        pytest_command = [
+            python,
+            "-m",
+            "pytest",
+            "-q",
+            "-m",
+            "not slow",
+            "--import-mode=importlib",
+            "-c",
+            os.devnull,
+        ]
+        output = run([*pytest_command, tests], cwd=tmp_path)
+        assert " passed" in output
+
+
+@pytest.mark.slow
+def test_wheels_hold_code_and_licence_but_no_tests(wheels):
+    import zipfile
+
+    for package in ("corr_ops", "video_data", "corrnet_models", "corrnet_train"):
+        (wheel,) = wheels.glob(f"{package}-*.whl")
+        names = zipfile.ZipFile(wheel).namelist()
+        assert f"{package}/py.typed" in names
+        assert any(name.endswith("licenses/LICENSE") for name in names)
+        assert not any("test" in Path(name).name for name in names if not name.startswith("corr_ops/testing"))

@@ -1,0 +1,50 @@
+"""The arrows between the packages: train -> models -> ops, train -> data; never back, never sideways."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+def lint_imports(folder: Path) -> subprocess.CompletedProcess[str]:
+    command = [str(Path(sys.executable).with_name("lint-imports")), "--no-cache"]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True)
+
+
+def test_packages_import_only_along_the_arrows():
+    result = lint_imports(ROOT)
+    assert result.returncode == 0, result.stdout
+
+
+@pytest.mark.parametrize(
+    ("package", "imported"),
+    [("corr-ops/src/corr_ops", "corrnet_models"), ("video-data/src/video_data", "corr_ops")],
+)
+def test_an_import_against_the_arrows_is_found(tmp_path, package, imported):
+    import shutil
+
+    shutil.copytree(
+        ROOT / "packages", tmp_path / "packages", ignore=shutil.ignore_patterns("__pycache__", "tests")
+    )
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    offender = tmp_path / "packages" / package / "offender.py"
+    offender.write_text(f"import {imported}\n")
+    paths = [str(path) for path in (tmp_path / "packages").glob("*/src")]
+    result = subprocess.run(
+        [sys.executable, "-c", "from importlinter.cli import lint_imports_command; lint_imports_command()", "--no-cache"],
+        cwd=tmp_path, capture_output=True, text=True, env={"PYTHONPATH": ":".join(paths), "PATH": ""},
+    )  # fmt: skip
+    assert result.returncode == 1, result.stdout + result.stderr
+    assert "offender" in result.stdout
+
+
+def test_corr_ops_imports_without_optional_packages():
+    code = (
+        "import sys\n"
+        "for name in ('triton', 'fvcore', 'matplotlib'): sys.modules[name] = None\n"
+        "import corr_ops\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
