@@ -1,4 +1,4 @@
-"""Settings of the whole test run: `pytest` runs the tests, `pytest --benchmark` runs bench/ and nothing else."""
+"""`pytest` runs the tests; `pytest --benchmark` runs the benchmarks in bench/ and nothing else."""
 
 import pytest
 

@@ -1,5 +1,6 @@
 """The arrows between the packages: train -> models -> ops, train -> data; never back, never sideways."""
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -9,13 +10,16 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 
-def lint_imports(folder: Path) -> subprocess.CompletedProcess[str]:
-    command = [str(Path(sys.executable).with_name("lint-imports")), "--no-cache"]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True)
+LINT = [
+    sys.executable,
+    "-c",
+    "from importlinter.cli import lint_imports_command as main; main()",
+    "--no-cache",
+]
 
 
 def test_packages_import_only_along_the_arrows():
-    result = lint_imports(ROOT)
+    result = subprocess.run(LINT, cwd=ROOT, capture_output=True, text=True)
     assert result.returncode == 0, result.stdout
 
 
@@ -24,8 +28,6 @@ def test_packages_import_only_along_the_arrows():
     [("corr-ops/src/corr_ops", "corrnet_models"), ("video-data/src/video_data", "corr_ops")],
 )
 def test_an_import_against_the_arrows_is_found(tmp_path, package, imported):
-    import shutil
-
     shutil.copytree(
         ROOT / "packages", tmp_path / "packages", ignore=shutil.ignore_patterns("__pycache__", "tests")
     )
@@ -34,9 +36,12 @@ def test_an_import_against_the_arrows_is_found(tmp_path, package, imported):
     offender.write_text(f"import {imported}\n")
     paths = [str(path) for path in (tmp_path / "packages").glob("*/src")]
     result = subprocess.run(
-        [sys.executable, "-c", "from importlinter.cli import lint_imports_command; lint_imports_command()", "--no-cache"],
-        cwd=tmp_path, capture_output=True, text=True, env={"PYTHONPATH": ":".join(paths), "PATH": ""},
-    )  # fmt: skip
+        LINT,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        env={"PYTHONPATH": ":".join(paths)},
+    )
     assert result.returncode == 1, result.stdout + result.stderr
     assert "offender" in result.stdout
 

@@ -1,4 +1,5 @@
 import pytest
+
 from corrnet_train.config import load_config
 from video_data import MotionBenchConfig, PackOptions, generate_motionbench, pack_csv
 

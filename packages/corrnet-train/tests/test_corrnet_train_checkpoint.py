@@ -3,9 +3,10 @@ import pickle
 
 import pytest
 import torch
+from torch import nn
+
 from corrnet_train.checkpoint import Checkpoint, CheckpointError, check_resumable, load_weights, weights_hash
 from corrnet_train.config import config_to_dict
-from torch import nn
 
 
 def checkpoint(config=None, **changes):
@@ -13,7 +14,8 @@ def checkpoint(config=None, **changes):
     values = {
         "step": 5, "config": config_to_dict(config) if config else {}, "classes": ["a", "b"],
         "model": model.state_dict(), "optimizer": torch.optim.AdamW(model.parameters()).state_dict(),
-        "loader": {"position": 40}, "rng": {"cpu": torch.get_rng_state()}, "best_top1": 0.5, "train_seconds": 1.5,
+        "loader": {"position": 40}, "rng": {"cpu": torch.get_rng_state()}, "best_top1": 0.5,
+        "train_seconds": 1.5,
     } | changes  # fmt: skip
     return Checkpoint(**values)
 

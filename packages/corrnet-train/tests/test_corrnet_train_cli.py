@@ -2,9 +2,10 @@ import json
 import shutil
 
 import pytest
+from typer.testing import CliRunner
+
 from corrnet_train.cli import app
 from corrnet_train.config import load_config
-from typer.testing import CliRunner
 
 runner = CliRunner()
 
@@ -25,9 +26,12 @@ def run(motionbench, tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("command", [[], ["train"], ["eval"], ["predict"], ["models"], ["demo"], ["motionbench"], ["pack"], ["pack", "folder"], ["pack", "csv"]])  # fmt: skip
+@pytest.mark.parametrize(
+    "command",
+    ["", "train", "eval", "predict", "models", "demo", "motionbench", "pack", "pack folder", "pack csv"],
+)
 def test_every_command_has_help(command):
-    output = corrnet(*command, "--help")
+    output = corrnet(*command.split(), "--help")
     assert "Usage" in output and len(output) > 300
 
 

@@ -1,4 +1,5 @@
 import pytest
+
 from corrnet_train.config import ConfigError, config_to_dict, list_recipes, load_config, parse_config
 
 
@@ -51,7 +52,7 @@ def test_a_wrong_override_is_named_with_what_is_allowed(override, message):
 
 
 def test_a_wrong_recipe_is_named(tmp_path):
-    with pytest.raises(ConfigError, match="no recipe nothing: neither a file nor one of .*motionbench"):
+    with pytest.raises(ConfigError, match=r"no recipe nothing: neither a file nor one of .*motionbench"):
         load_config("nothing")
     broken = tmp_path / "broken.yaml"
     broken.write_text("a: [")

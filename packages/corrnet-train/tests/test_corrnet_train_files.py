@@ -3,6 +3,7 @@ import subprocess
 import sys
 
 import pytest
+
 from corrnet_train.files import atomic_path, write_json
 
 
@@ -23,8 +24,8 @@ import pathlib, signal, torch
 from corrnet_train.checkpoint import Checkpoint
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 state = {{"weight": torch.zeros(1_000_000)}}
-Checkpoint(step=1, config={{}}, classes=["a"], model=state, optimizer={{}}, loader={{}}, rng={{}}, best_top1=0.0,
-           train_seconds=0.0).save(pathlib.Path({str(tmp_path)!r}) / "last.pt")
+Checkpoint(step=1, config={{}}, classes=["a"], model=state, optimizer={{}}, loader={{}}, rng={{}},
+           best_top1=0.0, train_seconds=0.0).save(pathlib.Path({str(tmp_path)!r}) / "last.pt")
 """
     result = subprocess.run(
         [sys.executable, "-c", code],

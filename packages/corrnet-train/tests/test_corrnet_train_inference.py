@@ -1,5 +1,6 @@
 import pytest
 import torch
+
 from corrnet_train.evaluate import evaluate
 from corrnet_train.inference import ClipClassifier
 from corrnet_train.trainer import Trainer
@@ -14,8 +15,8 @@ def trained(motionbench, tmp_path_factory):
     config = load_config(
         "motionbench",
         [
-            "model.name=corrnet_tiny", f"data.shards={motionbench[1]}", f"run.dir={folder}", "data.num_workers=0",
-            "optim.batch_size=8", "optim.epochs=0.5",
+            "model.name=corrnet_tiny", f"data.shards={motionbench[1]}", f"run.dir={folder}",
+            "data.num_workers=0", "optim.batch_size=8", "optim.epochs=0.5",
         ],
     )  # fmt: skip
     return Trainer(config).run().checkpoint

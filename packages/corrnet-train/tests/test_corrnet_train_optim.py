@@ -1,7 +1,10 @@
+import itertools
+
 import pytest
 import torch
-from corrnet_train.optim import OptimConfig, build_optimizer, learning_rate
 from torch import nn
+
+from corrnet_train.optim import OptimConfig, build_optimizer, learning_rate
 
 
 def rates(num_steps, num_warmup_steps):
@@ -16,7 +19,7 @@ def test_the_rate_rises_linearly_then_falls_as_a_cosine():
     assert values[:4] == pytest.approx([0.1, 0.2, 0.3, 0.4])
     assert values[4] == pytest.approx(0.4)
     assert values[9] == pytest.approx(0.2)  # half of the cosine
-    assert all(a > b for a, b in zip(values[4:], values[5:], strict=False))
+    assert all(a > b for a, b in itertools.pairwise(values[4:]))
     assert learning_rate(14, peak=0.4, num_steps=14, num_warmup_steps=4) == pytest.approx(0, abs=1e-12)
 
 

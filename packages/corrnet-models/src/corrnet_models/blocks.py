@@ -4,9 +4,9 @@ from collections import OrderedDict
 from collections.abc import Callable
 
 import torch
-from corr_ops import VideoCorrelation
 from torch import Tensor, nn
 
+from corr_ops import VideoCorrelation
 from corrnet_models.config import EXPANSION, ModelConfig, Normalization, StageName
 
 
@@ -16,7 +16,7 @@ def _conv(
     kernel_size: tuple[int, int, int] = (1, 1, 1),
     stride: tuple[int, int, int] = (1, 1, 1),
 ) -> nn.Conv3d:
-    padding = tuple(size // 2 for size in kernel_size)
+    padding = (kernel_size[0] // 2, kernel_size[1] // 2, kernel_size[2] // 2)
     return nn.Conv3d(in_channels, out_channels, kernel_size, stride, padding, bias=False)
 
 
@@ -176,9 +176,7 @@ class CorrelationConcat(nn.Module):
         super().__init__()
         self.matching = _Matching(channels, num_frames, groups=groups, config=config)
         passed = channels - self.matching.out_channels
-        self.appearance = nn.Sequential(
-            OrderedDict(conv=_conv(channels, passed), bn=nn.BatchNorm3d(passed))
-        )
+        self.appearance = nn.Sequential(OrderedDict(conv=_conv(channels, passed), bn=nn.BatchNorm3d(passed)))
 
     def forward(self, x: Tensor) -> Tensor:
         """Map [N, C, L, H, W] to the same shape."""
@@ -193,7 +191,9 @@ _CORRELATION_BLOCKS: dict[str, Callable[..., CorrelationBlock]] = {
 }
 
 
-def make_correlation_block(stage: StageName, channels: int, num_frames: int, config: ModelConfig) -> CorrelationBlock:
+def make_correlation_block(
+    stage: StageName, channels: int, num_frames: int, config: ModelConfig
+) -> CorrelationBlock:
     """Make the correlation block of a stage, of the kind the configuration asks for.
 
     Args:

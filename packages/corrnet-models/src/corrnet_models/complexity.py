@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from itertools import chain
 
-import corr_ops
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+import corr_ops
 from corrnet_models.config import ModelConfig
 from corrnet_models.network import VideoModel
 from corrnet_models.registry import build_model, list_models, model_info
@@ -72,7 +72,8 @@ def count_gmacs(config: ModelConfig, *, resolution: int = 224) -> float:
     clip = torch.empty(_clip_shape(config, resolution), device="meta")
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         model(clip)
-    return counter.get_total_flops() / 2e9  # it counts a multiply-accumulate as two
+    flops: int = counter.get_total_flops()
+    return flops / 2e9  # it counts a multiply-accumulate as two
 
 
 def count_gmacs_fvcore(config: ModelConfig, *, resolution: int = 224) -> float:
@@ -103,10 +104,10 @@ def count_gmacs_fvcore(config: ModelConfig, *, resolution: int = 224) -> float:
     analysis = FlopCountAnalysis(model, torch.zeros(_clip_shape(config, traced)))
     for operator, handle in corr_ops.fvcore_handles().items():
         analysis.set_op_handle(operator, handle)
-    analysis.set_op_handle("aten::batch_norm", None)
     analysis.unsupported_ops_warnings(False).tracer_warnings("none")
     counts = analysis.by_operator()
-    classifier = counts.pop("linear", 0)
+    counts.pop("batch_norm")
+    classifier = counts.pop("linear")
     return float(counts.total() * (resolution / traced) ** 2 + classifier) / 1e9
 
 

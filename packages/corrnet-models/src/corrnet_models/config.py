@@ -1,6 +1,6 @@
 """One frozen record holds everything that defines a network of this package."""
 
-from typing import Any, Literal, Self, cast
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -161,7 +161,7 @@ class ModelConfig(BaseModel):
         """Channels G*K*K that the operator puts out in a stage (Table 1)."""
         return self.correlation_groups(stage) * self.corr_kernel_size**2
 
-    def replace(self, **changes: Any) -> "ModelConfig":
+    def replace(self, **changes: Any) -> Self:
         """Make a validated copy with some fields changed.
 
         Args:
@@ -170,4 +170,4 @@ class ModelConfig(BaseModel):
         Raises:
             ValueError: A name is no field, or a value cannot work.
         """
-        return cast("ModelConfig", type(self)(**{**self.model_dump(), **changes}))
+        return type(self)(**{**self.model_dump(), **changes})

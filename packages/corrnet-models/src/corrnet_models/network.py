@@ -7,11 +7,11 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
 import torch
-from corr_ops import VideoCorrelation
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
+from corr_ops import VideoCorrelation
 from corrnet_models.blocks import Bottleneck, make_correlation_block, make_stem
 from corrnet_models.config import EXPANSION, STAGES, ModelConfig, StageName
 
@@ -118,7 +118,7 @@ def _make_stage(stage: StageName, in_channels: int, num_frames: int, config: Mod
 
 
 def _initialize(module: nn.Module, *, zero_init_residual: bool) -> None:
-    """Initialise convolutions (Kaiming normal, fan-out) and batch norm (1, 0); filters start at one by themselves."""
+    """Initialise convolutions (Kaiming normal, fan-out) and batch norm; the operator does its filters itself."""
     for part in module.modules():
         if isinstance(part, nn.Conv3d):
             nn.init.kaiming_normal_(part.weight, mode="fan_out", nonlinearity="relu")
@@ -133,7 +133,7 @@ def _initialize(module: nn.Module, *, zero_init_residual: bool) -> None:
 
 @contextmanager
 def _running_stats_kept(module: nn.Module) -> Iterator[None]:
-    """Keep batch norm's running statistics as they are: recomputing a block must not count its batch twice."""
+    """Keep batch norm's running statistics: recomputing a block must not count its batch twice."""
     norms = [part for part in module.modules() if isinstance(part, _BatchNorm)]
     kept = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
     for norm in norms:
@@ -273,7 +273,7 @@ class VideoModel(nn.Module, ABC):
             )
         if self.config.fixed_length and x.shape[2] != self.config.num_frames:
             raise ValueError(
-                f"this net has one correlation filter per frame for clips of {self.config.num_frames} frames; "
+                f"this net has a correlation filter for each of {self.config.num_frames} frames; "
                 f"got {x.shape[2]}. Call set_num_frames({x.shape[2]}) to interpolate the filters, "
                 f"or build the net with num_frames={x.shape[2]}"
             )
@@ -298,7 +298,9 @@ class VideoResNet(VideoModel):
 
     def __init__(self, config: ModelConfig) -> None:
         if config.flow_channels != 0:
-            raise ValueError(f"VideoResNet has one stream; got flow_channels={config.flow_channels}, allowed 0")
+            raise ValueError(
+                f"VideoResNet has one stream; got flow_channels={config.flow_channels}, allowed 0"
+            )
         super().__init__(config, num_features=EXPANSION * config.widths[-1])
         self.backbone = Backbone(config, in_channels=config.in_channels)
 

@@ -80,7 +80,9 @@ def model_info(name: str) -> ModelInfo:
         ValueError: There is no such model.
     """
     if name not in _MODELS:
-        raise ValueError(f"unknown model {name!r}{_nearest(name, _MODELS)}; allowed: {', '.join(list_models())}")
+        raise ValueError(
+            f"unknown model {name!r}{_nearest(name, _MODELS)}; allowed: {', '.join(list_models())}"
+        )
     return _MODELS[name]
 
 
@@ -99,7 +101,8 @@ def model_config(name: str, **overrides: Any) -> ModelConfig:
     for key in overrides:
         if key not in fields:
             raise ValueError(
-                f"unknown option {key!r} for model {name!r}{_nearest(key, fields)}; allowed: {', '.join(fields)}"
+                f"unknown option {key!r} of model {name!r}{_nearest(key, fields)}; "
+                f"allowed: {', '.join(fields)}"
             )
     return info.config.replace(**overrides)
 

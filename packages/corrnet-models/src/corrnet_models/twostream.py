@@ -35,5 +35,5 @@ class TwoStreamResNet(VideoModel):
 
     def _features(self, x: Tensor) -> Tensor:
         flow_channels = self.config.flow_channels
-        rgb, flow = x.split([x.shape[1] - flow_channels, flow_channels], dim=1)
+        rgb, flow = x[:, :-flow_channels], x[:, -flow_channels:]
         return torch.cat([self.rgb(rgb), self.flow(flow)], dim=1)

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, TypeVar
 import typer
 from rich.console import Console
 from rich.table import Table
+
 from video_data import (
     MotionBenchConfig,
     PackOptions,
@@ -223,7 +224,10 @@ def models(
         list[int] | None, typer.Option(help="Clip lengths to count; may be given more than once.")
     ] = None,
 ) -> None:
-    """Show the models: parameters, GMACs of a clip, the paper's figure and the difference.
+    """Show the models: parameters and GMACs of a clip beside the paper's figure.
+
+    GMACs (multiply-accumulates / 1e9) are counted by torch's FlopCounterMode and by fvcore; without
+    --num-frames at the clip lengths for which the paper prints a figure, else at the model's own.
 
     [bold]Examples[/]
 
@@ -231,7 +235,7 @@ def models(
 
     corrnet models 'corrnet*' --num-frames 32
     """
-    from corrnet_models import complexity_table, list_models
+    from corrnet_models import complexity_table, list_models, model_info
 
     chosen: list[str] = []
     for pattern in names or ["*"]:
@@ -239,16 +243,24 @@ def models(
         if not found:
             raise ValueError(f"no model matches {pattern!r}; there are {', '.join(list_models())}")
         chosen += found
-    table = Table("model", "frames", "params (M)", "GMACs", "paper", "difference")
+    table = Table("model", "frames", "size", "params (M)", "GMACs", "fvcore", "paper", "difference")
     for column in table.columns[1:]:
         column.justify = "right"
-    rows = complexity_table(chosen, num_frames=tuple(num_frames)) if num_frames else complexity_table(chosen)
-    for row in rows:
-        paper = "" if row.paper_gmacs is None else f"{row.paper_gmacs:g}"
-        difference = "" if row.paper_gmacs is None else f"{row.gmacs / row.paper_gmacs - 1:+.1%}"
-        table.add_row(
-            row.name, str(row.num_frames), f"{row.params / 1e6:.2f}", f"{row.gmacs:.2f}", paper, difference
-        )
+    for name in chosen:
+        info = model_info(name)
+        lengths = num_frames or sorted(info.paper_gmacs) or [info.config.num_frames]
+        for row in complexity_table([name], num_frames=lengths):
+            digits = 2 if row.gmacs >= 1 else 4
+            table.add_row(
+                row.name,
+                str(row.num_frames),
+                f"{row.resolution}",
+                f"{row.num_parameters / 1e6:.2f}",
+                f"{row.gmacs:.{digits}f}",
+                "" if row.gmacs_fvcore is None else f"{row.gmacs_fvcore:.{digits}f}",
+                "" if row.paper_gmacs is None else f"{row.paper_gmacs:g}",
+                "" if row.difference is None else f"{row.difference:+.2f}",
+            )
     out.print(table)
 
 

@@ -7,9 +7,9 @@ from typing import Any, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, ValidationError
-from video_data import ClipConfig
 
 from corrnet_train.optim import OptimConfig
+from video_data import ClipConfig
 
 
 class ConfigError(ValueError):
@@ -55,7 +55,7 @@ class EvalConfig(BaseModel):
 
 
 class RunSettings(BaseModel):
-    """Where the run is written and what it runs on. Nothing here changes what is learned but seed and precision."""
+    """Where the run is written and what it runs on; only seed and precision change what is learned."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -93,7 +93,7 @@ def load_config(recipe: str | Path, overrides: list[str] | None = None) -> RunCo
 
     Args:
         recipe: path of a YAML file, or the name of a recipe that ships with the package (`list_recipes`).
-        overrides: `section.key=value` strings; values are read as YAML (`run.seed=1`, `optim.clip_grad_norm=null`).
+        overrides: `section.key=value` strings; values are read as YAML (`optim.clip_grad_norm=null`).
 
     Raises:
         ConfigError: an unknown file, key or value; the message names it and what is allowed.

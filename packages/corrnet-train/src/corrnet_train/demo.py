@@ -9,24 +9,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import torch
-from corr_ops import VideoCorrelation
-from corrnet_models import count_complexity
 from rich.console import Console
 from torch import Tensor, nn
-from video_data import (
-    MotionBenchConfig,
-    PackOptions,
-    ShardSet,
-    decode_views,
-    generate_motionbench,
-    open_shards,
-    pack_csv,
-)
 
+from corr_ops import VideoCorrelation
+from corrnet_models import count_gmacs, count_parameters
 from corrnet_train.config import RunConfig, load_config
 from corrnet_train.evaluate import EvalResult, evaluate
 from corrnet_train.files import write_text
-from corrnet_train.inference import ClipClassifier
+from corrnet_train.inference import ClipClassifier, build_model
 from corrnet_train.metrics import read_metrics
 from corrnet_train.progress import progress_bar
 from corrnet_train.report import (
@@ -40,6 +31,15 @@ from corrnet_train.report import (
     write_report,
 )
 from corrnet_train.trainer import Trainer, TrainResult
+from video_data import (
+    MotionBenchConfig,
+    PackOptions,
+    ShardSet,
+    decode_views,
+    generate_motionbench,
+    open_shards,
+    pack_csv,
+)
 
 MODELS = ("r2d_tiny", "r2plus1d_tiny", "corrnet_tiny")
 _NUM_SAMPLES = 4
@@ -162,16 +162,13 @@ def _test(classifier: ClipClassifier, shards: ShardSet, config: RunConfig, conso
 
 
 def _model_result(config: RunConfig, trained: TrainResult, tested: EvalResult) -> ModelResult:
-    clip = config.data.clip
-    complexity = count_complexity(
-        config.model.name, num_frames=clip.num_frames, size=clip.crop_size, num_classes=len(tested.confusion)
-    )
+    model = build_model(config, len(tested.confusion))
     lines = read_metrics(config.run.dir)
     return ModelResult(
         name=config.model.name,
         run_dir=config.run.dir.name,
-        params=complexity.params,
-        gmacs=complexity.gmacs,
+        params=count_parameters(model),
+        gmacs=count_gmacs(model.config, resolution=config.data.clip.crop_size),
         clip_top1=tested.clip_top1,
         video_top1=tested.video_top1,
         clip_top5=tested.clip_top5,

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 import av
 import torch
-from video_data import ShardSet, test_loader
 
 from corrnet_train.checkpoint import weights_hash
 from corrnet_train.inference import ClipClassifier
+from video_data import ShardSet, test_loader
 
 Fingerprint = dict[str, str | int]
 
@@ -34,7 +34,8 @@ class EvalResult:
     """Accuracy over a split; each video is counted once.
 
     Attributes:
-        clip_top1, clip_top5, video_top1, video_top5: fractions in 0..1. With fewer than five classes top-5 is 1.
+        clip_top1, clip_top5, video_top1, video_top5: fractions in 0..1; top-5 is 1 for five
+            classes or fewer.
         confusion: number of videos, rows are true classes and columns predicted ones.
         predictions: one for each video, in the order of the split.
         fingerprint: what the figures depend on.
@@ -147,7 +148,7 @@ def fingerprint(
         "views": f"{num_clips} clips x 1 centre crop",
         "clip": f"{clip.num_frames} frames, stride {clip.frame_stride}, {clip.crop_size} px",
         "resize": f"short side {clip.short_side_range[0]} px",
-        "decoder": f"PyAV {av.__version__}, libavcodec {'.'.join(map(str, av.library_versions['libavcodec']))}",
+        "decoder": f"PyAV {av.__version__}, FFmpeg {av.ffmpeg_version_info}",
         "precision": classifier.precision,
         "weights": weights_hash(classifier.model),
     }

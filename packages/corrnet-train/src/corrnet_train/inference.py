@@ -4,12 +4,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from corrnet_models import create_model
 from torch import Tensor, nn
-from video_data import ClipConfig, decode_views, normalize
 
+from corrnet_models import VideoModel, create_model
 from corrnet_train.checkpoint import Checkpoint, load_weights
 from corrnet_train.config import RunConfig, parse_config
+from video_data import ClipConfig, decode_views, normalize
 
 
 def resolve_device(name: str) -> torch.device:
@@ -29,7 +29,7 @@ def resolve_device(name: str) -> torch.device:
     return device
 
 
-def build_model(config: RunConfig, num_classes: int) -> nn.Module:
+def build_model(config: RunConfig, num_classes: int) -> VideoModel:
     """The model of a run, for its clip length and classes.
 
     Raises:

@@ -1,4 +1,4 @@
-"""The record of a run: `metrics.jsonl` and TensorBoard events, continued without gaps or repeats on resume."""
+"""The record of a run: `metrics.jsonl` and TensorBoard events, without gaps or repeats on resume."""
 
 import json
 from pathlib import Path

@@ -15,7 +15,6 @@ import yaml
 from rich.console import Console
 from torch import Tensor, nn
 from torch.nn import functional as F
-from video_data import LoaderState, ShardSet, normalize, open_shards, train_loader
 
 from corrnet_train.checkpoint import Checkpoint, check_resumable, load_weights
 from corrnet_train.config import RunConfig, config_to_dict
@@ -25,6 +24,7 @@ from corrnet_train.inference import ClipClassifier, build_model, resolve_device
 from corrnet_train.metrics import MetricsLog
 from corrnet_train.optim import build_optimizer, learning_rate
 from corrnet_train.progress import progress_bar, training_bar
+from video_data import LoaderState, ShardSet, normalize, open_shards, train_loader
 
 
 class TrainingDiverged(RuntimeError):
@@ -103,7 +103,8 @@ class Trainer:
     def run(self) -> TrainResult:
         """Trains to the end, or to an interrupt.
 
-        The first Ctrl-C (or SIGTERM) finishes the step, saves a checkpoint and returns; a second one stops at once.
+        The first Ctrl-C (or SIGTERM) finishes the step, saves a checkpoint and returns; a second one stops
+        at once.
 
         Raises:
             TrainingDiverged: the loss became infinite or not a number; the last checkpoint stays as it was.
@@ -160,7 +161,7 @@ class Trainer:
         self.save(self.last_checkpoint)
 
     def _train_step(self, video: Tensor, label: Tensor, keys: list[str]) -> tuple[float, int, float]:
-        """One optimiser step on uint8 [N, 3, L, H, W]; returns loss, number of correct clips and gradient norm."""
+        """One step on uint8 [N, 3, L, H, W]; returns loss, number of correct clips and gradient norm."""
         optim = self.config.optim
         self.model.train()
         rate = learning_rate(
@@ -176,9 +177,9 @@ class Trainer:
         value = loss.item()
         if not math.isfinite(value):
             raise TrainingDiverged(
-                f"the loss is {value} at step {self.step}, learning rate {rate:.3g}. Samples of the batch: "
-                f"{', '.join(keys)}. Try a lower optim.lr, more optim.warmup_epochs or optim.clip_grad_norm=1; "
-                f"the last checkpoint is kept"
+                f"the loss is {value} at step {self.step}, learning rate {rate:.3g}; the last checkpoint is kept. "
+                "Try a lower optim.lr, more optim.warmup_epochs or optim.clip_grad_norm=1. "
+                f"Samples of the batch: {', '.join(keys)}"
             )
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()

@@ -56,7 +56,8 @@ def accuracy_figure(models: Sequence[ModelResult], *, num_classes: int) -> bytes
         axes.annotate(
             "uniform guess",
             (1, guess),
-            (0, 3),
+            # Below the line, out of the way of curves that start there, if the axis leaves room.
+            (0, -11) if guess > 0.1 else (0, 3),
             xycoords=("axes fraction", "data"),
             textcoords="offset points",
             ha="right",

@@ -14,7 +14,7 @@ from corrnet_train.report.svg import STYLE, plain_label, render
 
 # Dark in the middle, so that the white arrows stand out on weights near the mean as well.
 _COLORMAP = LinearSegmentedColormap.from_list(
-    "filters", ["#7cc4ff", "#2f7fc4", "#143a5c", "#17181c", "#643410", "#c96a1b", "#ffb15e"]
+    "filters", ["#8fd0ff", "#3d92dd", "#1c4f80", "#17181c", "#7d4214", "#dd7d22", "#ffc078"]
 )
 
 
@@ -90,7 +90,7 @@ def filter_figure(weight: Tensor, *, max_frames: int = 8, max_channels: int = 8,
     reach = float(np.abs(values - mean).max()) or 1.0
 
     with rc_context(STYLE):
-        figure = Figure(figsize=(1.9 + 0.62 * num_channels, 1.0 + 0.62 * num_frames), layout="constrained")
+        figure = Figure(figsize=(1.6 + 0.5 * num_channels, 0.9 + 0.5 * num_frames), layout="constrained")
         axes = figure.add_subplot()
         image = axes.imshow(
             canvas, cmap=_COLORMAP, vmin=mean - reach, vmax=mean + reach, interpolation="none"
@@ -125,10 +125,10 @@ def _draw_arrows(axes: Axes, offsets: NDArray[np.int64], *, pitch: int, size: in
         units="xy",
         scale_units="xy",
         scale=1,
-        width=0.09 * size,
-        headwidth=3.2,
-        headlength=3.4,
-        headaxislength=3.0,
+        width=0.08 * size,
+        headwidth=3.0,
+        headlength=2.6,
+        headaxislength=2.3,
         minlength=0,
         color="white",
         edgecolor="black",

@@ -58,10 +58,11 @@ def _render(results: Results, filters: Mapping[str, Tensor], samples: Sequence[S
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, auto_reload=False
     )
     environment.filters |= {"percent": format_percent, "duration": format_duration}
+    created = datetime.fromisoformat(results.created)
     source = files(__package__).joinpath("template.html").read_text(encoding="utf-8")
     return environment.from_string(source).render(
         results=results,
-        created=datetime.fromisoformat(results.created).strftime("%d %B %Y, %H:%M"),
+        created=f"{created.day} {created:%B %Y, %H:%M %Z}".rstrip(),
         columns=COLUMNS,
         rows=_table_rows(results),
         curves=_curves(results.models),
