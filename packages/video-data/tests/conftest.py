@@ -1,4 +1,4 @@
-"""Videos that tell which frame is which: the number of each frame is painted as a row of black and white blocks."""
+"""Videos that tell which frame is which: each frame shows its number as a row of black and white blocks."""
 
 import io
 from collections.abc import Callable, Sequence

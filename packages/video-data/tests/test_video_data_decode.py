@@ -1,13 +1,13 @@
 """Reading chosen frames exactly, from videos of many kinds."""
 
 import io
-import os
 from fractions import Fraction
 from pathlib import Path
 
 import av
 import numpy as np
 import pytest
+
 from video_data.clips import Box
 from video_data.decode import decode_frames
 from video_data.encode import reencode_video
@@ -160,7 +160,13 @@ def test_short_side_shrinks_but_never_enlarges(make_video):
 
 @pytest.mark.parametrize(
     "content",
-    [b"", b"not a video", bytes(100_000), b"\xff\xfe\x00" * 1000, b"ffconcat version 1.0\nfile /etc/passwd\n"],
+    [
+        b"",
+        b"not a video",
+        bytes(100_000),
+        b"\xff\xfe\x00" * 1000,
+        b"ffconcat version 1.0\nfile /etc/passwd\n",
+    ],
     ids=["empty", "text", "zeros", "bytes", "concat"],
 )
 def test_garbage_raises_a_video_error(content):
@@ -182,7 +188,8 @@ def test_a_sample_cannot_open_other_files(name, make_video, tmp_path):
     for source in (path, path.read_bytes()):
         with pytest.raises(VideoError):
             probe_video(source)
-    playlist = f"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\n{(tmp_path / 'secret.mp4').as_uri()}\n#EXT-X-ENDLIST\n"
+    secret = (tmp_path / "secret.mp4").as_uri()
+    playlist = f"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\n{secret}\n#EXT-X-ENDLIST\n"
     with pytest.raises(VideoError):
         probe_video(playlist.encode())
 
@@ -208,11 +215,16 @@ def test_a_wrong_index_raises_instead_of_returning_other_frames(make_video):
         decode_frames(video, larger, [5], [WHOLE], 64)
 
 
+def open_files() -> int:
+    descriptors = Path("/proc/self/fd")
+    return len(list(descriptors.iterdir())) if descriptors.exists() else 0
+
+
 def test_decoding_leaves_no_open_files(make_video, tmp_path):
     path = tmp_path / "video.mp4"
     path.write_bytes(make_video(range(20)))
     info = probe_video(path)
-    before = len(os.listdir("/proc/self/fd")) if Path("/proc/self/fd").exists() else 0
+    before = open_files()
     for _ in range(5):
         decode_frames(path, info, [1, 15], [WHOLE], 64)
-    assert (len(os.listdir("/proc/self/fd")) if before else 0) == before
+    assert open_files() == before

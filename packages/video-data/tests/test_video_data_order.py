@@ -4,6 +4,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
+
 from video_data import ClipConfig
 from video_data.clips import (
     clip_frames,
@@ -22,7 +23,9 @@ def one_pass(sizes, seed, pass_index):
     return [order(pass_index * sum(sizes) + offset) for offset in range(sum(sizes))]
 
 
-@pytest.mark.parametrize("sizes", [[1], [5], [3, 1, 4], [2] * (3 * SHUFFLE_WINDOW), [7] * (2 * SHUFFLE_WINDOW + 1)])
+@pytest.mark.parametrize(
+    "sizes", [[1], [5], [3, 1, 4], [2] * (3 * SHUFFLE_WINDOW), [7] * (2 * SHUFFLE_WINDOW + 1)]
+)
 def test_every_pass_is_a_permutation(sizes):
     for pass_index in (0, 1, 1000):
         assert sorted(one_pass(sizes, 3, pass_index)) == list(range(sum(sizes)))

@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+
 from video_data import PackOptions, VideoError, decode_views, open_shards, pack_csv, pack_folder
 from video_data.clips import Box, ClipConfig
 from video_data.decode import decode_frames
@@ -83,7 +84,9 @@ def test_the_tars_are_readable_by_webdataset(class_folder, tmp_path):
 
     pack_folder(class_folder, tmp_path, options=COPY, progress=False)
     samples = list(webdataset.WebDataset(str(tmp_path / "train-000000.tar"), shardshuffle=False))
-    assert [sample["__key__"] for sample in samples] == [r.key for r in open_shards(tmp_path).samples("train")]
+    assert [sample["__key__"] for sample in samples] == [
+        r.key for r in open_shards(tmp_path).samples("train")
+    ]
     assert all(set(sample) >= {"mp4", "json"} for sample in samples)
 
 
@@ -98,6 +101,15 @@ def test_the_same_input_gives_the_same_bytes(mode, class_folder, tmp_path):
     other = options.model_copy(update={"seed": 1})
     pack_folder(class_folder, tmp_path / "three", options=other, progress=False)
     assert contents(tmp_path / "one") != contents(tmp_path / "three")
+
+
+def test_encoding_does_not_depend_on_what_memory_held_before(class_folder, tmp_path):
+    script = "import sys; from video_data import pack_folder; pack_folder(*sys.argv[1:], progress=False)"
+    for fill in ("1", "170"):
+        environment = {**os.environ, "MALLOC_PERTURB_": fill}  # glibc fills new memory with this byte
+        command = [sys.executable, "-c", script, str(class_folder), str(tmp_path / fill)]
+        subprocess.run(command, env=environment, check=True)
+    assert contents(tmp_path / "1") == contents(tmp_path / "170")
 
 
 def test_copying_keeps_the_bytes(class_folder, tmp_path):
@@ -215,7 +227,16 @@ def test_broken_videos_are_listed_with_their_reason(mode, make_video, tmp_path):
 
 
 def test_odd_file_names_keep_their_samples_apart(make_video, tmp_path):
-    names = ["#1 (a) & b; c!.mp4", "-dash.mp4", "v.1.mp4", "v.2.mp4", "v.avi", "v.mp4", "日本.mp4", "x" * 200 + ".mp4"]
+    names = [
+        "#1 (a) & b; c!.mp4",
+        "-dash.mp4",
+        "v.1.mp4",
+        "v.2.mp4",
+        "v.avi",
+        "v.mp4",
+        "日本.mp4",
+        "x" * 200 + ".mp4",
+    ]
     names += ["sub/v.mp4", " .mp4", "line\nbreak.mp4", "it's.MP4"]
     for number, name in enumerate(names):
         write(tmp_path / "videos" / f"class {number % 2}" / name, make_video([number] * 2))
@@ -233,7 +254,9 @@ def test_odd_file_names_keep_their_samples_apart(make_video, tmp_path):
 
 
 def test_a_finished_set_is_replaced_only_when_asked(class_folder, make_video, tmp_path):
-    pack_folder(class_folder, tmp_path / "shards", options=PackOptions(mode="copy", shard_size=5), progress=False)
+    pack_folder(
+        class_folder, tmp_path / "shards", options=PackOptions(mode="copy", shard_size=5), progress=False
+    )
     before = contents(tmp_path / "shards")
     with pytest.raises(ValueError, match="finished shard set"):
         pack_folder(class_folder, tmp_path / "shards", progress=False)
@@ -274,8 +297,9 @@ def test_a_full_disk_leaves_no_unfinished_file(class_folder, tmp_path):
 
 @pytest.mark.parametrize("num_workers", [1, 2])
 def test_ctrl_c_leaves_no_unfinished_file(num_workers, make_video, tmp_path):
+    video = make_video(range(60), size=(160, 128))
     for number in range(300):
-        write(tmp_path / "videos" / "ab"[number % 2] / f"{number}.mp4", make_video(range(60), size=(160, 128)))
+        write(tmp_path / "videos" / "ab"[number % 2] / f"{number}.mp4", video)
     script = (
         "import sys\nfrom video_data import PackOptions, pack_folder\n"
         "if __name__ == '__main__':\n"
@@ -312,10 +336,18 @@ def damage(folder, file, change):
     ("file", "change", "message"),
     [
         ("manifest.json", lambda b: b[:50], r"manifest.json: content"),
-        ("manifest.json", lambda b: b.replace(b'"format_version": 1', b'"format_version": 2'), "format_version"),
+        (
+            "manifest.json",
+            lambda b: b.replace(b'"format_version": 1', b'"format_version": 2'),
+            "format_version",
+        ),
         ("manifest.json", lambda b: b.replace(b'"size"', b'"length"'), r"manifest.json: shards.0"),
         ("manifest.json", lambda b: b.replace(b"train-000000", b"../../000000"), r"shards.0.name"),
-        ("manifest.json", lambda b: b.replace(b'"num_samples": 24', b'"num_samples": 23', 1), "counts 23 samples"),
+        (
+            "manifest.json",
+            lambda b: b.replace(b'"num_samples": 24', b'"num_samples": 23', 1),
+            "counts 23 samples",
+        ),
         ("train-000000.tar", lambda b: b[:-512], "bytes, the manifest says"),
         ("train-000000.json", lambda b: b.replace(b'"offset":', b'"offset":1'), "does not have the hash"),
     ],

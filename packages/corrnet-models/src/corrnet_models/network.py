@@ -118,7 +118,7 @@ def _make_stage(stage: StageName, in_channels: int, num_frames: int, config: Mod
 
 
 def _initialize(module: nn.Module, *, zero_init_residual: bool) -> None:
-    """Initialise convolutions (Kaiming normal, fan-out) and batch norm; the operator does its filters itself."""
+    """Initialise convolutions (Kaiming normal, fan-out) and batch norm; correlation filters are left as they are."""
     for part in module.modules():
         if isinstance(part, nn.Conv3d):
             nn.init.kaiming_normal_(part.weight, mode="fan_out", nonlinearity="relu")

@@ -74,11 +74,11 @@ class RunConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    model: ModelConfig = Field(default_factory=lambda: ModelConfig())
+    model: ModelConfig = Field(default_factory=ModelConfig)
     data: DataConfig
-    optim: OptimConfig = Field(default_factory=lambda: OptimConfig())
-    eval: EvalConfig = Field(default_factory=lambda: EvalConfig())
-    run: RunSettings = Field(default_factory=lambda: RunSettings())
+    optim: OptimConfig = Field(default_factory=OptimConfig)
+    eval: EvalConfig = Field(default_factory=EvalConfig)
+    run: RunSettings = Field(default_factory=RunSettings)
 
 
 # Keys that may differ between a run and its continuation: they do not change what is learned.

@@ -113,7 +113,8 @@ class ClipClassifier:
         clips = normalize(video.to(self.device, non_blocking=True))
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
             logits = self.model(clips)
-        return logits.float().softmax(dim=1).cpu()
+        probabilities: Tensor = logits.float().softmax(dim=1).cpu()
+        return probabilities
 
     def video_probabilities(self, views: Tensor) -> tuple[Tensor, Tensor]:
         """Averages over views (paper section 5).

@@ -151,7 +151,7 @@ class Trainer:
                 if self.step % config.run.log_every == 0 or self.step == self.num_steps:
                     values = window.values()
                     self._log_train(values, grad_norm)
-                    bar.update(task, **values)
+                    bar.tasks[task].fields |= values
                     window = _Window()
                 bar.update(task, completed=self.step)
                 if self._is_eval_step():
@@ -319,8 +319,8 @@ def _interrupt_flag() -> Iterator[_Flag]:
         flag.set = True
         signal.signal(number, previous[number])
 
-    for number in (signal.SIGINT, signal.SIGTERM):
-        previous[number] = signal.signal(number, handle)
+    for name in (signal.SIGINT, signal.SIGTERM):
+        previous[int(name)] = signal.signal(name, handle)
     try:
         yield flag
     finally:

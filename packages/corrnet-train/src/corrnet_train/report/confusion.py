@@ -5,12 +5,11 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 
-from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from corrnet_train.report.svg import INK, ON_FILL, RIGHT, STYLE, WRONG, plain_label, render
+from corrnet_train.report.svg import INK, ON_FILL, RIGHT, WRONG, figure_style, plain_label, render
 
 _MAX_NUMBERED = 20
 _MAX_LABELLED = 40
@@ -46,7 +45,7 @@ def confusion_figure(confusion: Sequence[Sequence[int]], classes: Sequence[str])
         classes: Class names in label order.
     """
     size = len(classes)
-    with rc_context(STYLE), warnings.catch_warnings():
+    with figure_style(), warnings.catch_warnings():
         # Matplotlib only measures the labels; the browser has the glyphs for them.
         warnings.filterwarnings("ignore", message="Glyph .* missing from font", category=UserWarning)
         figure = Figure(figsize=(4.0, 4.0), layout="constrained")

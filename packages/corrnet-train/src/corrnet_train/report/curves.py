@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from corrnet_train.report.results import ModelResult
 from corrnet_train.report.stats import running_mean
-from corrnet_train.report.svg import INK, STYLE, render, series_color, series_dash
+from corrnet_train.report.svg import INK, figure_style, render, series_color, series_dash
 
 _SIZE_INCHES = (5.0, 3.1)
 
@@ -26,7 +25,7 @@ def loss_figure(models: Sequence[ModelResult]) -> bytes:
 
     The logged values are drawn faintly under their running mean.
     """
-    with rc_context(STYLE):
+    with figure_style():
         figure, axes = _new_axes("training loss")
         top = 0.0
         for index, model in enumerate(models):
@@ -49,7 +48,7 @@ def accuracy_figure(models: Sequence[ModelResult], *, num_classes: int) -> bytes
         models: The models, in the order that fixes their colours.
         num_classes: Gives the accuracy of a uniform guess, drawn as a faint line.
     """
-    with rc_context(STYLE):
+    with figure_style():
         figure, axes = _new_axes("held-out video top-1")
         guess = 1 / num_classes
         axes.axhline(guess, color=INK, linewidth=0.9, alpha=0.45)

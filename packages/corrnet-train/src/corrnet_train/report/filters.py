@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
-from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import Tensor
 
-from corrnet_train.report.svg import STYLE, plain_label, render
+from corrnet_train.report.svg import figure_style, plain_label, render
 
 # Dark in the middle, so that the white arrows stand out on weights near the mean as well.
 _COLORMAP = LinearSegmentedColormap.from_list(
@@ -36,7 +37,7 @@ def largest_offsets(weight: Tensor) -> NDArray[np.int64]:
     nearest_first = steps[np.argsort((steps**2).sum(axis=1), kind="stable")]
     rows, columns = (nearest_first + radius).T
     largest = values[:, :, rows, columns].argmax(axis=-1)
-    offsets = nearest_first[largest].astype(np.int64)
+    offsets: NDArray[np.int64] = nearest_first[largest].astype(np.int64)
     assert offsets.shape == (num_frames, num_channels, 2)
     return offsets
 
@@ -60,7 +61,7 @@ def filter_figure(weight: Tensor, *, max_frames: int = 8, max_channels: int = 8,
         An SVG document with transparent background; its text takes the colour of its surroundings.
 
     Raises:
-        ValueError: If the shape is not [L, C, K, K] with odd K, a weight is not finite, or a limit is below 1.
+        ValueError: If the shape is not [L, C, K, K] with odd K, a weight is not finite or a limit below 1.
     """
     if (
         weight.ndim != 4
@@ -87,9 +88,11 @@ def filter_figure(weight: Tensor, *, max_frames: int = 8, max_channels: int = 8,
     canvas = canvas.reshape(num_frames * pitch, num_channels * pitch)[:-1, :-1]
     mean = float(values.mean())
     # Equal weights have no range; any positive one shows them in the middle colour.
-    reach = float(np.abs(values - mean).max()) or 1.0
+    reach = float(np.abs(values - mean).max()) if values.max() > values.min() else 1.0
+    # Enough digits for the ends of the scale to read differently from its middle.
+    digits = max(0, 2 - math.floor(math.log10(reach)))
 
-    with rc_context(STYLE):
+    with figure_style():
         figure = Figure(figsize=(1.6 + 0.5 * num_channels, 0.9 + 0.5 * num_frames), layout="constrained")
         axes = figure.add_subplot()
         image = axes.imshow(
@@ -97,17 +100,18 @@ def filter_figure(weight: Tensor, *, max_frames: int = 8, max_channels: int = 8,
         )
         _draw_arrows(axes, largest_offsets(shown), pitch=pitch, size=size)
         axes.set_title(plain_label(title, max_length=200), pad=10, fontweight="bold", parse_math=False)
-        axes.set_xticks(np.arange(num_channels) * pitch + size // 2, range(num_channels))
-        axes.set_yticks(np.arange(num_frames) * pitch + size // 2, range(num_frames))
+        axes.set_xticks(np.arange(num_channels) * pitch + size // 2, map(str, range(num_channels)))
+        axes.set_yticks(np.arange(num_frames) * pitch + size // 2, map(str, range(num_frames)))
         axes.set_xlabel("channel")
         axes.set_ylabel("frame")
         axes.tick_params(length=0)
         axes.spines[:].set_visible(False)
         bar = figure.colorbar(image, ax=axes, shrink=0.8, aspect=28, label="weight")
+        assert bar.solids is not None
         bar.solids.set_rasterized(True)
         bar.outline.set_visible(False)
         bar.set_ticks([mean - reach, mean, mean + reach])
-        bar.ax.set_yticklabels([f"{value:.3f}" for value in bar.get_ticks()])
+        bar.ax.set_yticklabels([f"{value:.{digits}f}" for value in bar.get_ticks()])
         return render(figure)
 
 

@@ -41,7 +41,8 @@ class SampleView:
         shape = list(self.frames.shape)
         if self.frames.dtype != torch.uint8 or len(shape) != 4 or shape[3] != 3 or not self.frames.numel():
             raise ValueError(
-                f"frames of {self.key!r} must be uint8 [L, H, W, 3] and not empty, got {self.frames.dtype} {shape}"
+                f"frames of {self.key!r} must be uint8 [L, H, W, 3] and not empty, "
+                f"got {self.frames.dtype} {shape}"
             )
         for name, ranked in self.predictions.items():
             if not ranked:
@@ -65,6 +66,6 @@ def frame_images(frames: Tensor) -> list[str]:
     for frame in frames.detach().cpu().numpy()[wanted]:
         enlarged = np.ascontiguousarray(frame.repeat(factor, axis=0).repeat(factor, axis=1))
         buffer = io.BytesIO()
-        imsave(buffer, enlarged, format="png", metadata={"Software": None})
+        imsave(buffer, enlarged, format="png", metadata={"Software": "corrnet-train"})
         images.append("data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode())
     return images

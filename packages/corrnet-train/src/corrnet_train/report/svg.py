@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import io
 import re
+from contextlib import AbstractContextManager
 from typing import Any
 
+from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 INK = "#010101"
@@ -22,7 +24,7 @@ _ROLES = {INK: "currentColor", RIGHT: "var(--right)", WRONG: "var(--wrong)", ON_
 _ROLES |= {f"#0102{index:02x}": f"var(--series-{index})" for index in range(NUM_SERIES)}
 _DASHES = ((), (6.0, 2.0), (2.0, 1.5), (7.0, 2.0, 2.0, 2.0))
 
-STYLE: dict[str, Any] = {
+_STYLE: Any = {
     "font.size": 10,
     "text.color": INK,
     "axes.edgecolor": INK,
@@ -42,7 +44,11 @@ STYLE: dict[str, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "corrnet",
 }
-"""Settings for `matplotlib.rc_context`, in force while a figure is drawn and rendered."""
+
+
+def figure_style() -> AbstractContextManager[None]:
+    """Context in which a figure is drawn and rendered; no setting outlives it."""
+    return rc_context(_STYLE)
 
 
 def series_color(index: int) -> str:
