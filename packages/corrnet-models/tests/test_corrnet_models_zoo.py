@@ -84,8 +84,6 @@ def test_feature_info_describes_what_the_stages_put_out(model: VideoModel) -> No
     for info in model.feature_info:
         size = 32 // info.spatial_stride
         length = model.config.num_frames // info.temporal_stride
-        # The last blocks of a stage are its output; the hook on the stage itself never runs when the
-        # backbone walks over the blocks, so it must have run for this to pass.
         assert shapes[info.module] == (1, info.channels, length, size, size)
 
 

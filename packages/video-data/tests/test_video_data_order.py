@@ -151,5 +151,5 @@ def test_the_default_range_of_the_shorter_side_follows_the_crop():
     "options", [{"num_frames": 0}, {"short_side": (100, 320)}, {"short_side": (320, 256)}, {"stride": 2}]
 )
 def test_wrong_clip_options_are_refused(options):
-    with pytest.raises(ValueError, match="num_frames|short_side|stride"):
+    with pytest.raises(ValueError, match=r"num_frames|short_side|stride"):
         ClipConfig(**options)

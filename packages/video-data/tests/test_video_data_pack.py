@@ -195,7 +195,7 @@ def test_wrong_folders_are_refused(make_video, tmp_path):
     with pytest.raises(ValueError, match="no videos in"):
         pack_folder(tmp_path / "empty", tmp_path / "shards", progress=False)
     write(tmp_path / "one" / "only" / "a.mp4", make_video(range(3)))
-    with pytest.raises(ValueError, match="only one class in .*'only'"):
+    with pytest.raises(ValueError, match=r"only one class in .*'only'"):
         pack_folder(tmp_path / "one", tmp_path / "shards", progress=False)
     write(tmp_path / "bad" / "a" / "a.mp4", b"")
     write(tmp_path / "bad" / "b" / "b.mp4", b"text")
@@ -370,7 +370,7 @@ def test_a_missing_file_is_named(file, class_folder, tmp_path):
 def test_unknown_splits_and_samples_are_refused(class_folder, tmp_path):
     pack_folder(class_folder, tmp_path, options=COPY, progress=False)
     shards = open_shards(tmp_path)
-    with pytest.raises(ValueError, match="no split 'val' .* it has train"):
+    with pytest.raises(ValueError, match=r"no split 'val' .* it has train"):
         shards.num_samples("val")
     with pytest.raises(ValueError, match="allowed are 0 to 23"):
         shards.read("train", 24)

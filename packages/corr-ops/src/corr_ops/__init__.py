@@ -1,1 +1,16 @@
+"""Learnable, groupwise, dilated correlation of feature maps ("Video Modeling with Correlation Networks")."""
+
+from corr_ops.api import correlation, explain, video_correlation
+from corr_ops.flops import fvcore_handles
+from corr_ops.modules import Correlation, VideoCorrelation
+
 __version__ = "0.1.0"
+
+__all__ = [
+    "Correlation",
+    "VideoCorrelation",
+    "correlation",
+    "explain",
+    "fvcore_handles",
+    "video_correlation",
+]

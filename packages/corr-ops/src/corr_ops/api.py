@@ -13,7 +13,7 @@ Searched = Literal["previous", "current"]
 
 # Name -> what it is, in the order "auto" tries them.
 _BACKENDS = {"reference": "plain tensor operations for every device and floating-point dtype"}
-_LAGS = {"previous": 1, "current": -1}
+_LAGS: dict[Searched, int] = {"previous": 1, "current": -1}
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
 
@@ -59,10 +59,10 @@ def correlation(
     check_channels(base.shape[1], groups)
     _check_alike(base=base, search=search, weight=weight)
     num_frames = base.shape[2] if base.dim() == 5 else 1
-    filters = _canonical_weight(weight, base.shape[1], num_frames, options[0], hint="")
-    if base.dim() == 5:
-        return correlation_op(base, search, filters, *options, 0, name)
-    return correlation_op(base.unsqueeze(2), search.unsqueeze(2), filters, *options, 0, name).squeeze(2)
+    filters = _canonical_weight(weight, base.shape[1], num_frames, options[0])
+    if base.dim() == 4:
+        return correlation_op(base.unsqueeze(2), search.unsqueeze(2), filters, *options, 0, name).squeeze(2)
+    return correlation_op(base, search, filters, *options, 0, name)
 
 
 def video_correlation(
@@ -75,15 +75,15 @@ def video_correlation(
     searched: Searched = "previous",
     backend: Backend = "auto",
 ) -> Tensor:
-    """Correlate every frame of a clip with the frame before it (section 3, "From two images to a video clip").
+    """Correlate every frame of a clip with the frame before it (section 3, Table 1).
 
     Frame 0 is correlated with itself, so the output has as many frames as the input. No shifted copy of the
     clip is made. See `correlation` for the formula, the output channels and the dtypes.
 
     Args:
         x: Clips [N, C, L, H, W].
-        weight: Filters [L, C, Ky, Kx], one set for each frame, or [C, Ky, Kx] or [1, C, Ky, Kx] for all frames.
-            None means ones.
+        weight: Filters [L, C, Ky, Kx], one set for each frame, or [C, Ky, Kx] or [1, C, Ky, Kx] for all of
+            them. None means ones.
         kernel_size: Neighbourhood K or (Ky, Kx), odd.
         dilation: Distance between neighbours D or (Dy, Dx), in pixels.
         groups: Number of channel groups G; C must be a multiple of it.
@@ -157,7 +157,7 @@ def check_options(
     return kernel, steps, groups
 
 
-def check_searched(searched: str) -> str:
+def check_searched(searched: Searched) -> Searched:
     """Return `searched` when it is known.
 
     Args:
@@ -219,18 +219,15 @@ def _check_alike(**tensors: Tensor | None) -> None:
 
 
 def _canonical_weight(
-    weight: Tensor | None, channels: int, num_frames: int, kernel: tuple[int, int], *, hint: str
+    weight: Tensor | None, channels: int, num_frames: int, kernel: tuple[int, int], *, hint: str = ""
 ) -> Tensor | None:
-    """Return filters as [L or 1, C, Ky, Kx]."""
+    """Return filters as [L or 1, C, Ky, Kx]; `hint` ends the message about filters of another clip length."""
     if weight is None:
         return None
-    per_frame = weight if weight.dim() == 4 else weight.unsqueeze(0)
-    shared = (channels, *kernel)
-    if per_frame.dim() != 4 or tuple(per_frame.shape[1:]) != shared:
-        allowed = [list(shared), [1, *shared], *([] if num_frames == 1 else [[num_frames, *shared]])]
-        raise ValueError(f"weight must have one of the shapes {allowed}, got {list(weight.shape)}")
-    if per_frame.shape[0] not in (1, num_frames):
-        raise ValueError(
-            f"weight has filters for {per_frame.shape[0]} frames, but the frames of a clip are {num_frames}{hint}"
-        )
-    return per_frame
+    filters = weight if weight.dim() == 4 else weight.unsqueeze(0)
+    if filters.dim() != 4 or tuple(filters.shape[1:]) != (channels, *kernel):
+        shared, frames = [channels, *kernel], [num_frames, channels, *kernel]
+        raise ValueError(f"weight must be {shared} or {frames}, got shape {list(weight.shape)}")
+    if filters.shape[0] not in (1, num_frames):
+        raise ValueError(f"weight must have filters for {num_frames} frames, got {filters.shape[0]}{hint}")
+    return filters

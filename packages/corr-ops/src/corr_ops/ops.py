@@ -9,6 +9,7 @@ Arguments here are canonical and checked by `corr_ops.api`: frames [N, C, L, H, 
 or None, kernel_size and dilation as (y, x), a lag between base and searched frame, the implementation's name.
 """
 
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
@@ -23,7 +24,7 @@ _IMPLEMENTATIONS: dict[str, ModuleType] = {"reference": reference}
 _AUTOCAST_KEYS = {"cpu": "AutocastCPU", "cuda": "AutocastCUDA"}
 
 _OPTIONS = "int[2] kernel_size, int[2] dilation, int groups, int lag"
-_LIBRARY = torch.library.Library("corr_ops", "DEF")  # noqa: TOR901
+_LIBRARY = torch.library.Library("corr_ops", "DEF")
 _LIBRARY.define(
     f"correlation(Tensor base, Tensor search, Tensor? weight, {_OPTIONS}, str backend) -> Tensor",
     tags=torch.Tag.pt2_compliant_tag,
@@ -33,8 +34,10 @@ _LIBRARY.define(
     "bool[3] needed, str backend) -> (Tensor, Tensor, Tensor)",
     tags=torch.Tag.pt2_compliant_tag,
 )
-correlation_op = torch.ops.corr_ops.correlation.default
-correlation_backward_op = torch.ops.corr_ops.correlation_backward.default
+correlation_op: Callable[..., Tensor] = torch.ops.corr_ops.correlation.default
+correlation_backward_op: Callable[..., tuple[Tensor, Tensor, Tensor]] = (
+    torch.ops.corr_ops.correlation_backward.default
+)
 
 
 def _forward(base: Tensor, search: Tensor, weight: Tensor | None, *options: Any) -> Tensor:
@@ -181,7 +184,9 @@ def autocast_dtype(tensor: Tensor) -> torch.dtype:
 
 
 def _autocast(base: Tensor, search: Tensor, weight: Tensor | None, *options: Any) -> Tensor:
-    factors = [None if factor is None else factor.to(autocast_dtype(factor)) for factor in (base, search, weight)]
+    factors = [
+        None if factor is None else factor.to(autocast_dtype(factor)) for factor in (base, search, weight)
+    ]
     with torch.autocast(base.device.type, enabled=False):
         out: Tensor = correlation_op(*factors, *options)
     return out

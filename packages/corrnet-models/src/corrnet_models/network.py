@@ -36,6 +36,34 @@ class FeatureInfo:
     spatial_stride: int
 
 
+class Stage(nn.Sequential):
+    """The blocks of one residual stage, by name and in order.
+
+    Attributes:
+        grad_checkpointing: Whether training recomputes each block in the backward pass.
+    """
+
+    grad_checkpointing: bool = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map [N, C, L, H, W] through the blocks."""
+        recompute = self.grad_checkpointing and self.training and torch.is_grad_enabled()
+        for block in self:
+            x = _checkpointed(block, x) if recompute else block(x)
+        return x
+
+
+def _checkpointed(block: nn.Module, x: Tensor) -> Tensor:
+    if torch.compiler.is_compiling():  # the compiler keeps the statistics' update out of the recomputation
+        out = checkpoint(block, x, use_reentrant=False)
+    else:
+        out = checkpoint(
+            block, x, use_reentrant=False, context_fn=lambda: (nullcontext(), _running_stats_kept(block))
+        )
+    assert isinstance(out, Tensor)
+    return out
+
+
 class Backbone(nn.Module):
     """Stem and stages of Table 2, with correlation blocks where the configuration has them.
 
@@ -49,7 +77,6 @@ class Backbone(nn.Module):
 
     def __init__(self, config: ModelConfig, *, in_channels: int) -> None:
         super().__init__()
-        self.grad_checkpointing = False
         self.stem = make_stem(
             in_channels, config.stem_width, kernel_size=config.stem_kernel_size, stride=config.stem_stride
         )
@@ -58,8 +85,8 @@ class Backbone(nn.Module):
         for index, stage in enumerate(STAGES):
             temporal_stride *= config.temporal_strides[index]
             spatial_stride *= 2
-            blocks = _make_stage(stage, channels, config.num_frames // temporal_stride, config)
-            self.add_module(stage, blocks)
+            num_frames = config.num_frames // temporal_stride
+            self.add_module(stage, _make_stage(stage, channels, num_frames, config))
             channels = EXPANSION * config.widths[index]
             self.feature_info.append(FeatureInfo(stage, channels, temporal_stride, spatial_stride))
         _initialize(self, zero_init_residual=config.zero_init_residual)
@@ -68,21 +95,18 @@ class Backbone(nn.Module):
         """Map a clip [N, in_channels, L, H, W] to features [N, C, L/4, H/32, W/32] (full-size nets)."""
         x = self.stem(x)
         for stage in STAGES:
-            for block in self.get_submodule(stage).children():
-                x = self._run(block, x)
+            x = self.get_submodule(stage)(x)
         return x
 
-    def _run(self, block: nn.Module, x: Tensor) -> Tensor:
-        if not (self.grad_checkpointing and self.training and torch.is_grad_enabled()):
-            out: Tensor = block(x)
-            return out
-        if torch.compiler.is_compiling():
-            out = checkpoint(block, x, use_reentrant=False)
-        else:
-            out = checkpoint(
-                block, x, use_reentrant=False, context_fn=lambda: (nullcontext(), _running_stats_kept(block))
-            )
-        return out
+    def set_grad_checkpointing(self, enable: bool) -> None:
+        """Turn the recomputation of blocks in the backward pass on or off.
+
+        Args:
+            enable: Whether to recompute.
+        """
+        for module in self.children():
+            if isinstance(module, Stage):
+                module.grad_checkpointing = enable
 
     def set_num_frames(self, num_frames: int) -> None:
         """Interpolate the correlation filters in time for clips of another length.
@@ -96,7 +120,7 @@ class Backbone(nn.Module):
                     module.set_num_frames(num_frames // info.temporal_stride)
 
 
-def _make_stage(stage: StageName, in_channels: int, num_frames: int, config: ModelConfig) -> nn.Sequential:
+def _make_stage(stage: StageName, in_channels: int, num_frames: int, config: ModelConfig) -> Stage:
     index = STAGES.index(stage)
     width, depth = config.widths[index], config.depths[index]
     out_channels = EXPANSION * width
@@ -114,11 +138,11 @@ def _make_stage(stage: StageName, in_channels: int, num_frames: int, config: Mod
             blocks["corr_middle"] = make_correlation_block(stage, out_channels, num_frames, config)
     if stage in config.corr_after:
         blocks["corr"] = make_correlation_block(stage, out_channels, num_frames, config)
-    return nn.Sequential(blocks)
+    return Stage(blocks)
 
 
 def _initialize(module: nn.Module, *, zero_init_residual: bool) -> None:
-    """Initialise convolutions (Kaiming normal, fan-out) and batch norm; correlation filters are left as they are."""
+    """Initialise convolutions and batch norms; the operator has initialised its filters itself."""
     for part in module.modules():
         if isinstance(part, nn.Conv3d):
             nn.init.kaiming_normal_(part.weight, mode="fan_out", nonlinearity="relu")
@@ -262,7 +286,7 @@ class VideoModel(nn.Module, ABC):
             enable: Whether to recompute.
         """
         for backbone in self.backbones().values():
-            backbone.grad_checkpointing = enable
+            backbone.set_grad_checkpointing(enable)
 
     def _check_input(self, x: Tensor) -> None:
         if x.dim() != 5:

@@ -35,8 +35,8 @@ def forward(
         kernel_size: Neighbourhood (Ky, Kx), odd.
         dilation: Distance between neighbours (Dy, Dx), in pixels.
         groups: Number of channel groups G.
-        lag: 0 pairs equal frames; 1 searches the previous frame; -1 searches the current frame, from positions
-            in the previous one.
+        lag: 0 pairs equal frames; 1 searches the previous frame; -1 searches the current frame for positions
+            of the previous one.
 
     Returns:
         [N, G*Ky*Kx, L, H, W] in the dtype of `base`.

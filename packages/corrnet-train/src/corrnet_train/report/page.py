@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import uuid
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from importlib.resources import files
@@ -13,6 +11,7 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 from torch import Tensor
 
+from corrnet_train.files import write_text
 from corrnet_train.report.confusion import confusion_figure, worst_confusion
 from corrnet_train.report.curves import accuracy_figure, loss_figure, smoothing_window
 from corrnet_train.report.filters import filter_figure
@@ -50,7 +49,7 @@ def write_report(
     named = {*filters, *(name for sample in samples for name in sample.predictions)}
     if unknown := sorted(named - set(names)):
         raise ValueError(f"filters and samples may only name models of the results {names}, got {unknown}")
-    _write_atomically(path, _render(results, filters, samples))
+    write_text(path, _render(results, filters, samples))
 
 
 def _render(results: Results, filters: Mapping[str, Tensor], samples: Sequence[SampleView]) -> str:
@@ -163,16 +162,3 @@ def _sample(sample: SampleView, models: Sequence[ModelResult]) -> dict[str, Any]
         "images": frame_images(sample.frames),
         "predictions": predictions,
     }
-
-
-def _write_atomically(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-    try:
-        with temporary.open("x", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

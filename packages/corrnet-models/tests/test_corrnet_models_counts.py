@@ -1,0 +1,116 @@
+"""Multiply-accumulates beside the paper's, and the counters beside each other."""
+
+import builtins
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from corrnet_models import (
+    complexity_table,
+    count_gmacs,
+    count_gmacs_fvcore,
+    list_models,
+    markdown_table,
+    model_config,
+)
+
+# Counted by hand from Table 2 and Figure 2: convolutions, correlations and the classifier.
+BY_HAND = {
+    ("r2d26", 16): 27.48,
+    ("r2d26", 32): 54.95,
+    ("r2plus1d26", 16): 35.95,
+    ("r2plus1d26", 32): 71.91,
+    ("corrnet26", 16): 36.56,
+    ("corrnet26", 32): 73.13,
+    ("corrnet50", 32): 115.05,
+    ("corrnet101", 32): 187.05,
+}
+
+
+@pytest.mark.parametrize(("name", "num_frames"), BY_HAND)
+def test_counts_agree_with_the_count_by_hand(name: str, num_frames: int) -> None:
+    config = model_config(name, num_frames=num_frames)
+    assert count_gmacs(config) == pytest.approx(BY_HAND[name, num_frames], rel=1e-3)
+
+
+@pytest.mark.parametrize(("name", "num_frames"), BY_HAND)
+def test_fvcore_agrees_with_torch(name: str, num_frames: int) -> None:
+    pytest.importorskip("fvcore")
+    config = model_config(name, num_frames=num_frames)
+    assert count_gmacs_fvcore(config) == pytest.approx(count_gmacs(config), rel=1e-9)
+
+
+@pytest.mark.parametrize("name", ["r2d26", "corrnet_tiny"])
+def test_fvcore_agrees_with_torch_where_the_strides_do_not_divide_the_frame(name: str) -> None:
+    pytest.importorskip("fvcore")
+    config = model_config(name, num_frames=4)
+    assert count_gmacs_fvcore(config, resolution=72) == pytest.approx(
+        count_gmacs(config, resolution=72), rel=1e-9
+    )
+
+
+def test_correlation_costs_what_table_1_says() -> None:
+    """The operator in CorrNet-26 at 32 frames: C*K*K*L*H*W after res2, res3 and res4."""
+    config = model_config("corrnet26")
+    places = [(64, 32, 56), (128, 32, 28), (256, 16, 14)]
+    operator = sum(width * 49 * frames * size * size for width, frames, size in places)
+    # The 1x1x1 convolutions to and from the operator: C -> C/4 and G*K*K -> C.
+    around = sum(
+        4 * width * (width + width // 32 * 49) * frames * size * size for width, frames, size in places
+    )
+    without = count_gmacs(config.replace(corr_after=()))
+    assert count_gmacs(config) - without == pytest.approx((operator + around) / 1e9, rel=1e-9)
+
+
+def test_table_has_the_papers_figures_and_the_difference() -> None:
+    rows = complexity_table(["r2plus1d26", "corrnet26", "corrnet101"], num_frames=(16, 32))
+    found = {(row.name, row.num_frames): row for row in rows}
+    assert list(found) == [
+        (name, num_frames) for name in ("r2plus1d26", "corrnet26", "corrnet101") for num_frames in (16, 32)
+    ]
+    assert found["r2plus1d26", 32].paper_gmacs == 71.9
+    # The paper prints 1.67 G more than its own text gives.
+    assert found["corrnet26", 32].difference == pytest.approx(-1.67, abs=0.005)
+    assert found["corrnet26", 16].difference == pytest.approx(-0.84, abs=0.005)
+    assert found["corrnet101", 32].difference == pytest.approx(0.05, abs=0.005)
+    assert found["corrnet101", 16].paper_gmacs is None
+    assert found["corrnet101", 16].difference is None
+
+
+def test_table_of_each_models_own_length() -> None:
+    rows = complexity_table(num_frames=None)
+    assert [row.name for row in rows] == list_models()
+    assert {row.name: (row.num_frames, row.resolution) for row in rows}["corrnet_tiny"] == (8, 32)
+    assert all(row.gmacs_fvcore == pytest.approx(row.gmacs, rel=1e-9) for row in rows)
+
+
+def test_table_works_without_fvcore(monkeypatch: pytest.MonkeyPatch) -> None:
+    original = builtins.__import__
+
+    def without_fvcore(name: str, *args: Any, **kwargs: Any) -> ModuleType:
+        if name.split(".")[0] == "fvcore":
+            raise ImportError(name)
+        return original(name, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, "__import__", without_fvcore)
+    monkeypatch.setattr("corrnet_models.complexity.find_spec", lambda name: None)
+    assert complexity_table(["r2d_tiny"], num_frames=(8,))[0].gmacs_fvcore is None
+    with pytest.raises(ImportError, match=r"corrnet-models\[fvcore\]"):
+        count_gmacs_fvcore(model_config("r2d_tiny"))
+
+
+def test_table_refuses_unknown_models_and_lengths() -> None:
+    with pytest.raises(ValueError, match="did you mean 'corrnet26'"):
+        complexity_table(["corrnet-26"])
+    with pytest.raises(ValueError, match="multiple of 4"):
+        complexity_table(["corrnet26"], num_frames=(10,))
+
+
+def test_the_readme_shows_the_present_figures() -> None:
+    readme = (Path(__file__).parents[1] / "README.md").read_text()
+    full_size = ["r2d26", "r2plus1d26", "r2plus1d26_twostream", "corrnet26", "corrnet50", "corrnet101"]
+    tiny = ["r2d_tiny", "r2plus1d_tiny", "r2plus1d_tiny_twostream", "corrnet_tiny"]
+    assert markdown_table(complexity_table(full_size)) in readme
+    assert markdown_table(complexity_table(tiny, num_frames=None)) in readme
