@@ -80,15 +80,14 @@ def test_bf16_trains_and_keeps_fp32_weights(make_config):
     assert all(value.isfinite().all() for value in floating)
 
 
+@pytest.mark.slow
 def test_a_run_learns_the_videos_it_sees(make_config):
-    """The loss on 32 videos must fall well under that of guessing, ln 8 = 2.08."""
-    config = make_config(
-        "optim.epochs=12", "optim.batch_size=16", "eval.every_epochs=0", "data.clip.short_side=[48,48]"
-    )
+    """Guessing has a loss of ln 8 = 2.08; a net that sees 32 videos again and again must get far below."""
+    config = make_config("optim.epochs=40", "optim.batch_size=16", "eval.every_epochs=0", model="corrnet_tiny")
     Trainer(config).run()
     losses = [line["loss"] for line in read_metrics(config.run.dir) if line["kind"] == "train"]
-    assert sum(losses[:3]) / 3 > 1.7
-    assert sum(losses[-3:]) / 3 < 1.2
+    assert sum(losses[:3]) / 3 > 1.9
+    assert sum(losses[-5:]) / 5 < 1.2
 
 
 def test_a_diverged_run_stops_names_its_samples_and_keeps_the_checkpoint(make_config):

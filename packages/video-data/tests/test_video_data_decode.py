@@ -215,6 +215,16 @@ def test_a_wrong_index_raises_instead_of_returning_other_frames(make_video):
         decode_frames(video, larger, [5], [WHOLE], 64)
 
 
+def test_other_kinds_of_files_are_not_opened_as_videos(tmp_path):
+    encoder = av.CodecContext.create("png", "w")
+    encoder.width, encoder.height, encoder.pix_fmt, encoder.time_base = 64, 64, "rgb24", Fraction(1, 25)
+    picture = av.VideoFrame.from_ndarray(np.zeros((64, 64, 3), dtype=np.uint8), format="rgb24")
+    path = tmp_path / "picture.mp4"
+    path.write_bytes(bytes(encoder.encode(picture)[0]))
+    with pytest.raises(VideoError):
+        probe_video(path)
+
+
 def open_files() -> int:
     descriptors = Path("/proc/self/fd")
     return len(list(descriptors.iterdir())) if descriptors.exists() else 0

@@ -24,6 +24,7 @@ from video_data import (
     train_loader,
 )
 from video_data import test_loader as view_loader  # pytest would collect it as a test under its own name
+from video_data.order import SampleOrder
 
 CLIP = ClipConfig(num_frames=4, crop_size=16, short_side=(20, 24))
 WHOLE = ClipConfig(num_frames=4, crop_size=64, short_side=(64, 64))
@@ -225,7 +226,7 @@ def test_an_unreadable_sample_is_replaced_by_the_next_in_the_order(num_workers, 
     keys = [key for batch in batches for key in batch.keys]
     assert not set(broken) & set(keys)
     records = list(shards.samples("train"))
-    order = train_loader(shards, "train", CLIP, batch_size=4, seed=0, error_budget=1)._dataset._order
+    order = SampleOrder(shards.shard_sizes("train"), seed=0)
     expected = [records[order(position)].key for position in range(24)]
     for position, key in enumerate(expected):
         assert keys[position] == (key if key not in broken else expected[(position + 1) % 24])
@@ -414,13 +415,13 @@ def test_ctrl_c_reaches_the_main_process_alone(shard_path, tmp_path):
         "import os, signal, sys\n"
         "from video_data import ClipConfig, open_shards, train_loader\n"
         "if __name__ == '__main__':\n"
-        "    signal.signal(signal.SIGINT, lambda *_: None)\n"
         "    clip = ClipConfig(num_frames=4, crop_size=16, short_side=(20, 24))\n"
         "    shards = open_shards(sys.argv[1])\n"
         "    options = dict(batch_size=2, seed=0, num_workers=2, num_samples=200)\n"
         "    loader = train_loader(shards, 'train', clip, **options)\n"
         "    for number, batch in enumerate(loader):\n"
         "        if number == 10:\n"
+        "            signal.signal(signal.SIGINT, lambda *_: None)\n"
         "            os.killpg(0, signal.SIGINT)\n"
         "    print('batches', number + 1)\n"
     )

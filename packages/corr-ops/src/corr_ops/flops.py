@@ -41,8 +41,10 @@ def fvcore_handles() -> dict[str, Callable[[list[Any], list[Any]], int]]:
 
 
 def _fvcore_forward(inputs: list[Any], outputs: list[Any]) -> int:
-    # Values of a traced graph, in the order of the operator's schema.
-    return num_macs(inputs[0].type().sizes(), inputs[3].toIValue())
+    # Values of a traced graph, in the order of the operator's schema. A list like kernel_size has no constant
+    # there, but the output has G*Ky*Kx channels.
+    groups = inputs[5].toIValue()
+    return num_macs(inputs[0].type().sizes(), (outputs[0].type().sizes()[1] // groups,))
 
 
 def _forward_flops(

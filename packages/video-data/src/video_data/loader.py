@@ -126,14 +126,12 @@ class TrainLoader:
 
     def __init__(
         self,
-        dataset: "_TrainDataset",
         sampler: "_PositionSampler",
         loader: "DataLoader[Batch]",
         state: LoaderState,
         allowed: float,
     ) -> None:
         self.num_replaced = 0
-        self._dataset = dataset
         self._sampler = sampler
         self._loader = loader
         self._state = state
@@ -229,7 +227,7 @@ def train_loader(
         dataset, sampler, _collate_clips, num_workers, multiprocessing_context
     )
     state = LoaderState(manifest_hash=shards.manifest_hash, split=split, seed=seed, position=position)
-    return TrainLoader(dataset, sampler, loader, state, allowed=error_budget * len(sampler) * batch_size)
+    return TrainLoader(sampler, loader, state, allowed=error_budget * len(sampler) * batch_size)
 
 
 def test_loader(
@@ -485,6 +483,7 @@ def _data_loader(
         pin_memory=torch.cuda.is_available(),
         worker_init_fn=_start_worker,
         multiprocessing_context=multiprocessing_context if num_workers else None,
+        generator=torch.Generator(),  # else each iter() would draw from the global random state
     )
 
 

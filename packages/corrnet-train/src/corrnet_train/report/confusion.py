@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 
 from matplotlib.axes import Axes
@@ -45,9 +44,7 @@ def confusion_figure(confusion: Sequence[Sequence[int]], classes: Sequence[str])
         classes: Class names in label order.
     """
     size = len(classes)
-    with figure_style(), warnings.catch_warnings():
-        # Matplotlib only measures the labels; the browser has the glyphs for them.
-        warnings.filterwarnings("ignore", message="Glyph .* missing from font", category=UserWarning)
+    with figure_style():
         figure = Figure(figsize=(4.0, 4.0), layout="constrained")
         axes = figure.add_subplot()
         axes.set_aspect("equal")

@@ -93,7 +93,9 @@ def filter_figure(weight: Tensor, *, max_frames: int = 8, max_channels: int = 8,
     digits = max(0, 2 - math.floor(math.log10(reach)))
 
     with figure_style():
-        figure = Figure(figsize=(1.6 + 0.5 * num_channels, 0.9 + 0.5 * num_frames), layout="constrained")
+        # Fewer than four tiles would leave no room for the labels.
+        width, height = 1.6 + 0.5 * max(num_channels, 4), 0.9 + 0.5 * max(num_frames, 4)
+        figure = Figure(figsize=(width, height), layout="constrained")
         axes = figure.add_subplot()
         image = axes.imshow(
             canvas, cmap=_COLORMAP, vmin=mean - reach, vmax=mean + reach, interpolation="none"

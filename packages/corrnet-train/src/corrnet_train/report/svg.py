@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import io
 import re
-from contextlib import AbstractContextManager
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from matplotlib import rc_context
@@ -46,9 +48,13 @@ _STYLE: Any = {
 }
 
 
-def figure_style() -> AbstractContextManager[None]:
+@contextmanager
+def figure_style() -> Iterator[None]:
     """Context in which a figure is drawn and rendered; no setting outlives it."""
-    return rc_context(_STYLE)
+    with rc_context(_STYLE), warnings.catch_warnings():
+        # Matplotlib only measures the labels; the browser has the glyphs for them.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font", category=UserWarning)
+        yield
 
 
 def series_color(index: int) -> str:
