@@ -145,7 +145,8 @@ def test_page_shows_every_part(tmp_path):
     )
     for heading in ("Comparison", "Learning curves", "Confusion matrices", "Test clips"):
         assert heading in page.text
-    assert "corrnet, first correlation block: 4 × 5 × 7 × 7" in page.text
+    assert "corrnet, first correlation block:" in page.text
+    assert "4 × 5 × 7 × 7" in page.text
     for name in ("r2d", "r2plus1d", "corrnet"):
         # The table, the legend, the confusion matrix and the fingerprint.
         assert page.texts.count(name) >= 4
@@ -432,6 +433,14 @@ def test_filter_figure_draws_one_arrow_per_filter_shown():
     assert len(arrows(filter_figure(weight, max_frames=2, max_channels=3, title="some"))) == 6
 
 
+@pytest.mark.filterwarnings("error")
+def test_filter_figure_wraps_a_long_title():
+    document = filter_figure(torch.ones(1, 1, 3, 3), title="many words " * 15)
+    lines = re.findall(r"<(?:tspan|text)[^>]*>([^<]*many[^<]*)<", document.decode())
+    assert len(lines) > 3
+    assert " ".join(lines).split() == ["many", "words"] * 15
+
+
 def test_filter_figure_of_constant_weights_has_no_arrow_and_a_scale():
     document = filter_figure(torch.full((2, 2, 3, 3), 0.1), title="untrained")
     assert arrows(document) == []
@@ -505,6 +514,23 @@ def test_confusion_figure_holds_every_count_and_label():
     assert sorted(label for label in labels if label.isdigit()) == ["12", "13", "17", "41", "42", "43"]
     for name in CLASSES:
         assert labels.count(name) == 2
+
+
+def test_confusion_figure_tells_right_from_wrong_by_colour():
+    text = confusion_figure([[3, 0], [2, 1]], ["a", "b"]).decode()
+    fills = re.findall(r"fill: (var\(--(?:right|wrong)\))(?:; opacity: ([\d.]+))?", text)
+    # A cell's strength is 0.12 plus 0.88 of its share of the row.
+    assert [name for name, _ in fills] == ["var(--right)", "var(--wrong)", "var(--right)"]
+    assert [float(opacity or 1) for _, opacity in fills] == pytest.approx(
+        [1.0, 0.12 + 0.88 * 2 / 3, 0.12 + 0.88 / 3], abs=1e-4
+    )
+
+
+def test_class_names_are_not_read_as_formulas():
+    names = [r"$\frac{$", "$x^2$"]
+    text = confusion_figure([[1, 0], [0, 1]], names).decode()
+    for name in names:
+        assert text.count(f">{name}<") == 2
 
 
 def test_confusion_figure_of_many_classes_drops_the_labels():

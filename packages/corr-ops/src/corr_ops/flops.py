@@ -23,7 +23,7 @@ def num_macs(frames_shape: Sequence[int], kernel_size: Sequence[int]) -> int:
 
     Args:
         frames_shape: Shape of the input, (N, C, L, H, W) or (N, C, H, W).
-        kernel_size: Neighbourhood (Ky, Kx).
+        kernel_size: Neighbourhood (Ky, Kx), or any sizes with that product.
 
     Returns:
         C*Ky*Kx*N*L*H*W. Positions outside the frame are counted, as convolutions count their padding.
@@ -41,10 +41,10 @@ def fvcore_handles() -> dict[str, Callable[[list[Any], list[Any]], int]]:
 
 
 def _fvcore_forward(inputs: list[Any], outputs: list[Any]) -> int:
-    # Values of a traced graph, in the order of the operator's schema. A list like kernel_size has no constant
-    # there, but the output has G*Ky*Kx channels.
+    # A traced graph holds kernel_size as a list node without a value, so it is read off the output channels.
+    frames_shape, out_shape = inputs[0].type().sizes(), outputs[0].type().sizes()
     groups = inputs[5].toIValue()
-    return num_macs(inputs[0].type().sizes(), (outputs[0].type().sizes()[1] // groups,))
+    return num_macs(frames_shape, (out_shape[1] // groups,))
 
 
 def _forward_flops(

@@ -9,7 +9,7 @@ Arguments here are canonical and checked by `corr_ops.api`: frames [N, C, L, H, 
 or None, kernel_size and dilation as (y, x), a lag between base and searched frame, the implementation's name.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any
 
@@ -104,8 +104,7 @@ class _Correlation(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, ...]:
         if grad is None:
             return (None,) * (3 + len(ctx.options))
-        needed = ctx.needs_input_grad[:3]
-        grads = _gradients(grad, *ctx.saved_tensors, ctx.options, needed)
+        grads = _gradients(grad, ctx.saved_tensors, ctx.options, ctx.needs_input_grad[:3])
         return *grads, *(None for _ in ctx.options)
 
 
@@ -147,22 +146,17 @@ class _CorrelationBackward(torch.autograd.Function):
                 total_grad = _sum(total_grad, correlation_op(*term, *options))
             still_needed = [wanted and other != place for other, wanted in enumerate(need_factors)]
             if any(still_needed):
-                terms = _gradients(grad, *term, options, still_needed)
+                terms = _gradients(grad, term, options, still_needed)
                 totals = [_sum(total, part) for total, part in zip(totals, terms, strict=True)]
         return total_grad, *totals, *(None for _ in ctx.options)
 
 
 def _gradients(
-    grad: Tensor,
-    base: Tensor,
-    search: Tensor,
-    weight: Tensor | None,
-    options: tuple[Any, ...],
-    needed: Any,
+    grad: Tensor, factors: Sequence[Tensor | None], options: tuple[Any, ...], needed: Sequence[bool]
 ) -> list[Tensor | None]:
-    """Call the backward operator and put None for what was not needed."""
+    """Call the backward operator on (base, search, weight); None stands for what was not needed."""
     *numbers, backend = options
-    grads = correlation_backward_op(grad, base, search, weight, *numbers, list(needed), backend)
+    grads = correlation_backward_op(grad, *factors, *numbers, list(needed), backend)
     return [result if wanted else None for result, wanted in zip(grads, needed, strict=True)]
 
 
@@ -253,8 +247,8 @@ _LIBRARY.impl("correlation", _Correlation.apply, "Autograd")
 _LIBRARY.impl("correlation_backward", _CorrelationBackward.apply, "Autograd")
 for _key in _AUTOCAST_KEYS.values():
     _LIBRARY.impl("correlation", _autocast, _key)
-torch.library.register_fake(correlation_op, _fake_forward, lib=_LIBRARY)
-torch.library.register_fake(correlation_backward_op, _fake_backward, lib=_LIBRARY)
-torch.library.register_vmap(correlation_op, _vmap_forward, lib=_LIBRARY)
-torch.library.register_vmap(correlation_backward_op, _vmap_backward, lib=_LIBRARY)
+torch.library.register_fake("corr_ops::correlation", _fake_forward, lib=_LIBRARY)
+torch.library.register_fake("corr_ops::correlation_backward", _fake_backward, lib=_LIBRARY)
+torch.library.register_vmap("corr_ops::correlation", _vmap_forward, lib=_LIBRARY)
+torch.library.register_vmap("corr_ops::correlation_backward", _vmap_backward, lib=_LIBRARY)
 register_flop_formulas()

@@ -177,8 +177,8 @@ class Trainer:
         value = loss.item()
         if not math.isfinite(value):
             raise TrainingDiverged(
-                f"the loss is {value} at step {self.step}, learning rate {rate:.3g}; the last checkpoint is kept. "
-                "Try a lower optim.lr, more optim.warmup_epochs or optim.clip_grad_norm=1. "
+                f"the loss is {value} at step {self.step}, learning rate {rate:.3g}; the last checkpoint "
+                "is kept. Try a lower optim.lr, more optim.warmup_epochs or optim.clip_grad_norm=1. "
                 f"Samples of the batch: {', '.join(keys)}"
             )
         self.optimizer.zero_grad(set_to_none=True)

@@ -4,22 +4,15 @@
 them, `train_loader` and `test_loader` give batches of clips. The package knows nothing of models.
 """
 
+from video_data.batches import Batch, ViewBatch, normalize
 from video_data.clips import ClipConfig
-from video_data.loader import (
-    Batch,
-    LoaderState,
-    TrainLoader,
-    ViewBatch,
-    decode_views,
-    normalize,
-    test_loader,
-    train_loader,
-)
+from video_data.loader import LoaderState, TrainLoader, train_loader
 from video_data.manifest import Manifest, PackOptions, SampleRecord
 from video_data.motionbench import MOTIONBENCH_CLASSES, MotionBenchConfig, generate_motionbench
 from video_data.pack import PackReport, pack_csv, pack_folder
 from video_data.probe import VideoError, VideoInfo, probe_video
 from video_data.shards import ShardError, ShardSet, open_shards
+from video_data.views import decode_views, test_loader
 
 __version__ = "0.1.0"
 

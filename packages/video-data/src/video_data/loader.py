@@ -1,22 +1,20 @@
-"""Loaders: batches of training clips in a resumable order, and test views of every video."""
+"""Training clips in an order that is a function of seed and position, so that a run resumes exactly."""
 
-import signal
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field
-from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from video_data.clips import ClipConfig, clip_frames, train_clip, view_boxes, view_starts
+from video_data.batches import Batch, check_counts, make_data_loader, to_tensor
+from video_data.clips import ClipConfig, train_clip
 from video_data.decode import decode_frames
 from video_data.manifest import SampleRecord
 from video_data.order import SampleOrder
-from video_data.probe import VideoError, VideoInfo, VideoSource, probe_video
+from video_data.probe import VideoError
 from video_data.shards import ShardError, ShardSet
 
 _MAX_REPLACEMENTS = 32  # neighbours that are tried for one unreadable sample
@@ -65,54 +63,6 @@ class LoaderState(BaseModel):
                 if got != wanted:
                     raise ValueError(f"the saved loader state has {name} {got!r}, this run has {wanted!r}")
         return state
-
-
-@dataclass
-class Batch:
-    """Training clips.
-
-    Attributes:
-        video: uint8 [N, 3, L, H, W] with the strides of channels_last_3d.
-        label: int64 [N].
-        keys: key of each sample.
-        positions: global position of each sample.
-        replaced: key and reason of each sample that could not be read; another took its place.
-    """
-
-    video: Tensor
-    label: Tensor
-    keys: list[str]
-    positions: list[int]
-    replaced: list[tuple[str, str]]
-
-    def pin_memory(self) -> "Batch":
-        """A copy in page-locked memory with the same strides."""
-        return replace(self, video=_pin_clips(self.video), label=self.label.pin_memory())
-
-
-@dataclass
-class ViewBatch:
-    """Test views of videos.
-
-    Attributes:
-        video: uint8 [B, V, 3, L, H, W]; each [V, 3, L, H, W] has the strides of channels_last_3d. The views
-            are ordered by clip, then by crop.
-        label: int64 [B]; -1 where `valid` is false.
-        keys: key of each video; empty where `valid` is false.
-        index: int64 [B], index of each video in its split; -1 where `valid` is false.
-        valid: bool [B]; false marks rows that only fill up the batch of a rank and must not be counted.
-    """
-
-    video: Tensor
-    label: Tensor
-    keys: list[str]
-    index: Tensor
-    valid: Tensor = field(repr=False)
-
-    def pin_memory(self) -> "ViewBatch":
-        """A copy in page-locked memory with the same strides."""
-        pinned = {name: getattr(self, name).pin_memory() for name in ("label", "index", "valid")}
-        return replace(self, video=_pin_clips(self.video), **pinned)
 
 
 class TrainLoader:
@@ -212,7 +162,7 @@ def train_loader(
     Raises:
         ValueError: there is no such split, or a number is out of its range.
     """
-    _check_counts(batch_size=batch_size, num_workers=num_workers, rank=rank, world_size=world_size)
+    check_counts(batch_size=batch_size, num_workers=num_workers, rank=rank, world_size=world_size)
     if position < 0:
         raise ValueError(f"position must be at least 0, got {position}")
     if not 0 <= error_budget <= 1:
@@ -223,101 +173,11 @@ def train_loader(
         raise ValueError(f"num_samples must be at least 0, got {num_samples}")
     dataset = _TrainDataset(shards, split, clip, seed)
     sampler = _PositionSampler(batch_size, rank, world_size, position, num_samples)
-    loader: DataLoader[Batch] = _data_loader(
+    loader: DataLoader[Batch] = make_data_loader(
         dataset, sampler, _collate_clips, num_workers, multiprocessing_context
     )
     state = LoaderState(manifest_hash=shards.manifest_hash, split=split, seed=seed, position=position)
     return TrainLoader(sampler, loader, state, allowed=error_budget * len(sampler) * batch_size)
-
-
-def test_loader(
-    shards: ShardSet,
-    split: str,
-    clip: ClipConfig,
-    *,
-    num_clips: int = 10,
-    num_crops: int = 1,
-    batch_size: int = 1,
-    num_workers: int = 0,
-    rank: int = 0,
-    world_size: int = 1,
-    multiprocessing_context: str | None = None,
-) -> "DataLoader[ViewBatch]":
-    """Loads every video of a split once, as clips spaced uniformly over it (paper section 5).
-
-    The shorter side counts as resized to the smaller end of `clip.short_side_range`. Rank r takes the videos
-    r, r + world_size, and so on; ranks that have one video less get a row with `valid` false at the end.
-
-    Args:
-        shards: an open shard set.
-        split: split to read.
-        clip: the clip that the network sees.
-        num_clips: clips of each video; 10 in the paper, 30 for the last rows of its Tables 6 and 7.
-        num_crops: crops of each clip: 1 for the centre, 3 spread along the longer side.
-        batch_size: videos of a batch on each rank; the last batch may be smaller.
-        num_workers: decoding processes; 0 decodes in this process.
-        rank: number of this process among those that test together.
-        world_size: number of processes that test together.
-        multiprocessing_context: how workers start, `fork`, `spawn` or `forkserver`; None means the system's
-            way.
-
-    Raises:
-        ValueError: there is no such split, or a number is out of its range.
-        RuntimeError: while iterating, a video cannot be read; a result over fewer videos would be a different
-            one.
-    """
-    _check_counts(batch_size=batch_size, num_workers=num_workers, rank=rank, world_size=world_size)
-    _check_views(num_clips, num_crops)
-    dataset = _ViewDataset(shards, split, clip, num_clips, num_crops)
-    num_videos = shards.num_samples(split)
-    padded = -(-num_videos // world_size) * world_size
-    rows = [index if index < num_videos else -1 for index in range(rank, padded, world_size)]
-    batches = [rows[i : i + batch_size] for i in range(0, len(rows), batch_size)]
-    loader: DataLoader[ViewBatch] = _data_loader(
-        dataset, batches, _collate_views, num_workers, multiprocessing_context
-    )
-    return loader
-
-
-def decode_views(source: VideoSource, clip: ClipConfig, num_clips: int, *, num_crops: int = 1) -> Tensor:
-    """Cuts the test views of one video, exactly as `test_loader` does for a packed one.
-
-    Args:
-        source: path or content of a video.
-        clip: the clip that the network sees.
-        num_clips: clips spaced uniformly over the video.
-        num_crops: crops of each clip: 1 for the centre, 3 spread along the longer side.
-
-    Returns:
-        uint8 [num_clips * num_crops, 3, L, H, W] with the strides of channels_last_3d.
-
-    Raises:
-        ValueError: the video cannot be read; the message says why.
-    """
-    _check_views(num_clips, num_crops)
-    try:
-        return _to_tensor(_cut_views(source, probe_video(source), clip, num_clips, num_crops))
-    except VideoError as error:
-        name = f"{source}: " if isinstance(source, Path) else ""
-        raise VideoError(f"{name}{error}") from error
-
-
-def normalize(video: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Scales pixels to about zero mean and unit variance: (video / 255 - 0.45) / 0.225 for every channel.
-
-    The paper gives no constants; these are close to the means and deviations of natural video. It runs on the
-    device of `video` and keeps its strides.
-
-    Args:
-        video: uint8 tensor of any shape.
-        dtype: type of the result; the arithmetic is float32.
-
-    Raises:
-        ValueError: `video` is not uint8.
-    """
-    if video.dtype != torch.uint8:
-        raise ValueError(f"normalize takes uint8 pixels, got {video.dtype}")
-    return video.float().sub_(0.45 * 255).mul_(1 / (0.225 * 255)).to(dtype)
 
 
 class _PositionSampler(Sampler[list[int]]):
@@ -386,124 +246,11 @@ class _TrainDataset(Dataset[_Clip]):
         return clip[:, :, ::-1] if spec.flip else clip
 
 
-@dataclass
-class _Views:
-    """One decoded test video; `pixels` is uint8 [V, L, H, W, 3]."""
-
-    pixels: np.ndarray
-    label: int
-    key: str
-    index: int
-
-
-class _ViewDataset(Dataset[_Views]):
-    """Test views by index in the split; -1 gives a row that fills up a batch."""
-
-    def __init__(
-        self, shards: ShardSet, split: str, clip: ClipConfig, num_clips: int, num_crops: int
-    ) -> None:
-        self._shards = shards
-        self._split = split
-        self._clip = clip
-        self._views = (num_clips, num_crops)
-
-    def __getitem__(self, index: int) -> _Views:
-        if index < 0:
-            size = self._clip.crop_size
-            shape = (self._views[0] * self._views[1], self._clip.num_frames, size, size, 3)
-            return _Views(np.zeros(shape, dtype=np.uint8), -1, "", -1)
-        record = self._shards.sample(self._split, index)
-        try:
-            content = self._shards.read(self._split, index)
-            pixels = _cut_views(content, record.video_info(), self._clip, *self._views)
-        except (VideoError, ShardError) as error:
-            raise RuntimeError(
-                f"test video {record.key} of split {self._split} cannot be read: {error}"
-            ) from error
-        return _Views(pixels, record.label, record.key, index)
-
-
-def _cut_views(
-    source: VideoSource, info: VideoInfo, clip: ClipConfig, num_clips: int, num_crops: int
-) -> np.ndarray:
-    """Views of a video, uint8 [num_clips * num_crops, L, H, W, 3], from one pass over their frames."""
-    wanted = [
-        clip_frames(info.num_frames, clip, start) for start in view_starts(info.num_frames, clip, num_clips)
-    ]
-    frames, inverse = np.unique(wanted, return_inverse=True)
-    boxes = view_boxes(info.display_size, clip, num_crops)
-    decoded = decode_frames(source, info, frames.tolist(), boxes, clip.crop_size)
-    views = decoded[:, inverse.reshape(num_clips, clip.num_frames)]  # [crops, clips, L, H, W, 3]
-    return views.swapaxes(0, 1).reshape(num_clips * num_crops, *views.shape[2:])
-
-
 def _collate_clips(clips: Sequence[_Clip]) -> Batch:
     return Batch(
-        video=_to_tensor(np.stack([clip.pixels for clip in clips])),
+        video=to_tensor(np.stack([clip.pixels for clip in clips])),
         label=torch.tensor([clip.label for clip in clips]),
         keys=[clip.key for clip in clips],
         positions=[clip.position for clip in clips],
         replaced=[entry for clip in clips for entry in clip.replaced],
     )
-
-
-def _collate_views(videos: Sequence[_Views]) -> ViewBatch:
-    index = torch.tensor([video.index for video in videos])
-    return ViewBatch(
-        video=_to_tensor(np.stack([video.pixels for video in videos])),
-        label=torch.tensor([video.label for video in videos]),
-        keys=[video.key for video in videos],
-        index=index,
-        valid=index >= 0,
-    )
-
-
-def _to_tensor(pixels: np.ndarray) -> Tensor:
-    """Moves the channels of [..., L, H, W, 3] to [..., 3, L, H, W] without copying."""
-    return torch.from_numpy(pixels).movedim(-1, -4)
-
-
-def _pin_clips(video: Tensor) -> Tensor:
-    return video.movedim(-4, -1).pin_memory().movedim(-1, -4)
-
-
-def _data_loader(
-    dataset: Dataset[Any],
-    batches: Any,
-    collate: Callable[[Any], Any],
-    num_workers: int,
-    multiprocessing_context: str | None,
-) -> "DataLoader[Any]":
-    return DataLoader(
-        dataset,
-        batch_sampler=batches,
-        collate_fn=collate,
-        num_workers=num_workers,
-        persistent_workers=num_workers > 0,
-        pin_memory=torch.cuda.is_available(),
-        worker_init_fn=_start_worker,
-        multiprocessing_context=multiprocessing_context if num_workers else None,
-        generator=torch.Generator(),  # else each iter() would draw from the global random state
-    )
-
-
-def _start_worker(worker: int) -> None:
-    """Workers decode on one thread each and leave Ctrl-C to the main process."""
-    torch.set_num_threads(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
-def _check_counts(*, batch_size: int, num_workers: int, rank: int, world_size: int) -> None:
-    if batch_size < 1 or num_workers < 0:
-        raise ValueError(
-            f"batch_size must be at least 1 and num_workers at least 0, got {batch_size} and {num_workers}"
-        )
-    if not 0 <= rank < world_size:
-        raise ValueError(f"rank must be from 0 to world_size - 1, got rank {rank} of world_size {world_size}")
-
-
-def _check_views(num_clips: int, num_crops: int) -> None:
-    if num_clips < 1:
-        raise ValueError(f"num_clips must be at least 1, got {num_clips}")
-    if num_crops not in (1, 3):
-        raise ValueError(f"num_crops must be 1 or 3, got {num_crops}")

@@ -93,9 +93,10 @@ def backward(
 
     base, search = _grouped(base, groups), _grouped(search, groups)
     filters = None if weight is None else _grouped_filters(weight, groups)
-    grad = grad.unflatten(1, (groups, -1)).to(base.dtype) / base.shape[2]
+    grad = grad.unflatten(1, (groups, -1))
     for at in _matches(base.shape, kernel_size, dilation, lag):
-        grad_at, base_at, search_at = grad[at.out].unsqueeze(2), base[at.base], search[at.search]
+        grad_at = grad[at.out].unsqueeze(2).to(base.dtype) / base.shape[2]
+        base_at, search_at = base[at.base], search[at.search]
         filters_at = None if filters is None else _filters_at(filters, at)
         if grad_base is not None or grad_filters is not None:
             grad_times_search = grad_at * search_at
@@ -143,9 +144,9 @@ def _matches(
 
 def _overlap(size: int, offset: int) -> tuple[slice, slice]:
     """Return the positions p and p + offset that both lie in [0, size); two empty slices when none do."""
-    start = min(max(0, -offset), size)
+    start = max(0, -offset)
     stop = max(start, min(size, size - offset))
-    return slice(start, stop), slice(start + offset, stop + offset) if stop > start else slice(0, 0)
+    return slice(start, stop), slice(start + offset, stop + offset)
 
 
 def _frame_runs(num_frames: int, lag: int) -> list[tuple[slice, slice, slice]]:
@@ -159,12 +160,15 @@ def _frame_runs(num_frames: int, lag: int) -> list[tuple[slice, slice, slice]]:
 
 def _grouped(frames: Tensor, groups: int) -> Tensor:
     """View [N, C, L, H, W] as [N, G, g, L, H, W]; 16-bit values become float32."""
-    return frames.to(accumulation_dtype(frames.dtype)).unflatten(1, (groups, -1))
+    grouped: Tensor = frames.to(accumulation_dtype(frames.dtype)).unflatten(1, (groups, -1))
+    return grouped
 
 
 def _grouped_filters(weight: Tensor, groups: int) -> Tensor:
     """View [L or 1, C, Ky, Kx] as [G, g, L or 1, Ky, Kx]; 16-bit values become float32."""
-    return weight.to(accumulation_dtype(weight.dtype)).transpose(0, 1).unflatten(0, (groups, -1))
+    channels_first = weight.to(accumulation_dtype(weight.dtype)).transpose(0, 1)
+    grouped: Tensor = channels_first.unflatten(0, (groups, -1))
+    return grouped
 
 
 def _filters_at(filters: Tensor, at: _Match) -> Tensor:

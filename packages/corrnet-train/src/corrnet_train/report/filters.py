@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -101,7 +102,9 @@ def filter_figure(weight: Tensor, *, max_frames: int = 8, max_channels: int = 8,
             canvas, cmap=_COLORMAP, vmin=mean - reach, vmax=mean + reach, interpolation="none"
         )
         _draw_arrows(axes, largest_offsets(shown), pitch=pitch, size=size)
-        axes.set_title(plain_label(title, max_length=200), pad=10, fontweight="bold", parse_math=False)
+        # About ten characters fit an inch; a wider title would squeeze the tiles.
+        lines = textwrap.fill(plain_label(title, max_length=200), width=int(10 * width))
+        axes.set_title(lines, pad=10, fontweight="bold", parse_math=False)
         axes.set_xticks(np.arange(num_channels) * pitch + size // 2, map(str, range(num_channels)))
         axes.set_yticks(np.arange(num_frames) * pitch + size // 2, map(str, range(num_frames)))
         axes.set_xlabel("channel")

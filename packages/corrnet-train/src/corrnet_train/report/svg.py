@@ -22,6 +22,8 @@ WRONG = "#010103"
 ON_FILL = "#010104"
 NUM_SERIES = 6
 
+_PIXELS_PER_POINT = 1.4
+
 _ROLES = {INK: "currentColor", RIGHT: "var(--right)", WRONG: "var(--wrong)", ON_FILL: "var(--on-fill)"}
 _ROLES |= {f"#0102{index:02x}": f"var(--series-{index})" for index in range(NUM_SERIES)}
 _DASHES = ((), (6.0, 2.0), (2.0, 1.5), (7.0, 2.0, 2.0, 2.0))
@@ -102,12 +104,15 @@ def inline(document: bytes, *, prefix: str) -> str:
         prefix: Put before every id, so that several figures on a page do not clash.
 
     Returns:
-        The `<svg>` element without fixed size, XML prolog, namespaces and document-wide style.
+        The `<svg>` element without XML prolog, namespaces and document-wide style. It fills the width it is
+        given up to the size at which its text is about as large as the page's.
     """
     text = document.decode()
     text = text[text.index("<svg ") :]
     text = re.sub(r"<style.*?</style>|<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
     end = text.index(">")
+    width = re.search(r'\swidth="([\d.]+)pt"', text[:end])
+    assert width
     root = re.sub(r'\s(?:xmlns(?::\w+)?|width|height|version)="[^"]*"', "", text[:end])
     body = re.sub(r'(\sid="|url\(#|href="#)', rf"\1{prefix}-", text[end:])
-    return root + body
+    return f'{root} style="max-width: {_PIXELS_PER_POINT * float(width[1]):.0f}px"{body}'
