@@ -17,7 +17,7 @@ from corr_ops.testing import (
 )
 
 ALL_CASES = pytest.mark.parametrize("case", cases(), ids=lambda case: case.name)
-TINY = Case(name="tiny", num_clips=1, channels=4, height=3, width=4, dilation=(1, 2))
+TINY = Case(name="tiny", num_clips=1, channels=2, height=2, width=3, dilation=(1, 2), groups=1)
 
 
 def options(case: Case) -> dict[str, object]:
@@ -90,9 +90,10 @@ def leaf(x: torch.Tensor) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("check", [gradcheck, gradgradcheck], ids=["first", "second"])
-@pytest.mark.parametrize("num_frames", [None, 1, 3], ids=["shared", "one", "per_frame"])
-@pytest.mark.parametrize("searched", ["previous", "current"])
-def test_video_derivatives_equal_finite_differences(check, num_frames, searched: str) -> None:
+@pytest.mark.parametrize(
+    ("searched", "num_frames"), [("previous", 3), ("current", 3), ("previous", None), ("current", 1)]
+)
+def test_video_derivatives_equal_finite_differences(check, searched: str, num_frames) -> None:
     inputs = leaf(make_frames(TINY)), leaf(make_weight(TINY, num_frames=num_frames))
     assert check(lambda *f: video_correlation(*f, searched=searched, **options(TINY)), inputs)
 

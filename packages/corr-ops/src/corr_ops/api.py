@@ -207,14 +207,14 @@ def _pair(name: str, value: int | tuple[int, int]) -> tuple[int, int]:
 def _check_alike(**tensors: Tensor | None) -> None:
     """Check that all tensors given by name have one supported dtype and one device."""
     given = {name: tensor for name, tensor in tensors.items() if tensor is not None}
-    dtypes = {name: autocast_dtype(tensor) for name, tensor in given.items()}
     for name, tensor in given.items():
         if tensor.dtype not in _DTYPES:
             raise ValueError(f"{name} must have a dtype of {list(_DTYPES)}, got {tensor.dtype}")
-    if len(set(dtypes.values())) > 1:
+    if len({autocast_dtype(tensor) for tensor in given.values()}) > 1:
+        dtypes = {name: autocast_dtype(tensor) for name, tensor in given.items()}
         raise ValueError(f"all tensors must have one dtype, got {dtypes}")
-    devices = {name: str(tensor.device) for name, tensor in given.items()}
-    if len(set(devices.values())) > 1:
+    if len({tensor.device for tensor in given.values()}) > 1:
+        devices = {name: str(tensor.device) for name, tensor in given.items()}
         raise ValueError(f"all tensors must be on one device, got {devices}")
 
 
@@ -228,6 +228,7 @@ def _canonical_weight(
     if filters.dim() != 4 or tuple(filters.shape[1:]) != (channels, *kernel):
         shared, frames = [channels, *kernel], [num_frames, channels, *kernel]
         raise ValueError(f"weight must be {shared} or {frames}, got shape {list(weight.shape)}")
-    if filters.shape[0] not in (1, num_frames):
+    # Two comparisons, not "in": torch.compile answers "in" wrongly for symbolic sizes.
+    if filters.shape[0] != 1 and filters.shape[0] != num_frames:
         raise ValueError(f"weight must have filters for {num_frames} frames, got {filters.shape[0]}{hint}")
     return filters

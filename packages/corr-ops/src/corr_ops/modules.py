@@ -56,11 +56,8 @@ class _CorrelationBase(nn.Module):
         if self.weight is not None:
             nn.init.ones_(self.weight)
 
-    def extra_repr(self) -> str:
-        """Return the options shown by ``repr``."""
-        return (
-            f"{self.channels}, kernel_size={self.kernel_size}, dilation={self.dilation}, groups={self.groups}"
-        )
+    def _options(self) -> str:
+        return f"kernel_size={self.kernel_size}, dilation={self.dilation}, groups={self.groups}"
 
 
 class Correlation(_CorrelationBase):
@@ -119,7 +116,7 @@ class Correlation(_CorrelationBase):
 
     def extra_repr(self) -> str:
         """Return the options shown by ``repr``."""
-        return f"{super().extra_repr()}, weight={self.weight is not None}"
+        return f"{self.channels}, {self._options()}, weight={self.weight is not None}"
 
 
 class VideoCorrelation(_CorrelationBase):
@@ -210,8 +207,8 @@ class VideoCorrelation(_CorrelationBase):
     def extra_repr(self) -> str:
         """Return the options shown by ``repr``."""
         return (
-            f"{super().extra_repr()}, num_frames={self.num_frames}, searched={self.searched!r}, "
-            f"filters={self.filters!r}"
+            f"{self.channels}, num_frames={self.num_frames}, {self._options()}, "
+            f"searched={self.searched!r}, filters={self.filters!r}"
         )
 
 

@@ -43,15 +43,15 @@ class MotionBenchConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    num_train: int = Field(default=2400, ge=0)
-    num_val: int = Field(default=400, ge=0)
-    num_test: int = Field(default=800, ge=0)
+    num_train: int = Field(default=3200, ge=0)
+    num_val: int = Field(default=200, ge=0)
+    num_test: int = Field(default=400, ge=0)
     seed: int = Field(default=0, ge=0, lt=1 << 63)
-    size: int = Field(default=48, ge=16, multiple_of=2)
+    size: int = Field(default=40, ge=16, multiple_of=2)
     num_frames: int = Field(default=24, ge=1)
     fps: int = Field(default=12, ge=1)
-    speeds: tuple[float, ...] = Field(default=(1.0, 2.0, 3.0), min_length=1)
-    sprite_size: tuple[int, int] = (14, 22)
+    speeds: tuple[float, ...] = Field(default=(1.5, 2.0, 2.5, 3.0), min_length=1)
+    sprite_size: tuple[int, int] = (14, 20)
 
     @model_validator(mode="after")
     def _check_sprite(self) -> Self:
