@@ -38,6 +38,7 @@ app.add_typer(pack_app, name="pack")
 
 out = Console()
 err = Console(stderr=True)
+_BENCH = MotionBenchConfig()
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -301,11 +302,11 @@ def demo(
 @_reports_errors
 def motionbench(
     dest: Annotated[Path, typer.Argument(help="Folder for the videos and their lists.")],
-    num_train: Annotated[int, typer.Option(help="Training videos.")] = 2400,
-    num_val: Annotated[int, typer.Option(help="Validation videos.")] = 400,
-    num_test: Annotated[int, typer.Option(help="Test videos.")] = 800,
-    size: Annotated[int, typer.Option(help="Side of the picture in pixels.")] = 48,
-    num_frames: Annotated[int, typer.Option(help="Frames of a video.")] = 24,
+    num_train: Annotated[int, typer.Option(help="Training videos.")] = _BENCH.num_train,
+    num_val: Annotated[int, typer.Option(help="Validation videos.")] = _BENCH.num_val,
+    num_test: Annotated[int, typer.Option(help="Test videos.")] = _BENCH.num_test,
+    size: Annotated[int, typer.Option(help="Side of the picture in pixels.")] = _BENCH.size,
+    num_frames: Annotated[int, typer.Option(help="Frames of a video.")] = _BENCH.num_frames,
     seed: Annotated[int, typer.Option(help="Seed of all appearances.")] = 0,
     num_workers: Workers = 0,
 ) -> None:
