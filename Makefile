@@ -1,15 +1,16 @@
 # demo: train and compare three models on generated videos     test: all tests     lint: style, types, import arrows
-# bench: benchmarks     clean-venv: forget the environment. Each target sets up .venv first when it is missing or out of date.
+# bench: benchmarks     format: format the code. Each target sets up .venv first when it is missing or out of date.
 PYTHON ?= python3
 BIN := .venv/bin
 PACKAGES := corr-ops video-data corrnet-models corrnet-train
 DEV_TOOLS := build import-linter mypy pytest-benchmark pytest-xdist ruff types-PyYAML
 SOURCES := packages bench tests conftest.py
 
-.PHONY: demo test lint bench format clean-venv
+.PHONY: demo test lint bench format
 
+# Threads that wait must not spin: on few cores the loader's process and other programs need them.
 demo: .venv/installed
-	$(BIN)/corrnet demo
+	OMP_WAIT_POLICY=passive $(BIN)/corrnet demo
 
 test: .venv/installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal
@@ -32,6 +33,3 @@ bench: .venv/installed
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt $(DEV_TOOLS) $(PACKAGES:%=-e 'packages/%[test]')
 	touch $@
-
-clean-venv:
-	rm -rf .venv

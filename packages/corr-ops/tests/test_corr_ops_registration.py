@@ -65,7 +65,7 @@ def test_opcheck_without_a_weight() -> None:
 
 @pytest.mark.parametrize("kind", ["none", "shared", "per_frame"])
 def test_compiles_modules_with_symbolic_sizes(kind: str) -> None:
-    # Parameters keep fixed sizes, so the number of frames is a symbol in the clip and a number in the filters.
+    # Parameters keep fixed sizes: the number of frames is a symbol in the clip, a number in the filters.
     torch._dynamo.reset()
     module = VideoCorrelation(4, 3, kernel_size=3, filters=kind)
     compiled = torch.compile(module, fullgraph=True, dynamic=True, backend="aot_eager")
