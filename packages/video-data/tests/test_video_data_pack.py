@@ -283,8 +283,7 @@ def test_a_missing_encoder_is_told_before_any_work(class_folder, tmp_path, monke
 def test_a_full_disk_leaves_no_unfinished_file(class_folder, tmp_path):
     """The size of files is limited as a full disk limits it: writing fails in the middle of a tar."""
     script = (
-        "import signal, sys\nfrom video_data import PackOptions, pack_folder\n"
-        "signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job starts with it ignored\n"
+        "import sys\nfrom video_data import PackOptions, pack_folder\n"
         "options = PackOptions(mode='copy', shard_size=8)\n"
         "pack_folder(sys.argv[1], sys.argv[2], options=options, progress=False)\n"
     )
@@ -311,7 +310,8 @@ def test_ctrl_c_leaves_no_unfinished_file(num_workers, make_video, tmp_path):
         write(tmp_path / "videos" / "ab"[number % 2] / f"{number}.mp4", video)
     script = (
         "import signal, sys\nfrom video_data import PackOptions, pack_folder\n"
-        "signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job starts with it ignored\n"
+        # A background job starts with SIGINT ignored.
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "if __name__ == '__main__':\n"
         f"    options = PackOptions(shard_size=10, num_workers={num_workers}, crf=1)\n"
         "    pack_folder(sys.argv[1], sys.argv[2], options=options, progress=False)\n"
