@@ -99,7 +99,9 @@ def run_demo(folder: Path, *, quick: bool = False, seed: int = 0, console: Conso
             return DemoOutcome(None, report, result.checkpoint, example)
         trained.append((config, result))
 
-    classifiers = {config.model.name: _load(result.checkpoint) for config, result in trained}
+    classifiers = {
+        config.model.name: ClipClassifier.from_checkpoint(result.checkpoint) for config, result in trained
+    }
     models = [
         _model_result(config, result, _test(classifiers[config.model.name], shards, config, console))
         for config, result in trained
@@ -141,10 +143,6 @@ def _prepare_data(folder: Path, config: MotionBenchConfig) -> tuple[Path, ShardS
         pack_csv(listing, packed, options=PackOptions(mode="copy", num_workers=num_workers))
     example = min((videos / "videos" / "test").rglob("*.mp4"))
     return example, open_shards(packed)
-
-
-def _load(checkpoint: Path) -> ClipClassifier:
-    return ClipClassifier.from_checkpoint(checkpoint)
 
 
 def _test(classifier: ClipClassifier, shards: ShardSet, config: RunConfig, console: Console) -> EvalResult:
