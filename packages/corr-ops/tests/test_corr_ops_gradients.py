@@ -18,6 +18,7 @@ from corr_ops.testing import (
 
 ALL_CASES = pytest.mark.parametrize("case", cases(), ids=lambda case: case.name)
 TINY = Case(name="tiny", num_clips=1, channels=2, height=2, width=3, dilation=(1, 2), groups=1)
+pytestmark = pytest.mark.usefixtures("each_backend")
 
 
 def options(case: Case) -> dict[str, object]:

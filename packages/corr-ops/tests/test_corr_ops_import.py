@@ -52,8 +52,11 @@ def test_everything_public_has_a_docstring() -> None:
 
 def test_explain_names_the_implementation_and_the_reason() -> None:
     x = torch.ones(1, 4, 2, 3, 3)
-    assert corr_ops.explain(x).startswith("reference: ")
     assert "float32 on cpu" in corr_ops.explain(x)
+    assert corr_ops.explain(x, backend="reference").startswith("reference: ")
     assert "asked for by name" in corr_ops.explain(x, backend="reference")
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert "bfloat16 on cpu" in corr_ops.explain(x)
+    on_meta = corr_ops.explain(x.to("meta"))
+    assert on_meta.startswith("reference: ")
+    assert "cpu does not: it serves the CPU alone, not meta" in on_meta

@@ -6,13 +6,16 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from corr_ops.ops import autocast_dtype, correlation_op
+from corr_ops.ops import autocast_dtype, choose, correlation_op, why_not
 
-Backend = Literal["auto", "reference"]
+Backend = Literal["auto", "cpu", "reference"]
 Searched = Literal["previous", "current"]
 
 # Name -> what it is, in the order "auto" tries them.
-_BACKENDS = {"reference": "plain tensor operations for every device and floating-point dtype"}
+_BACKENDS = {
+    "cpu": "compiled kernels for CPUs",
+    "reference": "plain tensor operations for every device and floating-point dtype",
+}
 _LAGS: dict[Searched, int] = {"previous": 1, "current": -1}
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
@@ -51,18 +54,20 @@ def correlation(
         ValueError: If shapes, dtypes, devices or options do not fit together.
     """
     options = check_options(kernel_size=kernel_size, dilation=dilation, groups=groups)
-    name = _choose(backend)
     if base.dim() not in (4, 5):
         raise ValueError(f"base must be [N, C, H, W] or [N, C, L, H, W], got shape {list(base.shape)}")
     if search.shape != base.shape:
         raise ValueError(f"search must have the shape of base {list(base.shape)}, got {list(search.shape)}")
     check_channels(base.shape[1], groups)
     _check_alike(base=base, search=search, weight=weight)
+    _check_backend(backend, base.device)
     num_frames = base.shape[2] if base.dim() == 5 else 1
     filters = _canonical_weight(weight, base.shape[1], num_frames, options[0])
     if base.dim() == 4:
-        return correlation_op(base.unsqueeze(2), search.unsqueeze(2), filters, *options, 0, name).squeeze(2)
-    return correlation_op(base, search, filters, *options, 0, name)
+        return correlation_op(base.unsqueeze(2), search.unsqueeze(2), filters, *options, 0, backend).squeeze(
+            2
+        )
+    return correlation_op(base, search, filters, *options, 0, backend)
 
 
 def video_correlation(
@@ -99,15 +104,15 @@ def video_correlation(
         ValueError: If shapes, dtypes, devices or options do not fit together.
     """
     options = check_options(kernel_size=kernel_size, dilation=dilation, groups=groups)
-    name = _choose(backend)
     lag = _LAGS[check_searched(searched)]
     if x.dim() != 5:
         raise ValueError(f"x must be [N, C, L, H, W], got shape {list(x.shape)}")
     check_channels(x.shape[1], groups)
     _check_alike(x=x, weight=weight)
+    _check_backend(backend, x.device)
     hint = "; VideoCorrelation.set_num_frames converts trained filters to another clip length"
     filters = _canonical_weight(weight, x.shape[1], x.shape[2], options[0], hint=hint)
-    return correlation_op(x, x, filters, *options, lag, name)
+    return correlation_op(x, None, filters, *options, lag, backend)
 
 
 def explain(x: Tensor, *, backend: Backend = "auto") -> str:
@@ -123,11 +128,17 @@ def explain(x: Tensor, *, backend: Backend = "auto") -> str:
     Raises:
         ValueError: If no implementation of that name or for that dtype exists.
     """
-    name = _choose(backend)
     _check_alike(x=x)
-    request = "the first that serves the call" if backend == "auto" else "asked for by name"
+    _check_backend(backend, x.device)
+    name = choose(backend, x.device)
+    reasons = ["asked for by name"] if backend != "auto" else []
+    for other in _BACKENDS if backend == "auto" else ():
+        if other == name:
+            reasons.append("the first that serves the call" if not reasons else "the next that does")
+            break
+        reasons.append(f"{other} does not: {why_not(other, x.device)}")
     dtype = str(autocast_dtype(x)).removeprefix("torch.")
-    return f"{name}: {_BACKENDS[name]}; {request} ({dtype} on {x.device.type})."
+    return f"{name}: {_BACKENDS[name]}; {'; '.join(reasons)} ({dtype} on {x.device.type})."
 
 
 def check_options(
@@ -188,13 +199,13 @@ def check_channels(channels: int, groups: int) -> None:
         raise ValueError(f"channels must be a positive multiple of groups={groups}, got {channels}")
 
 
-def _choose(backend: str) -> str:
-    """Return the name of the implementation that serves a request."""
-    if backend == "auto":
-        return next(iter(_BACKENDS))
-    if backend not in _BACKENDS:
+def _check_backend(backend: str, device: torch.device) -> None:
+    """Check that an implementation is known and serves the device."""
+    if backend not in ("auto", *_BACKENDS):
         raise ValueError(f"backend must be one of {['auto', *_BACKENDS]}, got {backend!r}")
-    return backend
+    reason = None if backend == "auto" else why_not(backend, device)
+    if reason is not None:
+        raise ValueError(f'backend {backend!r} cannot serve this call: {reason}; allowed: "auto"')
 
 
 def _pair(name: str, value: int | tuple[int, int]) -> tuple[int, int]:

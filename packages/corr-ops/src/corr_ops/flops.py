@@ -49,7 +49,7 @@ def _fvcore_forward(inputs: list[Any], outputs: list[Any]) -> int:
 
 def _forward_flops(
     base_shape: Sequence[int],
-    search_shape: Sequence[int],
+    search_shape: Sequence[int] | None,
     weight_shape: Sequence[int] | None,
     kernel_size: Sequence[int],
     *args: Any,
@@ -61,7 +61,7 @@ def _forward_flops(
 def _backward_flops(
     grad_shape: Sequence[int],
     base_shape: Sequence[int],
-    search_shape: Sequence[int],
+    search_shape: Sequence[int] | None,
     weight_shape: Sequence[int] | None,
     kernel_size: Sequence[int],
     dilation: Sequence[int],
@@ -71,7 +71,9 @@ def _backward_flops(
     *args: Any,
     **kwargs: Any,
 ) -> int:
-    return 2 * num_macs(base_shape, kernel_size) * sum(needed)
+    # Without search, the gradient of base is that of both roles.
+    num_gradients = sum(needed) + (search_shape is None and needed[0])
+    return 2 * num_macs(base_shape, kernel_size) * num_gradients
 
 
 def register_flop_formulas() -> None:

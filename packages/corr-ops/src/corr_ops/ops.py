@@ -2,36 +2,40 @@
 
 Two operators carry everything. ``corr_ops::correlation`` is linear in each of base, search and weight;
 ``corr_ops::correlation_backward`` returns its three gradients. Each gradient is linear in each of its own
-factors again, so the derivative of the backward operator is a sum of calls of the same two operators, and
-derivatives of any order exist.
+factors again, so every derivative of the two, reverse or forward, is a sum of calls of the same two
+operators, and derivatives of any order exist.
 
-Arguments here are canonical and checked by `corr_ops.api`: frames [N, C, L, H, W], weight [L or 1, C, Ky, Kx]
-or None, kernel_size and dilation as (y, x), a lag between base and searched frame, the implementation's name.
+Arguments here are canonical and checked by `corr_ops.api`: frames [N, C, L, H, W], search None where the
+frames of base are searched too, weight [L or 1, C, Ky, Kx] or None, kernel_size and dilation as (y, x), a lag
+between base and searched frame, and a backend. Graphs hold the backend as asked for: "auto" is resolved when
+they run.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch._functorch.pyfunctorch import retrieve_all_functorch_interpreters
+from torch._functorch.utils import enable_single_level_autograd_function
 
 from corr_ops.flops import register_flop_formulas
-from corr_ops.impl import reference
+from corr_ops.impl import cpu, reference
 from corr_ops.impl.buffers import empty_gradient, empty_output
 
-_IMPLEMENTATIONS: dict[str, ModuleType] = {"reference": reference}
+_IMPLEMENTATIONS: dict[str, ModuleType] = {"cpu": cpu, "reference": reference}
 _AUTOCAST_KEYS = {"cpu": "AutocastCPU", "cuda": "AutocastCUDA"}
 
+_FACTORS = "Tensor base, Tensor? search, Tensor? weight"
 _OPTIONS = "int[2] kernel_size, int[2] dilation, int groups, int lag"
 _LIBRARY = torch.library.Library("corr_ops", "DEF")
 _LIBRARY.define(
-    f"correlation(Tensor base, Tensor search, Tensor? weight, {_OPTIONS}, str backend) -> Tensor",
-    tags=torch.Tag.pt2_compliant_tag,
+    f"correlation({_FACTORS}, {_OPTIONS}, str backend) -> Tensor", tags=torch.Tag.pt2_compliant_tag
 )
 _LIBRARY.define(
-    f"correlation_backward(Tensor grad, Tensor base, Tensor search, Tensor? weight, {_OPTIONS}, "
-    "bool[3] needed, str backend) -> (Tensor, Tensor, Tensor)",
+    f"correlation_backward(Tensor grad, {_FACTORS}, {_OPTIONS}, bool[3] needed, str backend) "
+    "-> (Tensor, Tensor, Tensor)",
     tags=torch.Tag.pt2_compliant_tag,
 )
 correlation_op: Callable[..., Tensor] = torch.ops.corr_ops.correlation.default
@@ -40,25 +44,39 @@ correlation_backward_op: Callable[..., tuple[Tensor, Tensor, Tensor]] = (
 )
 
 
-def _forward(base: Tensor, search: Tensor, weight: Tensor | None, *options: Any) -> Tensor:
+def why_not(backend: str, device: torch.device) -> str | None:
+    """Return why an implementation cannot serve a device, or None when it can."""
+    if backend == "cpu":
+        return cpu.unavailable() if device.type == "cpu" else f"it serves the CPU alone, not {device.type}"
+    return None
+
+
+def choose(backend: str, device: torch.device) -> str:
+    """Return the implementation that serves a device: the one asked for, or the first that can for "auto"."""
+    if backend != "auto":
+        return backend
+    return next(name for name in _IMPLEMENTATIONS if why_not(name, device) is None)
+
+
+def _forward(base: Tensor, search: Tensor | None, weight: Tensor | None, *options: Any) -> Tensor:
     *numbers, backend = options
-    out: Tensor = _IMPLEMENTATIONS[backend].forward(base, search, weight, *numbers)
+    implementation = _IMPLEMENTATIONS[choose(backend, base.device)]
+    out: Tensor = implementation.forward(base, search, weight, *numbers)
     return out
 
 
 def _backward(
-    grad: Tensor, base: Tensor, search: Tensor, weight: Tensor | None, *options: Any
+    grad: Tensor, base: Tensor, search: Tensor | None, weight: Tensor | None, *options: Any
 ) -> tuple[Tensor, Tensor, Tensor]:
     *numbers, backend = options
-    grads: tuple[Tensor, Tensor, Tensor] = _IMPLEMENTATIONS[backend].backward(
-        grad, base, search, weight, *numbers
-    )
+    implementation = _IMPLEMENTATIONS[choose(backend, base.device)]
+    grads: tuple[Tensor, Tensor, Tensor] = implementation.backward(grad, base, search, weight, *numbers)
     return grads
 
 
 def _fake_forward(
     base: Tensor,
-    search: Tensor,
+    search: Tensor | None,
     weight: Tensor | None,
     kernel_size: list[int],
     dilation: list[int],
@@ -72,7 +90,7 @@ def _fake_forward(
 def _fake_backward(
     grad: Tensor,
     base: Tensor,
-    search: Tensor,
+    search: Tensor | None,
     weight: Tensor | None,
     kernel_size: list[int],
     dilation: list[int],
@@ -89,12 +107,15 @@ def _fake_backward(
 
 
 class _Correlation(torch.autograd.Function):
-    """Derivative of the forward operator: the backward operator, which saves the inputs alone."""
+    """Derivatives of the forward operator; the inputs alone are saved."""
 
     @staticmethod
-    def forward(ctx: Any, base: Tensor, search: Tensor, weight: Tensor | None, *options: Any) -> Tensor:
+    def forward(
+        ctx: Any, base: Tensor, search: Tensor | None, weight: Tensor | None, *options: Any
+    ) -> Tensor:
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(base, search, weight)
+        ctx.save_for_forward(base, search, weight)
         ctx.options = options
         with torch._C._AutoDispatchBelowAutograd():
             out: Tensor = correlation_op(base, search, weight, *options)
@@ -107,9 +128,17 @@ class _Correlation(torch.autograd.Function):
         grads = _gradients(grad, ctx.saved_tensors, ctx.options, ctx.needs_input_grad[:3])
         return *grads, *(None for _ in ctx.options)
 
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Tensor | None) -> Tensor | None:
+        _refuse_nested_forward_mode()
+        total: Tensor | None = None
+        for term in _varied(ctx.saved_tensors, tangents[:3]):
+            total = _sum(total, correlation_op(*term.factors, *ctx.options))
+        return total
+
 
 class _CorrelationBackward(torch.autograd.Function):
-    """Derivative of the backward operator.
+    """Derivatives of the backward operator.
 
     Let T(go, b, s, w) be the sum of ``go * correlation(b, s, w)``: linear in each of its four arguments. The
     operator returns the derivatives of T with respect to b, s and w. With cotangents vb, vs and vw, what is
@@ -118,10 +147,11 @@ class _CorrelationBackward(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, grad: Tensor, base: Tensor, search: Tensor, weight: Tensor | None, *options: Any
+        ctx: Any, grad: Tensor, base: Tensor, search: Tensor | None, weight: Tensor | None, *options: Any
     ) -> tuple[Tensor, Tensor, Tensor]:
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(grad, base, search, weight)
+        ctx.save_for_forward(grad, base, search, weight)
         ctx.options = options
         with torch._C._AutoDispatchBelowAutograd():
             grads: tuple[Tensor, Tensor, Tensor] = correlation_backward_op(
@@ -135,20 +165,74 @@ class _CorrelationBackward(torch.autograd.Function):
         need_grad, *need_factors = ctx.needs_input_grad[:4]
         *numbers, needed, backend = ctx.options
         options = (*numbers, backend)
+        # The outputs that were not needed are placeholders, whatever flows into them.
+        wanted = [vector if need else None for vector, need in zip(cotangents, needed, strict=True)]
         total_grad: Tensor | None = None
         totals: list[Tensor | None] = [None, None, None]
-        for place, cotangent in enumerate(cotangents):
-            # The outputs that were not needed are placeholders, whatever flows into them.
-            if cotangent is None or not needed[place]:
-                continue
-            term = [*factors[:place], cotangent, *factors[place + 1 :]]
+        for term in _varied(factors, wanted):
             if need_grad:
-                total_grad = _sum(total_grad, correlation_op(*term, *options))
-            still_needed = [wanted and other != place for other, wanted in enumerate(need_factors)]
+                total_grad = _sum(total_grad, correlation_op(*term.factors, *options))
+            still_needed = [owner is not None and need_factors[owner] for owner in term.owners]
             if any(still_needed):
-                terms = _gradients(grad, term, options, still_needed)
-                totals = [_sum(total, part) for total, part in zip(totals, terms, strict=True)]
+                parts = _gradients(grad, term.factors, options, still_needed)
+                for owner, part in zip(term.owners, parts, strict=True):
+                    if owner is not None:
+                        totals[owner] = _sum(totals[owner], part)
         return total_grad, *totals, *(None for _ in ctx.options)
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Tensor | None) -> tuple[Tensor | None, ...]:
+        _refuse_nested_forward_mode()
+        grad, *factors = ctx.saved_tensors
+        *numbers, needed, backend = ctx.options
+        options = (*numbers, backend)
+        totals: list[Tensor | None] = [None, None, None]
+        if tangents[0] is not None:
+            totals = _gradients(tangents[0], factors, options, needed)
+        for term in _varied(factors, tangents[1:4]):
+            still_needed = [owner is not None and needed[owner] for owner in term.owners]
+            if any(still_needed):
+                parts = _gradients(grad, term.factors, options, still_needed)
+                for owner, part in zip(term.owners, parts, strict=True):
+                    if owner is not None:
+                        totals[owner] = _sum(totals[owner], part)
+        # Every output needs a tangent, the placeholders too.
+        return tuple(
+            torch.zeros_like(factor if need else grad.new_empty(0)) if total is None else total
+            for factor, need, total in zip(factors, needed, totals, strict=True)
+        )
+
+
+class _Term(NamedTuple):
+    """The product with one factor varied.
+
+    Attributes:
+        factors: base, search and weight, one of them replaced by its variation.
+        owners: for each of the three, which argument of the operator it is; None for the varied one, and for
+            search where there is none.
+    """
+
+    factors: tuple[Tensor | None, Tensor | None, Tensor | None]
+    owners: tuple[int | None, int | None, int | None]
+
+
+def _varied(factors: Sequence[Tensor | None], variations: Sequence[Tensor | None]) -> Iterator[_Term]:
+    """Yield the terms of the product rule for the variations that are given."""
+    base, search, weight = factors
+    vary_base, vary_search, vary_weight = variations
+    if search is None:  # base has both roles
+        if vary_base is not None:
+            yield _Term((vary_base, base, weight), (None, 0, 2))
+            yield _Term((base, vary_base, weight), (0, None, 2))
+        if vary_weight is not None:
+            yield _Term((base, None, vary_weight), (0, None, None))
+        return
+    if vary_base is not None:
+        yield _Term((vary_base, search, weight), (None, 1, 2))
+    if vary_search is not None:
+        yield _Term((base, vary_search, weight), (0, None, 2))
+    if vary_weight is not None:
+        yield _Term((base, search, vary_weight), (0, 1, None))
 
 
 def _gradients(
@@ -160,10 +244,39 @@ def _gradients(
     return [result if wanted else None for result, wanted in zip(grads, needed, strict=True)]
 
 
+def _refuse_nested_forward_mode() -> None:
+    """Refuse what PyTorch would answer wrongly: inside a `jvp`, tangents of an outer level are lost."""
+    if not torch._C._are_functorch_transforms_active():
+        return
+    levels = retrieve_all_functorch_interpreters()
+    if sum(level.key() == torch._C._functorch.TransformType.Jvp for level in levels) > 1:
+        raise NotImplementedError(
+            "forward-mode differentiation inside forward-mode differentiation is not supported; "
+            "take one of them in reverse mode, as in torch.func.jacfwd(torch.func.jacrev(f))"
+        )
+
+
 def _sum(total: Tensor | None, part: Tensor | None) -> Tensor | None:
     if total is None or part is None:
         return part if total is None else total
     return total + part
+
+
+def _apply(function: type[torch.autograd.Function]) -> Callable[..., Any]:
+    """Return a kernel for the Autograd key.
+
+    Under torch.func the dispatcher calls such a kernel once for every level of transforms, so it has to act
+    on one level alone; `Function.apply` itself would refuse.
+    """
+    single_level = super(torch.autograd.Function, function).apply  # type: ignore[misc]
+
+    def apply(*args: Any) -> Any:
+        if not torch._C._are_functorch_transforms_active():
+            return function.apply(*args)
+        with enable_single_level_autograd_function():
+            return single_level(*args)
+
+    return apply
 
 
 def autocast_dtype(tensor: Tensor) -> torch.dtype:
@@ -177,7 +290,7 @@ def autocast_dtype(tensor: Tensor) -> torch.dtype:
     return tensor.dtype
 
 
-def _autocast(base: Tensor, search: Tensor, weight: Tensor | None, *options: Any) -> Tensor:
+def _autocast(base: Tensor, search: Tensor | None, weight: Tensor | None, *options: Any) -> Tensor:
     factors = [
         None if factor is None else factor.to(autocast_dtype(factor)) for factor in (base, search, weight)
     ]
@@ -206,7 +319,7 @@ def _vmap_forward(
     info: Any,
     in_dims: tuple[int | None, ...],
     base: Tensor,
-    search: Tensor,
+    search: Tensor | None,
     weight: Tensor | None,
     kernel_size: list[int],
     dilation: list[int],
@@ -224,7 +337,7 @@ def _vmap_backward(
     in_dims: tuple[int | None, ...],
     grad: Tensor,
     base: Tensor,
-    search: Tensor,
+    search: Tensor | None,
     weight: Tensor | None,
     kernel_size: list[int],
     dilation: list[int],
@@ -243,8 +356,8 @@ def _vmap_backward(
 
 _LIBRARY.impl("correlation", _forward, "CompositeExplicitAutograd")
 _LIBRARY.impl("correlation_backward", _backward, "CompositeExplicitAutograd")
-_LIBRARY.impl("correlation", _Correlation.apply, "Autograd")
-_LIBRARY.impl("correlation_backward", _CorrelationBackward.apply, "Autograd")
+_LIBRARY.impl("correlation", _apply(_Correlation), "Autograd")
+_LIBRARY.impl("correlation_backward", _apply(_CorrelationBackward), "Autograd")
 for _key in _AUTOCAST_KEYS.values():
     _LIBRARY.impl("correlation", _autocast, _key)
 torch.library.register_fake("corr_ops::correlation", _fake_forward, lib=_LIBRARY)

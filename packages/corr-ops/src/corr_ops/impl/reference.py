@@ -19,7 +19,7 @@ _ALL = slice(None)
 
 def forward(
     base: Tensor,
-    search: Tensor,
+    search: Tensor | None,
     weight: Tensor | None,
     kernel_size: Sequence[int],
     dilation: Sequence[int],
@@ -30,7 +30,7 @@ def forward(
 
     Args:
         base: Base frames [N, C, L, H, W].
-        search: Searched frames [N, C, L, H, W].
+        search: Searched frames [N, C, L, H, W]; None searches in `base` itself.
         weight: Filters [L or 1, C, Ky, Kx], or None for ones.
         kernel_size: Neighbourhood (Ky, Kx), odd.
         dilation: Distance between neighbours (Dy, Dx), in pixels.
@@ -43,7 +43,7 @@ def forward(
     """
     out = empty_output(base, kernel_size, groups).zero_()
     out_view = out.unflatten(1, (groups, -1))
-    base, search = _grouped(base, groups), _grouped(search, groups)
+    base, search = _grouped(base, groups), _grouped(base if search is None else search, groups)
     filters = None if weight is None else _grouped_filters(weight, groups)
     for at in _matches(base.shape, kernel_size, dilation, lag):
         products = base[at.base] * search[at.search]
@@ -56,7 +56,7 @@ def forward(
 def backward(
     grad: Tensor,
     base: Tensor,
-    search: Tensor,
+    search: Tensor | None,
     weight: Tensor | None,
     kernel_size: Sequence[int],
     dilation: Sequence[int],
@@ -78,9 +78,11 @@ def backward(
         needed: Which of the three gradients are asked for; the third only with a weight.
 
     Returns:
-        Gradients shaped like base, search and weight; an empty tensor [0] where not needed.
+        Gradients shaped like base, search and weight; an empty tensor [0] where not needed. Where search is
+        None the first is the sum of the gradients in both roles.
     """
     need_base, need_search, need_weight = needed
+    assert search is not None or not need_search
     assert weight is not None or not need_weight
     results = [
         empty_gradient(factor, needed=wanted, grad=grad)
@@ -88,10 +90,10 @@ def backward(
     ]
     sums = [torch.zeros_like(result, dtype=accumulation_dtype(result.dtype)) for result in results]
     grad_base = _grouped(sums[0], groups) if need_base else None
-    grad_search = _grouped(sums[1], groups) if need_search else None
+    grad_search = _grouped(sums[1], groups) if need_search else grad_base if search is None else None
     grad_filters = _grouped_filters(sums[2], groups) if need_weight else None
 
-    base, search = _grouped(base, groups), _grouped(search, groups)
+    base, search = _grouped(base, groups), _grouped(base if search is None else search, groups)
     filters = None if weight is None else _grouped_filters(weight, groups)
     grad = grad.unflatten(1, (groups, -1))
     for at in _matches(base.shape, kernel_size, dilation, lag):
