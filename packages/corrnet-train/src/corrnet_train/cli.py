@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from corrnet_train.malloc import keep_freed_memory
 from video_data import (
     MotionBenchConfig,
     PackOptions,
@@ -44,6 +45,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 def main() -> None:
     """Runs the command line."""
+    keep_freed_memory()
     app()
 
 

@@ -12,6 +12,7 @@ from typing import Self
 
 import numpy as np
 from av.video.frame import VideoFrame
+from av.video.reformatter import VideoReformatter
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from video_data.encode import check_encoder, encode_h264
@@ -170,8 +171,9 @@ def _write_video(dest: Path, config: MotionBenchConfig, job: tuple[str, int]) ->
     if path.exists():
         return  # files appear complete, so this one is done
     frames = []
+    reformatter = VideoReformatter()  # one for all: each has a context that takes long to make
     for index, pixels in enumerate(motionbench_frames(config, *job)):
-        frame = VideoFrame.from_ndarray(pixels, format="rgb24").reformat(format="yuv420p")
+        frame = reformatter.reformat(VideoFrame.from_ndarray(pixels, format="rgb24"), format="yuv420p")
         frame.pts, frame.time_base = index, Fraction(1, config.fps)
         frames.append(frame)
     write_atomic(path, encode_h264(frames, gop=_GOP, crf=_CRF))
