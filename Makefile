@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 PACKAGES := corr-ops video-data corrnet-models corrnet-train
-DEV_TOOLS := build import-linter mypy pytest-benchmark pytest-xdist ruff types-PyYAML
+DEV_TOOLS := build hatchling import-linter mypy pytest-benchmark pytest-xdist ruff types-PyYAML
 SOURCES := packages bench tests conftest.py
 
 .PHONY: demo test lint bench format

@@ -6,6 +6,7 @@ With the variable CORR_OPS_PURE=1 the wheel has no compiled part and serves ever
 import importlib.util
 import os
 import sysconfig
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +17,21 @@ class CustomBuildHook(BuildHookInterface):  # type: ignore[type-arg]
     """Compiles for wheels and editable installs; source distributions hold the C files."""
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
-        """Compile before the files are collected."""
-        kernels = _load_build_module(Path(self.root, "src/corr_ops/impl/cpu/build.py"))
-        kernels.LIBRARY.unlink(missing_ok=True)
+        """Compile before the files are collected: in place for an editable install, else beside the sources."""
         if self.target_name != "wheel":
             return
+        kernels = _load_build_module(Path(self.root, "src/corr_ops/impl/cpu/build.py"))
+        if version == "editable":
+            library: Path = kernels.LIBRARY
+            library.unlink(missing_ok=True)
+        else:
+            self._folder = tempfile.TemporaryDirectory()
+            library = Path(self._folder.name, kernels.LIBRARY.name)
         if os.environ.get("CORR_OPS_PURE") == "1":
             self.app.display_info("CORR_OPS_PURE=1: the CPU kernels are left out")
             return
         try:
-            kernels.build()
+            kernels.build(library)
         except kernels.BuildError as error:
             self.app.display_warning(
                 f"the CPU kernels are left out, the slower reference serves CPUs: {error}"
@@ -34,7 +40,13 @@ class CustomBuildHook(BuildHookInterface):  # type: ignore[type-arg]
         build_data["pure_python"] = False
         platform = sysconfig.get_platform().replace("-", "_").replace(".", "_")
         build_data["tag"] = f"py3-none-{platform}"
-        build_data["artifacts"].append("src/corr_ops/impl/cpu/_correlation.so")
+        if version != "editable":
+            build_data["force_include"][str(library)] = f"corr_ops/impl/cpu/{library.name}"
+
+    def finalize(self, version: str, build_data: dict[str, Any], artifact_path: str) -> None:
+        """Remove what was compiled, now that the wheel holds it."""
+        if hasattr(self, "_folder"):
+            self._folder.cleanup()
 
 
 def _load_build_module(path: Path) -> Any:

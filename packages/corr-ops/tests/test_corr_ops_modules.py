@@ -132,13 +132,49 @@ def test_set_num_frames_without_filters_per_frame() -> None:
     assert module.num_frames == 16
 
 
-@pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda module: pickle.loads(pickle.dumps(module))])
+DUPLICATES = pytest.mark.parametrize(
+    "duplicate",
+    [copy.deepcopy, lambda module: pickle.loads(pickle.dumps(module))],
+    ids=["deepcopy", "pickle"],
+)
+
+
+@DUPLICATES
 def test_copies_compute_the_same_and_own_their_filters(duplicate) -> None:
     module = randomised(VideoCorrelation(4, 3, kernel_size=3))
     twin = duplicate(module)
     assert torch.equal(twin(X), module(X))
     twin.reset_parameters()
     assert not torch.equal(twin(X), module(X))
+
+
+@DUPLICATES
+def test_copies_of_the_pair_module_keep_their_options(duplicate) -> None:
+    module = randomised(Correlation(4, kernel_size=3, dilation=2, groups=2, stride=(2, 1), padding="valid"))
+    twin = duplicate(module)
+    assert repr(twin) == repr(module)
+    assert torch.equal(twin(X, X), module(X, X))
+    assert twin.weight is not module.weight
+    assert repr(duplicate(Correlation(4, kernel_size=3, weight=False))).endswith("weight=False)")
+
+
+@pytest.mark.parametrize(
+    "make", [lambda: VideoCorrelation(4, 3, kernel_size=3), lambda: Correlation(4, kernel_size=3)]
+)
+def test_moved_modules_take_their_filters_along(make) -> None:
+    module = randomised(make())
+    num_inputs = 2 if isinstance(module, Correlation) else 1
+    before = module(*[X] * num_inputs)
+    for dtype in (torch.float64, torch.bfloat16, torch.float32):
+        assert module.to(dtype) is module
+        assert module.weight.dtype == dtype
+        assert module(*[X.to(dtype)] * num_inputs).dtype == dtype
+    assert module(*[X] * num_inputs).shape == before.shape
+    on_meta = copy.deepcopy(module).to("meta")
+    assert on_meta(*[X.to("meta")] * num_inputs).shape == before.shape
+    revived = on_meta.to_empty(device="cpu")
+    revived.load_state_dict(module.state_dict())
+    assert torch.equal(revived(*[X] * num_inputs), module(*[X] * num_inputs))
 
 
 def test_state_goes_from_module_to_module() -> None:
@@ -156,7 +192,8 @@ def test_repr_shows_the_options() -> None:
         "searched='previous', filters='shared')"
     )
     assert repr(Correlation(4, kernel_size=3, weight=False)) == (
-        "Correlation(4, kernel_size=(3, 3), dilation=(1, 1), groups=1, weight=False)"
+        "Correlation(4, kernel_size=(3, 3), dilation=(1, 1), groups=1, stride=(1, 1), padding='same', "
+        "weight=False)"
     )
 
 

@@ -10,11 +10,22 @@ EXAMPLES = re.findall(r"^```python\n(.*?)^```", README.read_text(encoding="utf-8
 
 
 def test_readme_has_examples() -> None:
-    assert len(EXAMPLES) == 3
+    assert len(EXAMPLES) == 4
 
 
-@pytest.mark.parametrize("example", EXAMPLES, ids=["clips", "images", "fvcore"])
-def test_example_runs(example: str) -> None:
-    if "fvcore" in example:
-        pytest.importorskip("fvcore")
+@pytest.mark.parametrize(
+    ("example", "needs"),
+    [
+        pytest.param(EXAMPLES[0], None, id="clips"),
+        pytest.param(EXAMPLES[1], None, id="images"),
+        pytest.param(EXAMPLES[2], "onnxscript", id="onnx", marks=pytest.mark.slow),
+        pytest.param(EXAMPLES[3], "fvcore", id="fvcore"),
+    ],
+)
+def test_example_runs(
+    example: str, needs: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if needs is not None:
+        pytest.importorskip(needs)
+    monkeypatch.chdir(tmp_path)
     exec(compile(example, str(README), "exec"), {})

@@ -1,5 +1,6 @@
 """The functions users call: they check a call, choose an implementation and hand over to `corr_ops.ops`."""
 
+import operator
 from collections.abc import Sequence
 from typing import Literal
 
@@ -7,8 +8,10 @@ import torch
 from torch import Tensor
 
 from corr_ops.ops import autocast_dtype, choose, correlation_op, why_not
+from corr_ops.positions import correlation_at
 
 Backend = Literal["auto", "cpu", "reference"]
+Padding = Literal["same", "valid"]
 Searched = Literal["previous", "current"]
 
 # Name -> what it is, in the order "auto" tries them.
@@ -16,6 +19,7 @@ _BACKENDS = {
     "cpu": "compiled kernels for CPUs",
     "reference": "plain tensor operations for every device and floating-point dtype",
 }
+_PADDINGS = ("same", "valid")
 _LAGS: dict[Searched, int] = {"previous": 1, "current": -1}
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
@@ -28,6 +32,8 @@ def correlation(
     kernel_size: int | tuple[int, int],
     dilation: int | tuple[int, int] = 1,
     groups: int = 1,
+    stride: int | tuple[int, int] = 1,
+    padding: Padding = "same",
     backend: Backend = "auto",
 ) -> Tensor:
     """Correlate every position of `base` with its neighbourhood in `search` (section 3, eq. 1).
@@ -44,30 +50,35 @@ def correlation(
         kernel_size: Neighbourhood K or (Ky, Kx), odd.
         dilation: Distance between neighbours D or (Dy, Dx), in pixels.
         groups: Number of channel groups G; C must be a multiple of it.
+        stride: Distance between output positions S or (Sy, Sx), in pixels; the first position is always
+            there. A stride that divides the dilation saves the work for the positions it leaves out.
+        padding: "same" gives an output for every position, "valid" only for those whose whole neighbourhood
+            lies inside the frame.
         backend: Implementation; "auto" takes the fastest that serves the call.
 
     Returns:
-        [N, G*Ky*Kx, H, W], or [N, G*Ky*Kx, L, H, W] for clips, in the dtype of the inputs; channels-last
-        when `base` is.
+        [N, G*Ky*Kx, H', W'], or [N, G*Ky*Kx, L, H', W'] for clips, in the dtype of the inputs; channels-last
+        when `base` is. H' is ceil(H / Sy) with "same" and ceil((H - (Ky-1)*Dy) / Sy) with "valid", W' alike.
 
     Raises:
         ValueError: If shapes, dtypes, devices or options do not fit together.
     """
     options = check_options(kernel_size=kernel_size, dilation=dilation, groups=groups)
+    spacing = check_stride(stride)
+    valid = check_padding(padding) == "valid"
     if base.dim() not in (4, 5):
         raise ValueError(f"base must be [N, C, H, W] or [N, C, L, H, W], got shape {list(base.shape)}")
     if search.shape != base.shape:
         raise ValueError(f"search must have the shape of base {list(base.shape)}, got {list(search.shape)}")
+    if valid:
+        _check_neighbourhood_fits(base, options[0], options[1])
     check_channels(base.shape[1], groups)
     _check_alike(base=base, search=search, weight=weight)
     _check_backend(backend, base.device)
-    num_frames = base.shape[2] if base.dim() == 5 else 1
-    filters = _canonical_weight(weight, base.shape[1], num_frames, options[0])
-    if base.dim() == 4:
-        return correlation_op(base.unsqueeze(2), search.unsqueeze(2), filters, *options, 0, backend).squeeze(
-            2
-        )
-    return correlation_op(base, search, filters, *options, 0, backend)
+    clips, searched = (base, search) if base.dim() == 5 else (base.unsqueeze(2), search.unsqueeze(2))
+    filters = _canonical_weight(weight, clips.shape[1], clips.shape[2], options[0])
+    out = correlation_at(clips, searched, filters, *options, backend, stride=spacing, valid=valid)
+    return out if base.dim() == 5 else out.squeeze(2)
 
 
 def video_correlation(
@@ -157,8 +168,8 @@ def check_options(
     Raises:
         ValueError: If kernel_size is not odd and positive, or dilation or groups not positive.
     """
-    kernel = _pair("kernel_size", kernel_size)
-    steps = _pair("dilation", dilation)
+    kernel = check_pair("kernel_size", kernel_size)
+    steps = check_pair("dilation", dilation)
     if any(size < 1 or size % 2 == 0 for size in kernel):
         raise ValueError(f"kernel_size must be odd and at least 1, got {kernel_size}")
     if any(step < 1 for step in steps):
@@ -185,6 +196,61 @@ def check_searched(searched: Searched) -> Searched:
     return searched
 
 
+def check_stride(stride: int | tuple[int, int]) -> tuple[int, int]:
+    """Check a stride and spell it out.
+
+    Args:
+        stride: Distance between output positions S or (Sy, Sx), in pixels.
+
+    Returns:
+        (Sy, Sx).
+
+    Raises:
+        ValueError: If it is not positive.
+    """
+    spacing = check_pair("stride", stride)
+    if any(step < 1 for step in spacing):
+        raise ValueError(f"stride must be at least 1, got {stride}")
+    return spacing
+
+
+def check_padding(padding: Padding) -> Padding:
+    """Return `padding` when it is known.
+
+    Args:
+        padding: Which positions have an output.
+
+    Returns:
+        The argument.
+
+    Raises:
+        ValueError: If it is neither "same" nor "valid".
+    """
+    if padding not in _PADDINGS:
+        raise ValueError(f"padding must be one of {list(_PADDINGS)}, got {padding!r}")
+    return padding
+
+
+def check_pair(name: str, value: int | tuple[int, int]) -> tuple[int, int]:
+    """Spell out an option for rows and columns.
+
+    Args:
+        name: Its name, for the message.
+        value: One integer for both, or (y, x).
+
+    Returns:
+        (y, x).
+
+    Raises:
+        ValueError: If it is neither.
+    """
+    pair = (value, value) if isinstance(value, int) else value
+    if not isinstance(pair, Sequence) or len(pair) != 2 or not all(isinstance(v, int) for v in pair):
+        raise ValueError(f"{name} must be an integer or a (y, x) pair of integers, got {value!r}")
+    # Options are constants of a compiled graph, where torch.compile would take them for symbolic sizes.
+    return operator.index(pair[0]), operator.index(pair[1])
+
+
 def check_channels(channels: int, groups: int) -> None:
     """Check that channels split evenly into groups.
 
@@ -199,20 +265,22 @@ def check_channels(channels: int, groups: int) -> None:
         raise ValueError(f"channels must be a positive multiple of groups={groups}, got {channels}")
 
 
+def _check_neighbourhood_fits(base: Tensor, kernel: tuple[int, int], steps: tuple[int, int]) -> None:
+    """Check that at least one position has its whole neighbourhood inside the frame."""
+    needed = tuple((size - 1) * step + 1 for size, step in zip(kernel, steps, strict=True))
+    if base.shape[-2] < needed[0] or base.shape[-1] < needed[1]:
+        raise ValueError(
+            f'padding "valid" with kernel_size={kernel} and dilation={steps} needs frames of at least '
+            f"{needed[0]} x {needed[1]} pixels, got {base.shape[-2]} x {base.shape[-1]}"
+        )
+
+
 def _check_backend(backend: str, device: torch.device) -> None:
     """Check that an implementation is known and serves the device."""
     if backend not in ("auto", *_BACKENDS):
         raise ValueError(f"backend must be one of {['auto', *_BACKENDS]}, got {backend!r}")
-    reason = None if backend == "auto" else why_not(backend, device)
-    if reason is not None:
-        raise ValueError(f'backend {backend!r} cannot serve this call: {reason}; allowed: "auto"')
-
-
-def _pair(name: str, value: int | tuple[int, int]) -> tuple[int, int]:
-    pair = (value, value) if isinstance(value, int) else value
-    if not isinstance(pair, Sequence) or len(pair) != 2 or not all(isinstance(v, int) for v in pair):
-        raise ValueError(f"{name} must be an integer or a (y, x) pair of integers, got {value!r}")
-    return pair[0], pair[1]
+    if not torch.compiler.is_compiling():  # a graph finds out when it runs
+        choose(backend, device)
 
 
 def _check_alike(**tensors: Tensor | None) -> None:

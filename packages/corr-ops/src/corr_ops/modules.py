@@ -6,10 +6,13 @@ import torch
 from torch import Tensor, nn
 
 from corr_ops.api import (
+    Padding,
     Searched,
     check_channels,
     check_options,
+    check_padding,
     check_searched,
+    check_stride,
     correlation,
     video_correlation,
 )
@@ -74,6 +77,8 @@ class Correlation(_CorrelationBase):
         kernel_size: int | tuple[int, int],
         dilation: int | tuple[int, int] = 1,
         groups: int = 1,
+        stride: int | tuple[int, int] = 1,
+        padding: Padding = "same",
         weight: bool = True,
     ) -> None:
         """Make the module.
@@ -83,12 +88,17 @@ class Correlation(_CorrelationBase):
             kernel_size: Neighbourhood K or (Ky, Kx), odd.
             dilation: Distance between neighbours D or (Dy, Dx), in pixels.
             groups: Number of channel groups G; C must be a multiple of it.
+            stride: Distance between output positions S or (Sy, Sx), in pixels.
+            padding: "same" gives an output for every position, "valid" only for those whose whole
+                neighbourhood lies inside the frame.
             weight: Whether to learn filters; without them the module is a plain cost volume.
 
         Raises:
             ValueError: If an option is out of range.
         """
         super().__init__(channels, kernel_size=kernel_size, dilation=dilation, groups=groups)
+        self.stride = check_stride(stride)
+        self.padding: Padding = check_padding(padding)
         self._make_weight(learned=weight)
 
     def forward(self, base: Tensor, search: Tensor) -> Tensor:
@@ -99,7 +109,7 @@ class Correlation(_CorrelationBase):
             search: Searched frames, shaped like `base`.
 
         Returns:
-            [N, G*Ky*Kx, H, W], or [N, G*Ky*Kx, L, H, W] for clips.
+            [N, G*Ky*Kx, H', W'], or [N, G*Ky*Kx, L, H', W'] for clips; sizes as in `correlation`.
 
         Raises:
             ValueError: If the tensors do not fit together or with the module.
@@ -112,11 +122,16 @@ class Correlation(_CorrelationBase):
             kernel_size=self.kernel_size,
             dilation=self.dilation,
             groups=self.groups,
+            stride=self.stride,
+            padding=self.padding,
         )
 
     def extra_repr(self) -> str:
         """Return the options shown by ``repr``."""
-        return f"{self.channels}, {self._options()}, weight={self.weight is not None}"
+        return (
+            f"{self.channels}, {self._options()}, stride={self.stride}, padding={self.padding!r}, "
+            f"weight={self.weight is not None}"
+        )
 
 
 class VideoCorrelation(_CorrelationBase):

@@ -11,14 +11,18 @@ between base and searched frame, and a backend. Graphs hold the backend as asked
 they run.
 """
 
+import contextlib
+import functools
+import threading
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from types import ModuleType
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch._functorch.pyfunctorch import retrieve_all_functorch_interpreters
 from torch._functorch.utils import enable_single_level_autograd_function
+from torch.autograd.forward_ad import _set_fwd_grad_enabled
 
 from corr_ops.flops import register_flop_formulas
 from corr_ops.impl import cpu, reference
@@ -52,10 +56,28 @@ def why_not(backend: str, device: torch.device) -> str | None:
 
 
 def choose(backend: str, device: torch.device) -> str:
-    """Return the implementation that serves a device: the one asked for, or the first that can for "auto"."""
+    """Return the implementation that serves a device: the one asked for, or the first that can for "auto".
+
+    Raises:
+        ValueError: If the one asked for cannot serve it.
+    """
     if backend != "auto":
+        reason = why_not(backend, device)
+        if reason is not None:
+            raise ValueError(f'backend {backend!r} cannot serve this call: {reason}; allowed: "auto"')
         return backend
-    return next(name for name in _IMPLEMENTATIONS if why_not(name, device) is None)
+    chosen = next(name for name in _IMPLEMENTATIONS if why_not(name, device) is None)
+    if device.type == "cpu" and chosen == "reference":
+        _notify(cpu.unavailable())
+    return chosen
+
+
+@functools.cache
+def _notify(reason: str | None) -> None:
+    """Warn, once in a process, that CPUs are served by the slower implementation."""
+    warnings.warn(
+        f"corr-ops: the CPU kernels cannot be used, the slower reference serves CPUs: {reason}", stacklevel=2
+    )
 
 
 def _forward(base: Tensor, search: Tensor | None, weight: Tensor | None, *options: Any) -> Tensor:
@@ -117,7 +139,7 @@ class _Correlation(torch.autograd.Function):
         ctx.save_for_backward(base, search, weight)
         ctx.save_for_forward(base, search, weight)
         ctx.options = options
-        with torch._C._AutoDispatchBelowAutograd():
+        with _below_autograd():
             out: Tensor = correlation_op(base, search, weight, *options)
         return out
 
@@ -130,10 +152,10 @@ class _Correlation(torch.autograd.Function):
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Tensor | None) -> Tensor | None:
-        _refuse_nested_forward_mode()
         total: Tensor | None = None
-        for term in _varied(ctx.saved_tensors, tangents[:3]):
-            total = _sum(total, correlation_op(*term.factors, *ctx.options))
+        with _forward_mode_below(ctx.saved_tensors) as factors:
+            for term in _varied(factors, tangents[:3]):
+                total = _sum(total, correlation_op(*term.factors, *ctx.options))
         return total
 
 
@@ -153,7 +175,7 @@ class _CorrelationBackward(torch.autograd.Function):
         ctx.save_for_backward(grad, base, search, weight)
         ctx.save_for_forward(grad, base, search, weight)
         ctx.options = options
-        with torch._C._AutoDispatchBelowAutograd():
+        with _below_autograd():
             grads: tuple[Tensor, Tensor, Tensor] = correlation_backward_op(
                 grad, base, search, weight, *options
             )
@@ -182,20 +204,19 @@ class _CorrelationBackward(torch.autograd.Function):
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Tensor | None) -> tuple[Tensor | None, ...]:
-        _refuse_nested_forward_mode()
-        grad, *factors = ctx.saved_tensors
         *numbers, needed, backend = ctx.options
         options = (*numbers, backend)
         totals: list[Tensor | None] = [None, None, None]
-        if tangents[0] is not None:
-            totals = _gradients(tangents[0], factors, options, needed)
-        for term in _varied(factors, tangents[1:4]):
-            still_needed = [owner is not None and needed[owner] for owner in term.owners]
-            if any(still_needed):
-                parts = _gradients(grad, term.factors, options, still_needed)
-                for owner, part in zip(term.owners, parts, strict=True):
-                    if owner is not None:
-                        totals[owner] = _sum(totals[owner], part)
+        with _forward_mode_below(ctx.saved_tensors) as (grad, *factors):
+            if tangents[0] is not None:
+                totals = _gradients(tangents[0], factors, options, needed)
+            for term in _varied(factors, tangents[1:4]):
+                still_needed = [owner is not None and needed[owner] for owner in term.owners]
+                if any(still_needed):
+                    parts = _gradients(grad, term.factors, options, still_needed)
+                    for owner, part in zip(term.owners, parts, strict=True):
+                        if owner is not None:
+                            totals[owner] = _sum(totals[owner], part)
         # Every output needs a tangent, the placeholders too.
         return tuple(
             torch.zeros_like(factor if need else grad.new_empty(0)) if total is None else total
@@ -244,16 +265,44 @@ def _gradients(
     return [result if wanted else None for result, wanted in zip(grads, needed, strict=True)]
 
 
-def _refuse_nested_forward_mode() -> None:
-    """Refuse what PyTorch would answer wrongly: inside a `jvp`, tangents of an outer level are lost."""
+class _Modes(threading.local):
+    """Which derivatives the caller of an operator wants, for `_below_autograd`."""
+
+    reverse = True
+    forward = True
+
+
+_modes = _Modes()
+
+
+@contextlib.contextmanager
+def _below_autograd() -> Iterator[None]:
+    """Run the operators inside without derivatives, or under torch.func with those of the levels below.
+
+    PyTorch runs a `torch.autograd.Function` with both modes off. Each level of torch.func's transforms is one
+    such run, and the next level would find the modes off too.
+    """
+    with torch._C._AutoDispatchBelowAutograd():
+        if not torch._C._are_functorch_transforms_active():
+            yield
+            return
+        with torch.set_grad_enabled(_modes.reverse), _set_fwd_grad_enabled(_modes.forward):
+            yield
+
+
+@contextlib.contextmanager
+def _forward_mode_below(saved: Sequence[Tensor | None]) -> Iterator[list[Any]]:
+    """Yield tensors without their tangents, under torch.func with those of the levels below alone.
+
+    PyTorch runs a `jvp` with forward mode off, for all levels. Here it is on again, so that the outer of two
+    nested forward modes is not lost.
+    """
     if not torch._C._are_functorch_transforms_active():
+        yield list(saved)
         return
-    levels = retrieve_all_functorch_interpreters()
-    if sum(level.key() == torch._C._functorch.TransformType.Jvp for level in levels) > 1:
-        raise NotImplementedError(
-            "forward-mode differentiation inside forward-mode differentiation is not supported; "
-            "take one of them in reverse mode, as in torch.func.jacfwd(torch.func.jacrev(f))"
-        )
+    primals = [None if tensor is None else torch._VF._unpack_dual(tensor, level=0)[0] for tensor in saved]
+    with _set_fwd_grad_enabled(True):
+        yield primals
 
 
 def _sum(total: Tensor | None, part: Tensor | None) -> Tensor | None:
@@ -273,6 +322,7 @@ def _apply(function: type[torch.autograd.Function]) -> Callable[..., Any]:
     def apply(*args: Any) -> Any:
         if not torch._C._are_functorch_transforms_active():
             return function.apply(*args)
+        _modes.reverse, _modes.forward = torch.is_grad_enabled(), torch._C._is_fwd_grad_enabled()
         with enable_single_level_autograd_function():
             return single_level(*args)
 

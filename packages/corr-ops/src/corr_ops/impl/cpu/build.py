@@ -4,6 +4,7 @@ Nothing but the standard library is imported here, since a build environment has
 """
 
 import argparse
+import hashlib
 import os
 import platform
 import shlex
@@ -66,6 +67,12 @@ def find_compiler() -> list[str]:
     raise BuildError(f"no C compiler found ({named or 'cc, gcc, clang'})")
 
 
+def fingerprint() -> str:
+    """Return what tells these C sources from others; a library carries that of its own."""
+    sources = sorted(path for path in NATIVE.iterdir() if path.suffix in (".c", ".h", ".inc"))
+    return hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()[:16]
+
+
 def build(target: Path = LIBRARY, *, extra_flags: Sequence[str] = ()) -> Path:
     """Compile the kernels for every instruction set of this kind of processor into one library.
 
@@ -87,7 +94,14 @@ def build(target: Path = LIBRARY, *, extra_flags: Sequence[str] = ()) -> Path:
     common += [*shlex.split(os.environ.get("CFLAGS", "")), *extra_flags]
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".build-") as folder:
         objects = [Path(folder, "correlation.o")]
-        commands = [[*compiler, *common, "-c", str(NATIVE / "correlation.c"), "-o", str(objects[0])]]
+        source = [
+            f'-DCORR_SOURCES="{fingerprint()}"',
+            "-c",
+            str(NATIVE / "correlation.c"),
+            "-o",
+            str(objects[0]),
+        ]
+        commands = [[*compiler, *common, *source]]
         for variant in X86 if is_x86 else OTHERS:
             objects.append(Path(folder, f"{variant.name}.o"))
             defines = (

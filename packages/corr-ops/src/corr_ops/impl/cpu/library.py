@@ -65,10 +65,23 @@ def unavailable() -> str | None:
     if not path().exists():
         return "its compiled library is not part of this installation"
     try:
-        _load()
+        library = _load()
     except OSError as error:
         return f"its compiled library cannot be loaded ({error})"
+    if path() == _FILE and not _is_current(library):
+        return "its compiled library is not of these sources; python -m corr_ops.impl.cpu.build compiles them"
     return None
+
+
+def _is_current(library: ctypes.CDLL) -> bool:
+    """Return whether a library belongs to the sources beside it; those of a checkout may be newer."""
+    from corr_ops.impl.cpu.build import fingerprint  # imported where used: `build` also runs as a program
+
+    try:
+        library.corr_sources.restype = ctypes.c_char_p
+        return bool(library.corr_sources().decode() == fingerprint())
+    except AttributeError:
+        return False
 
 
 @functools.cache
@@ -130,7 +143,7 @@ def _parallel() -> Callable[[Job, int], None]:
     compete with them for the cores, since they spin for a while after each of PyTorch's operators.
     """
     library, parallel = _load(), _openmp_parallel()
-    if parallel is None:
+    if parallel is None or _forked:
         return _run_in_python_threads
 
     def run_in_openmp(job: Job, num_threads: int) -> None:
@@ -164,5 +177,16 @@ def _pool() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(max_workers=os.cpu_count(), thread_name_prefix="corr_ops")
 
 
-if hasattr(os, "register_at_fork"):  # a child has no threads but the one that forked
-    os.register_at_fork(after_in_child=_pool.cache_clear)
+_forked = False
+
+
+def _after_fork_in_child() -> None:
+    """Forget all threads: a child has none but the one that forked, and OpenMP would wait for the others."""
+    global _forked
+    _forked = True
+    _parallel.cache_clear()
+    _pool.cache_clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)

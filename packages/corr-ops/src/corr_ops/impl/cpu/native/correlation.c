@@ -31,6 +31,9 @@ static int is_supported(const char *name) {
     return strcmp(name, "baseline") == 0;
 }
 
+/* The fingerprint of the sources it was compiled from. */
+const char *corr_sources(void) { return CORR_SOURCES; }
+
 /* The number of instruction sets, best first. */
 int corr_num_instruction_sets(void) { return (int)(sizeof instruction_sets / sizeof instruction_sets[0]); }
 

@@ -14,6 +14,16 @@
 #endif
 #define INLINE static inline __attribute__((always_inline))
 
+/* Under AddressSanitizer every buffer is followed by GUARD elements that must not be touched. */
+#ifdef __SANITIZE_ADDRESS__
+#include <sanitizer/asan_interface.h>
+#define GUARD 64
+#define FORBID(POINTER, BYTES) ASAN_POISON_MEMORY_REGION(POINTER, BYTES)
+#else
+#define GUARD 0
+#define FORBID(POINTER, BYTES) ((void)0)
+#endif
+
 /* Rows of a strip, and most displacements along y that are summed at once: ROWS * MAX_TAPS sums and what they are
  * made of have to fit the registers. */
 #ifndef ROWS

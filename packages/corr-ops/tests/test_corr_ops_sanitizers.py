@@ -1,0 +1,89 @@
+"""The kernels under AddressSanitizer and UndefinedBehaviorSanitizer, over the shapes of the other tests.
+
+PyTorch's memory is watched too, since the sanitizer's allocator is loaded first. Between the buffers of a task
+the kernels leave stretches that must not be touched.
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from corr_ops.impl.cpu import build
+
+TESTS = Path(__file__).parent
+FLAGS = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-g", "-O1")
+# Vectors as wide as the widest are compiled for any processor, so that the code for them is tested on all.
+WIDE = build.Variant("baseline", 64, 32)
+
+RUN = """
+import sys, torch
+sys.path.insert(0, {tests!r})
+from test_corr_ops_cpu import *
+
+torch.set_num_threads(2)
+checked = 0
+layouts = itertools.cycle(["dense", "channels-last", "sliced"])
+for name in {names} or INSTRUCTION_SETS:
+    library.instruction_set = lambda: name
+    for case in [*cases(), *STRESS]:
+        for dtype in DTYPES:
+            for kind, lag in LAGS.items():
+                view = LAYOUTS.get(next(layouts), lambda x: x)
+                base, search, weight = factors_of(case, kind, dtype)
+                factors = [view(base), None if search is None else view(search), weight]
+                grad = view(cotangent_of(case, dtype))
+                ours, theirs = (run(module, factors, grad, case, lag) for module in (cpu, reference))
+                for result, expected in zip(ours, theirs, strict=True):
+                    scale = expected.abs().max().item() if expected.numel() else 1.0
+                    tolerance = 64 * torch.finfo(dtype).eps
+                    torch.testing.assert_close(result, expected, rtol=tolerance, atol=tolerance * scale)
+                checked += 1
+print("checked", checked)
+"""
+
+
+def runtime(name: str) -> str:
+    """Return the path of a sanitizer's runtime, or skip."""
+    try:
+        compiler = build.find_compiler()
+    except build.BuildError as error:
+        pytest.skip(str(error))
+    found = subprocess.run(
+        [*compiler, f"-print-file-name={name}"], capture_output=True, text=True
+    ).stdout.strip()
+    if not Path(found).is_absolute():
+        pytest.skip(f"{compiler[0]} has no {name}")
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("wide", [False, True], ids=["as-shipped", "vectors-of-64-bytes"])
+def test_kernels_under_sanitizers(wide: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    preload = runtime("libasan.so")
+    flags = FLAGS
+    if wide:
+        monkeypatch.setattr(build, "X86", [WIDE])
+        monkeypatch.setattr(build, "OTHERS", [WIDE])
+        flags = (*FLAGS, "-UCORR_X86")
+    try:
+        sanitized = build.build(tmp_path / "sanitized.so", extra_flags=flags)
+    except build.BuildError as error:
+        pytest.skip(f"the sanitizers cannot be used here: {error}")
+    result = subprocess.run(
+        [sys.executable, "-c", RUN.format(tests=str(TESTS), names=["baseline"] if wide else None)],
+        env={
+            **os.environ,
+            "CORR_OPS_LIBRARY": str(sanitized),
+            "LD_PRELOAD": preload,
+            "ASAN_OPTIONS": "detect_leaks=0",
+            "UBSAN_OPTIONS": "print_stacktrace=1",
+        },
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert result.returncode == 0, f"{result.stdout[-2000:]}\n{result.stderr[-6000:]}"
+    assert "checked" in result.stdout
