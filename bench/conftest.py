@@ -1,0 +1,32 @@
+"""Rows of the record: benchmarks hand them over, the session prints them as tables at its end."""
+
+from typing import Any
+
+import pytest
+
+from bench import machine
+from bench.models import step_report
+from bench.ops import ops_report
+
+_REPORTS = {"ops": ops_report.markdown, "training_step": step_report.markdown}
+_ROWS = pytest.StashKey[dict[str, list[dict[str, Any]]]]()
+_MACHINE = machine.describe()
+
+
+@pytest.fixture
+def record(benchmark, request):
+    """A function that takes the name of a record and rows for it, and returns them with the machine's columns."""
+
+    def add(name: str, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        rows = [{**row, **_MACHINE} for row in rows]
+        benchmark.extra_info[name] = rows
+        request.config.stash.setdefault(_ROWS, {}).setdefault(name, []).extend(rows)
+        return rows
+
+    return add
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    for name, rows in config.stash.get(_ROWS, {}).items():
+        terminalreporter.section(f"{name}: times and ratios")
+        terminalreporter.write_line(_REPORTS[name](rows))
