@@ -45,7 +45,7 @@ class MotionBenchConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     num_train: int = Field(default=3200, ge=0)
-    num_val: int = Field(default=200, ge=0)
+    num_val: int = Field(default=104, ge=0)
     num_test: int = Field(default=400, ge=0)
     seed: int = Field(default=0, ge=0, lt=1 << 63)
     size: int = Field(default=40, ge=16, multiple_of=2)
