@@ -1,6 +1,5 @@
 """The compiled kernels: every instruction set of this processor, any strides, any threads, any process."""
 
-import functools
 import itertools
 import os
 import subprocess
@@ -16,20 +15,22 @@ from corr_ops import video_correlation
 from corr_ops.impl import cpu, reference
 from corr_ops.impl.cpu import library
 from corr_ops.testing import (
+    LAGS,
     Case,
     assert_within_budget,
     cases,
+    make_factors,
     make_frames,
+    make_grad,
     make_weight,
-    oracle_correlation,
-    oracle_video_correlation,
+    oracle_results,
+    run_implementation,
 )
 
 if not library.path().exists():
     pytest.skip(f"no compiled library: {library.unavailable()}", allow_module_level=True)
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
-LAGS = {"pair": 0, "previous": 1, "current": -1}
 INSTRUCTION_SETS = list(library.instruction_sets())
 
 # Beside the corners of the definition: sizes around those of vectors, strips and parts of the kernels.
@@ -110,52 +111,6 @@ def options(case: Case) -> dict[str, object]:
     return {"kernel_size": case.kernel_size, "dilation": case.dilation, "groups": case.groups}
 
 
-def factors_of(case: Case, kind: str, dtype: torch.dtype) -> list[Tensor | None]:
-    """Return base, search and weight; each kind of call goes with another kind of weight."""
-    x = make_frames(case, dtype=dtype)
-    if kind == "pair":
-        return [x, make_frames(case, dtype=dtype, seed=5), make_weight(case, num_frames=1, dtype=dtype)]
-    weighted = kind == "previous"
-    return [x, None, make_weight(case, num_frames=case.num_frames, dtype=dtype) if weighted else None]
-
-
-def cotangent_of(case: Case, dtype: torch.dtype) -> Tensor:
-    taps = case.kernel_size[0] * case.kernel_size[1]
-    shape = (case.num_clips, case.groups * taps, case.num_frames, case.height, case.width)
-    return torch.randn(shape, generator=torch.Generator().manual_seed(9), dtype=torch.float64).to(dtype)
-
-
-def run(
-    implementation,
-    factors: list[Tensor | None],
-    grad: Tensor,
-    case: Case,
-    lag: int,
-    needed: tuple[bool, bool, bool] | None = None,
-) -> list[Tensor]:
-    """Return the output and the gradients of all factors that there are."""
-    numbers = (case.kernel_size, case.dilation, case.groups, lag)
-    needed = needed or tuple(factor is not None for factor in factors)
-    grads = implementation.backward(grad, *factors, *numbers, needed)
-    wanted = [result for result, need in zip(grads, needed, strict=True) if need]
-    return [implementation.forward(*factors, *numbers), *wanted]
-
-
-@functools.cache
-def oracle(case: Case, kind: str, dtype: torch.dtype, precision: torch.dtype) -> list[Tensor]:
-    """Return what `run` has to: computed in `precision` on factors rounded to `dtype`."""
-    factors = [None if factor is None else factor.to(precision) for factor in factors_of(case, kind, dtype)]
-    leaves = [factor.requires_grad_() for factor in factors if factor is not None]
-    base, search, weight = factors
-    settings = {**options(case), "dtype": precision}
-    if kind == "pair":
-        out = oracle_correlation(base, search, weight, **settings)
-    else:
-        out = oracle_video_correlation(base, weight, searched=kind, **settings)
-    grads = torch.autograd.grad(out, leaves, cotangent_of(case, dtype).to(precision))
-    return [out.detach(), *grads]
-
-
 def assert_equal(actual: list[Tensor], expected: list[Tensor]) -> None:
     for ours, theirs in zip(actual, expected, strict=True):
         assert torch.equal(ours, theirs)
@@ -173,12 +128,14 @@ def test_every_result_is_within_the_error_budget_of_the_oracle(
     each_instruction_set: str, case: Case, dtype: torch.dtype
 ) -> None:
     for kind, lag in LAGS.items():
-        ours = run(cpu, factors_of(case, kind, dtype), cotangent_of(case, dtype), case, lag)
-        exact = oracle(case, kind, dtype, torch.float64)
+        ours = run_implementation(
+            cpu, make_factors(case, kind, dtype=dtype), make_grad(case, dtype=dtype), case, lag
+        )
+        exact = oracle_results(case, kind, dtype, torch.float64)
         if dtype == torch.float64:
             torch.testing.assert_close(ours, exact, rtol=1e-12, atol=1e-12)
             continue
-        for result, truth, low in zip(ours, exact, oracle(case, kind, dtype, dtype), strict=True):
+        for result, truth, low in zip(ours, exact, oracle_results(case, kind, dtype, dtype), strict=True):
             assert result.dtype == dtype
             assert_within_budget(result, exact=truth, low_precision=low)
 
@@ -191,23 +148,27 @@ def test_every_combination_of_arguments_equals_the_reference(
 ) -> None:
     num_frames = {"none": None, "one": 1, "per_frame": PLAIN.num_frames}[weights]
     weight = None if num_frames is None else make_weight(PLAIN, num_frames=num_frames)
-    grad = cotangent_of(PLAIN, torch.float64)
+    grad = make_grad(PLAIN, dtype=torch.float64)
     if weight is None and needed[2]:
         needed = (*needed[:2], False)
     for search in (make_frames(PLAIN, seed=5), None):
         if search is None and needed[1]:
             continue
         factors = [make_frames(PLAIN), search, weight]
-        ours, theirs = (run(module, factors, grad, PLAIN, lag, needed) for module in (cpu, reference))
+        ours, theirs = (
+            run_implementation(module, factors, grad, PLAIN, lag, needed) for module in (cpu, reference)
+        )
         torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("lag", LAGS.values(), ids=LAGS)
 def test_gradient_of_frames_in_both_roles_is_the_sum_of_two(each_instruction_set: str, lag: int) -> None:
     x, weight = make_frames(PAPER), make_weight(PAPER, num_frames=PAPER.num_frames)
-    grad = cotangent_of(PAPER, torch.float64)
-    out, *shared = run(cpu, [x, None, weight], grad, PAPER, lag)
-    pair_out, as_base, as_search, by_weight = run(cpu, [x, x.clone(), weight], grad, PAPER, lag)
+    grad = make_grad(PAPER, dtype=torch.float64)
+    out, *shared = run_implementation(cpu, [x, None, weight], grad, PAPER, lag)
+    pair_out, as_base, as_search, by_weight = run_implementation(
+        cpu, [x, x.clone(), weight], grad, PAPER, lag
+    )
     assert torch.equal(out, pair_out)
     torch.testing.assert_close(shared, [as_base + as_search, by_weight], rtol=1e-13, atol=1e-13)
 
@@ -271,15 +232,15 @@ def test_strides_change_no_bit(
     view = LAYOUTS[layout]
     weight = make_weight(case, num_frames=case.num_frames, dtype=dtype)
     base, search = view(make_frames(case, dtype=dtype)), view(make_frames(case, dtype=dtype, seed=5))
-    grad = view(cotangent_of(case, dtype))
+    grad = view(make_grad(case, dtype=dtype))
     dense_base, dense_search, dense_grad = (tensor.contiguous() for tensor in (base, search, grad))
-    expected = run(cpu, [dense_base, dense_search, weight], dense_grad, case, 1)
-    assert_equal(run(cpu, [base, dense_search, weight], dense_grad, case, 1), expected)
-    assert_equal(run(cpu, [dense_base, search, weight], dense_grad, case, 1), expected)
-    assert_equal(run(cpu, [dense_base, dense_search, weight], grad, case, 1), expected)
-    assert_equal(run(cpu, [base, search, weight], grad, case, 1), expected)
-    shared = run(cpu, [dense_base, None, weight], dense_grad, case, -1)
-    assert_equal(run(cpu, [base, None, weight], grad, case, -1), shared)
+    expected = run_implementation(cpu, [dense_base, dense_search, weight], dense_grad, case, 1)
+    assert_equal(run_implementation(cpu, [base, dense_search, weight], dense_grad, case, 1), expected)
+    assert_equal(run_implementation(cpu, [dense_base, search, weight], dense_grad, case, 1), expected)
+    assert_equal(run_implementation(cpu, [dense_base, dense_search, weight], grad, case, 1), expected)
+    assert_equal(run_implementation(cpu, [base, search, weight], grad, case, 1), expected)
+    shared = run_implementation(cpu, [dense_base, None, weight], dense_grad, case, -1)
+    assert_equal(run_implementation(cpu, [base, None, weight], grad, case, -1), shared)
 
 
 @pytest.mark.parametrize(
@@ -297,9 +258,9 @@ def test_strides_change_no_bit(
 @each_dtype
 def test_strides_of_filters_change_no_bit(view: Callable[[Tensor], Tensor], dtype: torch.dtype) -> None:
     weight = view(make_weight(PLAIN, num_frames=PLAIN.num_frames, dtype=dtype))
-    x, grad = make_frames(PLAIN, dtype=dtype), cotangent_of(PLAIN, dtype)
-    ours = run(cpu, [x, None, weight], grad, PLAIN, 1)
-    assert_equal(ours, run(cpu, [x, None, weight.contiguous()], grad, PLAIN, 1))
+    x, grad = make_frames(PLAIN, dtype=dtype), make_grad(PLAIN, dtype=dtype)
+    ours = run_implementation(cpu, [x, None, weight], grad, PLAIN, 1)
+    assert_equal(ours, run_implementation(cpu, [x, None, weight.contiguous()], grad, PLAIN, 1))
 
 
 def test_lazily_negated_and_zero_tensors_are_what_they_stand_for() -> None:
@@ -327,9 +288,9 @@ def test_every_value_of_fresh_memory_is_written(case: Case, dtype: torch.dtype) 
         assert torch.empty(3).isnan().all()
         for kind, lag in LAGS.items():
             for layout in (torch.contiguous_format, torch.channels_last_3d):
-                base, *others = factors_of(case, kind, dtype)
+                base, *others = make_factors(case, kind, dtype=dtype)
                 base = base.contiguous(memory_format=layout)
-                results = run(cpu, [base, *others], cotangent_of(case, dtype), case, lag)
+                results = run_implementation(cpu, [base, *others], make_grad(case, dtype=dtype), case, lag)
                 assert all(result.isfinite().all() for result in results)
     finally:
         torch.use_deterministic_algorithms(False)
@@ -339,7 +300,9 @@ def test_values_that_are_not_finite_stay_where_they_belong(each_instruction_set:
     case = Case(name="three-clips", num_clips=3, num_frames=4, height=20, width=13)
     x, weight = make_frames(case), make_weight(case, num_frames=case.num_frames)
     x[1, :2, 2] = float("inf")  # clip 1, group 0, frame 2
-    out, grad_x, grad_weight = run(cpu, [x, None, weight], cotangent_of(case, torch.float64), case, 1)
+    out, grad_x, grad_weight = run_implementation(
+        cpu, [x, None, weight], make_grad(case, dtype=torch.float64), case, 1
+    )
     assert not_finite(out) == {(1, 0, 2), (1, 0, 3)}  # as base and as searched frame
     assert not_finite(grad_x) == {(1, 0, 1), (1, 0, 3)}  # of what it was multiplied with
     assert not_finite(grad_weight.movedim(0, 1)[None].flatten(-2)[..., None]) == {(0, 0, 2), (0, 0, 3)}
@@ -365,13 +328,13 @@ def test_offsets_past_32_bits(monkeypatch: pytest.MonkeyPatch) -> None:
     def spread_like(factor: Tensor, **_: object) -> Tensor:
         return spread(torch.zeros_like(factor)) if factor.dim() == 5 else torch.zeros_like(factor)
 
-    x, grad = make_frames(case, dtype=torch.bfloat16), cotangent_of(case, torch.bfloat16)
+    x, grad = make_frames(case, dtype=torch.bfloat16), make_grad(case, dtype=torch.bfloat16)
     weight = make_weight(case, num_frames=2, dtype=torch.bfloat16)
     y = make_frames(case, dtype=torch.bfloat16, seed=5)
-    expected = run(cpu, [x, y, weight], grad, case, 1)
+    expected = run_implementation(cpu, [x, y, weight], grad, case, 1)
     monkeypatch.setattr(cpu, "empty_output", lambda *_: spread(torch.zeros_like(expected[0])))
     monkeypatch.setattr(cpu, "empty_gradient", spread_like)
-    actual = run(cpu, [spread(x), spread(y), weight], spread(grad), case, 1)
+    actual = run_implementation(cpu, [spread(x), spread(y), weight], spread(grad), case, 1)
     assert all(result.stride(0) == distance for result in actual[:3])
     assert_equal(actual, expected)
 
@@ -451,7 +414,7 @@ def test_number_of_threads_changes_no_bit(
     results = []
     for num_threads in (1, 2, 3, 5, 5):
         set_num_threads(num_threads)
-        results.append(run(cpu, factors, cotangent_of(case, dtype), case, 1))
+        results.append(run_implementation(cpu, factors, make_grad(case, dtype=dtype), case, 1))
     for result in results[1:]:
         assert_equal(result, results[0])
 
@@ -460,7 +423,7 @@ def test_calls_from_several_threads_do_not_mix(
     each_kind_of_thread: str, set_num_threads: Callable[[int], None]
 ) -> None:
     set_num_threads(2)
-    grad = cotangent_of(PAPER, torch.float32)
+    grad = make_grad(PAPER, dtype=torch.float32)
     calls = [
         [
             make_frames(PAPER, dtype=torch.float32, seed=seed),
@@ -469,11 +432,11 @@ def test_calls_from_several_threads_do_not_mix(
         ]
         for seed in range(8)
     ]
-    expected = [run(cpu, factors, grad, PAPER, 1) for factors in calls]
+    expected = [run_implementation(cpu, factors, grad, PAPER, 1) for factors in calls]
     with ThreadPoolExecutor(4) as pool:
         for _ in range(5):
             for ours, theirs in zip(
-                pool.map(lambda f: run(cpu, f, grad, PAPER, 1), calls), expected, strict=True
+                pool.map(lambda f: run_implementation(cpu, f, grad, PAPER, 1), calls), expected, strict=True
             ):
                 assert_equal(ours, theirs)
 

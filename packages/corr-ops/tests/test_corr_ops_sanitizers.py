@@ -32,10 +32,10 @@ for name in {names} or INSTRUCTION_SETS:
         for dtype in DTYPES:
             for kind, lag in LAGS.items():
                 view = LAYOUTS.get(next(layouts), lambda x: x)
-                base, search, weight = factors_of(case, kind, dtype)
+                base, search, weight = make_factors(case, kind, dtype=dtype)
                 factors = [view(base), None if search is None else view(search), weight]
-                grad = view(cotangent_of(case, dtype))
-                ours, theirs = (run(module, factors, grad, case, lag) for module in (cpu, reference))
+                grad = view(make_grad(case, dtype=dtype))
+                ours, theirs = (run_implementation(module, factors, grad, case, lag) for module in (cpu, reference))
                 for result, expected in zip(ours, theirs, strict=True):
                     scale = expected.abs().max().item() if expected.numel() else 1.0
                     tolerance = 64 * torch.finfo(dtype).eps

@@ -4,13 +4,17 @@ The oracle shares no code with the implementations: it pads the searched frames,
 channel and every input channel of its group, and leaves the gradients to autograd.
 """
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
+from types import ModuleType
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+LAGS = {"pair": 0, "previous": 1, "current": -1}  # kinds of call, with what an implementation is told
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,6 +113,108 @@ def make_weight(
 def _normal(shape: Sequence[int], dtype: torch.dtype, device: str, seed: int) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     return torch.randn(shape, generator=generator, dtype=torch.float64).to(device=device, dtype=dtype)
+
+
+def make_factors(case: Case, kind: str, *, dtype: torch.dtype, device: str = "cpu") -> list[Tensor | None]:
+    """Return random factors of a case, with other filters for each kind of call.
+
+    Args:
+        case: Sizes.
+        kind: "pair" has one set of filters, "previous" one for each frame, "current" none; see `LAGS`.
+        dtype: Floating-point dtype.
+        device: Where the tensors live.
+
+    Returns:
+        base, search and weight as implementations take them.
+    """
+    x = make_frames(case, dtype=dtype, device=device)
+    if kind == "pair":
+        search = make_frames(case, dtype=dtype, device=device, seed=5)
+        return [x, search, make_weight(case, num_frames=1, dtype=dtype, device=device)]
+    if kind == "current":
+        return [x, None, None]
+    return [x, None, make_weight(case, num_frames=case.num_frames, dtype=dtype, device=device)]
+
+
+def make_grad(case: Case, *, dtype: torch.dtype, device: str = "cpu") -> Tensor:
+    """Return a random gradient of the output of a case, [N, G*Ky*Kx, L, H, W].
+
+    Args:
+        case: Sizes.
+        dtype: Floating-point dtype.
+        device: Where the tensor lives.
+
+    Returns:
+        Normally distributed values.
+    """
+    taps = case.kernel_size[0] * case.kernel_size[1]
+    shape = (case.num_clips, case.groups * taps, case.num_frames, case.height, case.width)
+    return _normal(shape, dtype, device, seed=9)
+
+
+def run_implementation(
+    implementation: ModuleType,
+    factors: Sequence[Tensor | None],
+    grad: Tensor,
+    case: Case,
+    lag: int,
+    needed: Sequence[bool] | None = None,
+) -> list[Tensor]:
+    """Call both directions of an implementation.
+
+    Args:
+        implementation: A module with `forward` and `backward` as in `corr_ops.impl.reference`.
+        factors: base, search and weight.
+        grad: Gradient of the output.
+        case: Kernel size, dilation and groups.
+        lag: As the implementation takes it.
+        needed: Which gradients are asked for; None stands for all factors that there are.
+
+    Returns:
+        The output and the gradients that are needed.
+    """
+    numbers = (case.kernel_size, case.dilation, case.groups, lag)
+    needed = needed or tuple(factor is not None for factor in factors)
+    grads = implementation.backward(grad, *factors, *numbers, needed)
+    wanted = [result for result, need in zip(grads, needed, strict=True) if need]
+    return [implementation.forward(*factors, *numbers), *wanted]
+
+
+@functools.cache
+def oracle_results(case: Case, kind: str, dtype: torch.dtype, precision: torch.dtype) -> list[Tensor]:
+    """Return what `run_implementation` has to for `make_factors` and `make_grad`.
+
+    Args:
+        case: Sizes and options.
+        kind: Kind of call.
+        dtype: Dtype to which the factors are rounded.
+        precision: Dtype of every step.
+
+    Returns:
+        The output and the gradients of all factors, on the CPU, in `precision`.
+    """
+    factors = [
+        None if factor is None else factor.to(precision) for factor in make_factors(case, kind, dtype=dtype)
+    ]
+    leaves = [factor.requires_grad_() for factor in factors if factor is not None]
+    base, search, weight = factors
+    assert base is not None
+    if search is None:
+        previous = torch.cat([base[:, :, :1], base[:, :, :-1]], dim=2)
+        positions, searched = (base, previous) if kind == "previous" else (previous, base)
+    else:
+        positions, searched = base, search
+    out = oracle_correlation(
+        positions,
+        searched,
+        weight,
+        kernel_size=case.kernel_size,
+        dilation=case.dilation,
+        groups=case.groups,
+        dtype=precision,
+    )
+    grads = torch.autograd.grad(out, leaves, make_grad(case, dtype=dtype).to(precision))
+    return [out.detach(), *grads]
 
 
 def oracle_correlation(
