@@ -1,8 +1,15 @@
 """Implementations under test."""
 
+import os
+import sys
+
 import pytest
+import torch
 
 from corr_ops import ops
+
+if not torch.cuda.is_available() and "triton" not in sys.modules:
+    os.environ["TRITON_INTERPRET"] = "1"  # read when triton is imported
 
 IMPLEMENTATIONS = ("cpu", "reference")
 

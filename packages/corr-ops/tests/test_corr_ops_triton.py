@@ -1,0 +1,129 @@
+"""The GPU kernels' arithmetic: in Triton's interpreter where there is no GPU, on the GPU where there is one.
+
+The interpreter is wrong for bfloat16, which is tested on GPUs alone.
+"""
+
+import os
+
+import pytest
+import torch
+
+from corr_ops.impl import reference, triton
+from corr_ops.impl.triton import launch
+from corr_ops.testing import (
+    LAGS,
+    Case,
+    assert_within_budget,
+    cases,
+    make_factors,
+    make_frames,
+    make_grad,
+    make_weight,
+    oracle_results,
+    run_implementation,
+)
+
+pytest.importorskip("triton")
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+if DEVICE == "cpu" and os.environ.get("TRITON_INTERPRET") != "1":
+    pytest.skip("no GPU, and Triton was imported without its interpreter", allow_module_level=True)
+DTYPES = [torch.float32, torch.float16, torch.float64, *([torch.bfloat16] if DEVICE == "cuda" else [])]
+
+# The interpreter takes about a second for each tile of a frame: on a CPU the frames are tiny.
+TINY = {"num_clips": 1, "channels": 2, "groups": 1, "num_frames": 2, "height": 3, "width": 4}
+CASES = [
+    Case(name="two-groups", **{**TINY, "channels": 4, "groups": 2}),
+    Case(name="strips-end-inside", **{**TINY, "width": 17}, dilation=(1, 2), kernel_size=(3, 5)),
+    Case(name="channels-3-of-4", **{**TINY, "channels": 3}),
+    Case(name="several-blocks", **{**TINY, "channels": 36}, kernel_size=(1, 3)),
+    Case(name="one-column-tall", **{**TINY, "height": 9, "width": 1, "num_frames": 1}, kernel_size=(5, 1)),
+]
+if DEVICE == "cuda":
+    LARGE = {"num_clips": 1, "channels": 4, "groups": 2, "num_frames": 3, "height": 20, "width": 14}
+    CASES += [
+        *cases(),
+        Case(name="kernel-15", **LARGE, kernel_size=(15, 15)),
+        Case(name="paper", **{**LARGE, "channels": 64}, kernel_size=(7, 7), dilation=(2, 2)),
+        Case(name="group-of-2048", **{**LARGE, "channels": 2048, "groups": 1}),
+    ]
+each_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: str(dtype).removeprefix("torch."))
+
+
+@pytest.fixture(autouse=True)
+def fresh_memory_is_nan():
+    # In deterministic mode PyTorch fills fresh memory with NaN, which shows what was not written.
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+@each_dtype
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_every_result_is_within_the_error_budget_of_the_oracle(case: Case, dtype: torch.dtype) -> None:
+    for kind, lag in LAGS.items():
+        factors = make_factors(case, kind, dtype=dtype, device=DEVICE)
+        ours = run_implementation(triton, factors, make_grad(case, dtype=dtype, device=DEVICE), case, lag)
+        exact = oracle_results(case, kind, dtype, torch.float64)
+        if dtype == torch.float64:
+            torch.testing.assert_close([result.cpu() for result in ours], exact, rtol=1e-12, atol=1e-12)
+            continue
+        for result, truth, low in zip(ours, exact, oracle_results(case, kind, dtype, dtype), strict=True):
+            assert result.dtype == dtype
+            assert_within_budget(result.cpu(), exact=truth, low_precision=low)
+
+
+SMALL = CASES[0]
+
+
+@each_dtype
+@pytest.mark.parametrize("lag", LAGS.values(), ids=LAGS)
+@pytest.mark.parametrize("weights", ["none", "one", "per_frame"])
+@pytest.mark.parametrize("needed", [(True, False, False), (False, True, True), (False, False, True)], ids=str)
+def test_every_combination_of_arguments_equals_the_reference(dtype, lag, weights, needed) -> None:
+    num_frames = {"none": None, "one": 1, "per_frame": SMALL.num_frames}[weights]
+    search = make_frames(SMALL, dtype=dtype, device=DEVICE, seed=5) if lag == 0 else None
+    weight = make_weight(SMALL, num_frames=num_frames, dtype=dtype, device=DEVICE) if num_frames else None
+    factors = [make_frames(SMALL, dtype=dtype, device=DEVICE), search, weight]
+    needed = [need and factor is not None for need, factor in zip(needed, factors, strict=True)]
+    grad = make_grad(SMALL, dtype=dtype, device=DEVICE)
+    ours, theirs = (
+        run_implementation(module, factors, grad, SMALL, lag, needed) for module in (triton, reference)
+    )
+    tolerance = 16 * torch.finfo(dtype).eps
+    torch.testing.assert_close(ours, theirs, rtol=tolerance, atol=tolerance)
+
+
+LAYOUTS = {
+    "channels-last": lambda x: x.contiguous(memory_format=torch.channels_last_3d),
+    "transposed": lambda x: x.transpose(3, 4).contiguous().transpose(3, 4),
+    "within-more-channels": lambda x: torch.cat([x, x], 1)[:, x.shape[1] :],
+    "every-second-column": lambda x: x.repeat_interleave(2, 4)[..., ::2],
+    "one-frame-expanded": lambda x: x[:, :, :1].expand_as(x),
+}
+
+
+@each_dtype
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_layouts_change_nothing(dtype: torch.dtype, layout: str) -> None:
+    view = LAYOUTS[layout]
+    base, search = (view(make_frames(SMALL, dtype=dtype, device=DEVICE, seed=seed)) for seed in (0, 5))
+    weight = make_weight(SMALL, num_frames=2, dtype=dtype, device=DEVICE)
+    grad = view(make_grad(SMALL, dtype=dtype, device=DEVICE))
+    ours = run_implementation(triton, [base, search, weight], grad, SMALL, 0)
+    dense = [base.contiguous(), search.contiguous(), weight]
+    expected = run_implementation(triton, dense, grad.contiguous(), SMALL, 0)
+    for result, wanted in zip(ours, expected, strict=True):
+        assert torch.equal(result, wanted)
+    if layout == "channels-last":
+        assert all(result.is_contiguous(memory_format=torch.channels_last_3d) for result in ours[:3])
+
+
+@each_dtype
+def test_wide_offsets_change_nothing(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    case = CASES[3]
+    factors = make_factors(case, "previous", dtype=dtype, device=DEVICE)
+    grad = make_grad(case, dtype=dtype, device=DEVICE)
+    narrow = run_implementation(triton, factors, grad, case, 1)
+    monkeypatch.setattr(launch, "_is_wide", lambda *_: True)
+    for result, expected in zip(run_implementation(triton, factors, grad, case, 1), narrow, strict=True):
+        assert torch.equal(result, expected)
