@@ -10,6 +10,7 @@ import contextlib
 import functools
 import importlib.util
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,7 +18,7 @@ from torch import Tensor
 from corr_ops.impl.buffers import empty_gradient, empty_output
 from corr_ops.impl.triton import launch
 
-__all__ = ["backward", "forward", "unavailable"]
+__all__ = ["backward", "compiled_constants", "forward", "unavailable"]
 
 _MIN_CAPABILITY = (8, 0)
 _HALVES = (torch.float16, torch.bfloat16)
@@ -123,14 +124,17 @@ def _target(device: torch.device) -> str:
 
 
 def _run(planned: launch.Launch) -> None:
-    import triton.language as tl
-
     from corr_ops.impl.triton import kernels
 
     kernel = getattr(kernels, planned.kernel)
-    constants = dict(planned.constants)
-    if "SUM" in constants:
-        constants["SUM"] = tl.float64 if constants["SUM"] == torch.float64 else tl.float32
     device = planned.arguments["base"].device
     with torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext():
-        kernel[planned.grid](**planned.arguments, **constants, num_warps=planned.num_warps)
+        kernel[planned.grid](**planned.arguments, **compiled_constants(planned), num_warps=planned.num_warps)
+
+
+def compiled_constants(planned: launch.Launch) -> dict[str, Any]:
+    """Return what a kernel is compiled for, in Triton's types."""
+    import triton.language as tl
+
+    types = {torch.float32: tl.float32, torch.float64: tl.float64}
+    return {name: types.get(value, value) for name, value in planned.constants.items()}

@@ -29,9 +29,14 @@ def _earlier(frame, LAG: tl.constexpr):
 
 
 @triton.jit
-def _load_tile(frame, y, x, inside, offsets, some, stride_h, stride_w, MASKED: tl.constexpr):
-    """Load the channels at `offsets` of positions, [LANES, CHANNELS]; zeros where not inside the frame."""
-    pointers = frame + (y * stride_h + x * stride_w)[:, None] + offsets[None, :]
+def _pointers(frame, y, x, offsets, stride_h, stride_w):
+    """Return pointers to the channels at `offsets` of positions, [LANES, CHANNELS]."""
+    return frame + (y * stride_h + x * stride_w)[:, None] + offsets[None, :]
+
+
+@triton.jit
+def _load_tile(pointers, inside, some, MASKED: tl.constexpr):
+    """Load the channels of positions, [LANES, CHANNELS]; zeros where not inside the frame."""
     if MASKED:
         return tl.load(pointers, mask=inside[:, None] & some[None, :], other=0.0)
     return tl.load(pointers, mask=inside[:, None], other=0.0)
@@ -52,37 +57,50 @@ def _strip_along_x(
 
 @triton.jit
 def _load_strip(
-    frame, y, x, offsets, some, stride_h, stride_w, height, width,
-    STRIP: tl.constexpr, DX: tl.constexpr, MASKED: tl.constexpr,
+    pointers, y, x, some, height, width,
+    stride_w: tl.constexpr, STRIP: tl.constexpr, DX: tl.constexpr, MASKED: tl.constexpr,
 ):  # fmt: skip
-    """Load the STRIP tiles of positions x, x + DX, ..."""
+    """Load the STRIP tiles of positions x, x + DX, ..., given pointers to the first."""
     tiles = ()
     for r in tl.static_range(STRIP):
         inside = (y < height) & (x + r * DX < width)
-        tile = _load_tile(frame, y, x + r * DX, inside, offsets, some, stride_h, stride_w, MASKED)
-        tiles = tiles + (tile,)
+        tiles = tiles + (_load_tile(pointers + r * DX * stride_w, inside, some, MASKED),)
     return tiles
 
 
 @triton.jit
+def _multiply(a, b, BY_BITS: tl.constexpr):
+    """Multiply in the dtype of the frames.
+
+    With BY_BITS products of bfloat16 are rounded to nearest, ties away from zero, by an integer addition: GPUs
+    without a bfloat16 multiplication take seven instructions to round ties to even.
+    """
+    if BY_BITS:
+        bits = (a.to(tl.float32) * b.to(tl.float32)).to(tl.uint32, bitcast=True) + 0x8000
+        return (bits >> 16).to(tl.uint16).to(a.dtype, bitcast=True)
+    return a * b
+
+
+@triton.jit
 def _add_weighted_products(
-    sums, bases, search, filters, y, x, offsets, some, stride_h, stride_w, height, width,
-    STRIP: tl.constexpr, KX: tl.constexpr, DX: tl.constexpr, MASKED: tl.constexpr, COLUMNS: tl.constexpr,
+    sums, bases, pointers, filters, y, x, some, height, width,
+    stride_w: tl.constexpr, STRIP: tl.constexpr, KX: tl.constexpr, DX: tl.constexpr, MASKED: tl.constexpr, COLUMNS: tl.constexpr,
+    BY_BITS: tl.constexpr,
 ):  # fmt: skip
     """Add to sums[r][:, j] the channel sums of w * b * s for row y of the searched frame.
 
-    Products b * s are formed in the dtype of the frames; a matrix product with the filters of displacement j in
+    pointers are to its positions x. Products b * s are formed in the dtype of the frames; a matrix product with the filters of displacement j in
     column j, and zeros in the others, weights and adds them in float32.
     """
     columns = tl.arange(0, COLUMNS)
     for m in tl.static_range(STRIP + KX - 1):
-        at = x + (m - KX // 2) * DX
-        inside = (y >= 0) & (y < height) & (at >= 0) & (at < width)
-        found = _load_tile(search, y, at, inside, offsets, some, stride_h, stride_w, MASKED)
+        step = (m - KX // 2) * DX
+        inside = (y >= 0) & (y < height) & (x + step >= 0) & (x + step < width)
+        found = _load_tile(pointers + step * stride_w, inside, some, MASKED)
         for r in tl.static_range(STRIP):
             if m - r >= 0 and m - r < KX:
                 column = tl.where(columns[None, :] == m - r, filters, 0.0)
-                total = tl.dot(found * bases[r], column, sums[r])
+                total = tl.dot(_multiply(found, bases[r], BY_BITS), column, sums[r])
                 sums = sums[:r] + (total,) + sums[r + 1 :]
     return sums
 
@@ -91,14 +109,14 @@ def _add_weighted_products(
 def forward_dot(
     base, search, weight, out,
     num_frames, height, width, num_strips, num_tiles,
-    base_n, base_c, base_l, base_h, base_w,
-    search_n, search_c, search_l, search_h, search_w,
-    out_n, out_c, out_l, out_h, out_w,
+    base_n, base_c, base_l, base_h, base_w: tl.constexpr,
+    search_n, search_c, search_l, search_h, search_w: tl.constexpr,
+    out_n, out_c, out_l, out_h, out_w: tl.constexpr,
     weight_l,
     GROUP: tl.constexpr, GROUPS: tl.constexpr,
     KY: tl.constexpr, KX: tl.constexpr, DY: tl.constexpr, DX: tl.constexpr,
     BASE_LAG: tl.constexpr, SEARCH_LAG: tl.constexpr, WIDE: tl.constexpr,
-    STRIP: tl.constexpr, LANES: tl.constexpr, CHANNELS: tl.constexpr, COLUMNS: tl.constexpr,
+    STRIP: tl.constexpr, LANES: tl.constexpr, CHANNELS: tl.constexpr, COLUMNS: tl.constexpr, BY_BITS: tl.constexpr,
 ):  # fmt: skip
     """Forward pass for 16-bit frames: channels are reduced by the tensor cores.
 
@@ -122,46 +140,46 @@ def forward_dot(
     filter_offsets = channels[:, None] * COLUMNS + columns[None, :]
     if CHUNKS == 1:
         some = channels < GROUP
-        bases = _load_strip(
-            base, y, x, channels * base_c, some, base_h, base_w, height, width, STRIP, DX, MASKED
-        )
+        base_pointers = _pointers(base, y, x, channels * base_c, base_h, base_w)
+        bases = _load_strip(base_pointers, y, x, some, height, width, base_w, STRIP, DX, MASKED)
     for i in tl.range(0, KY, num_stages=1):
         sums = (tl.zeros([LANES, COLUMNS], tl.float32),) * STRIP
         row = y + (i - KY // 2) * DY
         row_filters = weight + i * (GROUPS * CHUNKS * CHANNELS * COLUMNS)
         if CHUNKS == 1:
             filters = tl.load(row_filters + filter_offsets)
+            pointers = _pointers(search, row, x, channels * search_c, search_h, search_w)
             sums = _add_weighted_products(
-                sums, bases, search, filters, row, x, channels * search_c, some, search_h, search_w,
-                height, width, STRIP, KX, DX, MASKED, COLUMNS,
+                sums, bases, pointers, filters, row, x, some, height, width,
+                search_w, STRIP, KX, DX, MASKED, COLUMNS, BY_BITS,
             )  # fmt: skip
         else:
             for chunk in tl.range(0, CHUNKS, num_stages=1):
                 c = chunk * CHANNELS + channels
                 if WIDE:
                     c = c.to(tl.int64)
-                bases = _load_strip(
-                    base, y, x, c * base_c, c < GROUP, base_h, base_w, height, width, STRIP, DX, MASKED
-                )
+                base_pointers = _pointers(base, y, x, c * base_c, base_h, base_w)
+                bases = _load_strip(base_pointers, y, x, c < GROUP, height, width, base_w, STRIP, DX, MASKED)
                 filters = tl.load(row_filters + chunk * (CHANNELS * COLUMNS) + filter_offsets)
+                pointers = _pointers(search, row, x, c * search_c, search_h, search_w)
                 sums = _add_weighted_products(
-                    sums, bases, search, filters, row, x, c * search_c, c < GROUP, search_h, search_w,
-                    height, width, STRIP, KX, DX, MASKED, COLUMNS,
+                    sums, bases, pointers, filters, row, x, c < GROUP, height, width,
+                    search_w, STRIP, KX, DX, MASKED, COLUMNS, BY_BITS,
                 )  # fmt: skip
+        pointers = _pointers(out, y, x, (i * KX + columns) * out_c, out_h, out_w)
         for r in tl.static_range(STRIP):
-            at = x + r * DX
-            pointers = out + (y * out_h + at * out_w)[:, None] + ((i * KX + columns) * out_c)[None, :]
-            mask = ((y < height) & (at < width))[:, None] & (columns < KX)[None, :]
-            tl.store(pointers, (sums[r] * (1.0 / GROUP)).to(out.dtype.element_ty), mask=mask)
+            mask = ((y < height) & (x + r * DX < width))[:, None] & (columns < KX)[None, :]
+            value = (sums[r] * (1.0 / GROUP)).to(out.dtype.element_ty)
+            tl.store(pointers + r * DX * out_w, value, mask=mask)
 
 
 @triton.jit
 def forward_exact(
     base, search, weight, out,
     num_frames, height, width, num_tiles,
-    base_n, base_c, base_l, base_h, base_w,
-    search_n, search_c, search_l, search_h, search_w,
-    out_n, out_c, out_l, out_h, out_w,
+    base_n, base_c, base_l, base_h: tl.constexpr, base_w,
+    search_n, search_c, search_l, search_h: tl.constexpr, search_w,
+    out_n, out_c, out_l, out_h: tl.constexpr, out_w,
     weight_l, weight_c, weight_i, weight_j,
     GROUP: tl.constexpr,
     KY: tl.constexpr, KX: tl.constexpr, DY: tl.constexpr, DX: tl.constexpr,
@@ -191,14 +209,16 @@ def forward_exact(
     weight += frame.to(tl.int64) * weight_l + (q * GROUP).to(tl.int64) * weight_c + j * weight_j
     column = x + (j - KX // 2) * DX
     reaches = (column >= 0) & (column < width)
+    base += y * base_h + x * base_w
+    search += y * search_h + column * search_w
+    out += y * out_h + x * out_w
 
     sums = (tl.zeros([LANES], SUM),) * (STRIP * KY)
     for _ in tl.range(0, GROUP, num_stages=1):
         bases = ()
         for r in tl.static_range(STRIP):
             inside = (y + r * DY < height) & reaches
-            value = tl.load(base + (y + r * DY) * base_h + x * base_w, mask=inside, other=0.0)
-            bases = bases + (value.to(SUM),)
+            bases = bases + (tl.load(base + r * DY * base_h, mask=inside, other=0.0).to(SUM),)
         filters = ()
         for i in tl.static_range(KY):
             if HAS_WEIGHT:
@@ -206,9 +226,9 @@ def forward_exact(
             else:
                 filters = filters + (1.0,)
         for m in tl.static_range(STRIP + KY - 1):
-            row = y + (m - KY // 2) * DY
-            inside = (row >= 0) & (row < height) & reaches
-            found = tl.load(search + row * search_h + column * search_w, mask=inside, other=0.0).to(SUM)
+            step = (m - KY // 2) * DY
+            inside = (y + step >= 0) & (y + step < height) & reaches
+            found = tl.load(search + step * search_h, mask=inside, other=0.0).to(SUM)
             for r in tl.static_range(STRIP):
                 if m - r >= 0 and m - r < KY:
                     total = sums[r * KY + m - r] + (bases[r] * filters[m - r]) * found
@@ -217,18 +237,17 @@ def forward_exact(
         search += search_c
         weight += weight_c
     for r in tl.static_range(STRIP):
-        row = y + r * DY
+        inside = (y + r * DY < height) & (x < width)
         for i in tl.static_range(KY):
-            pointers = out + row * out_h + x * out_w + (i * KX * out_c)
-            value = sums[r * KY + i] * (1.0 / GROUP)
-            tl.store(pointers, value.to(out.dtype.element_ty), mask=(row < height) & (x < width))
+            value = (sums[r * KY + i] * (1.0 / GROUP)).to(out.dtype.element_ty)
+            tl.store(out + r * DY * out_h + i * KX * out_c, value, mask=inside)
 
 
 @triton.jit
 def _add_role(
     sums, grad, source, filters, y, x, offsets, some,
-    grad_c, grad_h, grad_w, source_h, source_w, weight_k, height, width,
-    KY: tl.constexpr, KX: tl.constexpr, DY: tl.constexpr, DX: tl.constexpr,
+    grad_c, grad_h, source_h, weight_k, height, width,
+    grad_w: tl.constexpr, source_w: tl.constexpr, KY: tl.constexpr, KX: tl.constexpr, DY: tl.constexpr, DX: tl.constexpr,
     STRIP: tl.constexpr, MASKED: tl.constexpr, SEARCHED: tl.constexpr, SUM: tl.constexpr,
     CHANNELS: tl.constexpr,
 ):  # fmt: skip
@@ -237,38 +256,36 @@ def _add_role(
     As the base of output position p a frame met the neighbours p + offset in `source`. As the searched frame its
     position p was met by the positions p - offset of `source`. filters are [KY*KX, C], divided by g.
     """
-    channels = tl.arange(0, CHANNELS)
-    for i in tl.range(0, KY, num_stages=1):
-        if SEARCHED:
-            row = y - (i - KY // 2) * DY
-        else:
-            row = y + (i - KY // 2) * DY
+    SIGN: tl.constexpr = -1 if SEARCHED else 1
+    row = y - SIGN * (KY // 2) * DY
+    pointers = _pointers(source, row, x, offsets, source_h, source_w)
+    row_grad = grad + ((row if SEARCHED else y) * grad_h + x * grad_w)
+    row_filters = filters + tl.arange(0, CHANNELS)
+    for _ in tl.range(0, KY, num_stages=1):
         row_inside = (y < height) & (row >= 0) & (row < height)
-        row_grad = grad + i * KX * grad_c
-        row_filters = filters + i * KX * weight_k + channels
         for m in tl.static_range(STRIP + KX - 1):
-            at = x + (m - KX // 2) * DX
-            inside = row_inside & (at >= 0) & (at < width)
-            found = _load_tile(source, row, at, inside, offsets, some, source_h, source_w, MASKED).to(SUM)
+            step = (m - KX // 2) * DX
+            inside = row_inside & (x + step >= 0) & (x + step < width)
+            found = _load_tile(pointers + step * source_w, inside, some, MASKED).to(SUM)
             for r in tl.static_range(STRIP):
                 if m - r >= 0 and m - r < KX:
                     if SEARCHED:
                         k = KX - 1 - m + r
-                        value = tl.load(
-                            row_grad + row * grad_h + at * grad_w + k * grad_c, mask=inside, other=0.0
-                        )
+                        value = tl.load(row_grad + step * grad_w + k * grad_c, mask=inside, other=0.0)
                     else:
                         k = m - r
                         both = inside & (x + r * DX < width)
-                        value = tl.load(
-                            row_grad + y * grad_h + (x + r * DX) * grad_w + k * grad_c, mask=both, other=0.0
-                        )
+                        value = tl.load(row_grad + r * DX * grad_w + k * grad_c, mask=both, other=0.0)
                     if MASKED:
                         column = tl.load(row_filters + k * weight_k, mask=some, other=0.0)
                     else:
                         column = tl.load(row_filters + k * weight_k)
                     total = sums[r] + (value.to(SUM)[:, None] * column[None, :]) * found
                     sums = sums[:r] + (total,) + sums[r + 1 :]
+        row += SIGN * DY
+        pointers += SIGN * DY * source_h
+        row_grad += KX * grad_c - (DY * grad_h if SEARCHED else 0)
+        row_filters += KX * weight_k
     return sums
 
 
@@ -276,10 +293,10 @@ def _add_role(
 def grad_frames(
     grad, base, search, weight, out,
     num_frames, height, width, num_strips, num_tiles,
-    grad_n, grad_c, grad_l, grad_h, grad_w,
-    base_n, base_c, base_l, base_h, base_w,
-    search_n, search_c, search_l, search_h, search_w,
-    out_n, out_c, out_l, out_h, out_w,
+    grad_n, grad_c, grad_l, grad_h, grad_w: tl.constexpr,
+    base_n, base_c, base_l, base_h, base_w: tl.constexpr,
+    search_n, search_c, search_l, search_h, search_w: tl.constexpr,
+    out_n, out_c, out_l, out_h, out_w: tl.constexpr,
     weight_l, weight_k,
     GROUP: tl.constexpr,
     KY: tl.constexpr, KX: tl.constexpr, DY: tl.constexpr, DX: tl.constexpr,
@@ -315,8 +332,8 @@ def grad_frames(
                 sums, grad + at.to(tl.int64) * grad_l,
                 search + _earlier(at, SEARCH_LAG).to(tl.int64) * search_l,
                 weight + at.to(tl.int64) * weight_l, y, x, channels * search_c, some,
-                grad_c, grad_h, grad_w, search_h, search_w, weight_k, height, width,
-                KY, KX, DY, DX, STRIP, MASKED, False, SUM, CHANNELS,
+                grad_c, grad_h, search_h, weight_k, height, width,
+                grad_w, search_w, KY, KX, DY, DX, STRIP, MASKED, False, SUM, CHANNELS,
             )  # fmt: skip
     if AS_SEARCHED:
         first, last = (
@@ -329,27 +346,27 @@ def grad_frames(
                 sums, grad + at.to(tl.int64) * grad_l,
                 base + _earlier(at, BASE_LAG).to(tl.int64) * base_l,
                 weight + at.to(tl.int64) * weight_l, y, x, channels * base_c, some,
-                grad_c, grad_h, grad_w, base_h, base_w, weight_k, height, width,
-                KY, KX, DY, DX, STRIP, MASKED, True, SUM, CHANNELS,
+                grad_c, grad_h, base_h, weight_k, height, width,
+                grad_w, base_w, KY, KX, DY, DX, STRIP, MASKED, True, SUM, CHANNELS,
             )  # fmt: skip
     out += n.to(tl.int64) * out_n + frame.to(tl.int64) * out_l + (q * GROUP).to(tl.int64) * out_c
+    pointers = _pointers(out, y, x, channels * out_c, out_h, out_w)
     for r in tl.static_range(STRIP):
-        pointers = out + (y * out_h + (x + r * DX) * out_w)[:, None] + (channels * out_c)[None, :]
         mask = ((y < height) & (x + r * DX < width))[:, None] & some[None, :]
-        tl.store(pointers, sums[r].to(out.dtype.element_ty), mask=mask)
+        tl.store(pointers + r * DX * out_w, sums[r].to(out.dtype.element_ty), mask=mask)
 
 
 @triton.jit
 def grad_filters(
     grad, base, search, out,
     num_clips, num_frames, height, width, num_strips, num_tiles, tiles_per_split,
-    grad_n, grad_c, grad_l, grad_h, grad_w,
-    base_n, base_c, base_l, base_h, base_w,
-    search_n, search_c, search_l, search_h, search_w,
+    grad_n, grad_c, grad_l, grad_h, grad_w: tl.constexpr,
+    base_n, base_c, base_l, base_h, base_w: tl.constexpr,
+    search_n, search_c, search_l, search_h, search_w: tl.constexpr,
     GROUP: tl.constexpr, GROUPS: tl.constexpr,
     KY: tl.constexpr, KX: tl.constexpr, DY: tl.constexpr, DX: tl.constexpr,
     BASE_LAG: tl.constexpr, SEARCH_LAG: tl.constexpr, WIDE: tl.constexpr, SUM: tl.constexpr, DOT: tl.constexpr,
-    STRIP: tl.constexpr, LANES: tl.constexpr, CHANNELS: tl.constexpr, COLUMNS: tl.constexpr,
+    STRIP: tl.constexpr, LANES: tl.constexpr, CHANNELS: tl.constexpr, COLUMNS: tl.constexpr, BY_BITS: tl.constexpr,
 ):  # fmt: skip
     """Gradient of row i of the filters, one partial sum for each split of the positions.
 
@@ -378,41 +395,35 @@ def grad_filters(
         sums = (tl.zeros([LANES, CHANNELS], SUM),) * KX
     start = split * tiles_per_split
     count = tl.minimum(tiles_per_split, num_clips * num_tiles - start)
-    for step in tl.range(0, count, num_stages=1):
-        item = start + step
+    for done in tl.range(0, count, num_stages=1):
+        item = start + done
         n = (item // num_tiles).to(tl.int64)
         y, x = _strip_along_x(item % num_tiles, num_strips, LANES, STRIP, DX, WIDE)
-        clip_grad = grad + n * grad_n
-        bases = _load_strip(
-            base + n * base_n, y, x, channels * base_c, some, base_h, base_w, height, width, STRIP, DX, MASKED
-        )
+        base_pointers = _pointers(base + n * base_n, y, x, channels * base_c, base_h, base_w)
+        bases = _load_strip(base_pointers, y, x, some, height, width, base_w, STRIP, DX, MASKED)
         if DOT:
-            grads = ()
-            for r in tl.static_range(STRIP):
-                pointers = (
-                    clip_grad + (y * grad_h + (x + r * DX) * grad_w)[:, None] + (columns * grad_c)[None, :]
-                )
-                mask = ((y < height) & (x + r * DX < width))[:, None] & (columns < KX)[None, :]
-                grads = grads + (tl.load(pointers, mask=mask, other=0.0),)
+            grad_pointers = _pointers(grad + n * grad_n, y, x, columns * grad_c, grad_h, grad_w)
+            some_columns = columns < KX
+            grads = _load_strip(
+                grad_pointers, y, x, some_columns, height, width, grad_w, STRIP, DX, KX != COLUMNS
+            )
+        else:
+            grad_pointers = grad + n * grad_n + y * grad_h + x * grad_w
         row = y + (i - KY // 2) * DY
         row_inside = (y < height) & (row >= 0) & (row < height)
+        pointers = _pointers(search + n * search_n, row, x, channels * search_c, search_h, search_w)
         for m in tl.static_range(STRIP + KX - 1):
-            at = x + (m - KX // 2) * DX
-            inside = row_inside & (at >= 0) & (at < width)
-            found = _load_tile(
-                search + n * search_n, row, at, inside, channels * search_c, some, search_h, search_w, MASKED
-            )
+            step = (m - KX // 2) * DX
+            inside = row_inside & (x + step >= 0) & (x + step < width)
+            found = _load_tile(pointers + step * search_w, inside, some, MASKED)
             for r in tl.static_range(STRIP):
                 if m - r >= 0 and m - r < KX:
                     if DOT:
-                        total = tl.dot(tl.trans(found * bases[r]), grads[r], sums[m - r])
+                        total = tl.dot(tl.trans(_multiply(found, bases[r], BY_BITS)), grads[r], sums[m - r])
                     else:
                         both = inside & (x + r * DX < width)
-                        value = tl.load(
-                            clip_grad + y * grad_h + (x + r * DX) * grad_w + (m - r) * grad_c,
-                            mask=both,
-                            other=0.0,
-                        )
+                        grad_of = grad_pointers + r * DX * grad_w + (m - r) * grad_c
+                        value = tl.load(grad_of, mask=both, other=0.0)
                         total = sums[m - r] + (value.to(SUM)[:, None] * bases[r].to(SUM)) * found.to(SUM)
                     sums = sums[: m - r] + (total,) + sums[m - r + 1 :]
     out += (split * num_frames + frame).to(tl.int64) * (KY * KX * GROUPS * GROUP) + q * GROUP

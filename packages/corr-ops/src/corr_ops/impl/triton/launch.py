@@ -51,6 +51,10 @@ class Call(NamedTuple):
             "SEARCH_LAG": int(self.lag == 1),
         }
 
+    def multiplies_by_bits(self, dtype: torch.dtype) -> bool:
+        """Return whether the target has no multiplication for a 16-bit dtype: CDNA GPUs before gfx950."""
+        return dtype == torch.bfloat16 and self.target.startswith("hip-gfx9") and self.target < "hip-gfx950"
+
 
 def forward_dot(call: Call, base: Tensor, search: Tensor, weight: Tensor | None, out: Tensor) -> Launch:
     """Return the launch of the forward pass for 16-bit frames."""
@@ -69,17 +73,19 @@ def forward_dot(call: Call, base: Tensor, search: Tensor, weight: Tensor | None,
             "weight": padded,
             "out": out,
             **_sizes(base, num_strips=num_strips, num_tiles=num_tiles),
-            **_strides(base=base, search=search, out=out),
+            **_strides("nclh", base=base, search=search, out=out),
             "weight_l": padded.stride(0) if padded.shape[0] > 1 else 0,
         },
         {
             **call.constants(channels),
+            **_strides("w", base=base, search=search, out=out),
             "GROUPS": call.groups,
             "WIDE": _is_wide(base, search, out),
             "STRIP": config.strip,
             "LANES": lanes,
             "CHANNELS": block,
             "COLUMNS": config.columns,
+            "BY_BITS": call.multiplies_by_bits(base.dtype),
         },
         num_warps,
     )
@@ -105,11 +111,12 @@ def forward_exact(call: Call, base: Tensor, search: Tensor, weight: Tensor | Non
             "weight": base if weight is None else weight,
             "out": out,
             **_sizes(base, num_tiles=num_tiles),
-            **_strides(base=base, search=search, out=out),
+            **_strides("nclw", base=base, search=search, out=out),
             **dict(zip(("weight_l", "weight_c", "weight_i", "weight_j"), strides, strict=True)),
         },
         {
             **call.constants(channels),
+            **_strides("h", base=base, search=search, out=out),
             "WIDE": _is_wide(base, search, out),
             "HAS_WEIGHT": weight is not None,
             "STRIP": config.strip,
@@ -133,7 +140,7 @@ def grad_frames(
 ) -> Launch:
     """Return the launch of the gradient of frames in one of their roles or in both."""
     num_clips, channels, num_frames, height, width = base.shape
-    config = _along_x("grad_frames", call, width)
+    config = _along_x("grad_frames_16_bit" if base.element_size() == 2 else "grad_frames_exact", call, width)
     lanes, num_warps = _fitting(config, height, width, call.dilation[1])
     group = channels // call.groups
     block = min(_power_of_two(group), _MAX_CHANNELS)
@@ -149,12 +156,13 @@ def grad_frames(
             "weight": filters,
             "out": out,
             **_sizes(base, num_strips=num_strips, num_tiles=num_tiles),
-            **_strides(grad=grad, base=base, search=search, out=out),
+            **_strides("nclh", grad=grad, base=base, search=search, out=out),
             "weight_l": filters.stride(0) if filters.shape[0] > 1 else 0,
             "weight_k": filters.stride(1),
         },
         {
             **call.constants(channels),
+            **_strides("w", grad=grad, base=base, search=search, out=out),
             "WIDE": _is_wide(grad, base, search, out),
             "AS_BASE": as_base,
             "AS_SEARCHED": as_searched,
@@ -189,10 +197,11 @@ def grad_filters(call: Call, grad: Tensor, base: Tensor, search: Tensor, *, dot:
             "num_clips": num_clips,
             **_sizes(base, num_strips=num_strips, num_tiles=num_tiles),
             "tiles_per_split": -(-num_clips * num_tiles // splits),
-            **_strides(grad=grad, base=base, search=search),
+            **_strides("nclh", grad=grad, base=base, search=search),
         },
         {
             **call.constants(channels),
+            **_strides("w", grad=grad, base=base, search=search),
             "GROUPS": call.groups,
             "WIDE": _is_wide(grad, base, search),
             "SUM": sum_dtype(base.dtype),
@@ -201,6 +210,7 @@ def grad_filters(call: Call, grad: Tensor, base: Tensor, search: Tensor, *, dot:
             "LANES": config.lanes,
             "CHANNELS": block,
             "COLUMNS": config.columns if dot else 1,
+            "BY_BITS": dot and call.multiplies_by_bits(base.dtype),
         },
         config.num_warps,
     )
@@ -272,12 +282,13 @@ def _sizes(base: Tensor, **more: int) -> dict[str, int]:
     return {"num_frames": num_frames, "height": height, "width": width, **more}
 
 
-def _strides(**tensors: Tensor) -> dict[str, int]:
-    """Return the strides of frames by name: base_n, base_c, ..."""
+def _strides(dims: str, **tensors: Tensor) -> dict[str, int]:
+    """Return strides of frames by name, as base_n; the one along the strips is compiled in."""
     return {
         f"{name}_{dim}": stride
         for name, tensor in tensors.items()
         for dim, stride in zip("nclhw", tensor.stride(), strict=True)
+        if dim in dims
     }
 
 
