@@ -1,6 +1,7 @@
 """Reading chosen frames exactly, from videos of many kinds."""
 
 import io
+import os
 from fractions import Fraction
 from pathlib import Path
 
@@ -9,9 +10,9 @@ import numpy as np
 import pytest
 
 from video_data.clips import Box
-from video_data.decode import decode_frames
+from video_data.decode import RgbGraph, decode_frames
 from video_data.encode import reencode_video
-from video_data.probe import VideoError, probe_video
+from video_data.probe import VIDEO_SUFFIXES, VideoError, decode_packets, open_video, probe_video
 
 WHOLE = Box(0, 0, 64, 64)
 B_FRAMES = {"x264-params": "keyint=10:min-keyint=10:scenecut=0:bframes=3:b-pyramid=normal"}
@@ -35,6 +36,28 @@ KINDS = {
         "time_base": Fraction(1, 25),
         "options": {"g": "10", "qscale": "2"},
     },
+    "mpeg2_with_b_frames": {
+        "codec": "mpeg2video",
+        "container": "mpeg",
+        "pts": list(range(40)),
+        "time_base": Fraction(1, 25),
+        "options": {"g": "10", "bf": "2", "qscale": "2"},
+    },
+    "hevc": {"codec": "libx265", "options": {"x265-params": "keyint=10:log-level=none"}},
+    "vp9_with_hidden_frames": {
+        "codec": "libvpx-vp9",
+        "container": "webm",
+        "options": {
+            "g": "10",
+            "deadline": "good",
+            "cpu-used": "5",
+            "lag-in-frames": "10",
+            "auto-alt-ref": "1",
+        },
+    },
+    "vp8_ogg": {"codec": "libvpx", "container": "ogg", "options": {"g": "10"}},
+    "flv": {"container": "flv", "options": {"x264-params": "keyint=10:scenecut=0"}},
+    "wmv": {"codec": "wmv2", "container": "asf", "options": {"g": "10", "qscale": "2"}},
 }
 
 
@@ -60,6 +83,43 @@ def test_reencoding_keeps_every_frame_and_its_time(kind, make_video, frame_numbe
     assert frame_numbers(decode_frames(packed, info, range(40), [WHOLE], 64)[0]) == list(range(40))
     seconds_before = [float((t - before.pts[0]) * before.time_base) for t in before.pts.tolist()]
     assert [float(t * info.time_base) for t in info.pts.tolist()] == pytest.approx(seconds_before, abs=1e-3)
+
+
+FILMED = os.environ.get("CORRNET_TEST_VIDEOS")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(FILMED is None, reason="CORRNET_TEST_VIDEOS names no folder of videos")
+def test_filmed_videos_are_frame_accurate():
+    """Frames that are sought are the frames that decoding from the start delivers, to the last bit."""
+    paths = sorted(path for path in Path(FILMED).rglob("*") if path.suffix[1:].lower() in VIDEO_SUFFIXES)
+    refused = []
+    for path in paths:
+        try:
+            info = probe_video(path)
+        except VideoError as error:  # the folder holds broken and encrypted files too
+            refused.append((path.name, error.reason))
+            continue
+        side = min(info.display_size) // 2 * 2
+        box = Box(0, 0, side, side)
+        rng = np.random.default_rng(0)
+        chosen = np.unique(np.r_[0, rng.integers(0, info.num_frames, 12), info.num_frames - 1]).tolist()
+        expected = {}
+        with open_video(path) as (container, stream):
+            for _, frames in decode_packets(container, stream):
+                for frame in frames:
+                    number = int(np.searchsorted(info.pts, frame.pts))
+                    if number in chosen and number not in expected:
+                        expected[number] = np.empty((32, 32, 3), dtype=np.uint8)
+                        RgbGraph(frame, info.rotation, box, 32).convert(frame, expected[number])
+        assert sorted(expected) == chosen
+        everything = decode_frames(path, info, chosen, [box], 32)[0]
+        for number, picture in zip(chosen, everything, strict=True):
+            assert np.array_equal(picture, expected[number]), (path, number)
+        for number in chosen[1::4]:
+            alone = decode_frames(path.read_bytes(), info, [number], [box], 32)[0, 0]
+            assert np.array_equal(alone, expected[number]), (path, number)
+    assert len(refused) < len(paths) / 4, refused
 
 
 def test_index_describes_a_late_variable_rate_video(make_video):
@@ -99,8 +159,9 @@ def test_crop_and_scale_match_scaling_the_whole_picture_first(make_video):
         frame = next(container.decode(video=0))
         whole = frame.reformat(width=80, height=64, format="rgb24", interpolation="BILINEAR").to_ndarray()
     difference = np.abs(cropped.astype(int) - whole[8:56, 16:64])
-    assert difference[2:-2, 2:-2].max() <= 3
-    assert difference.max() <= 6
+    assert difference[2:-2, 2:-2].max() <= 5
+    assert difference.max() <= 8
+    assert difference.mean() <= 1.5
 
 
 @pytest.mark.parametrize(("rotation", "turns"), [(90, 1), (180, 2), (270, 3)])

@@ -220,9 +220,9 @@ def test_an_unreadable_sample_is_replaced_by_the_next_in_the_order(num_workers, 
         shards, "train", CLIP, batch_size=4, seed=0, num_workers=num_workers, error_budget=0.1
     )
     batches = list(loader)
-    replaced = [key for batch in batches for key, _ in batch.replaced]
+    replaced = [key for batch in batches for key, _, _ in batch.replaced]
     assert sorted(replaced) == sorted(broken)
-    assert loader.num_replaced == 2
+    assert loader.replaced.total() == 2
     keys = [key for batch in batches for key in batch.keys]
     assert not set(broken) & set(keys)
     records = list(shards.samples("train"))
@@ -254,8 +254,8 @@ def test_changed_bytes_are_found_when_reads_are_verified(shard_path, tmp_path, c
         open_shards(tmp_path, verify=True), "train", CLIP, batch_size=24, seed=0, error_budget=1
     )
     (batch,) = list(loader)
-    assert [key for key, _ in batch.replaced] == [record.key]
-    assert "hash" in batch.replaced[0][1]
+    assert [key for key, _, _ in batch.replaced] == [record.key]
+    assert "hash" in batch.replaced[0].reason
 
 
 def test_a_set_without_any_readable_sample_ends_with_an_error(class_folder, tmp_path):

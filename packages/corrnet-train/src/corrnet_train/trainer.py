@@ -24,7 +24,7 @@ from corrnet_train.inference import ClipClassifier, build_model, resolve_device
 from corrnet_train.metrics import MetricsLog
 from corrnet_train.optim import build_optimizer, learning_rate
 from corrnet_train.progress import progress_bar, training_bar
-from video_data import LoaderState, ShardSet, normalize, open_shards, train_loader
+from video_data import LoaderState, ShardSet, YuvClips, normalize, open_shards, train_loader
 
 
 class TrainingDiverged(RuntimeError):
@@ -146,8 +146,8 @@ class Trainer:
                 self.step += 1
                 self.loader_state = self.loader_state.advance(batch_size)
                 window.add(loss, correct, batch_size, time.perf_counter() - start, waited)
-                for key, reason in batch.replaced:
-                    self.console.print(f"[yellow]replaced[/] {key}: {reason}", highlight=False)
+                for key, _, message in batch.replaced:
+                    self.console.print(f"[yellow]replaced[/] {key}: {message}", highlight=False)
                 if self.step % config.run.log_every == 0 or self.step == self.num_steps:
                     values = window.values()
                     self._log_train(values, grad_norm)
@@ -160,7 +160,9 @@ class Trainer:
                     self.save(self.last_checkpoint)
         self.save(self.last_checkpoint)
 
-    def _train_step(self, video: Tensor, label: Tensor, keys: list[str]) -> tuple[float, int, float]:
+    def _train_step(
+        self, video: Tensor | YuvClips, label: Tensor, keys: list[str]
+    ) -> tuple[float, int, float]:
         """One step on uint8 [N, 3, L, H, W]; returns loss, number of correct clips and gradient norm."""
         optim = self.config.optim
         self.model.train()

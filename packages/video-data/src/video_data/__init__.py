@@ -4,7 +4,7 @@
 them, `train_loader` and `test_loader` give batches of clips. The package knows nothing of models.
 """
 
-from video_data.batches import Batch, ViewBatch, normalize
+from video_data.batches import Batch, Replacement, ViewBatch, normalize
 from video_data.clips import ClipConfig
 from video_data.loader import LoaderState, TrainLoader, train_loader
 from video_data.manifest import Manifest, PackOptions, SampleRecord
@@ -13,6 +13,8 @@ from video_data.pack import PackReport, pack_csv, pack_folder
 from video_data.probe import VideoError, VideoInfo, probe_video
 from video_data.shards import ShardError, ShardSet, open_shards
 from video_data.views import decode_views, test_loader
+from video_data.workers import suggest_num_workers
+from video_data.yuv import PlaneLayout, YuvClips, to_rgb
 
 __version__ = "0.1.0"
 
@@ -25,6 +27,8 @@ __all__ = [
     "MotionBenchConfig",
     "PackOptions",
     "PackReport",
+    "PlaneLayout",
+    "Replacement",
     "SampleRecord",
     "ShardError",
     "ShardSet",
@@ -32,6 +36,7 @@ __all__ = [
     "VideoError",
     "VideoInfo",
     "ViewBatch",
+    "YuvClips",
     "decode_views",
     "generate_motionbench",
     "normalize",
@@ -39,6 +44,8 @@ __all__ = [
     "pack_csv",
     "pack_folder",
     "probe_video",
+    "suggest_num_workers",
     "test_loader",
+    "to_rgb",
     "train_loader",
 ]

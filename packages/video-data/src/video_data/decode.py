@@ -14,7 +14,15 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from video_data.clips import Box
-from video_data.probe import VideoError, VideoInfo, VideoSource, open_video
+from video_data.probe import (
+    MAX_CLIP_SECONDS,
+    MAX_FRAMES,
+    Deadline,
+    VideoError,
+    VideoInfo,
+    VideoSource,
+    open_video,
+)
 
 _ROTATE: dict[int, tuple[tuple[str, str], ...]] = {
     0: (),
@@ -22,10 +30,19 @@ _ROTATE: dict[int, tuple[tuple[str, str], ...]] = {
     180: (("hflip", ""), ("vflip", "")),
     270: (("transpose", "clock"),),
 }
+# FFmpeg converts these to RGB with vector instructions when it need not scale in the same step.
+_FAST_TO_RGB = ("yuv420p", "yuvj420p", "yuv422p", "yuvj422p")
 
 
 def decode_frames(
-    source: VideoSource, info: VideoInfo, frames: Sequence[int], boxes: Sequence[Box], size: int
+    source: VideoSource,
+    info: VideoInfo,
+    frames: Sequence[int],
+    boxes: Sequence[Box],
+    size: int,
+    *,
+    flip: bool = False,
+    out: np.ndarray | None = None,
 ) -> np.ndarray:
     """Decodes frames of a video as RGB crops.
 
@@ -38,44 +55,72 @@ def decode_frames(
         frames: indices into `info.pts`, strictly increasing.
         boxes: parts of the displayed (rotated) picture to cut.
         size: side in pixels to which each part is scaled (bilinear).
+        flip: whether to mirror the parts left to right.
+        out: array for the result; None makes one.
 
     Returns:
         uint8 [len(boxes), len(frames), size, size, 3].
 
     Raises:
-        VideoError: a frame cannot be decoded or is not what the index says.
+        VideoError: a frame cannot be decoded or is not what the index says, or a limit is passed.
     """
-    out = np.empty((len(boxes), len(frames), size, size, 3), dtype=np.uint8)
-    times = info.pts[np.asarray(frames, dtype=np.int64)].tolist()
-    slots = {pts: slot for slot, pts in enumerate(times)}
-    croppers: dict[str, list[RgbGraph]] = {}
+    if out is None:
+        out = np.empty((len(boxes), len(frames), size, size, 3), dtype=np.uint8)
+    graphs: dict[str, list[RgbGraph]] = {}
+    for slot, frame in read_frames(source, info, frames):
+        if frame.format.name not in graphs:
+            graphs[frame.format.name] = [RgbGraph(frame, info.rotation, box, size, flip) for box in boxes]
+        for crop, graph in enumerate(graphs[frame.format.name]):
+            graph.convert(frame, out[crop, slot])
+    return out
 
-    def convert(frame: VideoFrame) -> None:
+
+def read_frames(
+    source: VideoSource, info: VideoInfo, frames: Sequence[int]
+) -> Iterator[tuple[int, VideoFrame]]:
+    """Decodes frames of a video, each once, in one pass that seeks across gaps without a wanted frame.
+
+    Args:
+        source: content of the video, or its path.
+        info: the index of the video's frames.
+        frames: indices into `info.pts`, strictly increasing.
+
+    Yields:
+        The place in `frames` and the decoded frame, as the decoder delivers them. Frames that are kept hold
+        buffers of the decoder: copy them out at once.
+
+    Raises:
+        VideoError: a frame cannot be decoded or is not what the index says, or a limit is passed.
+    """
+    deadline = Deadline(MAX_CLIP_SECONDS)
+    slots = {pts: slot for slot, pts in enumerate(info.pts[np.asarray(frames, dtype=np.int64)].tolist())}
+
+    def checked(frame: VideoFrame) -> tuple[int, VideoFrame]:
         if (frame.width, frame.height) != (info.width, info.height):
             raise VideoError(
-                f"frame of {frame.width}x{frame.height}, the index says {info.width}x{info.height}"
+                f"frame of {frame.width}x{frame.height}, the index says {info.width}x{info.height}",
+                reason="frames do not have the size in the index",
             )
-        if frame.format.name not in croppers:
-            croppers[frame.format.name] = [RgbGraph(frame, info.rotation, box, size) for box in boxes]
-        slot = slots.pop(frame.pts)
-        for crop, cropper in enumerate(croppers[frame.format.name]):
-            cropper.convert(frame, out[crop, slot])
+        assert frame.pts is not None
+        return slots.pop(frame.pts), frame
 
-    with open_video(source, format=info.format) as (container, stream):
+    with open_video(source, format=info.format, max_seconds=MAX_CLIP_SECONDS) as (container, stream):
         for keyframe, wanted in _segments(info, frames):
             if keyframe > 0:
                 container.seek(int(info.pts[keyframe]), stream=stream)
             for frame in _wanted_frames(
-                container, stream, set(info.pts[wanted].tolist()), seeked=keyframe > 0
+                container, stream, set(info.pts[wanted].tolist()), deadline, seeked=keyframe > 0
             ):
-                convert(frame)
+                yield checked(frame)
     if slots:  # the container could not seek exactly: read it from the start
-        with open_video(source, format=info.format) as (container, stream):
-            for frame in _wanted_frames(container, stream, set(slots), seeked=False, skip=False):
-                convert(frame)
+        with open_video(source, format=info.format, max_seconds=MAX_CLIP_SECONDS) as (container, stream):
+            for frame in _wanted_frames(container, stream, set(slots), deadline, seeked=False, skip=False):
+                yield checked(frame)
     if slots:
-        raise VideoError(f"{len(slots)} of {len(times)} wanted frames could not be decoded")
-    return out
+        raise VideoError(
+            f"{len(slots)} of {len(frames)} wanted frames could not be decoded",
+            reason="wanted frames could not be decoded",
+        )
 
 
 def _segments(info: VideoInfo, frames: Sequence[int]) -> Iterator[tuple[int, list[int]]]:
@@ -96,20 +141,33 @@ def _segments(info: VideoInfo, frames: Sequence[int]) -> Iterator[tuple[int, lis
 
 
 def _wanted_frames(
-    container: InputContainer, stream: VideoStream, wanted: set[int], *, seeked: bool, skip: bool = True
+    container: InputContainer,
+    stream: VideoStream,
+    wanted: set[int],
+    deadline: Deadline,
+    *,
+    seeked: bool,
+    skip: bool = True,
 ) -> Iterator[VideoFrame]:
     """Frames whose pts is wanted, read from where the container stands; ends early when a seek went wrong."""
     context = stream.codec_context
     context.open(strict=False)  # before skip_frame is set: dav1d takes its first value for good
     first = min(wanted)
     remaining = set(wanted)
-    for packet in container.demux(stream):
+    skips = None
+    for number, packet in enumerate(container.demux(stream)):
+        pts = packet.pts
         if seeked:
-            if not packet.is_keyframe or packet.pts is None or packet.pts > first:
+            if not packet.is_keyframe or pts is None or pts > first:
                 return
             seeked = False
-        needed = not skip or packet.pts is None or packet.pts in wanted
-        context.skip_frame = "DEFAULT" if needed else "NONREF"
+        if number > MAX_FRAMES:
+            raise VideoError(f"more than {MAX_FRAMES} frames", reason="too many frames")
+        deadline.check()
+        unneeded = skip and pts is not None and pts not in wanted
+        if unneeded is not skips:
+            context.skip_frame = "NONREF" if unneeded else "DEFAULT"
+            skips = unneeded
         for frame in packet.decode():
             if frame.pts in remaining:
                 remaining.remove(frame.pts)
@@ -121,19 +179,26 @@ def _wanted_frames(
 class RgbGraph:
     """Rotates, cuts and scales frames of one format to square RGB pictures.
 
+    The usual formats are scaled as they are and then converted, which takes half the time of doing both in one
+    step: that step has no vector code for RGB.
+
     Args:
         frame: a frame of the kind to convert.
         rotation: degrees counter-clockwise by which the frames are turned first.
         box: the part of the turned frame that is kept.
         size: side of the result in pixels.
+        flip: whether the result is mirrored left to right.
     """
 
-    def __init__(self, frame: VideoFrame, rotation: int, box: Box, size: int) -> None:
+    def __init__(self, frame: VideoFrame, rotation: int, box: Box, size: int, flip: bool = False) -> None:
+        name = frame.format.name
         self._graph = filter_graph(
             frame,
             *rotation_filters(rotation),
             ("crop", f"{box.width}:{box.height}:{box.x}:{box.y}"),
             ("scale", f"{size}:{size}:flags=bilinear"),
+            *([("hflip", "")] if flip else []),
+            *([("format", name), ("scale", "flags=bilinear")] if name in _FAST_TO_RGB else []),
             ("format", "rgb24"),
         )
         self._size = size
@@ -143,20 +208,28 @@ class RgbGraph:
         self._graph.vpush(frame)
         picture = self._graph.vpull()
         assert (picture.width, picture.height) == (self._size, self._size)
-        plane = picture.planes[0]  # its rows are padded to line_size bytes
-        rows = np.frombuffer(memoryview(plane), dtype=np.uint8).reshape(-1, plane.line_size)
-        out[:] = rows[: self._size, : 3 * self._size].reshape(out.shape)
+        out[:] = plane_rows(picture, 0)[:, : 3 * self._size].reshape(out.shape)
+
+
+def plane_rows(frame: VideoFrame, index: int) -> np.ndarray:
+    """The rows of a plane with their padding, uint8 [height of the plane, line size], without copying."""
+    plane = frame.planes[index]
+    rows = np.frombuffer(memoryview(plane), dtype=np.uint8).reshape(-1, plane.line_size)
+    return rows[: plane.height]
 
 
 def filter_graph(frame: VideoFrame, *filters: tuple[str, str]) -> Graph:
     """A chain of FFmpeg filters for frames like `frame`, on the calling thread."""
     graph = Graph()
     graph.threads = 1
-    node = graph.add_buffer(
-        width=frame.width,
-        height=frame.height,
-        format=frame.format,
-        time_base=frame.time_base or Fraction(1, 1000),
+    node = graph.add(
+        "buffer",
+        video_size=f"{frame.width}x{frame.height}",
+        pix_fmt=frame.format.name,
+        time_base=str(frame.time_base or Fraction(1, 1000)),
+        pixel_aspect="1/1",
+        colorspace=str(int(frame.colorspace)),
+        range=str(int(frame.color_range)),
     )
     for name, arguments in (*filters, ("buffersink", "")):
         following = graph.add(name, arguments or None)

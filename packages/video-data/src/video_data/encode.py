@@ -124,11 +124,10 @@ def _upright_frames(
         first_pts = frame.pts if first_pts is None else first_pts
         graph.vpush(frame)
         upright = graph.vpull()
-        upright.pts = frame.pts - first_pts
+        # The decoder's order is the order in time, also where the times say otherwise (H.264 with B-frames in AVI).
+        last_pts = upright.pts = max(frame.pts - first_pts, last_pts + 1)
         upright.time_base = frame.time_base
-        if upright.pts > last_pts:  # a second frame of the same time cannot be addressed by time
-            last_pts = upright.pts
-            yield upright
+        yield upright
 
 
 def _target_size(

@@ -1,7 +1,9 @@
 """Training clips in an order that is a function of seed and position, so that a run resumes exactly."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import logging
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any, Self
 
 import numpy as np
@@ -9,14 +11,17 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from video_data.batches import Batch, check_counts, make_data_loader, to_tensor
-from video_data.clips import ClipConfig, train_clip
+from video_data.batches import Batch, PixelFormat, Replacement, channels_first, check_options
+from video_data.clips import ClipConfig, ClipSpec, train_clip
 from video_data.decode import decode_frames
 from video_data.manifest import SampleRecord
 from video_data.order import SampleOrder
-from video_data.probe import VideoError
+from video_data.probe import VideoError, VideoInfo
 from video_data.shards import ShardError, ShardSet
+from video_data.workers import batch_buffer, make_data_loader
+from video_data.yuv import PlaneLayout, YuvClips, decode_planes, join_planes
 
+_log = logging.getLogger(__name__)
 _MAX_REPLACEMENTS = 32  # neighbours that are tried for one unreadable sample
 
 
@@ -71,7 +76,7 @@ class TrainLoader:
     Each `iter()` goes on where the last batch ended, with the same worker processes.
 
     Attributes:
-        num_replaced: samples of this rank replaced since the last `iter()`.
+        replaced: how many samples of this rank were replaced since the last `iter()`, by reason.
     """
 
     def __init__(
@@ -81,11 +86,12 @@ class TrainLoader:
         state: LoaderState,
         allowed: float,
     ) -> None:
-        self.num_replaced = 0
+        self.replaced: Counter[str] = Counter()
         self._sampler = sampler
         self._loader = loader
         self._state = state
         self._allowed = allowed
+        self._logged: set[str] = set()
 
     @property
     def state(self) -> LoaderState:
@@ -97,26 +103,34 @@ class TrainLoader:
         return len(self._sampler)
 
     def __iter__(self) -> Iterator[Batch]:
-        """Yields `len(self)` batches.
+        """Yields `len(self)` batches. The first sample that is replaced for a reason is logged as a warning.
 
         Raises:
             RuntimeError: more samples than the error budget allows could not be read.
         """
         self._sampler.position = self._state.position
-        self.num_replaced = 0
-        reasons: dict[str, int] = {}
+        self.replaced = Counter()
         for batch in self._loader:
-            for _, reason in batch.replaced:
-                reasons[reason] = reasons.get(reason, 0) + 1
-            self.num_replaced += len(batch.replaced)
-            if self.num_replaced > self._allowed:
-                summary = "; ".join(f"{count} x {reason}" for reason, count in reasons.items())
-                raise RuntimeError(
-                    f"{self.num_replaced} samples could not be read, the error budget allows "
-                    f"{int(self._allowed)} in this run: {summary}. Last one: {batch.replaced[-1][0]}"
-                )
+            for sample in batch.replaced:
+                self._count(sample)
             self._state = self._state.advance(self._sampler.global_batch)
             yield batch
+
+    def _count(self, sample: Replacement) -> None:
+        self.replaced[sample.reason] += 1
+        if sample.reason not in self._logged:
+            self._logged.add(sample.reason)
+            _log.warning(
+                "sample %s was replaced by the next: %s. More for this reason are counted without a message.",
+                sample.key,
+                sample.message,
+            )
+        if self.replaced.total() > self._allowed:
+            summary = "; ".join(f"{count} x {reason}" for reason, count in self.replaced.most_common())
+            raise RuntimeError(
+                f"{self.replaced.total()} samples could not be read, the error budget allows "
+                f"{int(self._allowed)} in this run: {summary}. Last one: {sample.key}"
+            )
 
 
 def train_loader(
@@ -132,6 +146,7 @@ def train_loader(
     position: int = 0,
     num_samples: int | None = None,
     error_budget: float = 0.01,
+    pixels: PixelFormat = "rgb",
     multiprocessing_context: str | None = None,
 ) -> TrainLoader:
     """Loads training clips in an order that depends on (manifest, split, seed) alone.
@@ -147,7 +162,7 @@ def train_loader(
         clip: the clip that is cut from each video.
         batch_size: samples of a batch on each rank.
         seed: seed of order and augmentation.
-        num_workers: decoding processes; 0 decodes in this process.
+        num_workers: decoding processes; 0 decodes in this process. `suggest_num_workers` knows a good number.
         rank: number of this process among those that train together.
         world_size: number of processes that train together.
         position: samples consumed before, by all ranks.
@@ -156,13 +171,16 @@ def train_loader(
         error_budget: fraction of the samples of one iteration that may be unreadable. Each is replaced by the
             next readable one in the order and listed in its batch; beyond the budget the loader raises
             RuntimeError.
+        pixels: `rgb` for tensors, `yuv` for planes that `to_rgb` or `normalize` resizes and converts on the device.
         multiprocessing_context: how workers start, `fork`, `spawn` or `forkserver`; None means the system's
             way.
 
     Raises:
         ValueError: there is no such split, or a number is out of its range.
     """
-    check_counts(batch_size=batch_size, num_workers=num_workers, rank=rank, world_size=world_size)
+    check_options(
+        batch_size=batch_size, num_workers=num_workers, rank=rank, world_size=world_size, pixels=pixels
+    )
     if position < 0:
         raise ValueError(f"position must be at least 0, got {position}")
     if not 0 <= error_budget <= 1:
@@ -171,11 +189,9 @@ def train_loader(
         num_samples = shards.num_samples(split)
     if num_samples < 0:
         raise ValueError(f"num_samples must be at least 0, got {num_samples}")
-    dataset = _TrainDataset(shards, split, clip, seed)
+    dataset = _TrainDataset(shards, split, clip, seed, pixels)
     sampler = _PositionSampler(batch_size, rank, world_size, position, num_samples)
-    loader: DataLoader[Batch] = make_data_loader(
-        dataset, sampler, _collate_clips, num_workers, multiprocessing_context
-    )
+    loader: DataLoader[Batch] = make_data_loader(dataset, sampler, num_workers, multiprocessing_context)
     state = LoaderState(manifest_hash=shards.manifest_hash, split=split, seed=seed, position=position)
     return TrainLoader(sampler, loader, state, allowed=error_budget * len(sampler) * batch_size)
 
@@ -199,58 +215,88 @@ class _PositionSampler(Sampler[list[int]]):
             yield list(range(first, first + self._batch_size))
 
 
-@dataclass
-class _Clip:
-    """One decoded training sample; `pixels` is uint8 [L, H, W, 3]."""
+class _TrainDataset(Dataset[Batch]):
+    """Batches of training clips by global positions."""
 
-    pixels: np.ndarray
-    label: int
-    key: str
-    position: int
-    replaced: list[tuple[str, str]]
-
-
-class _TrainDataset(Dataset[_Clip]):
-    """Training clips by global position."""
-
-    def __init__(self, shards: ShardSet, split: str, clip: ClipConfig, seed: int) -> None:
+    def __init__(
+        self, shards: ShardSet, split: str, clip: ClipConfig, seed: int, pixels: PixelFormat
+    ) -> None:
         self._shards = shards
         self._split = split
         self._clip = clip
         self._seed = seed
+        self._pixels = pixels
         self._order = SampleOrder(shards.shard_sizes(split), seed=seed)
 
-    def __getitem__(self, position: int) -> _Clip:
-        pass_index, offset = divmod(position, self._order.num_samples)
-        replaced: list[tuple[str, str]] = []
-        for step in range(min(_MAX_REPLACEMENTS, self._order.num_samples)):
-            index = self._order.at(pass_index, (offset + step) % self._order.num_samples)
-            record = self._shards.sample(self._split, index)
-            try:
-                pixels = self._read_clip(index, record, position)
-            except (VideoError, ShardError) as error:
-                replaced.append((record.key, str(error)))
-            else:
-                return _Clip(pixels, record.label, record.key, position, replaced)
-        raise RuntimeError(
-            f"{len(replaced)} samples in a row could not be read; {replaced[-1][0]}: {replaced[-1][1]}"
+    def __getitem__(self, positions: list[int]) -> Batch:
+        clips = (_RgbClips if self._pixels == "rgb" else _YuvClips)(len(positions), self._clip)
+        replaced: list[Replacement] = []
+        records = [self._read(position, clips, row, replaced) for row, position in enumerate(positions)]
+        return Batch(
+            video=clips.video(),
+            label=torch.tensor([record.label for record in records]),
+            keys=[record.key for record in records],
+            positions=positions,
+            replaced=replaced,
         )
 
-    def _read_clip(self, index: int, record: SampleRecord, position: int) -> np.ndarray:
-        info = record.video_info()
-        spec = train_clip(info.num_frames, info.display_size, self._clip, seed=self._seed, position=position)
+    def _read(
+        self, position: int, clips: "_RgbClips | _YuvClips", row: int, replaced: list[Replacement]
+    ) -> SampleRecord:
+        """Reads the sample at a position, or the next in the order that can be read, into a row of `clips`."""
+        pass_index, offset = divmod(position, self._order.num_samples)
+        tries = min(_MAX_REPLACEMENTS, self._order.num_samples)
+        for step in range(tries):
+            index = self._order.at(pass_index, (offset + step) % self._order.num_samples)
+            key = f"{self._split}/{index}"
+            try:
+                record = self._shards.sample(self._split, index)
+                key = record.key
+                info = self._shards.info(self._split, index)
+                spec = train_clip(
+                    info.num_frames, info.display_size, self._clip, seed=self._seed, position=position
+                )
+                clips.read(row, self._shards.read(self._split, index), info, spec)
+            except (VideoError, ShardError) as error:
+                replaced.append(Replacement(key, error.reason, str(error)))
+            else:
+                return record
+        last = replaced[-1]
+        raise RuntimeError(f"{tries} samples in a row could not be read; {last.key}: {last.message}")
+
+
+class _RgbClips:
+    """Decodes the clips of a batch straight into their rows."""
+
+    def __init__(self, num_clips: int, clip: ClipConfig) -> None:
+        self._size = clip.crop_size
+        self._clips = batch_buffer(num_clips, clip.num_frames, self._size, self._size, 3)
+
+    def read(self, row: int, content: bytes, info: VideoInfo, spec: ClipSpec) -> None:
         frames, inverse = np.unique(spec.frames, return_inverse=True)
-        content = self._shards.read(self._split, index)
-        decoded = decode_frames(content, info, frames.tolist(), [spec.box], self._clip.crop_size)[0]
-        clip: np.ndarray = decoded if len(frames) == len(spec.frames) else decoded[inverse]
-        return clip[:, :, ::-1] if spec.flip else clip
+        out = self._clips[row : row + 1].numpy()
+        if len(frames) == len(spec.frames):
+            decode_frames(content, info, spec.frames, [spec.box], self._size, flip=spec.flip, out=out)
+        else:
+            decoded = decode_frames(content, info, frames.tolist(), [spec.box], self._size, flip=spec.flip)
+            out[0] = decoded[0, inverse]
+
+    def video(self) -> torch.Tensor:
+        return channels_first(self._clips)
 
 
-def _collate_clips(clips: Sequence[_Clip]) -> Batch:
-    return Batch(
-        video=to_tensor(np.stack([clip.pixels for clip in clips])),
-        label=torch.tensor([clip.label for clip in clips]),
-        keys=[clip.key for clip in clips],
-        positions=[clip.position for clip in clips],
-        replaced=[entry for clip in clips for entry in clip.replaced],
-    )
+class _YuvClips:
+    """Decodes the clips of a batch as planes."""
+
+    def __init__(self, num_clips: int, clip: ClipConfig) -> None:
+        self._shape, self._size = (num_clips,), clip.crop_size
+        self._parts: list[tuple[PlaneLayout, np.ndarray]] = []
+
+    def read(self, row: int, content: bytes, info: VideoInfo, spec: ClipSpec) -> None:
+        frames, inverse = np.unique(spec.frames, return_inverse=True)
+        ((layout, planes),) = decode_planes(content, info, frames.tolist(), [spec.box])
+        layout = replace(layout, flip=spec.flip, clips=((row, tuple(inverse.tolist())),))
+        self._parts.append((layout, planes))
+
+    def video(self) -> YuvClips:
+        return join_planes(self._parts, shape=self._shape, size=self._size)

@@ -1,16 +1,18 @@
 """Opening videos safely and indexing their frames.
 
 A video is untrusted input. It is always read through a Python file object, the container formats are limited
-to a list of plain media formats, and nothing inside a video can name another file. Whatever goes wrong is
-raised as `VideoError` with a short reason.
+to a list of plain media formats, nothing inside a video can name another file, and the size of frames, their
+number, the bytes and the time are limited. Whatever goes wrong is raised as `VideoError` with a short reason.
 """
 
 import io
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
+from typing import BinaryIO
 
 import av
 import numpy as np
@@ -28,12 +30,54 @@ FORMAT_WHITELIST = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpeg,mpegvideo,mpe
 MAX_PIXELS = 1 << 25  # of one frame; 8K UHD is 33.2 million
 MAX_FRAMES = 1 << 20  # of one video
 MAX_BYTES = 1 << 31  # of one video
+MAX_SECONDS = (
+    3600.0  # of processor time to decode one video from end to end; packing encodes in this time too
+)
+MAX_CLIP_SECONDS = 60.0  # of processor time to decode the clips of one sample
 
 VideoSource = bytes | Path
 
 
 class VideoError(ValueError):
-    """A video cannot be read; the message is a short reason without its path."""
+    """A video cannot be read; the message says why, without its path.
+
+    Attributes:
+        reason: the message without what differs from video to video, to count by.
+    """
+
+    def __init__(self, message: str, *, reason: str | None = None) -> None:
+        super().__init__(message)
+        self.reason = reason or message
+
+
+class Deadline:
+    """A limit on the processor time of this thread. It does not run while other programs have the processor."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._end = time.thread_time() + seconds
+
+    def check(self) -> None:
+        """Raises `VideoError` when the time is over."""
+        if time.thread_time() > self._end:
+            raise VideoError(f"more than {self._seconds:g} seconds of processor time", reason="too much time")
+
+
+class _LimitedFile:
+    """What FFmpeg reads a video through; a demuxer that reads without end is stopped by the deadline."""
+
+    def __init__(self, file: BinaryIO, deadline: Deadline) -> None:
+        self._file = file
+        self._deadline = deadline
+        self.tell = file.tell
+
+    def read(self, size: int) -> bytes:
+        self._deadline.check()
+        return self._file.read(size)
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        self._deadline.check()
+        return self._file.seek(offset, whence)
 
 
 @dataclass(frozen=True)
@@ -73,13 +117,14 @@ class VideoInfo:
 
 @contextmanager
 def open_video(
-    source: VideoSource, *, format: str | None = None
+    source: VideoSource, *, format: str | None = None, max_seconds: float = MAX_SECONDS
 ) -> Iterator[tuple[InputContainer, VideoStream]]:
     """Opens the first video stream of a source for decoding on the calling thread.
 
     Args:
         source: content of a video, or its path.
         format: short container name when it is known; None lets FFmpeg choose among `FORMAT_WHITELIST`.
+        max_seconds: processor time after which reading from the source raises `VideoError`.
 
     Yields:
         The container and the stream.
@@ -91,15 +136,19 @@ def open_video(
         with (
             io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as file,
             av.open(
-                file,
+                _LimitedFile(file, Deadline(max_seconds)),
                 "r",
                 format=format,
+                options={"max_pixels": str(MAX_PIXELS)},  # frames are decoded to find out their format
                 container_options={"format_whitelist": FORMAT_WHITELIST, "protocol_whitelist": "none"},
+                metadata_errors="replace",  # titles in other encodings than UTF-8 matter to nobody here
             ) as container,
         ):
             if not container.streams.video:
                 raise VideoError("no video stream")
             stream = container.streams.video[0]
+            if not hasattr(stream, "codec_context") or stream.codec_context is None:
+                raise VideoError("no decoder for this kind of video")
             check_frame_size(stream.width, stream.height)
             context = stream.codec_context
             context.options = {**context.options, "max_pixels": str(MAX_PIXELS)}
@@ -111,15 +160,19 @@ def open_video(
     except (
         Exception
     ) as error:  # a broken file may raise anything, UnicodeDecodeError and MemoryError included
-        raise VideoError(describe(error)) from error
+        reason = describe(error) if isinstance(error, av.FFmpegError) else type(error).__name__
+        raise VideoError(describe(error), reason=reason) from error
 
 
 def check_frame_size(width: int, height: int) -> None:
     """Raises `VideoError` unless a frame has at least 2x2 and at most `MAX_PIXELS` pixels."""
     if min(width, height) < 2:
-        raise VideoError(f"frames of {width}x{height} pixels are too small")
+        raise VideoError(f"frames of {width}x{height} pixels are too small", reason="frames are too small")
     if width * height > MAX_PIXELS:
-        raise VideoError(f"frames of {width}x{height} pixels are larger than {MAX_PIXELS} pixels")
+        raise VideoError(
+            f"frames of {width}x{height} pixels are larger than {MAX_PIXELS} pixels",
+            reason="frames are too large",
+        )
 
 
 def describe(error: BaseException) -> str:
@@ -134,14 +187,17 @@ def decode_packets(
     """All packets of a video, each with the frames that the decoder emits after it.
 
     Raises:
-        VideoError: there are more than `MAX_FRAMES` packets or frames, or a frame exceeds the limits of size.
+        VideoError: there are more than `MAX_FRAMES` packets or frames, a frame exceeds the limits of size, or it
+            takes longer than `MAX_SECONDS`.
     """
+    deadline = Deadline(MAX_SECONDS)
     num_frames = 0
     for num_packets, packet in enumerate(container.demux(stream)):
+        deadline.check()
         frames = packet.decode()
         num_frames += len(frames)
         if max(num_packets, num_frames) > MAX_FRAMES:
-            raise VideoError(f"more than {MAX_FRAMES} frames")
+            raise VideoError(f"more than {MAX_FRAMES} frames", reason="too many frames")
         for frame in frames:
             check_frame_size(frame.width, frame.height)
         yield packet, frames
@@ -163,8 +219,8 @@ def probe_video(source: VideoSource) -> VideoInfo:
         source: content of a video, or its path.
 
     Raises:
-        VideoError: the video cannot be decoded to its end, has no frames, has frames without a time, or its
-            picture size or rotation changes.
+        VideoError: the video cannot be decoded to its end, has no frames, has frames without a time or with
+            times that go back, or its picture size or rotation changes.
     """
     with open_video(source) as (container, stream):
         format_name = container.format.name.split(",")[0]
@@ -172,12 +228,16 @@ def probe_video(source: VideoSource) -> VideoInfo:
         pts: set[int] = set()
         key_pts: set[int] = set()
         shape: tuple[int, int, int] | None = None
+        last_pts = -(1 << 63)
         for packet, frames in decode_packets(container, stream):
             if packet.is_keyframe and packet.pts is not None:
                 key_pts.add(packet.pts)
             for frame in frames:
                 if frame.pts is None:
                     raise VideoError("frames without time stamps; pack it with mode reencode")
+                if frame.pts < last_pts:  # seen with H.264 with B-frames in AVI
+                    raise VideoError("time stamps go back; pack it with mode reencode")
+                last_pts = frame.pts
                 pts.add(frame.pts)
                 frame_shape = (frame.width, frame.height, frame_rotation(frame))
                 shape = shape or frame_shape

@@ -10,13 +10,22 @@ from pathlib import Path
 from typing import Any
 
 from video_data.manifest import Manifest, SampleRecord, ShardEntry, ShardIndex, load_index, load_manifest
+from video_data.probe import VideoInfo, describe
 
 _CACHED_INDEXES = 64  # more than the shards that one shuffle window touches
 _OPEN_FILES = 64
 
 
-class ShardError(RuntimeError):
-    """A shard changed after it was packed: it is shorter than its index says, or a hash differs."""
+class ShardError(ValueError):
+    """A shard cannot be read or changed after it was packed.
+
+    Attributes:
+        reason: the message without what differs from sample to sample, to count by.
+    """
+
+    def __init__(self, message: str, *, reason: str) -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 class ShardSet:
@@ -83,7 +92,8 @@ class ShardSet:
         """All samples of a split in the order of the shards.
 
         Raises:
-            ValueError: there is no such split, or an index file is damaged.
+            ValueError: there is no such split.
+            ShardError: an index file is damaged.
         """
         for index in range(self.num_samples(split)):
             yield self.sample(split, index)
@@ -92,26 +102,51 @@ class ShardSet:
         """The index entry of sample `index` of a split.
 
         Raises:
-            ValueError: there is no such split or sample, or the index file is damaged.
+            ValueError: there is no such split or sample.
+            ShardError: the index file is damaged.
         """
         shard, local = self._locate(split, index)
         return self._index(shard).samples[local]
+
+    def info(self, split: str, index: int) -> VideoInfo:
+        """The frame index of sample `index` of a split.
+
+        Raises:
+            ValueError: there is no such split or sample.
+            ShardError: the index file is damaged, or what it says of the sample is wrong.
+        """
+        try:
+            return self.sample(split, index).video_info()
+        except ShardError:
+            raise
+        except ValueError as error:
+            raise ShardError(str(error), reason="an index is wrong") from error
 
     def read(self, split: str, index: int) -> bytes:
         """The bytes of the video of sample `index` of a split.
 
         Raises:
-            ValueError: there is no such split or sample, or the index file is damaged.
-            ShardError: the tar ends early, or with `verify` the bytes do not have the hash of the index.
+            ValueError: there is no such split or sample.
+            ShardError: the index file is damaged, the tar cannot be read or ends early, or with `verify` the bytes
+                do not have the hash of the index.
         """
         shard, local = self._locate(split, index)
         record = self._index(shard).samples[local]
-        content = os.pread(self._file(shard), record.size, record.offset)
+        try:
+            content = os.pread(self._file(shard), record.size, record.offset)
+        except OSError as error:
+            raise ShardError(
+                f"{shard.name}.tar: {describe(error)}", reason="a shard cannot be read"
+            ) from error
         if len(content) != record.size:
-            raise ShardError(f"{shard.name}.tar: {len(content)} of {record.size} bytes of {record.key!r}")
+            raise ShardError(
+                f"{shard.name}.tar: {len(content)} of {record.size} bytes of {record.key!r}",
+                reason="a shard ends early",
+            )
         if self._verify and hashlib.sha256(content).hexdigest() != record.sha256:
             raise ShardError(
-                f"{shard.name}.tar: the bytes of {record.key!r} do not have the hash in the index"
+                f"{shard.name}.tar: the bytes of {record.key!r} do not have the hash in the index",
+                reason="bytes do not have the hash in the index",
             )
         return content
 
@@ -130,16 +165,27 @@ class ShardSet:
     def _index(self, shard: ShardEntry) -> ShardIndex:
         if shard.name not in self._indexes:
             path = self.path / f"{shard.name}.json"
-            content = path.read_bytes()
+            try:
+                content = path.read_bytes()
+            except OSError as error:
+                raise ShardError(
+                    f"{path.name}: {describe(error)}", reason="an index cannot be read"
+                ) from error
             if hashlib.sha256(content).hexdigest() != shard.index_sha256:
-                raise ValueError(f"{path} does not have the hash in the manifest: pack the videos again")
-            self._indexes[shard.name] = load_index(
-                path,
-                content,
-                num_samples=shard.num_samples,
-                num_classes=len(self.classes),
-                tar_size=shard.size,
-            )
+                raise ShardError(
+                    f"{path} does not have the hash in the manifest: pack the videos again",
+                    reason="an index does not have the hash in the manifest",
+                )
+            try:
+                self._indexes[shard.name] = load_index(
+                    path,
+                    content,
+                    num_samples=shard.num_samples,
+                    num_classes=len(self.classes),
+                    tar_size=shard.size,
+                )
+            except ValueError as error:
+                raise ShardError(str(error), reason="an index is wrong") from error
             if len(self._indexes) > _CACHED_INDEXES:
                 self._indexes.popitem(last=False)
         return self._indexes[shard.name]

@@ -1,19 +1,21 @@
 """Test views: clips spaced uniformly over every video, each video counted once (paper section 5)."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
+from typing import Literal, overload
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from video_data.batches import ViewBatch, check_counts, make_data_loader, to_tensor
+from video_data.batches import PixelFormat, ViewBatch, channels_first, check_options, check_pixels
 from video_data.clips import ClipConfig, clip_frames, view_boxes, view_starts
 from video_data.decode import decode_frames
 from video_data.probe import VideoError, VideoInfo, VideoSource, probe_video
 from video_data.shards import ShardError, ShardSet
+from video_data.workers import batch_buffer, make_data_loader
+from video_data.yuv import PlaneLayout, YuvClips, decode_planes, join_planes
 
 
 def test_loader(
@@ -27,6 +29,7 @@ def test_loader(
     num_workers: int = 0,
     rank: int = 0,
     world_size: int = 1,
+    pixels: PixelFormat = "rgb",
     multiprocessing_context: str | None = None,
 ) -> "DataLoader[ViewBatch]":
     """Loads every video of a split once, as clips spaced uniformly over it (paper section 5).
@@ -44,6 +47,7 @@ def test_loader(
         num_workers: decoding processes; 0 decodes in this process.
         rank: number of this process among those that test together.
         world_size: number of processes that test together.
+        pixels: `rgb` for tensors, `yuv` for planes that `to_rgb` or `normalize` resizes and converts on the device.
         multiprocessing_context: how workers start, `fork`, `spawn` or `forkserver`; None means the system's
             way.
 
@@ -52,20 +56,39 @@ def test_loader(
         RuntimeError: while iterating, a video cannot be read; a result over fewer videos would be a different
             one.
     """
-    check_counts(batch_size=batch_size, num_workers=num_workers, rank=rank, world_size=world_size)
+    check_options(
+        batch_size=batch_size, num_workers=num_workers, rank=rank, world_size=world_size, pixels=pixels
+    )
     _check_views(num_clips, num_crops)
-    dataset = _ViewDataset(shards, split, clip, num_clips, num_crops)
+    dataset = _ViewDataset(shards, split, clip, num_clips, num_crops, pixels)
     num_videos = shards.num_samples(split)
     padded = -(-num_videos // world_size) * world_size
     rows = [index if index < num_videos else -1 for index in range(rank, padded, world_size)]
     batches = [rows[i : i + batch_size] for i in range(0, len(rows), batch_size)]
-    loader: DataLoader[ViewBatch] = make_data_loader(
-        dataset, batches, _collate_views, num_workers, multiprocessing_context
-    )
+    loader: DataLoader[ViewBatch] = make_data_loader(dataset, batches, num_workers, multiprocessing_context)
     return loader
 
 
-def decode_views(source: VideoSource, clip: ClipConfig, num_clips: int, *, num_crops: int = 1) -> Tensor:
+@overload
+def decode_views(
+    source: VideoSource,
+    clip: ClipConfig,
+    num_clips: int,
+    *,
+    num_crops: int = 1,
+    pixels: Literal["rgb"] = "rgb",
+) -> Tensor: ...
+
+
+@overload
+def decode_views(
+    source: VideoSource, clip: ClipConfig, num_clips: int, *, num_crops: int = 1, pixels: Literal["yuv"]
+) -> YuvClips: ...
+
+
+def decode_views(
+    source: VideoSource, clip: ClipConfig, num_clips: int, *, num_crops: int = 1, pixels: PixelFormat = "rgb"
+) -> Tensor | YuvClips:
     """Cuts the test views of one video, exactly as `test_loader` does for a packed one.
 
     Args:
@@ -73,81 +96,117 @@ def decode_views(source: VideoSource, clip: ClipConfig, num_clips: int, *, num_c
         clip: the clip that the network sees.
         num_clips: clips spaced uniformly over the video.
         num_crops: crops of each clip: 1 for the centre, 3 spread along the longer side.
+        pixels: `rgb` for a tensor, `yuv` for planes that `to_rgb` resizes and converts.
 
     Returns:
-        uint8 [num_clips * num_crops, 3, L, H, W] with the strides of channels_last_3d.
+        uint8 [num_clips * num_crops, 3, L, H, W] with the strides of channels_last_3d, or planes of that shape.
 
     Raises:
         ValueError: the video cannot be read; the message says why.
     """
     _check_views(num_clips, num_crops)
+    check_pixels(pixels)
     try:
-        return to_tensor(_cut_views(source, probe_video(source), clip, num_clips, num_crops))
+        views = _Views(num_clips, num_crops, clip)
+        info = probe_video(source)
+        if pixels == "rgb":
+            out = np.empty(views.shape, dtype=np.uint8)
+            views.read_rgb(source, info, out)
+            return channels_first(torch.from_numpy(out))
+        return join_planes(views.read_planes(source, info), shape=views.shape[:1], size=clip.crop_size)
     except VideoError as error:
         name = f"{source}: " if isinstance(source, Path) else ""
-        raise VideoError(f"{name}{error}") from error
+        raise VideoError(f"{name}{error}", reason=error.reason) from error
 
 
-@dataclass
-class _Views:
-    """One decoded test video; `pixels` is uint8 [V, L, H, W, 3]."""
-
-    pixels: np.ndarray
-    label: int
-    key: str
-    index: int
-
-
-class _ViewDataset(Dataset[_Views]):
-    """Test views by index in the split; -1 gives a row that fills up a batch."""
+class _ViewDataset(Dataset[ViewBatch]):
+    """Test views by indices in the split; -1 gives a row that fills up a batch."""
 
     def __init__(
-        self, shards: ShardSet, split: str, clip: ClipConfig, num_clips: int, num_crops: int
+        self,
+        shards: ShardSet,
+        split: str,
+        clip: ClipConfig,
+        num_clips: int,
+        num_crops: int,
+        pixels: PixelFormat,
     ) -> None:
         self._shards = shards
         self._split = split
+        self._views = _Views(num_clips, num_crops, clip)
+        self._pixels = pixels
+
+    def __getitem__(self, indices: list[int]) -> ViewBatch:
+        records = [self._shards.sample(self._split, index) if index >= 0 else None for index in indices]
+        rgb = batch_buffer(len(indices), *self._views.shape) if self._pixels == "rgb" else None
+        parts: list[tuple[PlaneLayout, np.ndarray]] = []
+        for row, (index, record) in enumerate(zip(indices, records, strict=True)):
+            if record is None:
+                if rgb is not None:
+                    rgb[row] = 0
+                continue
+            try:
+                info = self._shards.info(self._split, index)
+                content = self._shards.read(self._split, index)
+                if rgb is None:
+                    parts += self._views.read_planes(content, info, first_row=row * self._views.shape[0])
+                else:
+                    self._views.read_rgb(content, info, rgb[row].numpy())
+            except (VideoError, ShardError) as error:
+                raise RuntimeError(
+                    f"test video {record.key} of split {self._split} cannot be read: {error}"
+                ) from error
+        shape, size = (len(indices), self._views.shape[0]), self._views.shape[-2]
+        return ViewBatch(
+            video=join_planes(parts, shape=shape, size=size) if rgb is None else channels_first(rgb),
+            label=torch.tensor([record.label if record else -1 for record in records]),
+            keys=[record.key if record else "" for record in records],
+            index=torch.tensor(indices),
+            valid=torch.tensor(indices) >= 0,
+        )
+
+
+class _Views:
+    """Reads the views of videos in one pass over their frames.
+
+    Attributes:
+        shape: of the views of a video in RGB: [num_clips * num_crops, L, H, W, 3].
+    """
+
+    def __init__(self, num_clips: int, num_crops: int, clip: ClipConfig) -> None:
+        self.shape = (num_clips * num_crops, clip.num_frames, clip.crop_size, clip.crop_size, 3)
+        self._num_clips = num_clips
+        self._num_crops = num_crops
         self._clip = clip
-        self._views = (num_clips, num_crops)
 
-    def __getitem__(self, index: int) -> _Views:
-        if index < 0:
-            size = self._clip.crop_size
-            shape = (self._views[0] * self._views[1], self._clip.num_frames, size, size, 3)
-            return _Views(np.zeros(shape, dtype=np.uint8), -1, "", -1)
-        record = self._shards.sample(self._split, index)
-        try:
-            content = self._shards.read(self._split, index)
-            pixels = _cut_views(content, record.video_info(), self._clip, *self._views)
-        except (VideoError, ShardError) as error:
-            raise RuntimeError(
-                f"test video {record.key} of split {self._split} cannot be read: {error}"
-            ) from error
-        return _Views(pixels, record.label, record.key, index)
+    def read_rgb(self, source: VideoSource, info: VideoInfo, out: np.ndarray) -> None:
+        """Writes the views into `out`, uint8 of `shape`."""
+        frames, clips = self._frames(info)
+        boxes = view_boxes(info.display_size, self._clip, self._num_crops)
+        decoded = decode_frames(source, info, frames, boxes, self._clip.crop_size)
+        for crop, pictures in enumerate(decoded):
+            for number, clip in enumerate(clips):
+                np.take(pictures, clip, axis=0, out=out[number * self._num_crops + crop])
 
+    def read_planes(
+        self, source: VideoSource, info: VideoInfo, *, first_row: int = 0
+    ) -> list[tuple[PlaneLayout, np.ndarray]]:
+        """Planes for each crop; the views fill the rows of the batch from `first_row` on."""
+        frames, clips = self._frames(info)
+        boxes = view_boxes(info.display_size, self._clip, self._num_crops)
+        parts = []
+        for crop, (layout, planes) in enumerate(decode_planes(source, info, frames, boxes)):
+            rows = range(first_row + crop, first_row + self.shape[0], self._num_crops)
+            views = tuple((row, tuple(clip.tolist())) for row, clip in zip(rows, clips, strict=True))
+            parts.append((replace(layout, clips=views), planes))
+        return parts
 
-def _cut_views(
-    source: VideoSource, info: VideoInfo, clip: ClipConfig, num_clips: int, num_crops: int
-) -> np.ndarray:
-    """Views of a video, uint8 [num_clips * num_crops, L, H, W, 3], from one pass over their frames."""
-    wanted = [
-        clip_frames(info.num_frames, clip, start) for start in view_starts(info.num_frames, clip, num_clips)
-    ]
-    frames, inverse = np.unique(wanted, return_inverse=True)
-    boxes = view_boxes(info.display_size, clip, num_crops)
-    decoded = decode_frames(source, info, frames.tolist(), boxes, clip.crop_size)
-    views = decoded[:, inverse.reshape(num_clips, clip.num_frames)]  # [crops, clips, L, H, W, 3]
-    return views.swapaxes(0, 1).reshape(num_clips * num_crops, *views.shape[2:])
-
-
-def _collate_views(videos: Sequence[_Views]) -> ViewBatch:
-    index = torch.tensor([video.index for video in videos])
-    return ViewBatch(
-        video=to_tensor(np.stack([video.pixels for video in videos])),
-        label=torch.tensor([video.label for video in videos]),
-        keys=[video.key for video in videos],
-        index=index,
-        valid=index >= 0,
-    )
+    def _frames(self, info: VideoInfo) -> tuple[list[int], np.ndarray]:
+        """Frames to decode, and for each clip which of them it shows, [num_clips, L]."""
+        starts = view_starts(info.num_frames, self._clip, self._num_clips)
+        wanted = [clip_frames(info.num_frames, self._clip, start) for start in starts]
+        frames, inverse = np.unique(wanted, return_inverse=True)
+        return frames.tolist(), inverse.reshape(self._num_clips, -1)
 
 
 def _check_views(num_clips: int, num_crops: int) -> None:
