@@ -362,3 +362,28 @@ def test_damaged_inputs_are_read_or_refused(tmp_path):
     assert sum(report["outcomes"].values()) == 150
     assert any(outcome.startswith("refused") for outcome in report["outcomes"])
     assert report["outcomes"]["read"] > 10
+
+
+RESIDENT = """
+import os, sys
+import torch
+from video_data import ClipConfig, open_shards, train_loader
+torch.set_num_threads(1)
+clip = ClipConfig(num_frames=4, crop_size=16, short_side=(20, 24))
+loader = train_loader(open_shards(sys.argv[1]), "train", clip, batch_size=8, seed=0, num_samples=2400, pixels=sys.argv[2])
+for number, _ in enumerate(loader):
+    if number in (50, 299):
+        with open("/proc/self/statm") as file:
+            print(int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") // 1024)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("pixels", ["rgb", "yuv"])
+def test_memory_stays_flat_over_many_clips(pixels, class_folder, tmp_path):
+    """2,000 clips; python -m bench.data.memory decodes 10,000."""
+    pack_folder(class_folder, tmp_path, options=PackOptions(mode="copy"), progress=False)
+    command = [sys.executable, "-c", RESIDENT, tmp_path, pixels]
+    result = subprocess.run(command, capture_output=True, text=True, check=True)
+    first, last = map(int, result.stdout.split())
+    assert last - first < 3000  # KiB; a leak of 2 KiB a clip would show
