@@ -5,10 +5,15 @@ from typing import Any
 import pytest
 
 from bench import machine
+from bench.data import data_report
 from bench.models import step_report
 from bench.ops import ops_report
 
-_REPORTS = {"ops": ops_report.markdown, "training_step": step_report.markdown}
+_REPORTS = {
+    "ops": ops_report.markdown,
+    "training_step": step_report.markdown,
+    "data": data_report.markdown,
+}
 _ROWS = pytest.StashKey[dict[str, list[dict[str, Any]]]]()
 _MACHINE = machine.describe()
 

@@ -54,12 +54,22 @@ KINDS: dict[str, tuple[str, str, dict[str, str]]] = {
         {"preset": "veryfast", "crf": "23", "x264-params": "keyint=12:min-keyint=12:scenecut=0:open-gop=0"},
     ),
     "H.264 GOP 250": ("libx264", "mp4", {"preset": "veryfast", "crf": "23", "x264-params": "keyint=250"}),
+    "H.264 as packed": (
+        "libx264",
+        "mp4",
+        {
+            "preset": "veryfast",
+            "tune": "fastdecode",
+            "crf": "20",
+            "x264-params": "keyint=12:min-keyint=12:scenecut=0:open-gop=0:mbtree=0",
+        },
+    ),
     "VP9": (
         "libvpx-vp9",
         "webm",
         {"crf": "33", "b": "0", "deadline": "realtime", "cpu-used": "7", "g": "128"},
     ),
-    "MPEG-4": ("mpeg4", "avi", {"g": "12", "qscale": "4"}),
+    "MPEG-4": ("mpeg4", "avi", {"g": "12", "b": "1200k"}),
 }
 
 

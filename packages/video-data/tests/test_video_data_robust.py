@@ -370,7 +370,8 @@ import torch
 from video_data import ClipConfig, open_shards, train_loader
 torch.set_num_threads(1)
 clip = ClipConfig(num_frames=4, crop_size=16, short_side=(20, 24))
-loader = train_loader(open_shards(sys.argv[1]), "train", clip, batch_size=8, seed=0, num_samples=2400, pixels=sys.argv[2])
+options = {"batch_size": 8, "seed": 0, "num_samples": 2400, "pixels": sys.argv[2]}
+loader = train_loader(open_shards(sys.argv[1]), "train", clip, **options)
 for number, _ in enumerate(loader):
     if number in (50, 299):
         with open("/proc/self/statm") as file:

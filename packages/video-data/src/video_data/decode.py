@@ -30,49 +30,78 @@ _ROTATE: dict[int, tuple[tuple[str, str], ...]] = {
     180: (("hflip", ""), ("vflip", "")),
     270: (("transpose", "clock"),),
 }
+_STORES_TIMES = ("mov", "matroska")  # containers whose times do not depend on what the decoder found out
+_LEAST_GAP = 8  # frames between two wanted ones that are worth a seek
 # FFmpeg converts these to RGB with vector instructions when it need not scale in the same step.
 _FAST_TO_RGB = ("yuv420p", "yuvj420p", "yuv422p", "yuvj422p")
 
 
-def decode_frames(
+def decode_clips(
     source: VideoSource,
     info: VideoInfo,
-    frames: Sequence[int],
+    clips: Sequence[Sequence[int]],
     boxes: Sequence[Box],
     size: int,
     *,
     flip: bool = False,
     out: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Decodes frames of a video as RGB crops.
+    """Decodes clips of a video as RGB crops.
 
     Each frame is decoded and converted once, in one pass over the video that seeks across gaps without a
-    wanted frame.
+    wanted frame, straight to its place in the result.
 
     Args:
         source: content of the video, or its path.
         info: the index of the video's frames.
-        frames: indices into `info.pts`, strictly increasing.
+        clips: for each clip its frames as indices into `info.pts`, in any order and with repeats, [N][L].
         boxes: parts of the displayed (rotated) picture to cut.
         size: side in pixels to which each part is scaled (bilinear).
         flip: whether to mirror the parts left to right.
         out: array for the result; None makes one.
 
     Returns:
-        uint8 [len(boxes), len(frames), size, size, 3].
+        uint8 [N, len(boxes), L, size, size, 3].
 
     Raises:
         VideoError: a frame cannot be decoded or is not what the index says, or a limit is passed.
     """
+    frames, places = unique_frames(clips)
     if out is None:
-        out = np.empty((len(boxes), len(frames), size, size, 3), dtype=np.uint8)
+        out = np.empty((len(clips), len(boxes), len(clips[0]), size, size, 3), dtype=np.uint8)
     graphs: dict[str, list[RgbGraph]] = {}
     for slot, frame in read_frames(source, info, frames):
         if frame.format.name not in graphs:
             graphs[frame.format.name] = [RgbGraph(frame, info.rotation, box, size, flip) for box in boxes]
+        (clip, time), *others = places[slot]
         for crop, graph in enumerate(graphs[frame.format.name]):
-            graph.convert(frame, out[crop, slot])
+            picture = out[clip, crop, time]
+            graph.convert(frame, picture)
+            for other, other_time in others:
+                out[other, crop, other_time] = picture
     return out
+
+
+def decode_frames(
+    source: VideoSource, info: VideoInfo, frames: Sequence[int], boxes: Sequence[Box], size: int
+) -> np.ndarray:
+    """Decodes frames of a video as RGB crops, as `decode_clips` does for one clip.
+
+    Returns:
+        uint8 [len(boxes), len(frames), size, size, 3].
+    """
+    pictures: np.ndarray = decode_clips(source, info, [frames], boxes, size)[0]
+    return pictures
+
+
+def unique_frames(clips: Sequence[Sequence[int]]) -> tuple[list[int], list[list[tuple[int, int]]]]:
+    """The frames of clips in increasing order, and for each the clips and the places in them that show it."""
+    places: dict[int, list[tuple[int, int]]] = {}
+    for clip, frames in enumerate(clips):
+        for time, frame in enumerate(frames):
+            places.setdefault(int(frame), []).append((clip, time))
+    unique = sorted(places)
+    return unique, [places[frame] for frame in unique]
 
 
 def read_frames(
@@ -104,18 +133,28 @@ def read_frames(
         assert frame.pts is not None
         return slots.pop(frame.pts), frame
 
-    with open_video(source, format=info.format, max_seconds=MAX_CLIP_SECONDS) as (container, stream):
-        for keyframe, wanted in _segments(info, frames):
-            if keyframe > 0:
-                container.seek(int(info.pts[keyframe]), stream=stream)
-            for frame in _wanted_frames(
-                container, stream, set(info.pts[wanted].tolist()), deadline, seeked=keyframe > 0
-            ):
-                yield checked(frame)
-    if slots:  # the container could not seek exactly: read it from the start
-        with open_video(source, format=info.format, max_seconds=MAX_CLIP_SECONDS) as (container, stream):
-            for frame in _wanted_frames(container, stream, set(slots), deadline, seeked=False, skip=False):
-                yield checked(frame)
+    # Where frames are missing, another way of reading may find them: opening may have taken the wrong order of frames,
+    # and a container may be unable to seek exactly.
+    for probe, seek in ((False, True), (True, True), (True, False)):
+        left = [frames[slot] for slot in sorted(slots.values())]
+        if not left or (not probe and info.format not in _STORES_TIMES):
+            continue
+        with open_video(source, format=info.format, probe=probe, max_seconds=MAX_CLIP_SECONDS) as (
+            container,
+            stream,
+        ):
+            for keyframe, wanted in _segments(info, left) if seek else [(0, left)]:
+                if keyframe > 0:
+                    container.seek(int(info.pts[keyframe]), stream=stream)
+                for frame in _wanted_frames(
+                    container,
+                    stream,
+                    set(info.pts[wanted].tolist()),
+                    deadline,
+                    seeked=keyframe > 0,
+                    skip=seek,
+                ):
+                    yield checked(frame)
     if slots:
         raise VideoError(
             f"{len(slots)} of {len(frames)} wanted frames could not be decoded",
@@ -126,14 +165,14 @@ def read_frames(
 def _segments(info: VideoInfo, frames: Sequence[int]) -> Iterator[tuple[int, list[int]]]:
     """Groups frames by the keyframe to seek to (0 for the first group when it needs no seek).
 
-    A group goes on as long as no keyframe lies between one wanted frame and the next.
+    A group ends where a seek to the next keyframe passes over at least `_LEAST_GAP` frames.
     """
     positions = np.searchsorted(info.keyframes, np.asarray(frames), side="right") - 1
     starts = [int(info.keyframes[position]) if position >= 0 else 0 for position in positions]
     group = [frames[0]]
     keyframe = starts[0]
     for frame, start in zip(frames[1:], starts[1:], strict=True):
-        if start > group[-1] + 1:
+        if start > group[-1] + _LEAST_GAP:
             yield keyframe, group
             keyframe, group = start, []
         group.append(frame)
@@ -147,7 +186,7 @@ def _wanted_frames(
     deadline: Deadline,
     *,
     seeked: bool,
-    skip: bool = True,
+    skip: bool,
 ) -> Iterator[VideoFrame]:
     """Frames whose pts is wanted, read from where the container stands; ends early when a seek went wrong."""
     context = stream.codec_context

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from video_data.batches import Batch, PixelFormat, Replacement, channels_first, check_options
 from video_data.clips import ClipConfig, ClipSpec, train_clip
-from video_data.decode import decode_frames
+from video_data.decode import decode_clips
 from video_data.manifest import SampleRecord
 from video_data.order import SampleOrder
 from video_data.probe import VideoError, VideoInfo
@@ -273,13 +273,8 @@ class _RgbClips:
         self._clips = batch_buffer(num_clips, clip.num_frames, self._size, self._size, 3)
 
     def read(self, row: int, content: bytes, info: VideoInfo, spec: ClipSpec) -> None:
-        frames, inverse = np.unique(spec.frames, return_inverse=True)
-        out = self._clips[row : row + 1].numpy()
-        if len(frames) == len(spec.frames):
-            decode_frames(content, info, spec.frames, [spec.box], self._size, flip=spec.flip, out=out)
-        else:
-            decoded = decode_frames(content, info, frames.tolist(), [spec.box], self._size, flip=spec.flip)
-            out[0] = decoded[0, inverse]
+        out = self._clips[row].numpy()[None, None]
+        decode_clips(content, info, [spec.frames], [spec.box], self._size, flip=spec.flip, out=out)
 
     def video(self) -> torch.Tensor:
         return channels_first(self._clips)

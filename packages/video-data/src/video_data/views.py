@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from video_data.batches import PixelFormat, ViewBatch, channels_first, check_options, check_pixels
 from video_data.clips import ClipConfig, clip_frames, view_boxes, view_starts
-from video_data.decode import decode_frames
+from video_data.decode import decode_clips, unique_frames
 from video_data.probe import VideoError, VideoInfo, VideoSource, probe_video
 from video_data.shards import ShardError, ShardSet
 from video_data.workers import batch_buffer, make_data_loader
@@ -181,32 +181,31 @@ class _Views:
 
     def read_rgb(self, source: VideoSource, info: VideoInfo, out: np.ndarray) -> None:
         """Writes the views into `out`, uint8 of `shape`."""
-        frames, clips = self._frames(info)
         boxes = view_boxes(info.display_size, self._clip, self._num_crops)
-        decoded = decode_frames(source, info, frames, boxes, self._clip.crop_size)
-        for crop, pictures in enumerate(decoded):
-            for number, clip in enumerate(clips):
-                np.take(pictures, clip, axis=0, out=out[number * self._num_crops + crop])
+        out = out.reshape(self._num_clips, self._num_crops, *self.shape[1:])
+        decode_clips(source, info, self._clips(info), boxes, self._clip.crop_size, out=out)
 
     def read_planes(
         self, source: VideoSource, info: VideoInfo, *, first_row: int = 0
     ) -> list[tuple[PlaneLayout, np.ndarray]]:
         """Planes for each crop; the views fill the rows of the batch from `first_row` on."""
-        frames, clips = self._frames(info)
+        clips = self._clips(info)
+        frames, _ = unique_frames(clips)
         boxes = view_boxes(info.display_size, self._clip, self._num_crops)
         parts = []
         for crop, (layout, planes) in enumerate(decode_planes(source, info, frames, boxes)):
             rows = range(first_row + crop, first_row + self.shape[0], self._num_crops)
-            views = tuple((row, tuple(clip.tolist())) for row, clip in zip(rows, clips, strict=True))
+            views = tuple(
+                (row, tuple(np.searchsorted(frames, clip).tolist()))
+                for row, clip in zip(rows, clips, strict=True)
+            )
             parts.append((replace(layout, clips=views), planes))
         return parts
 
-    def _frames(self, info: VideoInfo) -> tuple[list[int], np.ndarray]:
-        """Frames to decode, and for each clip which of them it shows, [num_clips, L]."""
+    def _clips(self, info: VideoInfo) -> list[tuple[int, ...]]:
+        """Frames of each clip."""
         starts = view_starts(info.num_frames, self._clip, self._num_clips)
-        wanted = [clip_frames(info.num_frames, self._clip, start) for start in starts]
-        frames, inverse = np.unique(wanted, return_inverse=True)
-        return frames.tolist(), inverse.reshape(self._num_clips, -1)
+        return [clip_frames(info.num_frames, self._clip, start) for start in starts]
 
 
 def _check_views(num_clips: int, num_crops: int) -> None:
