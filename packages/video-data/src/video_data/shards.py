@@ -4,16 +4,19 @@ import hashlib
 import os
 from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 from video_data.manifest import Manifest, SampleRecord, ShardEntry, ShardIndex, load_index, load_manifest
 from video_data.probe import VideoInfo, describe
+from video_data.remote import DEFAULT_CACHE_BYTES, RemoteFiles, is_url
 
 _CACHED_INDEXES = 64  # more than the shards that one shuffle window touches
-_OPEN_FILES = 64
+_OPEN_FILES = (
+    24  # more than the shards of one window; a removed file takes room in the cache while it is open
+)
 
 
 class ShardError(ValueError):
@@ -32,13 +35,22 @@ class ShardSet:
     """An open shard set. Use `open_shards` to get one; it may be sent to other processes.
 
     Attributes:
-        path: folder of the set.
+        path: folder or URL of the set.
         manifest: the parsed manifest.
         manifest_hash: SHA-256 of the manifest file; it identifies the content of the whole set.
     """
 
-    def __init__(self, path: Path, manifest: Manifest, manifest_hash: str, *, verify: bool) -> None:
+    def __init__(
+        self,
+        path: str | Path,
+        files: "LocalFiles | RemoteFiles",
+        manifest: Manifest,
+        manifest_hash: str,
+        *,
+        verify: bool,
+    ) -> None:
         self.path = path
+        self._source = files
         self.manifest = manifest
         self.manifest_hash = manifest_hash
         self._verify = verify
@@ -164,13 +176,12 @@ class ShardSet:
 
     def _index(self, shard: ShardEntry) -> ShardIndex:
         if shard.name not in self._indexes:
-            path = self.path / f"{shard.name}.json"
+            path = Path(f"{shard.name}.json")
             try:
-                content = path.read_bytes()
+                with os.fdopen(self._source.open(shard, "json"), "rb") as file:
+                    content = file.read()
             except OSError as error:
-                raise ShardError(
-                    f"{path.name}: {describe(error)}", reason="an index cannot be read"
-                ) from error
+                raise ShardError(f"{path}: {describe(error)}", reason="an index cannot be read") from error
             if hashlib.sha256(content).hexdigest() != shard.index_sha256:
                 raise ShardError(
                     f"{path} does not have the hash in the manifest: pack the videos again",
@@ -192,31 +203,77 @@ class ShardSet:
 
     def _file(self, shard: ShardEntry) -> int:
         if shard.name not in self._files:
-            self._files[shard.name] = os.open(self.path / f"{shard.name}.tar", os.O_RDONLY | os.O_CLOEXEC)
+            self._files[shard.name] = self._source.open(shard, "tar")
             if len(self._files) > _OPEN_FILES:
                 os.close(self._files.popitem(last=False)[1])
         return self._files[shard.name]
 
 
-def open_shards(path: str | Path, *, verify: bool = False) -> ShardSet:
-    """Opens a folder of shards that `pack_folder` or `pack_csv` wrote.
+class LocalFiles:
+    """The files of a shard set in a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def load_manifest(self) -> tuple[Manifest, str]:
+        """Reads the manifest and checks that the files that it lists are there.
+
+        Raises:
+            ValueError: the manifest is missing or wrong, or a file it lists is missing or has another size.
+        """
+        if not self._folder.is_dir():
+            raise ValueError(f"no folder of shards at {self._folder}")
+        manifest, manifest_hash = load_manifest(self._folder)
+        for shard in manifest.shards:
+            for file in (self._folder / f"{shard.name}.tar", self._folder / f"{shard.name}.json"):
+                if not file.is_file():
+                    raise ValueError(f"{file} is missing, the manifest lists it")
+            size = (self._folder / f"{shard.name}.tar").stat().st_size
+            if size != shard.size:
+                raise ValueError(f"{shard.name}.tar has {size} bytes, the manifest says {shard.size}")
+        return manifest, manifest_hash
+
+    def open(self, shard: ShardEntry, suffix: str) -> int:
+        """A descriptor of the tar or the index of a shard.
+
+        Raises:
+            OSError: it cannot be opened.
+        """
+        return os.open(self._folder / f"{shard.name}.{suffix}", os.O_RDONLY | os.O_CLOEXEC)
+
+
+def open_shards(
+    path: str | Path,
+    *,
+    verify: bool = False,
+    cache: str | Path | None = None,
+    cache_bytes: int = DEFAULT_CACHE_BYTES,
+    storage_options: Mapping[str, Any] | None = None,
+) -> ShardSet:
+    """Opens a set of shards that `pack_folder` or `pack_csv` wrote.
+
+    Shards behind a URL are fetched one by one when a sample of theirs is first read, verified with the SHA-256 in
+    the manifest and kept in a cache on disk, which all processes of a machine share.
 
     Args:
-        path: the folder.
+        path: the folder, or its URL: `s3://...` (extra `s3`), `http://...` and `https://...` (extra `remote`), and
+            what else fsspec has a file system for.
         verify: whether every read checks the SHA-256 of the video.
+        cache: for URLs, folder of the cache; None means `video-data` in the user's cache folder.
+        cache_bytes: for URLs, size to which the cache is kept. It should hold at least the 16 shards among which
+            samples are shuffled, for every set that is read.
+        storage_options: for URLs, arguments for fsspec's file system, for example keys or an endpoint.
 
     Raises:
-        ValueError: the manifest is missing or wrong, or a file it lists is missing or has another size.
+        ValueError: the manifest is missing or wrong, or a file it lists is missing or has another size, or a shard
+            is larger than the cache.
+        ImportError: a package for this kind of URL is missing.
     """
-    folder = Path(path)
-    if not folder.is_dir():
-        raise ValueError(f"no folder of shards at {folder}")
-    manifest, manifest_hash = load_manifest(folder)
-    for shard in manifest.shards:
-        for file in (folder / f"{shard.name}.tar", folder / f"{shard.name}.json"):
-            if not file.is_file():
-                raise ValueError(f"{file} is missing, the manifest lists it")
-        size = (folder / f"{shard.name}.tar").stat().st_size
-        if size != shard.size:
-            raise ValueError(f"{shard.name}.tar has {size} bytes, the manifest says {shard.size}")
-    return ShardSet(folder, manifest, manifest_hash, verify=verify)
+    files: LocalFiles | RemoteFiles
+    if is_url(path):
+        files = RemoteFiles(str(path), Path(cache) if cache else None, cache_bytes, storage_options)
+    else:
+        path = Path(path)
+        files = LocalFiles(path)
+    manifest, manifest_hash = files.load_manifest()
+    return ShardSet(path, files, manifest, manifest_hash, verify=verify)
