@@ -28,7 +28,15 @@ from typing import Any
 import av
 import numpy as np
 
-from video_data import ClipConfig, PackOptions, VideoError, open_shards, pack_folder, train_loader
+from video_data import (
+    ClipConfig,
+    PackOptions,
+    VideoError,
+    open_shards,
+    pack_folder,
+    train_loader,
+    webdataset_pipeline,
+)
 from video_data.clips import Box
 from video_data.decode import decode_frames
 from video_data.encode import reencode_video
@@ -133,8 +141,10 @@ def read_video(content: bytes, name: str, folder: Path, rng: random.Random) -> s
 
 
 def read_shards(folder: Path, verify: bool) -> str:
-    """Reads one pass over a set with damaged files."""
+    """Reads one pass over a set with damaged files, by its index and by the members of its tars."""
     shards = open_shards(folder, verify=verify)
+    for _ in webdataset_pipeline(shards, "train", CLIP, error_budget=1000):
+        pass
     loader = train_loader(shards, "train", CLIP, batch_size=4, seed=0, error_budget=1)
     for _ in loader:
         pass

@@ -4,7 +4,9 @@
 them, `train_loader` and `test_loader` give batches of clips. The package knows nothing of models.
 """
 
+from video_data.adapters import pack_hf_dataset, to_hf_dataset, webdataset_pipeline
 from video_data.batches import Batch, Replacement, ViewBatch, normalize
+from video_data.budget import ErrorBudget
 from video_data.clips import ClipConfig
 from video_data.loader import LoaderState, TrainLoader, train_loader
 from video_data.manifest import Manifest, PackOptions, SampleRecord
@@ -12,6 +14,7 @@ from video_data.motionbench import MOTIONBENCH_CLASSES, MotionBenchConfig, gener
 from video_data.pack import PackReport, pack_csv, pack_folder
 from video_data.probe import VideoError, VideoInfo, probe_video
 from video_data.shards import ShardError, ShardSet, open_shards
+from video_data.tars import tar_samples
 from video_data.views import decode_views, test_loader
 from video_data.workers import suggest_num_workers
 from video_data.yuv import PlaneLayout, YuvClips, to_rgb
@@ -22,6 +25,7 @@ __all__ = [
     "MOTIONBENCH_CLASSES",
     "Batch",
     "ClipConfig",
+    "ErrorBudget",
     "LoaderState",
     "Manifest",
     "MotionBenchConfig",
@@ -43,9 +47,13 @@ __all__ = [
     "open_shards",
     "pack_csv",
     "pack_folder",
+    "pack_hf_dataset",
     "probe_video",
     "suggest_num_workers",
+    "tar_samples",
     "test_loader",
+    "to_hf_dataset",
     "to_rgb",
     "train_loader",
+    "webdataset_pipeline",
 ]

@@ -1,6 +1,5 @@
 """Training clips in an order that is a function of seed and position, so that a run resumes exactly."""
 
-import logging
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
@@ -12,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from video_data.batches import Batch, PixelFormat, Replacement, channels_first, check_options
+from video_data.budget import ErrorBudget
 from video_data.clips import ClipConfig, ClipSpec, train_clip
 from video_data.decode import decode_clips
 from video_data.manifest import SampleRecord
@@ -21,7 +21,6 @@ from video_data.shards import ShardError, ShardSet
 from video_data.workers import batch_buffer, make_data_loader
 from video_data.yuv import PlaneLayout, YuvClips, decode_planes, join_planes
 
-_log = logging.getLogger(__name__)
 _MAX_REPLACEMENTS = 32  # neighbours that are tried for one unreadable sample
 
 
@@ -74,9 +73,6 @@ class TrainLoader:
     """An endless stream of training samples, cut into runs of batches. Use `train_loader` to make one.
 
     Each `iter()` goes on where the last batch ended, with the same worker processes.
-
-    Attributes:
-        replaced: how many samples of this rank were replaced since the last `iter()`, by reason.
     """
 
     def __init__(
@@ -86,12 +82,15 @@ class TrainLoader:
         state: LoaderState,
         allowed: float,
     ) -> None:
-        self.replaced: Counter[str] = Counter()
         self._sampler = sampler
         self._loader = loader
         self._state = state
-        self._allowed = allowed
-        self._logged: set[str] = set()
+        self._budget = ErrorBudget(allowed)
+
+    @property
+    def replaced(self) -> Counter[str]:
+        """How many samples of this rank were replaced since the last `iter()`, by reason."""
+        return self._budget.counts
 
     @property
     def state(self) -> LoaderState:
@@ -109,28 +108,12 @@ class TrainLoader:
             RuntimeError: more samples than the error budget allows could not be read.
         """
         self._sampler.position = self._state.position
-        self.replaced = Counter()
+        self._budget.clear()
         for batch in self._loader:
             for sample in batch.replaced:
-                self._count(sample)
+                self._budget.add(*sample)
             self._state = self._state.advance(self._sampler.global_batch)
             yield batch
-
-    def _count(self, sample: Replacement) -> None:
-        self.replaced[sample.reason] += 1
-        if sample.reason not in self._logged:
-            self._logged.add(sample.reason)
-            _log.warning(
-                "sample %s was replaced by the next: %s. More for this reason are counted without a message.",
-                sample.key,
-                sample.message,
-            )
-        if self.replaced.total() > self._allowed:
-            summary = "; ".join(f"{count} x {reason}" for reason, count in self.replaced.most_common())
-            raise RuntimeError(
-                f"{self.replaced.total()} samples could not be read, the error budget allows "
-                f"{int(self._allowed)} in this run: {summary}. Last one: {sample.key}"
-            )
 
 
 def train_loader(

@@ -7,7 +7,7 @@ from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from itertools import accumulate
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from video_data.manifest import Manifest, SampleRecord, ShardEntry, ShardIndex, load_index, load_manifest
 from video_data.probe import VideoInfo, describe
@@ -161,6 +161,34 @@ class ShardSet:
                 reason="bytes do not have the hash in the index",
             )
         return content
+
+    def shard_indices(self, name: str) -> range:
+        """Indices in their split of the samples of a shard.
+
+        Raises:
+            ValueError: there is no such shard.
+        """
+        shard = self._shard(name)
+        place = self._shards[shard.split].index(shard)
+        return range(*self._first[shard.split][place : place + 2])
+
+    def open_tar(self, name: str) -> BinaryIO:
+        """The tar of a shard, open for reading from its start.
+
+        Raises:
+            ValueError: there is no such shard.
+            ShardError: it cannot be opened.
+        """
+        try:
+            return os.fdopen(self._source.open(self._shard(name), "tar"), "rb")
+        except OSError as error:
+            raise ShardError(f"{name}.tar: {describe(error)}", reason="a shard cannot be read") from error
+
+    def _shard(self, name: str) -> ShardEntry:
+        for shard in self.manifest.shards:
+            if shard.name == name:
+                return shard
+        raise ValueError(f"no shard {name!r} in {self.path}")
 
     def _first_indices(self, split: str) -> list[int]:
         if split not in self._first:
