@@ -33,7 +33,7 @@ MAX_BYTES = 1 << 31  # of one video
 MAX_SECONDS = (
     3600.0  # of processor time to decode one video from end to end; packing encodes in this time too
 )
-MAX_CLIP_SECONDS = 60.0  # of processor time to decode the clips of one sample
+MAX_CLIP_SECONDS = 120.0  # of processor time to decode the clips of one sample
 
 VideoSource = bytes | Path
 
@@ -48,6 +48,13 @@ class VideoError(ValueError):
     def __init__(self, message: str, *, reason: str | None = None) -> None:
         super().__init__(message)
         self.reason = reason or message
+
+
+class UnindexableVideo(VideoError):
+    """A video whose frames cannot be found again by their times; encoding it again helps."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(f"{message}; pack it with mode reencode")
 
 
 class Deadline:
@@ -226,8 +233,9 @@ def probe_video(source: VideoSource) -> VideoInfo:
         source: content of a video, or its path.
 
     Raises:
-        VideoError: the video cannot be decoded to its end, has no frames, has frames without a time or with
-            times that go back, or its picture size or rotation changes.
+        VideoError: the video cannot be decoded to its end or has no frames.
+        UnindexableVideo: it has frames without a time or with times that go back, or its picture size or rotation
+            changes.
     """
     with open_video(source) as (container, stream):
         format_name = container.format.name.split(",")[0]
@@ -241,15 +249,15 @@ def probe_video(source: VideoSource) -> VideoInfo:
                 key_pts.add(packet.pts)
             for frame in frames:
                 if frame.pts is None:
-                    raise VideoError("frames without time stamps; pack it with mode reencode")
+                    raise UnindexableVideo("frames without time stamps")
                 if frame.pts < last_pts:  # seen with H.264 with B-frames in AVI
-                    raise VideoError("time stamps go back; pack it with mode reencode")
+                    raise UnindexableVideo("time stamps go back")
                 last_pts = frame.pts
                 pts.add(frame.pts)
                 frame_shape = (frame.width, frame.height, frame_rotation(frame))
                 shape = shape or frame_shape
                 if frame_shape != shape:
-                    raise VideoError("picture size or rotation changes; pack it with mode reencode")
+                    raise UnindexableVideo("picture size or rotation changes")
         if shape is None or stream.time_base is None:
             raise VideoError("no frames")
         times = np.array(sorted(pts), dtype=np.int64)

@@ -12,7 +12,8 @@ from torch.utils.data import DataLoader, Dataset
 from video_data.batches import PixelFormat, ViewBatch, channels_first, check_options, check_pixels
 from video_data.clips import ClipConfig, clip_frames, view_boxes, view_starts
 from video_data.decode import decode_clips, unique_frames
-from video_data.probe import VideoError, VideoInfo, VideoSource, probe_video
+from video_data.encode import reencode_video
+from video_data.probe import UnindexableVideo, VideoError, VideoInfo, VideoSource, probe_video
 from video_data.shards import ShardError, ShardSet
 from video_data.workers import batch_buffer, make_data_loader
 from video_data.yuv import PlaneLayout, YuvClips, decode_planes, join_planes
@@ -91,6 +92,8 @@ def decode_views(
 ) -> Tensor | YuvClips:
     """Cuts the test views of one video, exactly as `test_loader` does for a packed one.
 
+    A video whose frames cannot be found by their times is encoded again first, as packing does.
+
     Args:
         source: path or content of a video.
         clip: the clip that the network sees.
@@ -106,17 +109,26 @@ def decode_views(
     """
     _check_views(num_clips, num_crops)
     check_pixels(pixels)
+    name = f"{source}: " if isinstance(source, Path) else ""
     try:
         views = _Views(num_clips, num_crops, clip)
-        info = probe_video(source)
+        source, info = _index(source)
         if pixels == "rgb":
             out = np.empty(views.shape, dtype=np.uint8)
             views.read_rgb(source, info, out)
             return channels_first(torch.from_numpy(out))
         return join_planes(views.read_planes(source, info), shape=views.shape[:1], size=clip.crop_size)
     except VideoError as error:
-        name = f"{source}: " if isinstance(source, Path) else ""
         raise VideoError(f"{name}{error}", reason=error.reason) from error
+
+
+def _index(source: VideoSource) -> tuple[VideoSource, VideoInfo]:
+    """A video that can be indexed, and its index."""
+    try:
+        return source, probe_video(source)
+    except UnindexableVideo:
+        content = reencode_video(source, short_side=None, gop=12, crf=12)
+        return content, probe_video(content)
 
 
 class _ViewDataset(Dataset[ViewBatch]):
