@@ -49,7 +49,8 @@ def _clips(rows: list[Row]) -> str:
             shares = [_share(find(rows, **case, provider=name)) for name in (*CLIPS[1:], *SLOWER)]
             body.append([row["kind"], f"{row['frame_bytes']:.0f}", str(row["stride"]), _speed(row), *shares])
     header = ["video", "bytes a frame", "stride", "floor, clips/s", *CLIPS[1:], *SLOWER]
-    return table(header, body)
+    notes = {f"`{row['provider']}`: {row['note']}." for row in rows if row.get("note")}
+    return "\n\n".join([table(header, body), *sorted(notes)]) if body else ""
 
 
 def _views(rows: list[Row]) -> str:

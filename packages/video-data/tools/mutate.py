@@ -222,8 +222,8 @@ def _outcome(read: Callable[[], str]) -> str:
     except ValueError as error:
         return f"refused: {getattr(error, 'reason', 'set or index')}"
     except RuntimeError as error:
-        if "in a row could not be read" in str(error):
-            return "refused: no sample can be read"
+        if "could not be read" in str(error):  # the run stops with a summary
+            return "refused: too many samples"
         return f"BAD {type(error).__name__}: {error}"
     except Exception as error:
         return f"BAD {type(error).__name__}: {error}"

@@ -18,7 +18,7 @@ from video_data.probe import describe
 DEFAULT_CACHE_BYTES = 64 << 30
 _CHUNK = 1 << 20
 _ATTEMPTS = 3
-_MAX_MANIFEST = 1 << 30
+_MAX_METADATA = 1 << 30  # bytes of a manifest or an index
 
 
 class RemoteError(OSError):
@@ -31,7 +31,8 @@ class RemoteFiles:
     Args:
         url: the folder, for example `s3://bucket/shards` or `https://host/shards`.
         cache: folder for fetched files; None means `video-data` in the user's cache folder.
-        cache_bytes: size to which the cache is kept by removing the files that were used longest ago.
+        cache_bytes: size to which the cache is kept by removing the files that were used longest ago; files that are
+            being fetched come on top.
         storage_options: arguments for fsspec's file system, for example keys or an endpoint.
     """
 
@@ -54,7 +55,7 @@ class RemoteFiles:
         url = f"{self._url}/{MANIFEST_NAME}"
         try:
             with self._open_remote(url) as file:
-                content = file.read(_MAX_MANIFEST)
+                content = file.read(_MAX_METADATA)
         except (FileNotFoundError, RemoteError) as error:
             raise ValueError(f"no finished shard set at {self._url}: {describe(error)}") from error
         folder = self._cache / "manifests" / hashlib.sha256(content).hexdigest()
@@ -81,7 +82,8 @@ class RemoteFiles:
         for _ in range(_ATTEMPTS):  # another process may remove the file between fetching and opening
             with self._locked(digest):
                 if not path.is_file() or (suffix == "tar" and path.stat().st_size != shard.size):
-                    self._fetch(f"{self._url}/{shard.name}.{suffix}", path, digest, shard.size)
+                    limit = shard.size if suffix == "tar" else _MAX_METADATA
+                    self._fetch(f"{self._url}/{shard.name}.{suffix}", path, digest, limit)
             try:
                 descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
             except FileNotFoundError:
@@ -92,8 +94,8 @@ class RemoteFiles:
             f"{path.name} vanished from the cache: cache_bytes is too small for the processes here"
         )
 
-    def _fetch(self, url: str, path: Path, digest: str, tar_bytes: int) -> None:
-        limit = max(tar_bytes, _MAX_MANIFEST)  # of what is read; the hash decides
+    def _fetch(self, url: str, path: Path, digest: str, limit: int) -> None:
+        """Fetches a file that may have at most `limit` bytes; what is more is not read."""
         temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         for attempt in range(_ATTEMPTS):
             try:
