@@ -43,7 +43,8 @@ def _share(row: Row) -> str:
 
 def _clips(rows: list[Row]) -> str:
     body = []
-    for row in rows:
+    kinds = list(dict.fromkeys(row["kind"] for row in rows))
+    for row in sorted(rows, key=lambda row: kinds.index(row["kind"])):
         if row["table"] == "clips" and row["provider"] == FLOOR:
             case = {"table": "clips", "kind": row["kind"], "stride": row["stride"]}
             shares = [_share(find(rows, **case, provider=name)) for name in (*CLIPS[1:], *SLOWER)]

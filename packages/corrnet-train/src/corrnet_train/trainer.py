@@ -146,8 +146,6 @@ class Trainer:
                 self.step += 1
                 self.loader_state = self.loader_state.advance(batch_size)
                 window.add(loss, correct, batch_size, time.perf_counter() - start, waited)
-                for key, _, message in batch.replaced:
-                    self.console.print(f"[yellow]replaced[/] {key}: {message}", highlight=False)
                 if self.step % config.run.log_every == 0 or self.step == self.num_steps:
                     values = window.values()
                     self._log_train(values, grad_norm)
