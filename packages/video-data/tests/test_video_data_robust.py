@@ -23,6 +23,7 @@ from video_data import (
     ClipConfig,
     PackOptions,
     ShardError,
+    decode,
     decode_views,
     open_shards,
     pack_folder,
@@ -192,6 +193,28 @@ def test_decoding_stops_when_its_time_is_over(make_video, monkeypatch):
     with pytest.raises(VideoError) as error:
         probe_video(video)
     assert error.value.reason == "too much time"
+
+
+def test_a_sample_that_takes_too_long_is_replaced(class_folder, tmp_path, monkeypatch):
+    pack_folder(class_folder, tmp_path, options=PackOptions(mode="copy"), progress=False)
+    shards = open_shards(tmp_path)
+    slow = shards.read("train", 4)
+    really = decode.read_frames
+
+    def delayed(source, info, frames):
+        if source == slow:
+            monkeypatch.setattr(decode, "MAX_CLIP_SECONDS", 0.0)
+        yield from really(source, info, frames)
+
+    def restoring(source, info, frames):
+        monkeypatch.setattr(decode, "MAX_CLIP_SECONDS", 120.0)
+        return delayed(source, info, frames)
+
+    monkeypatch.setattr(decode, "read_frames", restoring)
+    loader = train_loader(shards, "train", CLIP, batch_size=24, seed=0, error_budget=1)
+    (batch,) = list(loader)
+    assert loader.replaced == {"too much time": 1}
+    assert batch.replaced[0].key == shards.sample("train", 4).key
 
 
 def test_a_demuxer_that_reads_on_and_on_is_stopped(make_video):
