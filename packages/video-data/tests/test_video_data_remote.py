@@ -2,6 +2,8 @@
 
 import functools
 import http.server
+import subprocess
+import sys
 import threading
 from collections import Counter
 
@@ -135,6 +137,28 @@ def test_the_cache_stays_within_its_bound(local, in_memory, tmp_path):
         ValueError, match=f"cache_bytes must be at least the largest shard, {sizes[-1]}, got 10"
     ):
         open_shards(in_memory, cache=tmp_path, cache_bytes=10)
+
+
+SHARING = """
+import random, sys
+from video_data import open_shards
+url, path, cache, size, seed = sys.argv[1:]
+local, rng = open_shards(path), random.Random(seed)
+for _ in range(100):
+    shards = open_shards(url, cache=cache, cache_bytes=int(size))
+    for index in rng.sample(range(24), 4):
+        assert shards.read("train", index) == local.read("train", index)
+"""
+
+
+def test_processes_share_a_cache_that_is_too_small_for_them(local, tmp_path):
+    size = int(2.2 * max(path.stat().st_size for path in local.glob("train-*.tar")))
+    command = [sys.executable, "-c", SHARING, local.as_uri(), local, tmp_path, str(size)]
+    processes = [subprocess.Popen([*command, str(seed)], stderr=subprocess.PIPE) for seed in range(3)]
+    for process in processes:
+        _, errors = process.communicate(timeout=120)
+        assert process.returncode == 0, errors.decode()
+    assert sum(cached(tmp_path).values()) <= size
 
 
 def test_what_was_used_last_stays(local, in_memory, tmp_path):

@@ -8,7 +8,7 @@ import hashlib
 import os
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -18,6 +18,7 @@ from video_data.probe import describe
 DEFAULT_CACHE_BYTES = 64 << 30
 _CHUNK = 1 << 20
 _ATTEMPTS = 3
+_MOST_EVICTIONS = 10
 _MAX_METADATA = 1 << 30  # bytes of a manifest or an index
 
 
@@ -79,16 +80,17 @@ class RemoteFiles:
         """
         digest = shard.sha256 if suffix == "tar" else shard.index_sha256
         path = self._cache / digest
-        for _ in range(_ATTEMPTS):  # another process may remove the file between fetching and opening
+        for _ in range(_MOST_EVICTIONS):  # another process may remove the file between fetching and opening
             with self._locked(digest):
-                if not path.is_file() or (suffix == "tar" and path.stat().st_size != shard.size):
+                size = _size(path)
+                if not size or (suffix == "tar" and size != shard.size):
                     limit = shard.size if suffix == "tar" else _MAX_METADATA
                     self._fetch(f"{self._url}/{shard.name}.{suffix}", path, digest, limit)
-            try:
-                descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-            except FileNotFoundError:
-                continue
-            os.utime(path)
+                try:
+                    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+                except FileNotFoundError:
+                    continue
+            os.utime(descriptor)
             return descriptor
         raise RemoteError(
             f"{path.name} vanished from the cache: cache_bytes is too small for the processes here"
@@ -122,7 +124,9 @@ class RemoteFiles:
         with self._locked("eviction"):
             entries = []
             for path in self._cache.iterdir():
-                if path.is_file() and not path.name.startswith("."):
+                if path.name.startswith(".") or not path.is_file():
+                    continue
+                with suppress(FileNotFoundError):  # removed by hand, for example
                     stat = path.stat()
                     entries.append((stat.st_mtime, stat.st_size, path))
             total = sum(entry[1] for entry in entries)
@@ -159,6 +163,14 @@ class RemoteFiles:
             raise
         except Exception as error:  # file systems raise errors of their own kinds
             raise RemoteError(f"{url}: {describe(error)}") from error
+
+
+def _size(path: Path) -> int:
+    """Bytes of a file; 0 where there is none."""
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
 
 
 def is_url(path: str | Path) -> bool:

@@ -84,13 +84,13 @@ def _multiply(a, b, BY_BITS: tl.constexpr):
 @triton.jit
 def _add_weighted_products(
     sums, bases, pointers, filters, y, x, some, height, width,
-    stride_w: tl.constexpr, STRIP: tl.constexpr, KX: tl.constexpr, DX: tl.constexpr, MASKED: tl.constexpr, COLUMNS: tl.constexpr,
-    BY_BITS: tl.constexpr,
+    stride_w: tl.constexpr, STRIP: tl.constexpr, KX: tl.constexpr, DX: tl.constexpr, MASKED: tl.constexpr,
+    COLUMNS: tl.constexpr, BY_BITS: tl.constexpr,
 ):  # fmt: skip
     """Add to sums[r][:, j] the channel sums of w * b * s for row y of the searched frame.
 
-    pointers are to its positions x. Products b * s are formed in the dtype of the frames; a matrix product with the filters of displacement j in
-    column j, and zeros in the others, weights and adds them in float32.
+    pointers are to its positions x. Products b * s are formed in the dtype of the frames; a matrix product with the
+    filters of displacement j in column j, and zeros in the others, weights and adds them in float32.
     """
     columns = tl.arange(0, COLUMNS)
     for m in tl.static_range(STRIP + KX - 1):
@@ -247,7 +247,8 @@ def forward_exact(
 def _add_role(
     sums, grad, source, filters, y, x, offsets, some,
     grad_c, grad_h, source_h, weight_k, height, width,
-    grad_w: tl.constexpr, source_w: tl.constexpr, KY: tl.constexpr, KX: tl.constexpr, DY: tl.constexpr, DX: tl.constexpr,
+    grad_w: tl.constexpr, source_w: tl.constexpr,
+    KY: tl.constexpr, KX: tl.constexpr, DY: tl.constexpr, DX: tl.constexpr,
     STRIP: tl.constexpr, MASKED: tl.constexpr, SEARCHED: tl.constexpr, SUM: tl.constexpr,
     CHANNELS: tl.constexpr,
 ):  # fmt: skip
