@@ -30,7 +30,7 @@ def unavailable(device: torch.device) -> str | None:
     if device.type != "cuda":
         return f"it serves GPUs alone, not {device.type}"
     if importlib.util.find_spec("triton") is None:
-        return "triton is not installed; pip install corr-ops[triton]"
+        return "triton is not installed; pip install triton"
     if torch.version.hip is None:
         capability = torch.cuda.get_device_capability(device)
         if capability < _MIN_CAPABILITY:

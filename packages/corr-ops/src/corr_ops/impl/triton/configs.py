@@ -1,7 +1,7 @@
 """The table of launch configurations: pinned, so that results stay equal bit for bit.
 
-`configs.json` holds it. An entry belongs to a kernel, a target and, where tuning made a difference, a width of
-the frames; `bench/ops/tune_triton.py` in the repository writes the entries of the GPU it runs on.
+`configs.json` holds it. An entry belongs to a kernel, a target and, where that makes a difference, a width of the
+frames. They were chosen by what the kernels compile to (`tools/triton_code.py`), not yet by running them.
 """
 
 import functools

@@ -73,7 +73,8 @@ def _multiply(a, b, BY_BITS: tl.constexpr):
     """Multiply in the dtype of the frames.
 
     With BY_BITS products of bfloat16 are rounded to nearest, ties away from zero, by an integer addition: GPUs
-    without a bfloat16 multiplication take seven instructions to round ties to even.
+    without a bfloat16 multiplication take seven instructions to round ties to even. Infinities stay, and so do NaNs:
+    those that come from bfloat16 leave the added bit room.
     """
     if BY_BITS:
         bits = (a.to(tl.float32) * b.to(tl.float32)).to(tl.uint32, bitcast=True) + 0x8000

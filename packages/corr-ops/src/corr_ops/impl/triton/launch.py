@@ -182,7 +182,7 @@ def grad_filters(call: Call, grad: Tensor, base: Tensor, search: Tensor, *, dot:
     group = channels // call.groups
     block = _block(group) if dot else min(_power_of_two(group), _MAX_CHANNELS)
     num_strips, num_tiles = _tiles(height, width, call.dilation[1], config.strip, config.lanes)
-    # The number of splits follows from the shape alone: it decides the order of summation.
+    # The number of splits follows from shape and configuration alone: it decides the order of summation.
     splits = max(1, min(_MAX_SPLITS, num_clips * num_tiles // _MIN_TILES))
     taps = call.kernel_size[0] * call.kernel_size[1]
     out = base.new_empty(splits, num_frames, taps, channels, dtype=sum_dtype(base.dtype))
