@@ -120,7 +120,7 @@ def _pack(listing: Listing, dest: Path, options: PackOptions, progress: bool) ->
     dest.mkdir(parents=True, exist_ok=True)
     (dest / MANIFEST_NAME).unlink(missing_ok=True)  # from here on the folder is no finished set
 
-    classes = tuple(sorted({entry.label for entry in listing.entries}))
+    classes = listing.classes or tuple(sorted({entry.label for entry in listing.entries}))
     dropped = [_dropped(entry, reason) for entry, reason in listing.dropped]
     entries = _shuffled(listing.entries, options.seed)
     results = map_in_order(

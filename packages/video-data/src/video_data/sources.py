@@ -3,6 +3,7 @@
 import csv
 import os
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 
 from video_data.manifest import Split
@@ -17,22 +18,47 @@ SPLIT_NAMES: dict[str, Split] = {
 }
 
 
+MISSING = "missing"  # the reason of an entry whose file is not there
+
+
 @dataclass(frozen=True)
 class Entry:
-    """A video to pack: `source` is its path as it is reported, relative to what was listed."""
+    """A video to pack.
+
+    Attributes:
+        path: the video, or a folder of pictures whose names in order are the frames.
+        source: its path as it is reported, relative to what was listed; unique in its split.
+        split: split to which it belongs.
+        label: class name.
+        other_labels: further classes, where a data set gives several.
+        span: start and end in seconds of the part of the video that is meant; None means all of it.
+        frame_rate: frames a second of a folder of pictures.
+    """
 
     path: Path
     source: str
     split: Split
     label: str
+    other_labels: tuple[str, ...] = ()
+    span: tuple[float, float] | None = None
+    frame_rate: Fraction | None = None
 
 
 @dataclass(frozen=True)
 class Listing:
-    """The videos that were found, and entries that cannot be packed with their reasons."""
+    """The videos of a data set.
+
+    Attributes:
+        entries: videos that were found.
+        dropped: entries that cannot be packed with their reasons; `MISSING` where the file is not there.
+        dataset: name of the data set with its version, for the manifest.
+        classes: class names in the order of their labels; None means sorted names.
+    """
 
     entries: list[Entry]
     dropped: list[tuple[Entry, str]]
+    dataset: str
+    classes: tuple[str, ...] | None = None
 
 
 def list_folder(src: Path) -> Listing:
@@ -62,7 +88,7 @@ def list_folder(src: Path) -> Listing:
     if not entries:
         raise ValueError(f"no videos in {src}: expected <class>/<video> or <split>/<class>/<video>")
     _require_two_classes(entries, src)
-    return Listing(entries, dropped)
+    return Listing(entries, dropped, "folder")
 
 
 def list_csv(csv_path: Path, root: Path | None) -> Listing:
@@ -102,8 +128,8 @@ def list_csv(csv_path: Path, root: Path | None) -> Listing:
         raise ValueError(f"no rows in {csv_path}")
     _require_two_classes(list(entries.values()), csv_path)
     present = {path: entry for path, entry in entries.items() if entry.path.is_file()}
-    dropped += [(entry, "missing") for path, entry in entries.items() if path not in present]
-    return Listing(list(present.values()), dropped)
+    dropped += [(entry, MISSING) for path, entry in entries.items() if path not in present]
+    return Listing(list(present.values()), dropped, "csv")
 
 
 def _csv_rows(csv_path: Path) -> list[tuple[int, dict[str, str | None]]]:

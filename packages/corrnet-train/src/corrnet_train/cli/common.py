@@ -1,0 +1,66 @@
+"""What the commands share: consoles, exit codes, options, errors as one message."""
+
+import functools
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import typer
+from rich.console import Console
+
+EXIT_FAILED = 1
+EXIT_BAD_INPUT = 2
+EXIT_VIDEOS_LEFT_OUT = 3
+EXIT_INTERRUPTED = 130
+
+out = Console()
+err = Console(stderr=True)
+F = TypeVar("F", bound=Callable[..., Any])
+
+Checkpoint = Annotated[Path, typer.Argument(help="A checkpoint, or the folder of a run (its last.pt).")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
+Workers = Annotated[int, typer.Option(help="Processes; 0 means one for each core.")]
+
+
+def reports_errors(command: F) -> F:
+    """Turns what users can cause into one message and an exit code."""
+
+    @functools.wraps(command)
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return command(*args, **kwargs)
+        except ValueError as error:
+            print_error(error)
+            raise typer.Exit(EXIT_BAD_INPUT) from None
+        except (OSError, RuntimeError) as error:
+            # typer.Exit is a RuntimeError of click.
+            if isinstance(error, typer.Exit):
+                raise
+            print_error(error)
+            raise typer.Exit(EXIT_FAILED) from None
+        except KeyboardInterrupt:
+            err.print("interrupted; the same command starts again")
+            raise typer.Exit(EXIT_INTERRUPTED) from None
+
+    return wrapped  # type: ignore[return-value]
+
+
+def print_error(error: Exception) -> None:
+    """One line on standard error."""
+    err.print(f"[bold red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
+
+
+def escape(text: str) -> str:
+    """Text without meaning as markup."""
+    return text.replace("[", r"\[")
+
+
+def workers(num_workers: int) -> int:
+    """Number of processes of the option `--num-workers`."""
+    return num_workers or os.cpu_count() or 1
+
+
+def checkpoint_file(path: Path) -> Path:
+    """The checkpoint that an argument means."""
+    return path / "checkpoints" / "last.pt" if path.is_dir() else path

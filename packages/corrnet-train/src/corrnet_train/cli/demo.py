@@ -1,0 +1,67 @@
+"""`corrnet demo` and `corrnet motionbench`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from corrnet_train.cli.common import EXIT_INTERRUPTED, Workers, err, out, reports_errors, workers
+from corrnet_train.cli.evaluate import predict
+from video_data import MotionBenchConfig, generate_motionbench
+
+_BENCH = MotionBenchConfig()
+
+
+@reports_errors
+def demo(
+    folder: Annotated[Path, typer.Option("--dir", help="Where everything is written.")] = Path("runs/demo"),
+    quick: Annotated[
+        bool,
+        typer.Option("--quick", help="Few videos and steps: shows that it works, accuracies mean nothing."),
+    ] = False,
+    seed: Annotated[int, typer.Option(help="Seed of weights, order and augmentation.")] = 0,
+) -> None:
+    """Train R2D, R(2+1)D and CorrNet on generated videos and compare them.
+
+    Generates MotionBench (videos whose class is only the motion), packs it, trains three tiny models with the
+    same budget, tests them on held-out videos and writes results.json and report.html. Run again after an
+    interrupt, it goes on where it stopped.
+    """
+    from corrnet_train.demo import run_demo
+
+    outcome = run_demo(folder, quick=quick, seed=seed, console=err)
+    if outcome.results is None:
+        err.print("stopped; the same command continues")
+        raise typer.Exit(EXIT_INTERRUPTED)
+    err.print(
+        f"results: {folder / 'results.json'}\nreport:  {outcome.report}", highlight=False, soft_wrap=True
+    )
+    err.print(
+        f"$ corrnet predict {outcome.example} --checkpoint {outcome.checkpoint}",
+        highlight=False,
+        soft_wrap=True,
+    )
+    predict([outcome.example], checkpoint=outcome.checkpoint)
+
+
+@reports_errors
+def motionbench(
+    dest: Annotated[Path, typer.Argument(help="Folder for the videos and their lists.")],
+    num_train: Annotated[int, typer.Option(help="Training videos.")] = _BENCH.num_train,
+    num_val: Annotated[int, typer.Option(help="Validation videos.")] = _BENCH.num_val,
+    num_test: Annotated[int, typer.Option(help="Test videos.")] = _BENCH.num_test,
+    size: Annotated[int, typer.Option(help="Side of the picture in pixels.")] = _BENCH.size,
+    num_frames: Annotated[int, typer.Option(help="Frames of a video.")] = _BENCH.num_frames,
+    seed: Annotated[int, typer.Option(help="Seed of all appearances.")] = 0,
+    num_workers: Workers = 0,
+) -> None:
+    """Generate MotionBench: H.264 videos whose class is only the direction of motion.
+
+    [bold]Example[/]
+
+    corrnet motionbench data/motionbench && corrnet pack csv data/motionbench/motionbench.csv data/shards
+    """
+    config = MotionBenchConfig(
+        num_train=num_train, num_val=num_val, num_test=num_test, size=size, num_frames=num_frames, seed=seed
+    )
+    out.print(str(generate_motionbench(dest, config, num_workers=workers(num_workers))), soft_wrap=True)
