@@ -28,7 +28,19 @@ def run(motionbench, tmp_path_factory):
 
 @pytest.mark.parametrize(
     "command",
-    ["", "train", "eval", "predict", "models", "demo", "motionbench", "pack", "pack folder", "pack csv"],
+    [
+        "",
+        "train",
+        "eval",
+        "predict",
+        "models",
+        "demo",
+        "motionbench",
+        "pack",
+        "pack folder",
+        "pack csv",
+        "verify",
+    ],
 )
 def test_every_command_has_help(command):
     output = corrnet(*command.split(), "--help")

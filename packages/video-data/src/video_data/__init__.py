@@ -15,6 +15,7 @@ from video_data.pack import PackReport, pack_csv, pack_folder
 from video_data.probe import VideoError, VideoInfo, probe_video
 from video_data.shards import ShardError, ShardSet, open_shards
 from video_data.tars import tar_samples
+from video_data.verify import Problem, VerifyReport, verify_shards
 from video_data.views import decode_views, test_loader
 from video_data.workers import suggest_num_workers
 from video_data.yuv import PlaneLayout, YuvClips, to_rgb
@@ -32,11 +33,13 @@ __all__ = [
     "PackOptions",
     "PackReport",
     "PlaneLayout",
+    "Problem",
     "Replacement",
     "SampleRecord",
     "ShardError",
     "ShardSet",
     "TrainLoader",
+    "VerifyReport",
     "VideoError",
     "VideoInfo",
     "ViewBatch",
@@ -55,5 +58,6 @@ __all__ = [
     "to_hf_dataset",
     "to_rgb",
     "train_loader",
+    "verify_shards",
     "webdataset_pipeline",
 ]

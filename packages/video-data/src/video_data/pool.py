@@ -25,7 +25,13 @@ _PENDING_PER_WORKER = 4
 
 
 def map_in_order(
-    function: Callable[[T], R], items: Sequence[T], *, num_workers: int, title: str, progress: bool
+    function: Callable[[T], R],
+    items: Sequence[T],
+    *,
+    num_workers: int,
+    title: str,
+    progress: bool,
+    weights: Sequence[int] | None = None,
 ) -> Generator[R, None, None]:
     """Yields `function(item)` for every item, in order.
 
@@ -35,6 +41,7 @@ def map_in_order(
         num_workers: processes; 1 calls the function in this process.
         title: text of the progress bar.
         progress: whether to show the bar, with the time left, on standard error.
+        weights: how far each item takes the bar; None means 1.
 
     Raises:
         RuntimeError: a process died, for example for lack of memory.
@@ -48,12 +55,13 @@ def map_in_order(
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=Console(stderr=True), disable=not progress) as bar:
-        task = bar.add_task(title, total=len(items))
+        steps = weights or [1] * len(items)
+        task = bar.add_task(title, total=sum(steps))
         results = (
             map(function, items) if num_workers == 1 else _map_in_processes(function, items, num_workers)
         )
-        for result in results:
-            bar.advance(task)
+        for step, result in zip(steps, results, strict=True):
+            bar.advance(task, step)
             yield result
 
 
@@ -64,6 +72,7 @@ def _map_in_processes(
     context = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
     with ProcessPoolExecutor(num_workers, mp_context=context, initializer=_ignore_interrupt) as executor:
         pending: deque[Future[R]] = deque()
+        finished = False
         try:
             for item in items:
                 pending.append(executor.submit(function, item))
@@ -71,9 +80,12 @@ def _map_in_processes(
                     yield pending.popleft().result()
             while pending:
                 yield pending.popleft().result()
+            finished = True
         except BrokenProcessPool as error:
             raise RuntimeError("a worker process died; out of memory? Try fewer workers") from error
         finally:
+            for process in [] if finished else list(executor._processes.values()):
+                process.terminate()  # after Ctrl-C nobody waits for what they are doing
             executor.shutdown(wait=True, cancel_futures=True)
 
 

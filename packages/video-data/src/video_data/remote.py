@@ -6,11 +6,12 @@ was right when it came. A file is fetched once by all processes of a machine tha
 
 import hashlib
 import os
+import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 from video_data.manifest import MANIFEST_NAME, Manifest, ShardEntry, load_manifest
 from video_data.probe import describe
@@ -95,6 +96,31 @@ class RemoteFiles:
         raise RemoteError(
             f"{path.name} vanished from the cache: cache_bytes is too small for the processes here"
         )
+
+    def open_anew(self, shard: ShardEntry, suffix: str) -> BinaryIO:
+        """The tar or the index of a shard as it is behind the URL now, whatever its hash; the cache is passed over.
+
+        A tar that is longer than the manifest says is cut one byte behind that.
+
+        Raises:
+            OSError: the file cannot be fetched.
+        """
+        left = shard.size + 1 if suffix == "tar" else _MAX_METADATA
+        for attempt in range(_ATTEMPTS):
+            # Without a name: nothing stays when this process is killed.
+            file = tempfile.TemporaryFile(dir=self._cache)  # noqa: SIM115
+            try:
+                with self._open_remote(f"{self._url}/{shard.name}.{suffix}") as source:
+                    while chunk := source.read(min(_CHUNK, left - file.tell())):
+                        file.write(chunk)
+                file.seek(0)
+                return cast(BinaryIO, file)
+            except BaseException as error:
+                file.close()
+                if not isinstance(error, OSError) or attempt == _ATTEMPTS - 1:
+                    raise
+                time.sleep(0.2 * 4**attempt)
+        raise AssertionError("unreachable")
 
     def _fetch(self, url: str, path: Path, digest: str, limit: int) -> None:
         """Fetches a file that may have at most `limit` bytes; what is more is not read."""

@@ -7,6 +7,7 @@ from corrnet_train.cli.evaluate import evaluate_command, predict
 from corrnet_train.cli.models import models
 from corrnet_train.cli.pack import pack_app
 from corrnet_train.cli.train import train
+from corrnet_train.cli.verify import verify
 from corrnet_train.malloc import keep_freed_memory
 
 app = typer.Typer(
@@ -14,13 +15,14 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
     help="Learn motion in video by correlation: pack videos, train CorrNet, evaluate and use it.\n\n"
-    "Exit codes: 0 done, 1 failed while working, 2 bad input, 3 packed but some videos were left out, "
-    "130 interrupted.",
+    "Exit codes: 0 done, 1 failed while working or found problems, 2 bad input, "
+    "3 packed but some videos were left out, 130 interrupted.",
 )
 app.add_typer(pack_app, name="pack")
 app.command()(train)
 app.command("eval")(evaluate_command)
 app.command()(predict)
+app.command()(verify)
 app.command()(models)
 app.command()(demo)
 app.command()(motionbench)

@@ -1,0 +1,66 @@
+"""`corrnet verify`."""
+
+from collections import Counter
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from corrnet_train.cli.common import EXIT_FAILED, Workers, err, escape, out, reports_errors, workers
+from corrnet_train.files import write_text
+from video_data import Problem, verify_shards
+
+_MOST_ROWS = 100
+
+
+@reports_errors
+def verify(
+    shards: Annotated[str, typer.Argument(help="Folder written by `corrnet pack`, or its URL.")],
+    decode: Annotated[
+        bool,
+        typer.Option("--decode/--no-decode", help="Decode every video, or compare hashes alone."),
+    ] = True,
+    num_workers: Workers = 0,
+    json_file: Annotated[
+        Path | None,
+        typer.Option("--json", metavar="FILE", help="Write the report with all problems as JSON."),
+    ] = None,
+) -> None:
+    """Check that shards are what was packed: hash every file and sample, decode every video.
+
+    Compares files with the manifest and videos with the indexes: bytes, size, number and times of frames. Nothing is
+    changed. The exit code is 0 when all is well and 1 when there are problems, which are listed.
+
+    [bold]Examples[/]
+
+    corrnet verify data/shards
+
+    corrnet verify s3://bucket/shards --no-decode --json problems.json
+    """
+    report = verify_shards(shards, decode=decode, num_workers=workers(num_workers), progress=err.is_terminal)
+    if json_file is not None:
+        write_text(json_file, report.model_dump_json(indent=2) + "\n")
+    if report.problems:
+        out.print(_table(report.problems[:_MOST_ROWS]))
+        hidden = len(report.problems) - _MOST_ROWS
+        if hidden > 0:
+            out.print(f"and {hidden} more; --json FILE writes all of them", highlight=False)
+        for reason, count in Counter(problem.reason for problem in report.problems).most_common():
+            out.print(f"{count} x {escape(reason)}", highlight=False, soft_wrap=True)
+    how = f"decoded {report.num_frames} frames" if decode else "not decoded"
+    out.print(
+        f"{len(report.problems)} problems in {report.num_shards} shards; checked {report.num_checked} of "
+        f"{report.num_samples} samples, {how}\nmanifest {report.manifest_hash}",
+        highlight=False,
+        soft_wrap=True,
+    )
+    if report.problems:
+        raise typer.Exit(EXIT_FAILED)
+
+
+def _table(problems: tuple[Problem, ...]) -> Table:
+    table = Table("file", "sample", "problem", "packed from")
+    for problem in problems:
+        table.add_row(*map(escape, (problem.file, problem.key, problem.message, problem.source)))
+    return table
