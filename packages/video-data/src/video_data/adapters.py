@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 import webdataset
 from torch import Tensor
@@ -14,13 +15,13 @@ from torch import Tensor
 from video_data.batches import channels_first
 from video_data.budget import ErrorBudget
 from video_data.clips import ClipConfig, train_clip
-from video_data.decode import decode_clips
-from video_data.manifest import PackOptions
+from video_data.manifest import FLOW_SUFFIX, PackOptions
 from video_data.order import hash_words
 from video_data.pack import PackReport, pack_csv
 from video_data.probe import VIDEO_SUFFIXES, VideoError, describe, open_video
 from video_data.shards import ShardError, ShardSet
 from video_data.sources import SPLIT_NAMES
+from video_data.streams import Streams, check_streams, decode_streams
 from video_data.tars import Sample, read_samples
 
 if TYPE_CHECKING:
@@ -54,12 +55,13 @@ def webdataset_pipeline(
             reason, and the first for each reason is logged.
 
     Returns:
-        A pipeline of `{"__key__", "__url__", "video": uint8 [3, L, H, W], "label": int}`.
+        A pipeline of `{"__key__", "__url__", "video": uint8 [C, L, H, W], "label": int}`.
 
     Raises:
-        ValueError: there is no such split.
+        ValueError: there is no such split, or the set was packed without the flow that `clip` asks for.
         RuntimeError: while iterating, more samples than the budget allows could not be read.
     """
+    check_streams(shards, clip, "rgb")
     names = [shard.name for shard in shards.manifest.shards if shard.split == split]
     budget = ErrorBudget(error_budget * shards.num_samples(split))
     return webdataset.DataPipeline(
@@ -113,14 +115,26 @@ class _ReadClips:
 
     def _cut(self, sample: Sample, index: int) -> tuple[Tensor, int]:
         record, info = self._shards.sample(self._split, index), self._shards.info(self._split, index)
-        content = sample.get(record.suffix)
-        if not isinstance(content, bytes):
-            raise ShardError(f"no member {record.key}.{record.suffix}", reason="a sample without a video")
+        streams = Streams(
+            None if self._clip.modality == "flow" else (_member(sample, record.suffix), info),
+            None
+            if self._clip.modality == "rgb"
+            else (_member(sample, FLOW_SUFFIX), self._shards.flow_info(self._split, index)),
+        )
         seed, epoch = self._seeds
         position = hash_words(epoch, index)[0]
         spec = train_clip(info.num_frames, info.display_size, self._clip, seed=seed, position=position)
-        pixels = decode_clips(content, info, [spec.frames], [spec.box], self._clip.crop_size, flip=spec.flip)
-        return channels_first(torch.from_numpy(pixels[0, 0])), record.label
+        size = self._clip.crop_size
+        out = np.empty((1, 1, len(spec.frames), size, size, self._clip.num_channels), dtype=np.uint8)
+        decode_streams(streams, [spec.frames], [spec.box], size, flip=spec.flip, out=out)
+        return channels_first(torch.from_numpy(out[0, 0])), record.label
+
+
+def _member(sample: Sample, suffix: str) -> bytes:
+    content = sample.get(suffix)
+    if not isinstance(content, bytes):
+        raise ShardError(f"no member {sample['__key__']!s}.{suffix}", reason="a sample without a video")
+    return content
 
 
 def to_hf_dataset(shards: ShardSet, split: str) -> "datasets.IterableDataset":

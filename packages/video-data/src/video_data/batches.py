@@ -6,6 +6,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from video_data.flow import NO_MOTION
 from video_data.yuv import YuvClips, to_rgb
 
 PixelFormat = Literal["rgb", "yuv"]
@@ -30,7 +31,8 @@ class Batch:
     """Training clips.
 
     Attributes:
-        video: uint8 [N, 3, L, H, W] with the strides of channels_last_3d, or planes for `pixels="yuv"`.
+        video: uint8 [N, C, L, H, W] with the strides of channels_last_3d, or planes for `pixels="yuv"`; C is
+            `ClipConfig.num_channels`, 3 for RGB.
         label: int64 [N].
         keys: key of each sample.
         positions: global position of each sample.
@@ -53,7 +55,7 @@ class ViewBatch:
     """Test views of videos.
 
     Attributes:
-        video: uint8 [B, V, 3, L, H, W]; each [V, 3, L, H, W] has the strides of channels_last_3d; or planes for
+        video: uint8 [B, V, C, L, H, W]; each [V, C, L, H, W] has the strides of channels_last_3d; or planes for
             `pixels="yuv"`. The views are ordered by clip, then by crop.
         label: int64 [B]; -1 where `valid` is false.
         keys: key of each video; empty where `valid` is false.
@@ -73,28 +75,42 @@ class ViewBatch:
         return replace(self, video=_pin_clips(self.video), **pinned)
 
 
-def normalize(video: Tensor | YuvClips, dtype: torch.dtype = torch.float32) -> Tensor:
+def normalize(
+    video: Tensor | YuvClips, dtype: torch.dtype = torch.float32, *, flow_channels: int = 0
+) -> Tensor:
     """Scales pixels to about zero mean and unit variance: (video / 255 - 0.45) / 0.225 for every channel.
 
-    The paper gives no constants; these are close to the means and deviations of natural video. It runs on the
-    device of `video` and keeps its strides.
+    The paper gives no constants; these are close to the means and deviations of natural video. Optical flow is scaled
+    alike, but so that no motion is 0. It runs on the device of `video` and keeps its strides.
 
     Args:
         video: uint8 tensor of any shape, or planes, which `to_rgb` converts first.
         dtype: type of the result; the arithmetic is float32.
+        flow_channels: how many channels of [..., C, L, H, W], the last ones, are flow: `ClipConfig.num_flow_channels`.
 
     Raises:
-        ValueError: `video` is not uint8.
+        ValueError: `video` is not uint8, or has not that many channels.
     """
     if isinstance(video, YuvClips):
         video = to_rgb(video)
     if video.dtype != torch.uint8:
         raise ValueError(f"normalize takes uint8 pixels, got {video.dtype}")
-    return video.float().sub_(0.45 * 255).mul_(1 / (0.225 * 255)).to(dtype)
+    pixels = video.float()
+    if flow_channels:
+        if video.ndim < 4 or not 0 < flow_channels <= video.shape[-4]:
+            raise ValueError(
+                f"flow_channels is {flow_channels}, video has the shape {list(video.shape)} [..., C, L, H, W]"
+            )
+        num_rgb = video.shape[-4] - flow_channels
+        pixels.narrow(-4, 0, num_rgb).sub_(0.45 * 255)
+        pixels.narrow(-4, num_rgb, flow_channels).sub_(NO_MOTION)
+    else:
+        pixels.sub_(0.45 * 255)
+    return pixels.mul_(1 / (0.225 * 255)).to(dtype)
 
 
 def channels_first(pixels: Tensor) -> Tensor:
-    """Moves the channels of [..., L, H, W, 3] to [..., 3, L, H, W] without copying."""
+    """Moves the channels of [..., L, H, W, C] to [..., C, L, H, W] without copying."""
     return pixels.movedim(-1, -4)
 
 

@@ -1,7 +1,7 @@
 """Which frames and which part of the picture make a clip: pure functions (paper section 5)."""
 
 from dataclasses import dataclass
-from typing import Self
+from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -23,6 +23,9 @@ class ClipConfig(BaseModel):
             [256, 320] scaled by crop_size / 224.
         flip: whether training mirrors half of the clips left to right. Off by default: mirroring changes the
             class when classes are directions.
+        modality: what a clip shows: `rgb`, 3 channels; `flow`, the optical flow from each of its frames to the next
+            frame of the video in x and y, 2 channels; `both`, RGB and then flow, 5 channels. Flow needs shards that
+            were packed with it.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -32,6 +35,7 @@ class ClipConfig(BaseModel):
     crop_size: int = Field(default=224, ge=2)
     short_side: tuple[int, int] | None = None
     flip: bool = False
+    modality: Literal["rgb", "flow", "both"] = "rgb"
 
     @model_validator(mode="after")
     def _check_short_side(self) -> Self:
@@ -49,6 +53,16 @@ class ClipConfig(BaseModel):
             return self.short_side
         low, high = (round(side * self.crop_size / _PAPER_CROP) for side in _PAPER_SHORT_SIDE)
         return low, high
+
+    @property
+    def num_channels(self) -> int:
+        """Channels of a clip."""
+        return {"rgb": 3, "flow": 2, "both": 5}[self.modality]
+
+    @property
+    def num_flow_channels(self) -> int:
+        """How many of the channels, the last ones, are optical flow."""
+        return 0 if self.modality == "rgb" else 2
 
     @property
     def span(self) -> int:

@@ -12,7 +12,11 @@ from video_data.decode import filter_graph, rotation_filters
 from video_data.probe import VideoError, VideoSource, decode_packets, frame_rotation, open_video
 
 _ENCODER = "libx264"
-_BT601, _LIMITED = 6, 1  # FFmpeg's numbers of SMPTE 170M and of the limited ("MPEG") range
+_BT601, _LIMITED, _FULL = (
+    6,
+    1,
+    2,
+)  # FFmpeg's numbers of SMPTE 170M and of the limited ("MPEG") and full ranges
 
 
 def check_encoder() -> None:
@@ -30,7 +34,8 @@ def encode_h264(frames: Iterable[VideoFrame], *, gop: int, crf: int) -> bytes:
     """Encodes frames to an mp4 file; equal frames give equal bytes.
 
     Args:
-        frames: at least one frame, all yuv420p of one even size, with increasing pts and a time base.
+        frames: at least one frame, all yuv420p of one even size, or all grey of one size, with increasing pts and a
+            time base. Grey frames use the full range, others the limited one.
         gop: frames from one keyframe to the next; no frame refers across a keyframe.
         crf: constant rate factor of x264; smaller is better, 18 is visually close to lossless.
 
@@ -48,11 +53,12 @@ def encode_h264(frames: Iterable[VideoFrame], *, gop: int, crf: int) -> bytes:
                 added = container.add_stream(_ENCODER, options=_x264_options(gop, crf))
                 assert isinstance(added, VideoStream)
                 stream = added
-                stream.width, stream.height, stream.pix_fmt = frame.width, frame.height, "yuv420p"
+                stream.width, stream.height, stream.pix_fmt = frame.width, frame.height, frame.format.name
                 context = stream.codec_context
                 assert frame.time_base is not None
                 context.time_base = stream.time_base = frame.time_base
-                context.colorspace, context.color_range = _BT601, _LIMITED
+                context.colorspace = _BT601
+                context.color_range = _FULL if frame.format.name == "gray" else _LIMITED
                 context.thread_count = 1  # x264's choices depend on its number of threads
             frame.pict_type = 0  # the source's picture types are not the encoder's business
             container.mux(stream.encode(frame))

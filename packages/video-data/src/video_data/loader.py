@@ -13,11 +13,11 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from video_data.batches import Batch, PixelFormat, Replacement, channels_first, check_options
 from video_data.budget import ErrorBudget
 from video_data.clips import ClipConfig, ClipSpec, train_clip
-from video_data.decode import decode_clips
 from video_data.manifest import SampleRecord
 from video_data.order import SampleOrder
-from video_data.probe import VideoError, VideoInfo
+from video_data.probe import VideoError
 from video_data.shards import ShardError, ShardSet
+from video_data.streams import Streams, check_streams, decode_streams, read_streams
 from video_data.workers import batch_buffer, make_data_loader
 from video_data.yuv import PlaneLayout, YuvClips, decode_planes, join_planes
 
@@ -159,11 +159,13 @@ def train_loader(
             way.
 
     Raises:
-        ValueError: there is no such split, or a number is out of its range.
+        ValueError: there is no such split, a number is out of its range, or the set was packed without the flow that
+            `clip` asks for.
     """
     check_options(
         batch_size=batch_size, num_workers=num_workers, rank=rank, world_size=world_size, pixels=pixels
     )
+    check_streams(shards, clip, pixels)
     if position < 0:
         raise ValueError(f"position must be at least 0, got {position}")
     if not 0 <= error_budget <= 1:
@@ -239,7 +241,8 @@ class _TrainDataset(Dataset[Batch]):
                 spec = train_clip(
                     info.num_frames, info.display_size, self._clip, seed=self._seed, position=position
                 )
-                clips.read(row, self._shards.read(self._split, index), info, spec)
+                streams = read_streams(self._shards, self._split, index, info, self._clip)
+                clips.read(row, streams, spec)
             except (VideoError, ShardError) as error:
                 replaced.append(Replacement(key, error.reason, str(error)))
             else:
@@ -253,11 +256,11 @@ class _RgbClips:
 
     def __init__(self, num_clips: int, clip: ClipConfig) -> None:
         self._size = clip.crop_size
-        self._clips = batch_buffer(num_clips, clip.num_frames, self._size, self._size, 3)
+        self._clips = batch_buffer(num_clips, clip.num_frames, self._size, self._size, clip.num_channels)
 
-    def read(self, row: int, content: bytes, info: VideoInfo, spec: ClipSpec) -> None:
+    def read(self, row: int, streams: Streams, spec: ClipSpec) -> None:
         out = self._clips[row].numpy()[None, None]
-        decode_clips(content, info, [spec.frames], [spec.box], self._size, flip=spec.flip, out=out)
+        decode_streams(streams, [spec.frames], [spec.box], self._size, flip=spec.flip, out=out)
 
     def video(self) -> torch.Tensor:
         return channels_first(self._clips)
@@ -270,9 +273,10 @@ class _YuvClips:
         self._shape, self._size = (num_clips,), clip.crop_size
         self._parts: list[tuple[PlaneLayout, np.ndarray]] = []
 
-    def read(self, row: int, content: bytes, info: VideoInfo, spec: ClipSpec) -> None:
+    def read(self, row: int, streams: Streams, spec: ClipSpec) -> None:
+        assert streams.rgb is not None
         frames, inverse = np.unique(spec.frames, return_inverse=True)
-        ((layout, planes),) = decode_planes(content, info, frames.tolist(), [spec.box])
+        ((layout, planes),) = decode_planes(*streams.rgb, frames.tolist(), [spec.box])
         layout = replace(layout, flip=spec.flip, clips=((row, tuple(inverse.tolist())),))
         self._parts.append((layout, planes))
 

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from video_data.probe import MAX_BYTES, MAX_FRAMES, VIDEO_SUFFIXES, VideoInfo
 
 MANIFEST_NAME = "manifest.json"
+FLOW_SUFFIX = "flow.mp4"  # webdataset takes what is before the first dot for the key
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
@@ -37,6 +38,7 @@ class PackOptions(_Model):
         crf: reencode: constant rate factor of x264, smaller is better.
         shard_size: most samples of a shard.
         max_shard_bytes: a shard is closed once it holds this many bytes.
+        flow: whether to compute optical flow (extra `flow`) and store it beside each video.
         seed: seed of the shuffle that mixes classes over the shards.
         num_workers: processes that decode and encode; the result does not depend on it.
         overwrite: whether to replace a finished shard set in the same folder.
@@ -48,9 +50,33 @@ class PackOptions(_Model):
     crf: int = Field(default=20, ge=0, le=51)
     shard_size: int = Field(default=256, ge=1)
     max_shard_bytes: int = Field(default=1 << 30, ge=1, le=1 << 40)
+    flow: bool = False
     seed: int = Field(default=0, ge=0, lt=1 << 63)
     num_workers: int = Field(default=1, ge=1, exclude=True)
     overwrite: bool = Field(default=False, exclude=True)
+
+
+class FlowRecord(_Model):
+    """The optical flow of a sample: a grey H.264 video, the member `<key>.flow.mp4` of the tar.
+
+    It has as many frames as the sample's video and is as wide as its displayed picture and twice as high; see
+    `video_data.flow`.
+
+    Attributes:
+        offset: first byte of the member in the tar.
+        size: bytes of the member.
+        sha256: hash of the member.
+        time_base: seconds per pts unit as numerator and denominator.
+        pts: times of the frames as runs (first, step, count).
+        keyframes: indices of the keyframes as runs (first, step, count).
+    """
+
+    offset: NonNegative
+    size: Annotated[int, Field(ge=1, le=MAX_BYTES)]
+    sha256: Sha256
+    time_base: tuple[Positive, Positive]
+    pts: tuple[Run, ...]
+    keyframes: tuple[Run, ...]
 
 
 class SampleRecord(_Model):
@@ -73,6 +99,7 @@ class SampleRecord(_Model):
         num_frames: number of frames.
         pts: times of the frames as runs (first, step, count).
         keyframes: indices of the keyframes as runs (first, step, count).
+        flow: the sample's optical flow, where the set has it.
     """
 
     key: str = Field(pattern=r"^[0-9A-Za-z_][0-9A-Za-z_-]*$", max_length=90)
@@ -91,6 +118,7 @@ class SampleRecord(_Model):
     num_frames: Annotated[int, Field(ge=1, le=MAX_FRAMES)]
     pts: tuple[Run, ...]
     keyframes: tuple[Run, ...]
+    flow: FlowRecord | None = None
 
     def video_info(self) -> VideoInfo:
         """The frame index in the form that the decoder takes.
@@ -98,11 +126,7 @@ class SampleRecord(_Model):
         Raises:
             ValueError: the runs do not have `num_frames` increasing times.
         """
-        pts, keyframes = from_runs(self.pts), from_runs(self.keyframes)
-        if len(pts) != self.num_frames or (np.diff(pts) <= 0).any():
-            raise ValueError(f"sample {self.key!r}: its index must list {self.num_frames} increasing times")
-        if len(keyframes) and not 0 <= keyframes.min() <= keyframes.max() < self.num_frames:
-            raise ValueError(f"sample {self.key!r}: its index names keyframes outside of its frames")
+        pts, keyframes = self._frame_index(self.pts, self.keyframes)
         return VideoInfo(
             format=self.format,
             codec=self.codec,
@@ -113,6 +137,38 @@ class SampleRecord(_Model):
             pts=pts,
             keyframes=keyframes,
         )
+
+    def flow_info(self) -> VideoInfo:
+        """The frame index of the flow video.
+
+        Raises:
+            ValueError: the sample has no flow, or its runs do not have `num_frames` increasing times.
+        """
+        if self.flow is None:
+            raise ValueError(f"sample {self.key!r} has no optical flow")
+        pts, keyframes = self._frame_index(self.flow.pts, self.flow.keyframes)
+        turned = self.rotation % 180 != 0
+        return VideoInfo(
+            format="mov",
+            codec="h264",
+            width=self.height if turned else self.width,
+            height=2 * (self.width if turned else self.height),
+            rotation=0,
+            time_base=Fraction(*self.flow.time_base),
+            pts=pts,
+            keyframes=keyframes,
+        )
+
+    def _frame_index(
+        self, pts_runs: tuple[Run, ...], keyframe_runs: tuple[Run, ...]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Times and keyframes of the runs of a video of `num_frames` frames."""
+        pts, keyframes = from_runs(pts_runs), from_runs(keyframe_runs)
+        if len(pts) != self.num_frames or (np.diff(pts) <= 0).any():
+            raise ValueError(f"sample {self.key!r}: its index must list {self.num_frames} increasing times")
+        if len(keyframes) and not 0 <= keyframes.min() <= keyframes.max() < self.num_frames:
+            raise ValueError(f"sample {self.key!r}: its index names keyframes outside of its frames")
+        return pts, keyframes
 
 
 class ShardIndex(_Model):
@@ -241,7 +297,8 @@ def load_index(
     if len(index.samples) != num_samples:
         raise ValueError(f"{path}: {len(index.samples)} samples, the manifest says {num_samples}")
     for sample in index.samples:
-        if sample.offset + sample.size > tar_size:
+        flow_end = sample.flow.offset + sample.flow.size if sample.flow else 0
+        if max(sample.offset + sample.size, flow_end) > tar_size:
             raise ValueError(f"{path}: sample {sample.key!r} ends after the tar's {tar_size} bytes")
         if sample.label >= num_classes:
             raise ValueError(

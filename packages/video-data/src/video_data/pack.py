@@ -15,10 +15,13 @@ from webdataset.writer import TarWriter
 
 from video_data.encode import check_encoder, reencode_video
 from video_data.files import atomic_file, write_atomic
+from video_data.flow import check_flow, flow_video
 from video_data.manifest import (
+    FLOW_SUFFIX,
     MANIFEST_NAME,
     SPLITS,
     DroppedEntry,
+    FlowRecord,
     Manifest,
     PackOptions,
     SampleRecord,
@@ -61,6 +64,7 @@ class _Packed:
     content: bytes
     suffix: str
     info: VideoInfo
+    flow: tuple[bytes, VideoInfo] | None
 
 
 def pack_folder(
@@ -81,6 +85,7 @@ def pack_folder(
     Raises:
         ValueError: there are no readable videos or only one class, `dest` holds a finished set and
             `options.overwrite` is off, or this FFmpeg cannot encode H.264.
+        ImportError: `options.flow` is on and OpenCV is missing.
         OSError: writing failed. No file is left half-written under its final name.
     """
     return _pack(list_folder(Path(src)), Path(dest), options or PackOptions(), progress)
@@ -117,6 +122,9 @@ def _pack(listing: Listing, dest: Path, options: PackOptions, progress: bool) ->
         raise ValueError(f"{dest} holds a finished shard set; choose another folder or set overwrite")
     if options.mode == "reencode":
         check_encoder()
+    if options.flow:
+        check_encoder()
+        check_flow()
     dest.mkdir(parents=True, exist_ok=True)
     (dest / MANIFEST_NAME).unlink(missing_ok=True)  # from here on the folder is no finished set
 
@@ -190,9 +198,16 @@ def _load(entry: Entry, options: PackOptions) -> _Packed | str:
             content = entry.path.read_bytes()
         if len(content) > MAX_BYTES:
             return f"{len(content)} bytes after encoding, allowed are {MAX_BYTES}"
-        return _Packed(content, suffix, probe_video(content))
+        info = probe_video(content)
+        return _Packed(content, suffix, info, _load_flow(content, options) if options.flow else None)
     except (VideoError, OSError) as error:
         return str(error) if isinstance(error, VideoError) else describe(error)
+
+
+def _load_flow(content: bytes, options: PackOptions) -> tuple[bytes, VideoInfo]:
+    """The flow of a packed video and the index of its frames."""
+    flow = flow_video(content, gop=options.gop)
+    return flow, probe_video(flow)
 
 
 def sample_key(source: str) -> str:
@@ -254,11 +269,15 @@ class _ShardWriter:
         self._keys.add((entry.split, key))
         label = self._labels[entry.label]
         metadata = json.dumps({"class": entry.label, "label": label, "source": entry.source}).encode()
-        self._tar.write({"__key__": key, packed.suffix: packed.content, "json": metadata})
-        # The writer sorts the members of a sample by ending.
-        header = self._end + (_tar_bytes(metadata) if packed.suffix > "json" else 0)
-        self._end += _tar_bytes(packed.content) + _tar_bytes(metadata)
-        self._samples.append(_record(key, label, entry.source, header + _TAR_BLOCK, packed))
+        members = {packed.suffix: packed.content, "json": metadata}
+        if packed.flow is not None:
+            members[FLOW_SUFFIX] = packed.flow[0]
+        self._tar.write({"__key__": key, **members})
+        offsets = {}
+        for suffix in sorted(members):  # as the writer does
+            offsets[suffix] = self._end + _TAR_BLOCK
+            self._end += _tar_bytes(members[suffix])
+        self._samples.append(_record(key, label, entry.source, offsets, packed))
         self._counts[entry.split][entry.label] += 1
 
     def summaries(self) -> dict[Split, SplitSummary]:
@@ -303,12 +322,12 @@ def _tar_bytes(content: bytes) -> int:
     return _TAR_BLOCK + -(-len(content) // _TAR_BLOCK) * _TAR_BLOCK
 
 
-def _record(key: str, label: int, source: str, offset: int, packed: _Packed) -> SampleRecord:
+def _record(key: str, label: int, source: str, offsets: dict[str, int], packed: _Packed) -> SampleRecord:
     info = packed.info
     return SampleRecord(
         key=key,
         suffix=packed.suffix,
-        offset=offset,
+        offset=offsets[packed.suffix],
         size=len(packed.content),
         sha256=hashlib.sha256(packed.content).hexdigest(),
         source=source,
@@ -320,6 +339,18 @@ def _record(key: str, label: int, source: str, offset: int, packed: _Packed) -> 
         rotation=info.rotation,
         time_base=(info.time_base.numerator, info.time_base.denominator),
         num_frames=info.num_frames,
+        pts=to_runs(info.pts),
+        keyframes=to_runs(info.keyframes),
+        flow=None if packed.flow is None else _flow_record(*packed.flow, offsets[FLOW_SUFFIX]),
+    )
+
+
+def _flow_record(content: bytes, info: VideoInfo, offset: int) -> FlowRecord:
+    return FlowRecord(
+        offset=offset,
+        size=len(content),
+        sha256=hashlib.sha256(content).hexdigest(),
+        time_base=(info.time_base.numerator, info.time_base.denominator),
         pts=to_runs(info.pts),
         keyframes=to_runs(info.keyframes),
     )

@@ -9,7 +9,16 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from video_data.manifest import Manifest, SampleRecord, ShardEntry, ShardIndex, load_index, load_manifest
+from video_data.manifest import (
+    FLOW_SUFFIX,
+    FlowRecord,
+    Manifest,
+    SampleRecord,
+    ShardEntry,
+    ShardIndex,
+    load_index,
+    load_manifest,
+)
 from video_data.probe import VideoInfo, describe
 from video_data.remote import DEFAULT_CACHE_BYTES, RemoteFiles, is_url
 
@@ -144,20 +153,55 @@ class ShardSet:
         """
         shard, local = self._locate(split, index)
         record = self._index(shard).samples[local]
+        return self._read_member(shard, record.key, record)
+
+    @property
+    def has_flow(self) -> bool:
+        """Whether the samples have optical flow."""
+        return self.manifest.options.flow
+
+    def flow_info(self, split: str, index: int) -> VideoInfo:
+        """The frame index of the flow video of sample `index` of a split.
+
+        Raises:
+            ValueError: there is no such split or sample.
+            ShardError: the index file is damaged, or the sample has no flow.
+        """
         try:
-            content = os.pread(self._file(shard), record.size, record.offset)
+            return self.sample(split, index).flow_info()
+        except ShardError:
+            raise
+        except ValueError as error:
+            raise ShardError(str(error), reason="an index is wrong") from error
+
+    def read_flow(self, split: str, index: int) -> bytes:
+        """The bytes of the flow video of sample `index` of a split.
+
+        Raises:
+            ValueError: there is no such split or sample.
+            ShardError: as for `read`, or the sample has no flow.
+        """
+        shard, local = self._locate(split, index)
+        record = self._index(shard).samples[local]
+        if record.flow is None:
+            raise ShardError(f"sample {record.key!r} has no optical flow", reason="an index is wrong")
+        return self._read_member(shard, f"{record.key}.{FLOW_SUFFIX}", record.flow)
+
+    def _read_member(self, shard: ShardEntry, name: str, member: SampleRecord | FlowRecord) -> bytes:
+        try:
+            content = os.pread(self._file(shard), member.size, member.offset)
         except OSError as error:
             raise ShardError(
                 f"{shard.name}.tar: {describe(error)}", reason="a shard cannot be read"
             ) from error
-        if len(content) != record.size:
+        if len(content) != member.size:
             raise ShardError(
-                f"{shard.name}.tar: {len(content)} of {record.size} bytes of {record.key!r}",
+                f"{shard.name}.tar: {len(content)} of {member.size} bytes of {name!r}",
                 reason="a shard ends early",
             )
-        if self._verify and hashlib.sha256(content).hexdigest() != record.sha256:
+        if self._verify and hashlib.sha256(content).hexdigest() != member.sha256:
             raise ShardError(
-                f"{shard.name}.tar: the bytes of {record.key!r} do not have the hash in the index",
+                f"{shard.name}.tar: the bytes of {name!r} do not have the hash in the index",
                 reason="bytes do not have the hash in the index",
             )
         return content

@@ -10,10 +10,12 @@ from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
 from video_data.budget import ErrorBudget
+from video_data.manifest import FLOW_SUFFIX
 from video_data.probe import MAX_BYTES, VIDEO_SUFFIXES
 
 METADATA_SUFFIXES = frozenset(("cls", "json", "txt"))
 MAX_METADATA_BYTES = 1 << 20
+_VIDEO_ENDINGS = VIDEO_SUFFIXES | {FLOW_SUFFIX}
 _BLOCK = tarfile.BLOCKSIZE
 _EXTENDED = (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK)
 
@@ -44,7 +46,8 @@ def read_samples(file: BinaryIO, name: str, budget: ErrorBudget) -> Iterator[Sam
     """As `tar_samples`, from an open file that can seek; `name` stands for it in messages."""
     sample: Sample = {}
     for member, content in _members(file, name, budget):
-        key, _, suffix = member.rpartition(".")
+        suffix = _suffix(member)
+        key = member[: -len(suffix) - 1]
         if key != sample.get("__key__"):
             if sample:
                 yield sample
@@ -88,6 +91,11 @@ def _members(file: BinaryIO, tar: str, budget: ErrorBudget) -> Iterator[tuple[st
         file.seek(start + -(-info.size // _BLOCK) * _BLOCK)
 
 
+def _suffix(name: str) -> str:
+    """The ending of a member: what follows the last dot, or the two parts of the ending of flow."""
+    return FLOW_SUFFIX if name.endswith(f".{FLOW_SUFFIX}") else name.rpartition(".")[2]
+
+
 def _names_next(info: tarfile.TarInfo, file: BinaryIO) -> bool:
     """Whether an extended header says more of the next member than times and owners."""
     if info.type not in (tarfile.XHDTYPE, tarfile.XGLTYPE) or info.size > MAX_METADATA_BYTES:
@@ -103,12 +111,12 @@ def _refusal(info: tarfile.TarInfo, name: str, seen: set[str]) -> str | None:
         return "not a regular file"
     if not name or path.is_absolute() or ".." in path.parts or "\\" in name or "\0" in name or ":" in name:
         return "name outside of the tar"
-    if path.name.startswith(".") or name.count(".") != 1:
+    suffix = _suffix(name)
+    if path.name.startswith(".") or name.count(".") - suffix.count(".") != 1:
         return "not one dot in the name"
-    suffix = name.rpartition(".")[2]
-    if suffix not in VIDEO_SUFFIXES | METADATA_SUFFIXES:
+    if suffix not in _VIDEO_ENDINGS | METADATA_SUFFIXES:
         return "ending that is not allowed"
-    if info.size > (MAX_BYTES if suffix in VIDEO_SUFFIXES else MAX_METADATA_BYTES):
+    if info.size > (MAX_BYTES if suffix in _VIDEO_ENDINGS else MAX_METADATA_BYTES):
         return "too many bytes"
     if name in seen:
         return "two members with one name"

@@ -5,7 +5,7 @@ import os
 import re
 import tarfile
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
@@ -15,7 +15,9 @@ from typing import Any, BinaryIO
 from pydantic import BaseModel, ConfigDict
 
 from video_data.manifest import (
+    FLOW_SUFFIX,
     SPLITS,
+    FlowRecord,
     Manifest,
     SampleRecord,
     ShardEntry,
@@ -271,10 +273,27 @@ def _file_problems(file: BinaryIO, name: str, size: int, digest: str) -> Iterato
 
 def _check_sample(tar: BinaryIO, record: SampleRecord, decode: bool) -> tuple[list[tuple[str, str]], int]:
     """Reasons and messages for what is wrong with a sample, and how many frames were decoded."""
+    name = f"{record.key}.{record.suffix}"
+    problems, num_frames = _check_member(tar, name, record, decode, record.video_info)
+    if record.flow is not None:
+        name = f"{record.key}.{FLOW_SUFFIX}"
+        found, flow_frames = _check_member(tar, name, record.flow, decode, record.flow_info)
+        problems += [(reason, f"flow: {message}") for reason, message in found]
+        num_frames += flow_frames
+    return problems, num_frames
+
+
+def _check_member(
+    tar: BinaryIO,
+    name: str,
+    record: SampleRecord | FlowRecord,
+    decode: bool,
+    expected: Callable[[], VideoInfo],
+) -> tuple[list[tuple[str, str]], int]:
+    """As `_check_sample`, of one video of the sample."""
     problems = []
-    member = f"{record.key}.{record.suffix}"
-    if _member_before(tar, record.offset) != (member, record.size):
-        message = f"the tar has no member {member} of {record.size} bytes where the index says"
+    if _member_before(tar, record.offset) != (name, record.size):
+        message = f"the tar has no member {name} of {record.size} bytes where the index says"
         problems.append(("member is not where the index says", message))
     tar.seek(record.offset)
     content = tar.read(record.size)
@@ -288,7 +307,7 @@ def _check_sample(tar: BinaryIO, record: SampleRecord, decode: bool) -> tuple[li
         return problems, 0
     try:
         info = probe_video(content)
-        differences = _differences(info, record.video_info())
+        differences = _differences(info, expected())
     except VideoError as error:
         return [*problems, (f"does not decode: {error.reason}", f"does not decode: {error}")], 0
     except ValueError as error:  # runs that make no times

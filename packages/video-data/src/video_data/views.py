@@ -11,10 +11,13 @@ from torch.utils.data import DataLoader, Dataset
 
 from video_data.batches import PixelFormat, ViewBatch, channels_first, check_options, check_pixels
 from video_data.clips import ClipConfig, clip_frames, view_boxes, view_starts
-from video_data.decode import decode_clips, unique_frames
+from video_data.decode import unique_frames
 from video_data.encode import reencode_video
+from video_data.flow import flow_video
+from video_data.manifest import PackOptions
 from video_data.probe import UnindexableVideo, VideoError, VideoInfo, VideoSource, probe_video
 from video_data.shards import ShardError, ShardSet
+from video_data.streams import Streams, check_streams, decode_streams, read_streams
 from video_data.workers import batch_buffer, make_data_loader
 from video_data.yuv import PlaneLayout, YuvClips, decode_planes, join_planes
 
@@ -53,13 +56,15 @@ def test_loader(
             way.
 
     Raises:
-        ValueError: there is no such split, or a number is out of its range.
+        ValueError: there is no such split, a number is out of its range, or the set was packed without the flow that
+            `clip` asks for.
         RuntimeError: while iterating, a video cannot be read; a result over fewer videos would be a different
             one.
     """
     check_options(
         batch_size=batch_size, num_workers=num_workers, rank=rank, world_size=world_size, pixels=pixels
     )
+    check_streams(shards, clip, pixels)
     _check_views(num_clips, num_crops)
     dataset = _ViewDataset(shards, split, clip, num_clips, num_crops, pixels)
     num_videos = shards.num_samples(split)
@@ -92,7 +97,8 @@ def decode_views(
 ) -> Tensor | YuvClips:
     """Cuts the test views of one video, exactly as `test_loader` does for a packed one.
 
-    A video whose frames cannot be found by their times is encoded again first, as packing does.
+    A video whose frames cannot be found by their times is encoded again first. For optical flow it is encoded as
+    packing does by default, and its flow computed (extra `flow`).
 
     Args:
         source: path or content of a video.
@@ -102,20 +108,27 @@ def decode_views(
         pixels: `rgb` for a tensor, `yuv` for planes that `to_rgb` resizes and converts.
 
     Returns:
-        uint8 [num_clips * num_crops, 3, L, H, W] with the strides of channels_last_3d, or planes of that shape.
+        uint8 [num_clips * num_crops, C, L, H, W] with the strides of channels_last_3d, or planes of that shape.
 
     Raises:
         ValueError: the video cannot be read; the message says why.
+        ImportError: flow is wanted and OpenCV is missing.
     """
     _check_views(num_clips, num_crops)
     check_pixels(pixels)
+    if clip.modality != "rgb" and pixels != "rgb":
+        raise ValueError(f"modality {clip.modality!r} needs pixels 'rgb', got {pixels!r}")
     name = f"{source}: " if isinstance(source, Path) else ""
     try:
         views = _Views(num_clips, num_crops, clip)
-        source, info = _index(source)
+        if clip.modality != "rgb":
+            streams, info = _with_flow(source, clip)
+        else:
+            source, info = _index(source)
+            streams = Streams((source, info))
         if pixels == "rgb":
             out = np.empty(views.shape, dtype=np.uint8)
-            views.read_rgb(source, info, out)
+            views.read_rgb(streams, info, out)
             return channels_first(torch.from_numpy(out))
         return join_planes(views.read_planes(source, info), shape=views.shape[:1], size=clip.crop_size)
     except VideoError as error:
@@ -129,6 +142,16 @@ def _index(source: VideoSource) -> tuple[VideoSource, VideoInfo]:
     except UnindexableVideo:
         content = reencode_video(source, short_side=None, gop=12, crf=12)
         return content, probe_video(content)
+
+
+def _with_flow(source: VideoSource, clip: ClipConfig) -> tuple[Streams, VideoInfo]:
+    """What `clip` needs of a video and its flow as packing makes them, and the video's index."""
+    options = PackOptions()
+    content = reencode_video(source, short_side=options.short_side, gop=options.gop, crf=options.crf)
+    flow = flow_video(content, gop=options.gop)
+    info = probe_video(content)
+    rgb = None if clip.modality == "flow" else (content, info)
+    return Streams(rgb, (flow, probe_video(flow))), info
 
 
 class _ViewDataset(Dataset[ViewBatch]):
@@ -145,6 +168,7 @@ class _ViewDataset(Dataset[ViewBatch]):
     ) -> None:
         self._shards = shards
         self._split = split
+        self._clip = clip
         self._views = _Views(num_clips, num_crops, clip)
         self._pixels = pixels
 
@@ -159,11 +183,12 @@ class _ViewDataset(Dataset[ViewBatch]):
                 continue
             try:
                 info = self._shards.info(self._split, index)
-                content = self._shards.read(self._split, index)
-                if rgb is None:
-                    parts += self._views.read_planes(content, info, first_row=row * self._views.shape[0])
+                streams = read_streams(self._shards, self._split, index, info, self._clip)
+                if rgb is not None:
+                    self._views.read_rgb(streams, info, rgb[row].numpy())
                 else:
-                    self._views.read_rgb(content, info, rgb[row].numpy())
+                    assert streams.rgb is not None
+                    parts += self._views.read_planes(*streams.rgb, first_row=row * self._views.shape[0])
             except (VideoError, ShardError) as error:
                 raise RuntimeError(
                     f"test video {record.key} of split {self._split} cannot be read: {error}"
@@ -182,20 +207,21 @@ class _Views:
     """Reads the views of videos in one pass over their frames.
 
     Attributes:
-        shape: of the views of a video in RGB: [num_clips * num_crops, L, H, W, 3].
+        shape: of the views of a video as pixels: [num_clips * num_crops, L, H, W, C].
     """
 
     def __init__(self, num_clips: int, num_crops: int, clip: ClipConfig) -> None:
-        self.shape = (num_clips * num_crops, clip.num_frames, clip.crop_size, clip.crop_size, 3)
+        side = clip.crop_size
+        self.shape = (num_clips * num_crops, clip.num_frames, side, side, clip.num_channels)
         self._num_clips = num_clips
         self._num_crops = num_crops
         self._clip = clip
 
-    def read_rgb(self, source: VideoSource, info: VideoInfo, out: np.ndarray) -> None:
+    def read_rgb(self, streams: Streams, info: VideoInfo, out: np.ndarray) -> None:
         """Writes the views into `out`, uint8 of `shape`."""
         boxes = view_boxes(info.display_size, self._clip, self._num_crops)
         out = out.reshape(self._num_clips, self._num_crops, *self.shape[1:])
-        decode_clips(source, info, self._clips(info), boxes, self._clip.crop_size, out=out)
+        decode_streams(streams, self._clips(info), boxes, self._clip.crop_size, out=out)
 
     def read_planes(
         self, source: VideoSource, info: VideoInfo, *, first_row: int = 0
