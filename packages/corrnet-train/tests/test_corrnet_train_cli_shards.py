@@ -1,13 +1,15 @@
-"""`corrnet verify`: its table, JSON and exit codes."""
+"""`corrnet verify` and `corrnet inspect`: what they print, write and exit with."""
 
 import json
 import shutil
+from html.parser import HTMLParser
 
+import matplotlib.image
 import pytest
 from typer.testing import CliRunner
 
 from corrnet_train.cli import app
-from video_data import open_shards
+from video_data import PackOptions, open_shards, pack_folder
 
 runner = CliRunner()
 
@@ -18,7 +20,7 @@ def corrnet(*arguments, code=0):
     return result.output
 
 
-@pytest.mark.parametrize("command", ["verify"])
+@pytest.mark.parametrize("command", ["verify", "inspect"])
 def test_the_commands_have_help_with_examples(command):
     output = corrnet(command, "--help")
     assert f"corrnet {command} data/shards" in output
@@ -49,3 +51,75 @@ def test_verify_lists_problems_and_exits_with_1(motionbench, tmp_path):
 
 def test_verify_of_a_folder_without_shards_exits_with_2(tmp_path):
     assert "is not a finished shard set" in corrnet("verify", tmp_path, code=2)
+
+
+class Page(HTMLParser):
+    """What a page shows and loads."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.text, self.images, self.charts, self.links = "", [], 0, []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        values = dict(attributes)
+        self.charts += tag == "svg"
+        if tag == "img":
+            self.images.append(values["src"])
+        self.links += [
+            value for name, value in attributes if name in ("src", "href") and value[:1] not in "#d"
+        ]
+        assert tag != "script"
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def test_inspect_prints_what_is_there(motionbench, tmp_path):
+    output = corrnet("inspect", motionbench[1], "--per-class", "--json", tmp_path / "inspection.json")
+    for text in (
+        "split train", "32 samples in 3 shards", "384 frames", "40x40 (56)", "h264 (56)", "mode copy",
+        "left out when packing  0", "up-left", open_shards(motionbench[1]).manifest_hash,
+    ):  # fmt: skip
+        assert text in output, text
+    values = json.loads((tmp_path / "inspection.json").read_text())
+    assert values["splits"]["test"]["num_samples"] == 16
+
+
+def test_sheets_show_clips_of_each_class(motionbench, tmp_path):
+    options = ("--clips", 1, "--frames", 4, "--num-workers", 1)
+    corrnet("inspect", motionbench[1], "--sheet", tmp_path / "sheet.html", "--split", "test", *options)
+    page = Page((tmp_path / "sheet.html").read_text())
+    assert len(page.images) == 8 and all(image.startswith("data:image/jpeg") for image in page.images)
+    assert page.charts == 6 and page.links == []
+    assert "8 of 8 classes" in page.text and "384 frames" in page.text
+    corrnet("inspect", motionbench[1], "--sheet", tmp_path / "sheet.png", "--num-classes", 3, *options)
+    picture = matplotlib.image.imread(tmp_path / "sheet.png")
+    assert picture.shape[:2] == (2 * 16 + 2 * 22 + 3 * (22 + 22 + 96 + 4), 832)
+    assert picture[-60:-20, 16:400, :3].std() > 0.05  # the last strip
+
+
+def test_a_sheet_shows_damaged_samples_and_strange_names(motionbench, tmp_path):
+    for label in ("<script>alert(1)</script> $x^", "plain"):
+        (tmp_path / "videos" / label.replace("/", "_")).mkdir(parents=True)
+    videos = sorted(motionbench[0].rglob("*.mp4"))
+    for folder, video in zip((tmp_path / "videos").iterdir(), videos, strict=False):
+        shutil.copy(video, folder / "clip.mp4")
+    shards = tmp_path / "shards"
+    pack_folder(tmp_path / "videos", shards, options=PackOptions(mode="copy"), progress=False)
+    record = open_shards(shards).sample("train", 0)
+    tar = shards / "train-000000.tar"
+    content = bytearray(tar.read_bytes())
+    content[record.offset : record.offset + record.size] = bytes(record.size)
+    tar.write_bytes(content)
+    for name in ("sheet.html", "sheet.png"):
+        corrnet("inspect", shards, "--sheet", tmp_path / name, "--num-workers", 1)
+    page = Page((tmp_path / "sheet.html").read_text())
+    assert "cannot be read: " in page.text and "<script>alert(1)" in page.text and len(page.images) == 1
+
+
+def test_a_sheet_of_another_kind_is_refused_before_work(motionbench, tmp_path):
+    assert ".html or .png" in corrnet("inspect", motionbench[1], "--sheet", tmp_path / "sheet.pdf", code=2)
+    assert "no split 'val2'" in corrnet(
+        "inspect", motionbench[1], "--sheet", tmp_path / "s.png", "--split", "val2", code=2
+    )

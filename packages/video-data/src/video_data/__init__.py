@@ -8,6 +8,7 @@ from video_data.adapters import pack_hf_dataset, to_hf_dataset, webdataset_pipel
 from video_data.batches import Batch, Replacement, ViewBatch, normalize
 from video_data.budget import ErrorBudget
 from video_data.clips import ClipConfig
+from video_data.inspection import Inspection, Thumbnails, inspect_shards, sample_thumbnails
 from video_data.loader import LoaderState, TrainLoader, train_loader
 from video_data.manifest import Manifest, PackOptions, SampleRecord
 from video_data.motionbench import MOTIONBENCH_CLASSES, MotionBenchConfig, generate_motionbench
@@ -27,6 +28,7 @@ __all__ = [
     "Batch",
     "ClipConfig",
     "ErrorBudget",
+    "Inspection",
     "LoaderState",
     "Manifest",
     "MotionBenchConfig",
@@ -38,6 +40,7 @@ __all__ = [
     "SampleRecord",
     "ShardError",
     "ShardSet",
+    "Thumbnails",
     "TrainLoader",
     "VerifyReport",
     "VideoError",
@@ -46,12 +49,14 @@ __all__ = [
     "YuvClips",
     "decode_views",
     "generate_motionbench",
+    "inspect_shards",
     "normalize",
     "open_shards",
     "pack_csv",
     "pack_folder",
     "pack_hf_dataset",
     "probe_video",
+    "sample_thumbnails",
     "suggest_num_workers",
     "tar_samples",
     "test_loader",

@@ -4,6 +4,7 @@ import typer
 
 from corrnet_train.cli.demo import demo, motionbench
 from corrnet_train.cli.evaluate import evaluate_command, predict
+from corrnet_train.cli.inspect import inspect
 from corrnet_train.cli.models import models
 from corrnet_train.cli.pack import pack_app
 from corrnet_train.cli.train import train
@@ -22,6 +23,7 @@ app.add_typer(pack_app, name="pack")
 app.command()(train)
 app.command("eval")(evaluate_command)
 app.command()(predict)
+app.command()(inspect)
 app.command()(verify)
 app.command()(models)
 app.command()(demo)

@@ -1,0 +1,90 @@
+"""`corrnet inspect`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from corrnet_train.cli.common import Workers, err, escape, out, reports_errors, workers
+from corrnet_train.files import write_text
+from video_data import Inspection, inspect_shards, open_shards, sample_thumbnails
+
+_MOST_DUPLICATES = 10
+
+
+@reports_errors
+def inspect(
+    shards: Annotated[str, typer.Argument(help="Folder written by `corrnet pack`, or its URL.")],
+    sheet: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Write a contact sheet of sampled clips: FILE.html or FILE.png."),
+    ] = None,
+    per_class: Annotated[
+        bool, typer.Option("--per-class", help="Show the number of samples of every class.")
+    ] = False,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", metavar="FILE", help="Write everything that was counted as JSON.")
+    ] = None,
+    split: Annotated[
+        list[str] | None, typer.Option(help="Splits the sheet is sampled from; default: all.")
+    ] = None,
+    num_classes: Annotated[int, typer.Option(min=1, help="Most classes on the sheet.")] = 50,
+    clips: Annotated[int, typer.Option(min=1, help="Most clips of a class on the sheet.")] = 2,
+    frames: Annotated[int, typer.Option(min=1, help="Frames of a clip on the sheet.")] = 8,
+    seed: Annotated[int, typer.Option(help="Seed of the choice of classes and clips.")] = 0,
+    num_workers: Workers = 0,
+) -> None:
+    """Show what is in shards: splits, classes, sizes, lengths, what was left out, duplicates, samples.
+
+    Reads the manifest and the indexes; videos are read for the sheet alone, and hashed. Samples that cannot be read are
+    shown as such.
+
+    [bold]Examples[/]
+
+    corrnet inspect data/shards
+
+    corrnet inspect data/shards --sheet sheet.html --clips 4
+
+    corrnet inspect data/shards --per-class --json shards.json
+    """
+    from corrnet_train.report.sheet import check_sheet_path, summary_rows, write_sheet
+
+    if sheet is not None:
+        check_sheet_path(sheet)
+    shard_set = open_shards(shards, verify=True)
+    inspection = inspect_shards(shard_set, progress=err.is_terminal)
+    for name, value in summary_rows(inspection):
+        out.print(f"{name:<22} {escape(value)}", highlight=False, soft_wrap=True)
+    for duplicate in inspection.duplicates[:_MOST_DUPLICATES]:
+        same = "; ".join(f"{split}: {source}" for split, source in duplicate.samples)
+        out.print(f"the same video: {escape(same)}", highlight=False, soft_wrap=True)
+    if inspection.num_duplicates > _MOST_DUPLICATES:
+        out.print(f"and {inspection.num_duplicates - _MOST_DUPLICATES} more", highlight=False)
+    if per_class:
+        out.print(_class_table(inspection))
+    if json_file is not None:
+        write_text(json_file, inspection.model_dump_json(indent=2) + "\n")
+    if sheet is not None:
+        thumbnails = sample_thumbnails(
+            shard_set,
+            num_classes=num_classes,
+            clips_per_class=clips,
+            num_frames=frames,
+            seed=seed,
+            splits=split,
+            num_workers=workers(num_workers),
+            progress=err.is_terminal,
+        )
+        write_sheet(inspection, thumbnails, sheet)
+        out.print(f"sheet: {sheet}", highlight=False, soft_wrap=True)
+
+
+def _class_table(inspection: Inspection) -> Table:
+    table = Table("label", "class", *inspection.splits)
+    for column in (table.columns[0], *table.columns[2:]):
+        column.justify = "right"
+    for label, name in enumerate(inspection.classes):
+        counts = (str(split.per_class.get(name, 0)) for split in inspection.splits.values())
+        table.add_row(str(label), escape(name), *counts)
+    return table

@@ -1,0 +1,415 @@
+"""What is in a shard set, from its manifest and indexes alone, and a few of its clips as small pictures."""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from functools import partial
+
+import numpy as np
+from av.filter import Graph
+from pydantic import BaseModel, ConfigDict
+
+from video_data.decode import filter_graph, plane_rows, read_frames, rotation_filters
+from video_data.manifest import PackOptions, SampleRecord, ShardEntry, Split
+from video_data.order import permutation
+from video_data.pool import map_in_order
+from video_data.probe import VideoError, VideoInfo
+from video_data.shards import ShardError, ShardSet
+
+_NUM_BINS = 24
+_MOST_DUPLICATES = 1000  # groups that are listed; all are counted
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Distribution(_Model):
+    """How a number is distributed over samples.
+
+    Attributes:
+        min: smallest value.
+        median: middle value.
+        mean: average.
+        max: largest value.
+        edges: borders of bins of equal width, one more than there are bins.
+        counts: samples in each bin.
+    """
+
+    min: float
+    median: float
+    mean: float
+    max: float
+    edges: tuple[float, ...]
+    counts: tuple[int, ...]
+
+
+class SplitInspection(_Model):
+    """One split.
+
+    Attributes:
+        num_shards: its tars.
+        num_samples: its samples.
+        tar_bytes: bytes of its tars.
+        num_frames: frames of the videos whose indexes could be read.
+        seconds: their length, each frame shown until the next one comes.
+        per_class: samples of each class, by name.
+    """
+
+    num_shards: int
+    num_samples: int
+    tar_bytes: int
+    num_frames: int
+    seconds: float
+    per_class: dict[str, int]
+
+    def class_sizes(self) -> tuple[int, float, int]:
+        """The fewest, the median and the most samples of a class."""
+        sizes = list(self.per_class.values())
+        return min(sizes), float(np.median(sizes)), max(sizes)
+
+
+class Duplicate(_Model):
+    """Samples of different splits with the same content.
+
+    Attributes:
+        samples: split and source of each.
+    """
+
+    samples: tuple[tuple[str, str], ...]
+
+
+class Inspection(_Model):
+    """What is in a shard set.
+
+    Attributes:
+        path: folder or URL of the set.
+        manifest_hash: SHA-256 of the manifest; it identifies the set.
+        classes: class names; a label is an index into them.
+        options: how the set was packed.
+        tool: versions of the programs that packed it.
+        splits: each split.
+        sizes: samples for each size of the displayed picture, most frequent first.
+        codecs: samples for each codec.
+        containers: samples for each container.
+        rates: samples for each rate in frames a second, rounded to 0.01.
+        frames: frames of a video.
+        seconds: length of a video.
+        video_bytes: bytes of a video.
+        keyframe_gap: frames for each keyframe of a video.
+        flow_bytes: bytes of all optical flow; 0 where there is none.
+        dropped: videos that were listed but not packed, by reason.
+        num_duplicates: groups of samples of different splits with the same content.
+        duplicates: the first of these groups.
+        unreadable: shards whose index cannot be read, and why; their samples count in `splits` alone.
+    """
+
+    path: str
+    manifest_hash: str
+    classes: tuple[str, ...]
+    options: PackOptions
+    tool: dict[str, str]
+    splits: dict[Split, SplitInspection]
+    sizes: dict[str, int]
+    codecs: dict[str, int]
+    containers: dict[str, int]
+    rates: dict[str, int]
+    frames: Distribution | None
+    seconds: Distribution | None
+    video_bytes: Distribution | None
+    keyframe_gap: Distribution | None
+    flow_bytes: int
+    dropped: dict[str, int]
+    num_duplicates: int
+    duplicates: tuple[Duplicate, ...]
+    unreadable: dict[str, str]
+
+
+def inspect_shards(shards: ShardSet, *, progress: bool = True) -> Inspection:
+    """Sums up a shard set. Manifest and indexes are read, videos are not.
+
+    Args:
+        shards: an open shard set.
+        progress: whether to show a progress bar on standard error.
+    """
+    totals = _Totals()
+    manifest = shards.manifest
+    results = map_in_order(
+        partial(_read_index, shards),
+        manifest.shards,
+        num_workers=1,
+        title="inspect",
+        progress=progress,
+        weights=[shard.num_samples for shard in manifest.shards],
+    )
+    with closing(results):
+        for shard, result in zip(manifest.shards, results, strict=True):
+            if isinstance(result, str):
+                totals.unreadable[shard.name] = result
+            else:
+                totals.add(shard.split, result)
+    duplicates = list(totals.duplicates())
+    return Inspection(
+        path=str(shards.path),
+        manifest_hash=shards.manifest_hash,
+        classes=shards.classes,
+        options=manifest.options,
+        tool=manifest.tool,
+        splits={
+            split: SplitInspection(
+                num_shards=len(shards.shard_sizes(split)),
+                num_samples=summary.num_samples,
+                tar_bytes=sum(shard.size for shard in manifest.shards if shard.split == split),
+                num_frames=totals.split_frames[split],
+                seconds=totals.split_seconds[split],
+                per_class=summary.per_class,
+            )
+            for split, summary in manifest.splits.items()
+        },
+        sizes=_ranked(totals.sizes),
+        codecs=_ranked(totals.codecs),
+        containers=_ranked(totals.containers),
+        rates=_ranked(totals.rates),
+        frames=_distribution(totals.frames),
+        seconds=_distribution(totals.seconds),
+        video_bytes=_distribution(totals.video_bytes),
+        keyframe_gap=_distribution(totals.keyframe_gaps),
+        flow_bytes=totals.flow_bytes,
+        dropped=_ranked(Counter(entry.reason for entry in manifest.dropped)),
+        num_duplicates=len(duplicates),
+        duplicates=tuple(duplicates[:_MOST_DUPLICATES]),
+        unreadable=totals.unreadable,
+    )
+
+
+def _read_index(shards: ShardSet, shard: ShardEntry) -> list[SampleRecord] | str:
+    """The samples of a shard; a text is the reason why its index cannot be read."""
+    try:
+        return [shards.sample(shard.split, index) for index in shards.shard_indices(shard.name)]
+    except ShardError as error:
+        return str(error)
+
+
+@dataclass
+class _Totals:
+    """Sums over samples."""
+
+    split_frames: Counter[str] = field(default_factory=Counter)
+    split_seconds: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
+    sizes: Counter[str] = field(default_factory=Counter)
+    codecs: Counter[str] = field(default_factory=Counter)
+    containers: Counter[str] = field(default_factory=Counter)
+    rates: Counter[str] = field(default_factory=Counter)
+    frames: list[int] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
+    video_bytes: list[int] = field(default_factory=list)
+    keyframe_gaps: list[float] = field(default_factory=list)
+    flow_bytes: int = 0
+    contents: defaultdict[bytes, list[tuple[str, str]]] = field(default_factory=lambda: defaultdict(list))
+    unreadable: dict[str, str] = field(default_factory=dict)
+
+    def add(self, split: str, records: Iterable[SampleRecord]) -> None:
+        for record in records:
+            seconds = _seconds(record)
+            width, height = record.width, record.height
+            if record.rotation % 180:
+                width, height = height, width
+            self.sizes[f"{width}x{height}"] += 1
+            self.codecs[record.codec] += 1
+            self.containers[record.format] += 1
+            self.rates[f"{record.num_frames / seconds:.2f}" if seconds else "single frame"] += 1
+            self.frames.append(record.num_frames)
+            self.seconds.append(seconds)
+            self.video_bytes.append(record.size)
+            num_keyframes = sum(run[2] for run in record.keyframes)
+            self.keyframe_gaps.append(record.num_frames / max(1, num_keyframes))
+            self.flow_bytes += record.flow.size if record.flow else 0
+            self.split_frames[split] += record.num_frames
+            self.split_seconds[split] += seconds
+            self.contents[bytes.fromhex(record.sha256)].append((split, record.source))
+
+    def duplicates(self) -> Iterator[Duplicate]:
+        for samples in self.contents.values():
+            if len({split for split, _ in samples}) > 1:
+                yield Duplicate(samples=tuple(samples))
+
+
+def _seconds(record: SampleRecord) -> float:
+    """Length of a video; its last frame is shown as long as the others on average. 0 for a single frame."""
+    if record.num_frames < 2 or not record.pts:
+        return 0.0
+    start, step, count = record.pts[-1]
+    units = start + step * (count - 1) - record.pts[0][0]
+    numerator, denominator = record.time_base
+    return units * numerator / denominator * record.num_frames / (record.num_frames - 1)
+
+
+def _ranked(counts: Counter[str]) -> dict[str, int]:
+    return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
+
+
+def _distribution(values: Sequence[float]) -> Distribution | None:
+    """None when there are no values."""
+    if not values:
+        return None
+    array = np.asarray(values, dtype=np.float64)
+    counts, edges = np.histogram(array, bins=_NUM_BINS)
+    return Distribution(
+        min=float(array.min()),
+        median=float(np.median(array)),
+        mean=float(array.mean()),
+        max=float(array.max()),
+        edges=tuple(edges.tolist()),
+        counts=tuple(counts.tolist()),
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class Thumbnails:
+    """Small pictures of one sample.
+
+    Attributes:
+        split: split of the sample.
+        key: its key.
+        class_name: its class.
+        source: path of the original, as it was packed.
+        num_frames: frames of the video.
+        seconds: its length.
+        pictures: uint8 [N, H, W, 3], frames spaced uniformly from the first to the last; empty when they could not be
+            read.
+        problem: why the pictures could not be read; empty when they could.
+    """
+
+    split: str
+    key: str
+    class_name: str
+    source: str
+    num_frames: int
+    seconds: float
+    pictures: np.ndarray
+    problem: str = ""
+
+
+def sample_thumbnails(
+    shards: ShardSet,
+    *,
+    num_classes: int = 50,
+    clips_per_class: int = 2,
+    num_frames: int = 8,
+    height: int = 96,
+    seed: int = 0,
+    splits: Sequence[str] | None = None,
+    num_workers: int = 1,
+    progress: bool = True,
+) -> list[Thumbnails]:
+    """Small pictures of some clips of each class, for a contact sheet.
+
+    Which classes and samples are shown depends on the set, the seed and these numbers alone. Only as many indexes
+    are read as it takes to find them. A sample that cannot be read is among them, with the reason.
+
+    Args:
+        shards: an open shard set; with `verify` damage that a decoder conceals is found too.
+        num_classes: most classes.
+        clips_per_class: most samples of a class.
+        num_frames: pictures of a sample.
+        height: rows of a picture in pixels.
+        seed: seed of the choice.
+        splits: splits to choose from; None means all.
+        num_workers: processes.
+        progress: whether to show a progress bar on standard error.
+
+    Returns:
+        The samples by class in the order of labels.
+
+    Raises:
+        ValueError: a number is less than 1, or there is no such split.
+    """
+    numbers = {
+        "num_classes": num_classes,
+        "clips_per_class": clips_per_class,
+        "num_frames": num_frames,
+        "height": height,
+    }
+    for name, value in numbers.items():
+        if value < 1:
+            raise ValueError(f"{name} must be at least 1, got {value}")
+    splits = list(shards.splits) if splits is None else list(splits)
+    for split in splits:
+        shards.num_samples(split)  # refuses an unknown split
+    chosen = _choose(shards, splits, num_classes, clips_per_class, seed)
+    read = partial(_thumbnails, shards=shards, num_frames=num_frames, height=height)
+    results = map_in_order(read, chosen, num_workers=num_workers, title="sheet", progress=progress)
+    with closing(results):
+        return list(results)
+
+
+def _choose(
+    shards: ShardSet, splits: list[str], num_classes: int, clips_per_class: int, seed: int
+) -> list[tuple[str, int]]:
+    """Split and index of samples, by label."""
+    available = Counter[int]()
+    for split, summary in shards.manifest.splits.items():
+        if split in splits:
+            available.update({shards.classes.index(name): count for name, count in summary.per_class.items()})
+    labels = [label for label in sorted(available) if available[label]]
+    labels = sorted(labels[i] for i in permutation(len(labels), seed, 0)[:num_classes])
+    left = {label: min(clips_per_class, available[label]) for label in labels}
+    found: list[tuple[int, str, int]] = []
+    entries = [shard for shard in shards.manifest.shards if shard.split in splits]
+    for number in permutation(len(entries), seed, 1):
+        if not any(left.values()):
+            break
+        shard = entries[number]
+        records = _read_index(shards, shard)
+        if isinstance(records, str):
+            continue  # the inspection lists it
+        indices = shards.shard_indices(shard.name)
+        for local in permutation(len(records), seed, 2, int(number)):
+            label = records[local].label
+            if left.get(label):
+                left[label] -= 1
+                found.append((label, shard.split, indices[local]))
+    return [(split, index) for _, split, index in sorted(found)]
+
+
+def _thumbnails(choice: tuple[str, int], *, shards: ShardSet, num_frames: int, height: int) -> Thumbnails:
+    split, index = choice
+    record = shards.sample(split, index)
+    pictures, problem = np.empty((0, height, height, 3), dtype=np.uint8), ""
+    try:
+        pictures = _pictures(shards.read(split, index), shards.info(split, index), num_frames, height)
+    except (VideoError, ShardError) as error:
+        problem = str(error)
+    return Thumbnails(
+        split=split,
+        key=record.key,
+        class_name=shards.classes[record.label],
+        source=record.source,
+        num_frames=record.num_frames,
+        seconds=_seconds(record),
+        pictures=pictures,
+        problem=problem,
+    )
+
+
+def _pictures(content: bytes, info: VideoInfo, num_frames: int, height: int) -> np.ndarray:
+    """Frames spaced uniformly over a video, uint8 [N, height, W, 3]."""
+    places = np.linspace(0, info.num_frames - 1, num_frames).round().astype(int)
+    frames = np.unique(places)
+    # As wide as the picture is, within reason.
+    width = round(height * min(4.0, max(0.25, info.display_size[0] / info.display_size[1])))
+    pictures = np.empty((len(frames), height, width, 3), dtype=np.uint8)
+    graphs: dict[str, Graph] = {}
+    for slot, frame in read_frames(content, info, frames.tolist()):
+        if frame.format.name not in graphs:
+            graphs[frame.format.name] = filter_graph(
+                frame,
+                *rotation_filters(info.rotation),
+                ("scale", f"{width}:{height}:flags=bicubic"),
+                ("format", "rgb24"),
+            )
+        graph = graphs[frame.format.name]
+        graph.vpush(frame)
+        pictures[slot] = plane_rows(graph.vpull(), 0)[:, : 3 * width].reshape(height, width, 3)
+    return pictures

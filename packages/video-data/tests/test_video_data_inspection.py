@@ -1,0 +1,132 @@
+"""Inspecting a set: what the indexes say, and small pictures of clips."""
+
+import json
+
+import numpy as np
+import pytest
+
+from video_data import PackOptions, inspect_shards, open_shards, pack_folder, sample_thumbnails
+
+COPY = PackOptions(mode="copy", shard_size=10)
+
+
+@pytest.fixture(scope="module")
+def packed(class_folder, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("packed")
+    pack_folder(class_folder, folder, options=COPY, progress=False)
+    return folder
+
+
+def inspect(folder):
+    return inspect_shards(open_shards(folder), progress=False)
+
+
+def thumbnails(folder, **options):
+    return sample_thumbnails(open_shards(folder, verify=True), progress=False, **options)
+
+
+def test_the_numbers_are_those_of_the_videos(packed):
+    result = inspect(packed)
+    split = result.splits["train"]
+    assert (split.num_samples, split.num_shards, split.num_frames) == (24, 3, 192)
+    assert split.seconds == pytest.approx(24 * 8 * 0.04)
+    assert split.class_sizes() == (8, 8, 8)
+    assert result.sizes == {"64x64": 24} and result.codecs == {"h264": 24} and result.rates == {"25.00": 24}
+    assert result.frames.min == result.frames.max == 8 and sum(result.frames.counts) == 24
+    assert result.seconds.median == pytest.approx(0.32)
+    assert result.keyframe_gap.mean == 8
+    assert result.options.mode == "copy" and result.manifest_hash == open_shards(packed).manifest_hash
+    assert (result.dropped, result.num_duplicates, result.flow_bytes, result.unreadable) == ({}, 0, 0, {})
+
+
+def test_videos_are_not_read(packed, tmp_path):
+    for path in packed.iterdir():
+        content = path.read_bytes()
+        (tmp_path / path.name).write_bytes(bytes(len(content)) if path.suffix == ".tar" else content)
+    assert inspect(tmp_path).model_copy(update={"path": ""}) == inspect(packed).model_copy(
+        update={"path": ""}
+    )
+
+
+def test_what_was_left_out_and_what_is_there_twice_is_listed(make_video, tmp_path):
+    for split, label, number in (("train", "a", 1), ("train", "b", 2), ("val", "a", 1), ("val", "b", 3)):
+        path = tmp_path / "videos" / split / label / f"{number}.mp4"
+        path.parent.mkdir(parents=True)
+        path.write_bytes(make_video([number] * 4, size=(64, 32)))
+    (tmp_path / "videos" / "val" / "b" / "broken.mp4").write_bytes(b"nothing")
+    (tmp_path / "videos" / "val" / "b" / "empty.mp4").touch()
+    pack_folder(tmp_path / "videos", tmp_path / "shards", options=COPY, progress=False)
+    result = inspect(tmp_path / "shards")
+    assert sum(result.dropped.values()) == 2 and result.dropped["empty file"] == 1
+    assert result.num_duplicates == 1
+    assert result.duplicates[0].samples == (("train", "train/a/1.mp4"), ("val", "val/a/1.mp4"))
+    assert result.sizes == {"64x32": 4}
+    assert result.splits["val"].per_class == {"a": 1, "b": 1}
+
+
+def test_single_frames_have_no_rate(make_video, tmp_path):
+    for label in "ab":
+        (tmp_path / "videos" / label).mkdir(parents=True)
+        (tmp_path / "videos" / label / "still.mp4").write_bytes(make_video([3]))
+    pack_folder(tmp_path / "videos", tmp_path / "shards", progress=False)
+    result = inspect(tmp_path / "shards")
+    assert result.rates == {"single frame": 2} and result.seconds.max == 0
+    assert [len(clip.pictures) for clip in thumbnails(tmp_path / "shards")] == [1, 1]
+
+
+def test_a_damaged_index_is_reported_and_does_not_stop(packed, tmp_path):
+    for path in packed.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    (tmp_path / "train-000001.json").write_text("{}")
+    result = inspect(tmp_path)
+    assert list(result.unreadable) == ["train-000001"]
+    assert (result.splits["train"].num_samples, sum(result.frames.counts)) == (24, 14)
+    assert {clip.problem for clip in thumbnails(tmp_path, clips_per_class=20)} == {""}
+
+
+def test_pictures_show_frames_spaced_over_the_video(packed, frame_numbers):
+    clips = thumbnails(packed, clips_per_class=3, num_frames=4, height=64)
+    assert [clip.class_name for clip in clips] == [
+        name for name in ("class a", "class b", "class c") for _ in range(3)
+    ]
+    for clip in clips:
+        video = int(clip.source.split()[-1].split(".")[0])
+        assert frame_numbers(clip.pictures) == [8 * video + frame for frame in (0, 2, 5, 7)]
+        assert (clip.num_frames, clip.split, clip.problem) == (8, "train", "")
+    assert len({clip.key for clip in clips}) == 9
+
+
+def test_the_seed_chooses(packed):
+    def keys(**options):
+        return [clip.key for clip in thumbnails(packed, height=8, **options)]
+
+    assert keys(seed=1) == keys(seed=1) != keys(seed=2)
+    assert len(keys(num_classes=2, clips_per_class=1)) == 2
+    assert len(keys(clips_per_class=100)) == 24
+
+
+def test_damaged_samples_are_shown_with_the_reason(packed, tmp_path):
+    for path in packed.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    record = open_shards(tmp_path).sample("train", 4)
+    tar = tmp_path / "train-000000.tar"
+    content = bytearray(tar.read_bytes())
+    content[record.offset + 200 : record.offset + 300] = bytes(100)
+    tar.write_bytes(content)
+    clips = thumbnails(tmp_path, clips_per_class=100, num_workers=2)
+    (broken,) = [clip for clip in clips if clip.problem]
+    assert broken.key == record.key and "hash" in broken.problem and not len(broken.pictures)
+    assert all(clip.pictures.shape == (8, 96, 96, 3) for clip in clips if not clip.problem)
+
+
+def test_wrong_numbers_and_splits_are_refused(packed):
+    with pytest.raises(ValueError, match="clips_per_class must be at least 1, got 0"):
+        thumbnails(packed, clips_per_class=0)
+    with pytest.raises(ValueError, match="no split 'val'"):
+        thumbnails(packed, splits=["val"])
+
+
+def test_an_inspection_is_plain_json(packed):
+    values = json.loads(inspect(packed).model_dump_json())
+    assert values["splits"]["train"]["per_class"]["class a"] == 8
+    assert np.sum(values["frames"]["counts"]) == 24
