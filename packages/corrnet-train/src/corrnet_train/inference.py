@@ -33,17 +33,20 @@ def build_model(config: RunConfig, num_classes: int) -> VideoModel:
     """The model of a run, for its clip length and classes.
 
     Raises:
-        ValueError: the model needs other input than the RGB clips the loader cuts.
+        ValueError: the model takes other channels than the clips of `data.clip.modality` have.
     """
+    clip = config.data.clip
     model = create_model(
         config.model.name,
-        num_frames=config.data.clip.num_frames,
+        num_frames=clip.num_frames,
         num_classes=num_classes,
         **config.model.options,
     )
-    if model.config.in_channels != 3:
+    if model.config.in_channels != clip.num_channels:
         raise ValueError(
-            f"{config.model.name} takes {model.config.in_channels} channels, the clips have 3 (RGB)"
+            f"{config.model.name} takes {model.config.in_channels} channels, the clips have {clip.num_channels} "
+            f"(data.clip.modality={clip.modality}): rgb has 3, flow 2 (model.options.in_channels=2), both 5 "
+            "(the two-stream models)"
         )
     return model
 
@@ -65,7 +68,7 @@ class ClipClassifier:
     """A trained model with everything needed to classify a video.
 
     Args:
-        model: maps normalised clips [N, 3, L, H, W] to logits [N, classes].
+        model: maps normalised clips [N, C, L, H, W] to logits [N, classes].
         classes: class names in the order of the logits.
         clip: how clips are cut.
         device: where the model runs.
@@ -108,9 +111,9 @@ class ClipClassifier:
 
     @torch.inference_mode()
     def clip_probabilities(self, video: Tensor) -> Tensor:
-        """Class probabilities of clips: uint8 [N, 3, L, H, W] -> float32 [N, classes] on the CPU."""
+        """Class probabilities of clips: uint8 [N, C, L, H, W] -> float32 [N, classes] on the CPU."""
         self.model.eval()
-        clips = normalize(video.to(self.device, non_blocking=True))
+        clips = normalize(video.to(self.device, non_blocking=True), flow_channels=self.clip.num_flow_channels)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
             logits = self.model(clips)
         probabilities: Tensor = logits.float().softmax(dim=1).cpu()
@@ -120,7 +123,7 @@ class ClipClassifier:
         """Averages over views (paper section 5).
 
         Args:
-            views: uint8 [B, V, 3, L, H, W], V clips of each of B videos.
+            views: uint8 [B, V, C, L, H, W], V clips of each of B videos.
 
         Returns:
             Probabilities of the clips [B, V, classes] and of the videos [B, classes].

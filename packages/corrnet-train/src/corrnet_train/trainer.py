@@ -161,7 +161,7 @@ class Trainer:
     def _train_step(
         self, video: Tensor | YuvClips, label: Tensor, keys: list[str]
     ) -> tuple[float, int, float]:
-        """One step on uint8 [N, 3, L, H, W]; returns loss, number of correct clips and gradient norm."""
+        """One step on uint8 [N, C, L, H, W]; returns loss, number of correct clips and gradient norm."""
         optim = self.config.optim
         self.model.train()
         rate = learning_rate(
@@ -169,7 +169,8 @@ class Trainer:
         )
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        clips = normalize(video.to(self.device, non_blocking=True))
+        flow_channels = self.config.data.clip.num_flow_channels
+        clips = normalize(video.to(self.device, non_blocking=True), flow_channels=flow_channels)
         label = label.to(self.device, non_blocking=True)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.run.precision == "bf16"):
             logits = self.model(clips)
