@@ -49,5 +49,5 @@ def test_models_of_flow_train_and_are_evaluated(
 
 
 def test_flow_of_shards_without_it_is_refused(make_config):
-    with pytest.raises(ValueError, match="needs optical flow, .* packed without"):
+    with pytest.raises(ValueError, match=r"needs optical flow, .* packed without"):
         Trainer(make_config("data.clip.modality=both", model="r2plus1d_tiny_twostream")).run()

@@ -146,7 +146,7 @@ def fingerprint(
         "split": split,
         "videos": num_videos,
         "views": f"{num_clips} clips x 1 centre crop",
-        "clip": f"{clip.num_frames} frames, stride {clip.frame_stride}, {clip.crop_size} px",
+        "clip": f"{clip.num_frames} frames, stride {clip.frame_stride}, {clip.crop_size} px, {clip.modality}",
         "resize": f"short side {clip.short_side_range[0]} px",
         "decoder": f"PyAV {av.__version__}, FFmpeg {av.ffmpeg_version_info}",
         "precision": classifier.precision,
