@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 from html.parser import HTMLParser
 
 import matplotlib.image
@@ -123,3 +124,27 @@ def test_a_sheet_of_another_kind_is_refused_before_work(motionbench, tmp_path):
     assert "no split 'val2'" in corrnet(
         "inspect", motionbench[1], "--sheet", tmp_path / "s.png", "--split", "val2", code=2
     )
+
+
+def test_pack_with_flow_stores_it_or_names_the_extra(motionbench, tmp_path, monkeypatch):
+    pytest.importorskip("cv2")
+    few = tmp_path / "few.csv"
+    lines = (motionbench[0] / "val.csv").read_text().splitlines()
+    few.write_text("\n".join(lines[:4]) + "\n")
+    arguments = (
+        "pack",
+        "csv",
+        few,
+        tmp_path / "shards",
+        "--root",
+        motionbench[0],
+        "--flow",
+        "--num-workers",
+        1,
+    )
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "cv2", None)
+        assert "video-data[flow]" in corrnet(*arguments, code=2)
+    corrnet(*arguments)
+    assert open_shards(tmp_path / "shards").has_flow
+    assert "optical flow" in corrnet("inspect", tmp_path / "shards")

@@ -252,6 +252,9 @@ def test_pipelines_of_other_libraries_read_sets_with_flow(packed):
     pytest.importorskip("datasets")
     examples = list(to_hf_dataset(shards, "train"))
     assert [example["key"] for example in examples] == [record.key for record in shards.samples("train")]
+    assert [example["flow"]["bytes"] for example in examples] == [
+        shards.read_flow("train", number) for number in range(9)
+    ]
 
 
 def test_normalize_takes_no_motion_to_zero():

@@ -140,8 +140,8 @@ def _member(sample: Sample, suffix: str) -> bytes:
 def to_hf_dataset(shards: ShardSet, split: str) -> "datasets.IterableDataset":
     """A split as a streaming data set of `datasets` (extra `hf`).
 
-    Its features are `key`, `video` (the file's bytes; nothing is decoded), `label` (a `ClassLabel`) and `source`. Each
-    shard is one of its shards.
+    Its features are `key`, `video` (the file's bytes; nothing is decoded), `label` (a `ClassLabel`), `source`, and `flow`,
+    a video as `video_data.flow` says, where the set has optical flow. Each shard is one of its shards.
 
     Args:
         shards: an open shard set.
@@ -161,6 +161,7 @@ def to_hf_dataset(shards: ShardSet, split: str) -> "datasets.IterableDataset":
             "video": datasets.Video(decode=False),
             "label": datasets.ClassLabel(names=list(shards.classes)),
             "source": datasets.Value("string"),
+            **({"flow": datasets.Video(decode=False)} if shards.has_flow else {}),
         }
     )
     return datasets.IterableDataset.from_generator(
@@ -174,13 +175,16 @@ def _examples(shards: ShardSet, split: str, names: list[str]) -> Iterator[dict[s
     for name in names:
         for index in shards.shard_indices(name):
             record = shards.sample(split, index)
-            content = shards.read(split, index)
-            yield {
+            example = {
                 "key": record.key,
-                "video": {"bytes": content, "path": f"{record.key}.{record.suffix}"},
+                "video": {"bytes": shards.read(split, index), "path": f"{record.key}.{record.suffix}"},
                 "label": record.label,
                 "source": record.source,
             }
+            if shards.has_flow:
+                path = f"{record.key}.{FLOW_SUFFIX}"
+                example["flow"] = {"bytes": shards.read_flow(split, index), "path": path}
+            yield example
 
 
 def pack_hf_dataset(

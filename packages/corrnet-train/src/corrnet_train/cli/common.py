@@ -30,7 +30,7 @@ def reports_errors(command: F) -> F:
     def wrapped(*args: Any, **kwargs: Any) -> Any:
         try:
             return command(*args, **kwargs)
-        except ValueError as error:
+        except (ValueError, ImportError) as error:  # the latter names the extra to install
             print_error(error)
             raise typer.Exit(EXIT_BAD_INPUT) from None
         except (OSError, RuntimeError) as error:

@@ -24,6 +24,10 @@ Mode = Annotated[
 ]
 ShortSide = Annotated[int, typer.Option(help="Longest allowed shorter side when re-encoding, in pixels.")]
 ShardSize = Annotated[int, typer.Option(help="Most videos in a shard.")]
+Flow = Annotated[
+    bool,
+    typer.Option("--flow", help="Compute optical flow too, for two-stream models (about 10 times as long)."),
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the shards in DEST.")]
 
 
@@ -36,6 +40,7 @@ def pack_folder_command(
     short_side: ShortSide = 256,
     shard_size: ShardSize = 256,
     num_workers: Workers = 0,
+    flow: Flow = False,
     overwrite: Overwrite = False,
 ) -> None:
     """Pack a folder with one subfolder a class.
@@ -46,7 +51,7 @@ def pack_folder_command(
 
     corrnet pack folder my-videos data/shards
     """
-    options = _pack_options(mode, short_side, shard_size, num_workers, overwrite)
+    options = _pack_options(mode, short_side, shard_size, num_workers, flow, overwrite)
     _summarise(pack_folder(src, dest, options=options))
 
 
@@ -62,6 +67,7 @@ def pack_csv_command(
     short_side: ShortSide = 256,
     shard_size: ShardSize = 256,
     num_workers: Workers = 0,
+    flow: Flow = False,
     overwrite: Overwrite = False,
 ) -> None:
     """Pack the videos that a csv lists.
@@ -72,18 +78,24 @@ def pack_csv_command(
 
     corrnet pack csv videos.csv data/shards --root /data/videos
     """
-    options = _pack_options(mode, short_side, shard_size, num_workers, overwrite)
+    options = _pack_options(mode, short_side, shard_size, num_workers, flow, overwrite)
     _summarise(pack_csv(src, dest, root=root, options=options))
 
 
 def _pack_options(
-    mode: Literal["reencode", "copy"], short_side: int, shard_size: int, num_workers: int, overwrite: bool
+    mode: Literal["reencode", "copy"],
+    short_side: int,
+    shard_size: int,
+    num_workers: int,
+    flow: bool,
+    overwrite: bool,
 ) -> PackOptions:
     return PackOptions(
         mode=mode,
         short_side=short_side,
         shard_size=shard_size,
         num_workers=workers(num_workers),
+        flow=flow,
         overwrite=overwrite,
     )
 
