@@ -13,7 +13,17 @@ from pathlib import Path
 
 import pytest
 
-from video_data import PackOptions, VideoError, decode_views, open_shards, pack_csv, pack_folder
+from video_data import (
+    PackOptions,
+    VideoError,
+    decode_views,
+    inspect_shards,
+    open_shards,
+    pack_csv,
+    pack_folder,
+    sample_thumbnails,
+    verify_shards,
+)
 from video_data.clips import Box, ClipConfig
 from video_data.decode import decode_frames
 from video_data.manifest import from_runs, to_runs
@@ -407,6 +417,12 @@ def test_a_folder_of_real_videos_is_packed_and_read(mode, tmp_path):
     report = pack_folder(Path(VIDEOS), tmp_path, options=PackOptions(mode=mode), progress=False)
     shards = open_shards(tmp_path, verify=True)
     assert report.num_packed == shards.num_samples("train") > 0
+    verified = verify_shards(tmp_path, progress=False)
+    assert verified.problems == ()
+    inspection = inspect_shards(shards, progress=False)
+    assert inspection.splits["train"].num_frames == verified.num_frames > 1000
+    thumbnails = sample_thumbnails(shards, clips_per_class=100, num_frames=3, progress=False)
+    assert len(thumbnails) == report.num_packed and not [clip.problem for clip in thumbnails if clip.problem]
     clip = ClipConfig(num_frames=8, crop_size=112)
     for index in range(shards.num_samples("train")):
         views = decode_views(shards.read("train", index), clip, 3)

@@ -140,8 +140,8 @@ def _member(sample: Sample, suffix: str) -> bytes:
 def to_hf_dataset(shards: ShardSet, split: str) -> "datasets.IterableDataset":
     """A split as a streaming data set of `datasets` (extra `hf`).
 
-    Its features are `key`, `video` (the file's bytes; nothing is decoded), `label` (a `ClassLabel`), `source`, and `flow`,
-    a video as `video_data.flow` says, where the set has optical flow. Each shard is one of its shards.
+    Its features are `key`, `video` (the file's bytes; nothing is decoded), `label` (a `ClassLabel`) and `source`, and
+    where the set has optical flow `flow`, a video as `video_data.flow` describes. Each shard is one of its shards.
 
     Args:
         shards: an open shard set.
