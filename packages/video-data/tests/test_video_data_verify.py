@@ -1,8 +1,10 @@
 """Verifying a set finds every way in which it can differ from what was packed."""
 
+import errno
 import functools
 import hashlib
 import http.server
+import io
 import json
 import shutil
 import signal
@@ -15,6 +17,7 @@ from collections import Counter
 import pytest
 
 from video_data import PackOptions, open_shards, pack_folder, verify_shards
+from video_data import verify as verify_module
 
 
 @pytest.fixture(scope="module")
@@ -115,6 +118,29 @@ def test_missing_damaged_and_unlisted_files_are_named_once(shards):
     }
     assert "10 samples were not checked" in report.problems[0].message
     assert report.num_checked == 4
+
+
+def test_a_bad_block_of_a_disk_costs_its_samples_alone(shards, monkeypatch):
+    records = list(open_shards(shards).samples("train"))[:10]
+
+    class BadBlock(io.BytesIO):
+        def read(self, size=-1):
+            start, content = self.tell(), super().read(size)
+            if start <= records[3].offset < start + len(content):
+                raise OSError(errno.EIO, "Input/output error")
+            return content
+
+    def open_file(files, shard, suffix):
+        content = (shards / f"{shard.name}.{suffix}").read_bytes()
+        return (BadBlock if (shard.name, suffix) == ("train-000000", "tar") else io.BytesIO)(content)
+
+    monkeypatch.setattr(verify_module, "_open", open_file)
+    report = verify(shards)
+    assert [(problem.key, problem.reason) for problem in report.problems] == [
+        ("", "file cannot be read"),
+        (records[3].key, "file cannot be read"),
+    ]
+    assert report.num_frames == 23 * 8
 
 
 @pytest.mark.parametrize(

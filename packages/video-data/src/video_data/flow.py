@@ -163,11 +163,13 @@ def decode_flow(
     """
     frames, places = unique_frames(clips)
     height = info.height // 2
-    cutters: list[_FlowCutter] = []
+    cutters: dict[str, list[_FlowCutter]] = {}
     for slot, frame in read_frames(source, info, frames):
-        cutters = cutters or [_FlowCutter(frame, box, height, size, flip) for box in boxes]
+        name = frame.format.name
+        if name not in cutters:
+            cutters[name] = [_FlowCutter(frame, box, height, size, flip) for box in boxes]
         (clip, time), *others = places[slot]
-        for crop, cutter in enumerate(cutters):
+        for crop, cutter in enumerate(cutters[name]):
             picture = out[clip, crop, time]
             cutter.cut(frame, picture)
             for other, other_time in others:

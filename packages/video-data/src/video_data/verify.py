@@ -204,7 +204,10 @@ def _check(task: _Task, *, files: LocalFiles | RemoteFiles, num_classes: int, de
             found.keys.append((shard.split, record.key, tar_name))
             found.labels[shard.split, record.label] += 1
             found.num_checked += 1
-            problems, num_frames = _check_sample(tar, record, decode)
+            try:
+                problems, num_frames = _check_sample(tar, record, decode)
+            except OSError as error:  # a bad block of a disk, for example
+                problems, num_frames = [("file cannot be read", describe(error))], 0
             found.num_frames += num_frames
             found.problems += [
                 Problem(file=tar_name, key=record.key, source=record.source, reason=reason, message=message)
@@ -259,10 +262,15 @@ def _unopened(name: str, error: OSError, num_samples: int) -> Problem:
 def _file_problems(file: BinaryIO, name: str, size: int, digest: str) -> Iterator[Problem]:
     """Compares the size and hash of a whole file with the manifest."""
     sha256, found = hashlib.sha256(), 0
-    file.seek(0)
-    while chunk := file.read(_CHUNK):
-        sha256.update(chunk)
-        found += len(chunk)
+    try:
+        file.seek(0)
+        while chunk := file.read(_CHUNK):
+            sha256.update(chunk)
+            found += len(chunk)
+    except OSError as error:
+        message = f"{describe(error)} after {found} bytes"
+        yield Problem(file=name, reason="file cannot be read", message=message)
+        return
     if found != size:
         message = f"{found} bytes, the manifest says {size}"
         yield Problem(file=name, reason="size is not the one in the manifest", message=message)
