@@ -120,6 +120,8 @@ def test_a_sheet_shows_damaged_samples_and_strange_names(motionbench, tmp_path):
 
 
 def test_a_sheet_of_another_kind_is_refused_before_work(motionbench, tmp_path):
+    too_many = ("--sheet", tmp_path / "sheet.png", "--clips", 100)
+    assert "8 classes with 100 clips need 97852 rows" in corrnet("inspect", motionbench[1], *too_many, code=2)
     assert ".html or .png" in corrnet("inspect", motionbench[1], "--sheet", tmp_path / "sheet.pdf", code=2)
     assert "no split 'val2'" in corrnet(
         "inspect", motionbench[1], "--sheet", tmp_path / "s.png", "--split", "val2", code=2

@@ -16,6 +16,7 @@ from av.video.frame import VideoFrame
 from video_data import (
     ClipConfig,
     PackOptions,
+    VideoError,
     decode_views,
     normalize,
     open_shards,
@@ -152,6 +153,12 @@ def test_frame_i_is_the_motion_from_i_to_the_next_and_the_last_repeats_the_one_b
 
 def test_a_single_frame_has_no_motion():
     assert not flow_clip(moving_video((3, 0), num_frames=1), [0, 0], Box(0, 0, 64, 64), 64).any()
+
+
+def test_a_picture_size_that_changes_is_an_error(make_video):
+    parts = [make_video(range(4), size=size, container="mpegts") for size in ((64, 64), (96, 64))]
+    with pytest.raises(VideoError, match="picture size changes"):
+        flow_video(b"".join(parts), gop=12)
 
 
 def test_large_motion_is_cut_to_the_limit_and_no_motion_is_exact():

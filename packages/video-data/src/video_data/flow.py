@@ -20,6 +20,7 @@ from video_data.clips import Box
 from video_data.decode import filter_graph, plane_rows, read_frames, rotation_filters, unique_frames
 from video_data.encode import encode_h264
 from video_data.probe import (
+    VideoError,
     VideoInfo,
     VideoSource,
     check_frame_size,
@@ -63,7 +64,8 @@ def flow_video(source: VideoSource, *, gop: int) -> bytes:
         high.
 
     Raises:
-        VideoError: the video cannot be decoded to its end, or has only pictures too large for twice the height.
+        VideoError: the video cannot be decoded to its end, its picture size changes, or it is too large for twice the
+            height.
         ImportError: OpenCV is missing (extra `flow`).
     """
     return encode_h264(_flow_frames(grey_pictures(source)), gop=gop, crf=FLOW_CRF)
@@ -92,6 +94,8 @@ def _flow_frames(pictures: Iterator[np.ndarray]) -> Iterator[VideoFrame]:
     number = 0
     with single_threaded():
         for picture in pictures:
+            if previous is not None and picture.shape != previous.shape:
+                raise VideoError("picture size changes")
             if previous is not None:
                 last = quantize_flow(farneback_flow(previous, picture))
                 yield _frame(last, number)

@@ -31,7 +31,7 @@ def inspect(
     ] = None,
     num_classes: Annotated[int, typer.Option(min=1, help="Most classes on the sheet.")] = 50,
     clips: Annotated[int, typer.Option(min=1, help="Most clips of a class on the sheet.")] = 2,
-    frames: Annotated[int, typer.Option(min=1, help="Frames of a clip on the sheet.")] = 8,
+    frames: Annotated[int, typer.Option(min=1, max=64, help="Frames of a clip on the sheet.")] = 8,
     seed: Annotated[int, typer.Option(help="Seed of the choice of classes and clips.")] = 0,
     num_workers: Workers = 0,
 ) -> None:
@@ -48,11 +48,11 @@ def inspect(
 
     corrnet inspect data/shards --per-class --json shards.json
     """
-    from corrnet_train.report.sheet import check_sheet_path, summary_rows, write_sheet
+    from corrnet_train.report.sheet import THUMBNAIL_HEIGHT, check_sheet, summary_rows, write_sheet
 
-    if sheet is not None:
-        check_sheet_path(sheet)
     shard_set = open_shards(shards, verify=True)
+    if sheet is not None:
+        check_sheet(sheet, num_classes=min(num_classes, len(shard_set.classes)), clips_per_class=clips)
     inspection = inspect_shards(shard_set, progress=err.is_terminal)
     for name, value in summary_rows(inspection):
         out.print(f"{name:<22} {escape(value)}", highlight=False, soft_wrap=True)
@@ -71,6 +71,7 @@ def inspect(
             num_classes=num_classes,
             clips_per_class=clips,
             num_frames=frames,
+            height=THUMBNAIL_HEIGHT,
             seed=seed,
             splits=split,
             num_workers=workers(num_workers),

@@ -27,7 +27,8 @@ _GAP = 4  # pixels between pictures
 _TEXT_HEIGHT = 22  # pixels of a line of text in the PNG
 _MARGIN = 16
 _JPEG: dict[str, Any] = {"quality": 82}
-_MOST_PIXELS = 60_000  # rows of a PNG; Matplotlib draws at most 65,535
+_MOST_ROWS = 60_000  # Matplotlib draws at most 65,535
+THUMBNAIL_HEIGHT = 96
 
 
 def write_sheet(inspection: Inspection, clips: Sequence[Thumbnails], path: Path) -> None:
@@ -35,14 +36,15 @@ def write_sheet(inspection: Inspection, clips: Sequence[Thumbnails], path: Path)
 
     Args:
         inspection: What is in the set.
-        clips: Clips to show, by class; those that could not be read are shown with the reason.
+        clips: Clips to show, by class, of pictures THUMBNAIL_HEIGHT pixels high; those that could not be read are
+            shown with the reason.
         path: File that ends with .html or .png; an existing one is replaced.
 
     Raises:
-        ValueError: The ending is another one, or a PNG would be too high.
+        ValueError: The ending is another one.
         OSError: The file cannot be written; no partial file is left.
     """
-    check_sheet_path(path)
+    check_sheet(path)
     if path.suffix.lower() == ".html":
         write_text(path, _page(inspection, clips))
         return
@@ -51,10 +53,22 @@ def write_sheet(inspection: Inspection, clips: Sequence[Thumbnails], path: Path)
         temporary.write_bytes(picture)
 
 
-def check_sheet_path(path: Path) -> None:
-    """Raises ValueError unless a path ends with .html or .png."""
+def check_sheet(path: Path, *, num_classes: int = 0, clips_per_class: int = 0) -> None:
+    """Raises ValueError for another ending than .html or .png, or more clips than a PNG holds."""
     if path.suffix.lower() not in SHEET_SUFFIXES:
         raise ValueError(f"a sheet is written as {' or '.join(SHEET_SUFFIXES)}, got {path.name!r}")
+    rows = _png_rows([clips_per_class] * num_classes)
+    if path.suffix.lower() == ".png" and rows > _MOST_ROWS:
+        raise ValueError(
+            f"{num_classes} classes with {clips_per_class} clips need {rows} rows of pixels, a PNG here has at most "
+            f"{_MOST_ROWS}: show fewer, or write .html"
+        )
+
+
+def _png_rows(clips: Sequence[int]) -> int:
+    """Rows of pixels of a PNG with that many clips of each class."""
+    per_clip = _TEXT_HEIGHT + THUMBNAIL_HEIGHT + _GAP
+    return 2 * _MARGIN + 2 * _TEXT_HEIGHT + sum(_TEXT_HEIGHT + count * per_clip for count in clips)
 
 
 def summary_rows(inspection: Inspection) -> list[tuple[str, str]]:
@@ -217,18 +231,7 @@ def _bars(edges: Sequence[float], counts: Sequence[int], x_label: str, y_label: 
 def _png(inspection: Inspection, clips: Sequence[Thumbnails]) -> bytes:
     """Rows of pictures under their class names."""
     blocks = [(name, members) for name, members in _by_class(clips)]
-    height = (
-        2 * _MARGIN
-        + 2 * _TEXT_HEIGHT
-        + sum(
-            _TEXT_HEIGHT + sum(_TEXT_HEIGHT + clip.pictures.shape[1] + _GAP for clip in members)
-            for _, members in blocks
-        )
-    )
-    if height > _MOST_PIXELS:
-        raise ValueError(
-            f"the PNG would have {height} rows, allowed are {_MOST_PIXELS}: show fewer classes or clips"
-        )
+    height = _png_rows([len(members) for _, members in blocks])
     strips = {id(clip): _strip(clip.pictures) for clip in clips if not clip.problem}
     width = 2 * _MARGIN + max([800, *(strip.shape[1] for strip in strips.values())])
     figure = Figure(figsize=(width / 100, height / 100), dpi=100, facecolor="white")
