@@ -80,7 +80,7 @@ def test_inspect_prints_what_is_there(motionbench, tmp_path):
     output = corrnet("inspect", motionbench[1], "--per-class", "--json", tmp_path / "inspection.json")
     for text in (
         "split train", "32 samples in 3 shards", "384 frames", "40x40 (56)", "h264 (56)", "mode copy",
-        "left out when packing  0", "up-left", open_shards(motionbench[1]).manifest_hash,
+        "16 of 16 listed videos packed (100.0%), 0 missing", "up-left", open_shards(motionbench[1]).manifest_hash,
     ):  # fmt: skip
         assert text in output, text
     values = json.loads((tmp_path / "inspection.json").read_text())

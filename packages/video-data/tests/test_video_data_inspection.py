@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from video_data import PackOptions, inspect_shards, open_shards, pack_folder, sample_thumbnails
+from video_data import PackOptions, inspect_shards, open_shards, pack_csv, pack_folder, sample_thumbnails
 
 COPY = PackOptions(mode="copy", shard_size=10)
 
@@ -36,7 +36,14 @@ def test_the_numbers_are_those_of_the_videos(packed):
     assert result.seconds.median == pytest.approx(0.32)
     assert result.keyframe_gap.mean == 8
     assert result.options.mode == "copy" and result.manifest_hash == open_shards(packed).manifest_hash
-    assert (result.dropped, result.num_duplicates, result.flow_bytes, result.unreadable) == ({}, 0, 0, {})
+    assert (result.num_duplicates, result.flow_bytes, result.unreadable) == (0, 0, {})
+    coverage = result.coverage["train"]
+    assert (coverage.num_listed, coverage.num_packed, coverage.num_missing, coverage.left_out) == (
+        24,
+        24,
+        0,
+        {},
+    )
 
 
 def test_videos_are_not_read(packed, tmp_path):
@@ -53,11 +60,20 @@ def test_what_was_left_out_and_what_is_there_twice_is_listed(make_video, tmp_pat
         path = tmp_path / "videos" / split / label / f"{number}.mp4"
         path.parent.mkdir(parents=True)
         path.write_bytes(make_video([number] * 4, size=(64, 32)))
-    (tmp_path / "videos" / "val" / "b" / "broken.mp4").write_bytes(b"nothing")
-    (tmp_path / "videos" / "val" / "b" / "empty.mp4").touch()
-    pack_folder(tmp_path / "videos", tmp_path / "shards", options=COPY, progress=False)
+    (tmp_path / "videos" / "empty.mp4").touch()
+    rows = [
+        f"{path.relative_to(tmp_path / 'videos')},{path.parts[-2]},{path.parts[-3]}\n"
+        for path in sorted((tmp_path / "videos").glob("*/*/*.mp4"))
+    ]
+    rows += ["empty.mp4,a,val\n", "gone.mp4,a,train\n", "lost.mp4,b,test\n"]
+    (tmp_path / "videos" / "all.csv").write_text("path,label,split\n" + "".join(rows))
+    pack_csv(tmp_path / "videos" / "all.csv", tmp_path / "shards", options=COPY, progress=False)
     result = inspect(tmp_path / "shards")
-    assert sum(result.dropped.values()) == 2 and result.dropped["empty file"] == 1
+    counts = {
+        split: (coverage.num_listed, coverage.num_packed, coverage.num_missing, coverage.left_out)
+        for split, coverage in result.coverage.items()
+    }
+    assert counts == {"train": (3, 2, 1, {}), "val": (3, 2, 0, {"empty file": 1}), "test": (1, 0, 1, {})}
     assert result.num_duplicates == 1
     assert result.duplicates[0].samples == (("train", "train/a/1.mp4"), ("val", "val/a/1.mp4"))
     assert result.sizes == {"64x32": 4}

@@ -11,11 +11,12 @@ from av.filter import Graph
 from pydantic import BaseModel, ConfigDict
 
 from video_data.decode import filter_graph, plane_rows, read_frames, rotation_filters
-from video_data.manifest import PackOptions, SampleRecord, ShardEntry, Split
+from video_data.manifest import Manifest, PackOptions, SampleRecord, ShardEntry, Split
 from video_data.order import permutation
 from video_data.pool import map_in_order
 from video_data.probe import VideoError, VideoInfo
 from video_data.shards import ShardError, ShardSet
+from video_data.sources import MISSING
 
 _NUM_BINS = 24
 _MOST_DUPLICATES = 1000  # groups that are listed; all are counted
@@ -70,6 +71,22 @@ class SplitInspection(_Model):
         return min(sizes), float(np.median(sizes)), max(sizes)
 
 
+class Coverage(_Model):
+    """What became of the videos that were listed for a split.
+
+    Attributes:
+        num_listed: videos that the data set names.
+        num_packed: videos in the shards.
+        num_missing: videos whose file was not there.
+        left_out: videos that were there and were not packed, by reason.
+    """
+
+    num_listed: int
+    num_packed: int
+    num_missing: int
+    left_out: dict[str, int]
+
+
 class Duplicate(_Model):
     """Samples of different splits with the same content.
 
@@ -99,7 +116,7 @@ class Inspection(_Model):
         video_bytes: bytes of a video.
         keyframe_gap: frames for each keyframe of a video.
         flow_bytes: bytes of all optical flow; 0 where there is none.
-        dropped: videos that were listed but not packed, by reason.
+        coverage: for each split what became of the videos that were listed.
         num_duplicates: groups of samples of different splits with the same content.
         duplicates: the first of these groups.
         unreadable: shards whose index cannot be read, and why; their samples count in `splits` alone.
@@ -120,7 +137,7 @@ class Inspection(_Model):
     video_bytes: Distribution | None
     keyframe_gap: Distribution | None
     flow_bytes: int
-    dropped: dict[str, int]
+    coverage: dict[str, Coverage]
     num_duplicates: int
     duplicates: tuple[Duplicate, ...]
     unreadable: dict[str, str]
@@ -176,7 +193,7 @@ def inspect_shards(shards: ShardSet, *, progress: bool = True) -> Inspection:
         video_bytes=_distribution(totals.video_bytes),
         keyframe_gap=_distribution(totals.keyframe_gaps),
         flow_bytes=totals.flow_bytes,
-        dropped=_ranked(Counter(entry.reason for entry in manifest.dropped)),
+        coverage=_coverage(manifest),
         num_duplicates=len(duplicates),
         duplicates=tuple(duplicates[:_MOST_DUPLICATES]),
         unreadable=totals.unreadable,
@@ -189,6 +206,22 @@ def _read_index(shards: ShardSet, shard: ShardEntry) -> list[SampleRecord] | str
         return [shards.sample(shard.split, index) for index in shards.shard_indices(shard.name)]
     except ShardError as error:
         return str(error)
+
+
+def _coverage(manifest: Manifest) -> dict[str, Coverage]:
+    reasons: dict[str, Counter[str]] = {split: Counter() for split in manifest.splits}
+    for entry in manifest.dropped:
+        reasons.setdefault(entry.split, Counter())[entry.reason] += 1
+    packed = {str(split): summary.num_samples for split, summary in manifest.splits.items()}
+    return {
+        split: Coverage(
+            num_listed=packed.get(split, 0) + counts.total(),
+            num_packed=packed.get(split, 0),
+            num_missing=counts[MISSING],
+            left_out=_ranked(counts - Counter({MISSING: counts[MISSING]})),
+        )
+        for split, counts in reasons.items()
+    }
 
 
 @dataclass

@@ -20,7 +20,7 @@ from corrnet_train.files import atomic_path, write_text
 from corrnet_train.report.svg import figure_style, inline, plain_label, render, series_color
 from corrnet_train.report.table import format_duration
 from video_data import Inspection, Thumbnails
-from video_data.inspection import Distribution
+from video_data.inspection import Coverage, Distribution
 
 SHEET_SUFFIXES = (".html", ".png")
 _GAP = 4  # pixels between pictures
@@ -105,10 +105,7 @@ def summary_rows(inspection: Inspection) -> list[tuple[str, str]]:
             rows.append((name, f"{low} to {high}, median {median}, mean {mean}"))
     if inspection.flow_bytes:
         rows.append(("optical flow", format_bytes(inspection.flow_bytes)))
-    left_out = sum(inspection.dropped.values())
-    rows.append(
-        ("left out when packing", f"{left_out:,}" + (f": {_shares(inspection.dropped)}" if left_out else ""))
-    )
+    rows += [(f"coverage of {split}", _coverage(coverage)) for split, coverage in inspection.coverage.items()]
     rows.append(("in more than one split", f"{inspection.num_duplicates:,} videos"))
     rows += [
         (f"index of {name}", f"cannot be read: {reason}") for name, reason in inspection.unreadable.items()
@@ -117,6 +114,16 @@ def summary_rows(inspection: Inspection) -> list[tuple[str, str]]:
     rows.append(("packed with", ", ".join(f"{key} {value}" for key, value in options.items())))
     rows.append(("packed by", ", ".join(f"{key} {value}" for key, value in inspection.tool.items())))
     return rows
+
+
+def _coverage(coverage: Coverage) -> str:
+    share = coverage.num_packed / max(1, coverage.num_listed)
+    left_out = sum(coverage.left_out.values())
+    return (
+        f"{coverage.num_packed:,} of {coverage.num_listed:,} listed videos packed ({share:.1%}), "
+        f"{coverage.num_missing:,} missing, {left_out:,} left out"
+        + (f": {_shares(coverage.left_out)}" if left_out else "")
+    )
 
 
 def format_bytes(number: int) -> str:
