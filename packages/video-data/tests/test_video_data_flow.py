@@ -207,6 +207,44 @@ def test_verify_finds_damaged_flow(packed, tmp_path):
     assert all(problem.message.startswith("flow: ") for problem in problems) and len(problems) == 2
 
 
+def test_damaged_flow_replaces_its_sample_where_flow_is_read_and_nowhere_else(packed, tmp_path):
+    for path in packed.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    record = open_shards(tmp_path).sample("train", 5)
+    tar = tmp_path / "train-000001.tar"
+    content = bytearray(tar.read_bytes())
+    content[record.flow.offset : record.flow.offset + record.flow.size] = bytes(record.flow.size)
+    tar.write_bytes(content)
+    shards = open_shards(tmp_path)
+    for clip, expected in (
+        (BOTH, [record.key]),
+        (CLIP, [record.key]),
+        (BOTH.model_copy(update={"modality": "rgb"}), []),
+    ):
+        (batch,) = train_loader(shards, "train", clip, batch_size=9, seed=0, error_budget=1)
+        assert [replacement.key for replacement in batch.replaced] == expected
+
+
+def test_mutated_flow_is_an_error_of_the_video_or_a_picture(packed):
+    shards = open_shards(packed)
+    info, original = shards.flow_info("train", 0), shards.read_flow("train", 0)
+    random = np.random.default_rng(0)
+    out = np.zeros((1, 1, 4, 32, 32, 2), dtype=np.uint8)
+    outcomes = set()
+    for _ in range(200):
+        content = bytearray(original)
+        for place in random.integers(len(content), size=random.integers(1, 12)):
+            content[place] = random.integers(256)
+        if random.random() < 0.1:
+            del content[random.integers(len(content)) :]
+        try:
+            decode_flow(bytes(content), info, [[0, 1, 4, 7]], [Box(10, 10, 40, 40)], 32, out=out)
+            outcomes.add("decoded")
+        except VideoError as error:
+            outcomes.add(error.reason)
+    assert "decoded" in outcomes and len(outcomes) > 2
+
+
 @pytest.mark.parametrize("num_workers", [0, 1])
 def test_training_clips_of_flow_match_those_of_rgb(packed, without_flow, num_workers):
     shards = open_shards(packed)
