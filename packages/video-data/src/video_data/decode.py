@@ -21,6 +21,7 @@ from video_data.probe import (
     VideoError,
     VideoInfo,
     VideoSource,
+    demux,
     open_video,
 )
 
@@ -194,25 +195,26 @@ def _wanted_frames(
     first = min(wanted)
     remaining = set(wanted)
     skips = None
-    for number, packet in enumerate(container.demux(stream)):
-        pts = packet.pts
-        if seeked:
-            if not packet.is_keyframe or pts is None or pts > first:
+    with demux(container, stream) as packets:
+        for number, packet in enumerate(packets):
+            pts = packet.pts
+            if seeked:
+                if not packet.is_keyframe or pts is None or pts > first:
+                    return
+                seeked = False
+            if number > MAX_FRAMES:
+                raise VideoError(f"more than {MAX_FRAMES} frames", reason="too many frames")
+            deadline.check()
+            unneeded = skip and pts is not None and pts not in wanted
+            if unneeded is not skips:
+                context.skip_frame = "NONREF" if unneeded else "DEFAULT"
+                skips = unneeded
+            for frame in packet.decode():
+                if frame.pts in remaining:
+                    remaining.remove(frame.pts)
+                    yield frame
+            if not remaining:
                 return
-            seeked = False
-        if number > MAX_FRAMES:
-            raise VideoError(f"more than {MAX_FRAMES} frames", reason="too many frames")
-        deadline.check()
-        unneeded = skip and pts is not None and pts not in wanted
-        if unneeded is not skips:
-            context.skip_frame = "NONREF" if unneeded else "DEFAULT"
-            skips = unneeded
-        for frame in packet.decode():
-            if frame.pts in remaining:
-                remaining.remove(frame.pts)
-                yield frame
-        if not remaining:
-            return
 
 
 class RgbGraph:
