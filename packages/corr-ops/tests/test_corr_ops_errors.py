@@ -24,7 +24,7 @@ W = torch.zeros(3, 4, 3, 3)
         ({"kernel_size": 3, "groups": 0}, "groups must be an integer of at least 1, got 0"),
         (
             {"kernel_size": 3, "backend": "cuda"},
-            r"backend must be one of \['auto', 'cpu', 'reference'\], got 'cuda'",
+            r"backend must be one of \['auto', 'triton', 'cpu', 'reference'\], got 'cuda'",
         ),
     ],
 )

@@ -59,4 +59,5 @@ def test_explain_names_the_implementation_and_the_reason() -> None:
         assert "bfloat16 on cpu" in corr_ops.explain(x)
     on_meta = corr_ops.explain(x.to("meta"))
     assert on_meta.startswith("reference: ")
+    assert "triton does not: it serves GPUs alone, not meta" in on_meta
     assert "cpu does not: it serves the CPU alone, not meta" in on_meta

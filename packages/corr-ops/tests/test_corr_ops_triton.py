@@ -24,6 +24,7 @@ from corr_ops.testing import (
 )
 
 pytest.importorskip("triton")
+pytestmark = pytest.mark.slow  # in the interpreter
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 if DEVICE == "cpu" and os.environ.get("TRITON_INTERPRET") != "1":
     pytest.skip("no GPU, and Triton was imported without its interpreter", allow_module_level=True)

@@ -12,6 +12,8 @@ cycles for each m16n8k16, a recalled figure) in the same unit. The largest of th
 """
 
 import argparse
+import functools
+import itertools
 import json
 import re
 import subprocess
@@ -177,7 +179,10 @@ def _count_amd(code: str, macs: float) -> dict[str, Any]:
 def _longest_loop(
     code: str, label: re.Pattern[str], is_instruction: re.Pattern[str], branch: re.Pattern[str]
 ) -> list[str]:
-    """Return the instructions of the longest loop without a loop inside: from a label to the branch back to it."""
+    """Return the instructions of the longest loop without a loop inside: from a label to the branch back to it.
+
+    Where one pass is all that there is to do, the compiler leaves no loop: then all instructions count.
+    """
     labels: dict[str, int] = {}
     instructions: list[str] = []
     loops: list[tuple[int, int]] = []
@@ -195,7 +200,7 @@ def _longest_loop(
         for start, end in loops
         if not any(start <= s and e <= end and (s, e) != (start, end) for s, e in loops)
     ]
-    start, end = max(inner, key=lambda loop: loop[1] - loop[0])
+    start, end = max(inner, key=lambda loop: loop[1] - loop[0], default=(0, len(instructions)))
     return instructions[start:end]
 
 
@@ -210,11 +215,13 @@ def _run(program: str, *arguments: str) -> str:
     return subprocess.run([str(path), *arguments], capture_output=True, text=True, check=True).stdout
 
 
-def count_all(targets: Iterable[str]) -> dict[str, dict[str, Any]]:
+def count_all(
+    targets: Iterable[str], stages: Iterable[str], kernels: Iterable[str], *, aligned: bool = True
+) -> dict[str, dict[str, Any]]:
     """Return the counts of every kernel and stage, by `<target>, <stage>, <kernel>`."""
-    jobs = [(kernel, stage, target) for target in targets for stage in STAGES for kernel in KERNELS]
+    jobs = list(itertools.product(kernels, stages, targets))
     with ProcessPoolExecutor() as pool:
-        results = pool.map(count, *zip(*jobs, strict=True))
+        results = pool.map(functools.partial(count, aligned=aligned), *zip(*jobs, strict=True))
         return {", ".join(reversed(job)): found for job, found in zip(jobs, results, strict=True)}
 
 
@@ -223,13 +230,19 @@ def main() -> None:
     import triton
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--target", choices=TARGETS, action="append", help="only this one; may be repeated")
+    for name, choices in (("target", TARGETS), ("stage", STAGES), ("kernel", KERNELS)):
+        parser.add_argument(f"--{name}", choices=choices, action="append", help="only this one; may be repeated")
+    parser.add_argument("--unaligned", action="store_true", help="as if no pointer or stride were aligned")
     parser.add_argument("--write", action="store_true", help=f"record the counts in {RECORD.name}")
-    arguments = parser.parse_args()
-    counts = {"triton": triton.__version__} | count_all(arguments.target or TARGETS)
+    chosen = parser.parse_args()
+    if chosen.write and (chosen.target or chosen.stage or chosen.kernel or chosen.unaligned):
+        parser.error("--write records everything; give it alone")
+    counts: dict[str, Any] = {"triton": triton.__version__} | count_all(
+        chosen.target or TARGETS, chosen.stage or STAGES, chosen.kernel or KERNELS, aligned=not chosen.unaligned
+    )
     lines = (f"{json.dumps(name)}: {json.dumps(value)}" for name, value in counts.items())
     text = "{\n" + ",\n".join(lines) + "\n}\n"
-    if arguments.write:
+    if chosen.write:
         RECORD.write_text(text, encoding="utf-8")
     sys.stdout.write(text)
 

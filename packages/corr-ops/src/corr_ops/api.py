@@ -10,12 +10,13 @@ from torch import Tensor
 from corr_ops.ops import autocast_dtype, choose, correlation_op, why_not
 from corr_ops.positions import correlation_at
 
-Backend = Literal["auto", "cpu", "reference"]
+Backend = Literal["auto", "triton", "cpu", "reference"]
 Padding = Literal["same", "valid"]
 Searched = Literal["previous", "current"]
 
 # Name -> what it is, in the order "auto" tries them.
 _BACKENDS = {
+    "triton": "kernels for GPUs, compiled by Triton at the first call",
     "cpu": "compiled kernels for CPUs",
     "reference": "plain tensor operations for every device and floating-point dtype",
 }

@@ -25,10 +25,12 @@ from torch._functorch.utils import enable_single_level_autograd_function
 from torch.autograd.forward_ad import _set_fwd_grad_enabled
 
 from corr_ops.flops import register_flop_formulas
-from corr_ops.impl import cpu, reference
+from corr_ops.impl import cpu, reference, triton
 from corr_ops.impl.buffers import empty_gradient, empty_output
 
-_IMPLEMENTATIONS: dict[str, ModuleType] = {"cpu": cpu, "reference": reference}
+# In the order in which "auto" tries them.
+_IMPLEMENTATIONS: dict[str, ModuleType] = {"triton": triton, "cpu": cpu, "reference": reference}
+_KERNELS = {"cpu": "cpu", "cuda": "triton"}  # device -> its fast implementation
 _AUTOCAST_KEYS = {"cpu": "AutocastCPU", "cuda": "AutocastCUDA"}
 
 _FACTORS = "Tensor base, Tensor? search, Tensor? weight"
@@ -50,6 +52,8 @@ correlation_backward_op: Callable[..., tuple[Tensor, Tensor, Tensor]] = (
 
 def why_not(backend: str, device: torch.device) -> str | None:
     """Return why an implementation cannot serve a device, or None when it can."""
+    if backend == "triton":
+        return triton.unavailable(device)
     if backend == "cpu":
         return cpu.unavailable() if device.type == "cpu" else f"it serves the CPU alone, not {device.type}"
     return None
@@ -66,23 +70,30 @@ def choose(backend: str, device: torch.device) -> str:
         if reason is not None:
             raise ValueError(f'backend {backend!r} cannot serve this call: {reason}; allowed: "auto"')
         return backend
-    chosen = next(name for name in _IMPLEMENTATIONS if why_not(name, device) is None)
-    if device.type == "cpu" and chosen == "reference":
-        _notify(cpu.unavailable())
-    return chosen
+    return next(name for name in _IMPLEMENTATIONS if why_not(name, device) is None)
+
+
+def _implementation(backend: str, device: torch.device) -> Any:
+    """Return the implementation that serves a device, with a warning where a faster one is missing."""
+    chosen = choose(backend, device)
+    if backend == "auto" and chosen == "reference" and device.type in _KERNELS:
+        _notify(device.type, why_not(_KERNELS[device.type], device))
+    return _IMPLEMENTATIONS[chosen]
 
 
 @functools.cache
-def _notify(reason: str | None) -> None:
-    """Warn, once in a process, that CPUs are served by the slower implementation."""
+def _notify(device: str, reason: str | None) -> None:
+    """Warn, once in a process, that a kind of device is served by the slower implementation."""
+    name = {"cpu": "CPU", "cuda": "GPU"}[device]
     warnings.warn(
-        f"corr-ops: the CPU kernels cannot be used, the slower reference serves CPUs: {reason}", stacklevel=2
+        f"corr-ops: the {name} kernels cannot be used, the slower reference serves {name}s: {reason}",
+        stacklevel=2,
     )
 
 
 def _forward(base: Tensor, search: Tensor | None, weight: Tensor | None, *options: Any) -> Tensor:
     *numbers, backend = options
-    implementation = _IMPLEMENTATIONS[choose(backend, base.device)]
+    implementation = _implementation(backend, base.device)
     out: Tensor = implementation.forward(base, search, weight, *numbers)
     return out
 
@@ -91,7 +102,7 @@ def _backward(
     grad: Tensor, base: Tensor, search: Tensor | None, weight: Tensor | None, *options: Any
 ) -> tuple[Tensor, Tensor, Tensor]:
     *numbers, backend = options
-    implementation = _IMPLEMENTATIONS[choose(backend, base.device)]
+    implementation = _implementation(backend, base.device)
     grads: tuple[Tensor, Tensor, Tensor] = implementation.backward(grad, base, search, weight, *numbers)
     return grads
 

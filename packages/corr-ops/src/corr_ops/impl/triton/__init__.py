@@ -2,8 +2,6 @@
 
 16-bit frames have their channels reduced by the tensor cores, in float32; float32 and float64 are computed as
 such. Kernels take strides; frames in another layout than theirs are copied once.
-
-Calls cannot choose them yet: they have run in Triton's interpreter and been compiled ahead of time, not on a GPU.
 """
 
 import contextlib
@@ -29,8 +27,10 @@ def unavailable(device: torch.device) -> str | None:
     """Return why the kernels cannot serve a device, or None when they can."""
     if device.type != "cuda":
         return f"it serves GPUs alone, not {device.type}"
+    if not torch.cuda.is_available():
+        return "PyTorch sees no GPU"
     if importlib.util.find_spec("triton") is None:
-        return "triton is not installed; pip install triton"
+        return "triton is not installed; pip install corr-ops[triton]"
     if torch.version.hip is None:
         capability = torch.cuda.get_device_capability(device)
         if capability < _MIN_CAPABILITY:
