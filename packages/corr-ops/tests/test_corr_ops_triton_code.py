@@ -1,7 +1,7 @@
 """What the GPU kernels compile to, ahead of time and without a GPU.
 
-`tools/triton_code.py` counts, in a process of its own: this one runs kernels in Triton's interpreter. Its record, of the
-Triton version that it names, is written anew with `--write` after a change that is meant.
+`tools/triton_code.py` counts, in a process of its own: this one runs kernels in Triton's interpreter. Its record, of
+the Triton version that it names, is written anew with `--write` after a change that is meant.
 """
 
 import importlib.util
