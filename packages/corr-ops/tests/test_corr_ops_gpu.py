@@ -95,7 +95,9 @@ def test_in_a_compiled_module_under_autocast() -> None:
 def test_only_the_inputs_are_kept_for_the_backward_pass() -> None:
     x, weight = make(torch.bfloat16, size=56)
     kept: list[torch.Tensor] = []
-    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor) or tensor, lambda kept: kept):
+    with torch.autograd.graph.saved_tensors_hooks(
+        lambda tensor: kept.append(tensor) or tensor, lambda kept: kept
+    ):
         video_correlation(x, weight, **OPTIONS)
     assert {tensor.data_ptr() for tensor in kept} <= {x.data_ptr(), weight.data_ptr()}
 

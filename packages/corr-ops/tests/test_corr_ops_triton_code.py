@@ -59,7 +59,9 @@ def test_the_table_of_configurations_compiles_to_what_is_meant(target: str) -> N
 def test_what_is_not_aligned_costs_narrow_loads_as_the_launcher_assumes() -> None:
     name = "cuda-90, res2, forward, bfloat16"
     aligned = json.loads(RECORD.read_text(encoding="utf-8"))[name]
-    unaligned = count("--target", "cuda-90", "--stage", "res2", "--kernel", "forward, bfloat16", "--unaligned")
+    unaligned = count(
+        "--target", "cuda-90", "--stage", "res2", "--kernel", "forward, bfloat16", "--unaligned"
+    )
     assert aligned["half_loads"] == 0
     assert unaligned[name]["half_loads"] > aligned["wide_loads"]
     assert unaligned[name]["slots"] > 1.5 * aligned["slots"]

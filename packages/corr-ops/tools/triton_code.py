@@ -231,14 +231,19 @@ def main() -> None:
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     for name, choices in (("target", TARGETS), ("stage", STAGES), ("kernel", KERNELS)):
-        parser.add_argument(f"--{name}", choices=choices, action="append", help="only this one; may be repeated")
+        parser.add_argument(
+            f"--{name}", choices=choices, action="append", help="only this one; may be repeated"
+        )
     parser.add_argument("--unaligned", action="store_true", help="as if no pointer or stride were aligned")
     parser.add_argument("--write", action="store_true", help=f"record the counts in {RECORD.name}")
     chosen = parser.parse_args()
     if chosen.write and (chosen.target or chosen.stage or chosen.kernel or chosen.unaligned):
         parser.error("--write records everything; give it alone")
     counts: dict[str, Any] = {"triton": triton.__version__} | count_all(
-        chosen.target or TARGETS, chosen.stage or STAGES, chosen.kernel or KERNELS, aligned=not chosen.unaligned
+        chosen.target or TARGETS,
+        chosen.stage or STAGES,
+        chosen.kernel or KERNELS,
+        aligned=not chosen.unaligned,
     )
     lines = (f"{json.dumps(name)}: {json.dumps(value)}" for name, value in counts.items())
     text = "{\n" + ",\n".join(lines) + "\n}\n"
