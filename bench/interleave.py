@@ -91,10 +91,20 @@ def compare(
     benchmark.pedantic(ours.run, setup=time_others, teardown=ours.release, rounds=rounds)
     torch.set_num_threads(NUM_THREADS)
     ours.seconds = list(benchmark.stats.stats.data)
-    return [_row(contender, base or ours) for contender in (ours, *others)]
+    return [row(contender, base or ours) for contender in (ours, *others)]
 
 
-def _row(contender: Contender, base: Contender) -> dict[str, Any]:
+def alternate(contenders: Sequence[Contender], *, rounds: int) -> None:
+    """Time all contenders that can run once in each round, in an order that rotates."""
+    order = [contender for contender in contenders if contender.call is not None]
+    for _ in range(rounds):
+        for contender in order:
+            contender.time()
+        order.append(order.pop(0))
+
+
+def row(contender: Contender, base: Contender) -> dict[str, Any]:
+    """Return what a contender took and, beside it, in relation to `base` in the same round; see `compare`."""
     if contender.call is None:
         return {"provider": contender.provider, "note": contender.note}
     ratios = [own / other for own, other in zip(contender.seconds, base.seconds, strict=True)]

@@ -16,7 +16,7 @@ from torch.nn import functional
 import corr_ops
 from bench.interleave import Contender
 from corr_ops.impl import reference
-from corr_ops.ops import why_not
+from corr_ops.ops import choose, why_not
 
 FULL = os.environ.get("CORR_OPS_BENCHMARK") == "full"
 KERNEL_SIZE, DILATION = 7, 2
@@ -26,7 +26,8 @@ LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last_3d": torch.chan
 # 3x3x3 is what the operator would replace; 1x7x7 has filters of its size (Table 1); the other two are the
 # convolutions of R(2+1)D.
 CONVOLUTIONS = ((3, 3, 3), (1, 7, 7), (3, 1, 1), (1, 3, 3))
-BACKENDS = [name for name in ("cpu", "reference") if why_not(name, torch.device("cpu")) is None]
+CPU = torch.device("cpu")
+BACKENDS = [name for name in ("cpu", "reference") if why_not(name, CPU) is None]
 
 Call = Callable[[], object]
 
@@ -62,10 +63,13 @@ LARGE = [Case(*stage, L, N) for stage in _STAGES for L, N in ((8, 4), (32, 1), (
 CASES = SMALL + LARGE if FULL else SMALL
 
 
-def draw(case: Case, dtype: torch.dtype = torch.float32, layout: str = "contiguous") -> tuple[Tensor, Tensor]:
+def draw(
+    case: Case, dtype: str = "float32", layout: str = "contiguous", device: torch.device = CPU
+) -> tuple[Tensor, Tensor]:
     """Return clips and filters."""
-    x = torch.randn(case.shape, dtype=dtype).contiguous(memory_format=LAYOUTS[layout])
-    return x, torch.randn(case.num_frames, case.channels, KERNEL_SIZE, KERNEL_SIZE, dtype=dtype)
+    options = {"dtype": getattr(torch, dtype), "device": device}
+    x = torch.randn(case.shape, **options).contiguous(memory_format=LAYOUTS[layout])
+    return x, torch.randn(case.num_frames, case.channels, KERNEL_SIZE, KERNEL_SIZE, **options)
 
 
 def make_call(function: Callable[..., Tensor], factors: tuple[Tensor, ...], direction: str) -> Call:
@@ -95,33 +99,50 @@ def correlation(
     threads: int | None = None,
     dtype: str = "float32",
     layout: str = "contiguous",
+    device: torch.device = CPU,
 ) -> Contender:
     """Return the operator, served by one of its backends."""
 
     def operator(x: Tensor, weight: Tensor) -> Tensor:
         return corr_ops.video_correlation(x, weight, **OPTIONS, groups=case.groups, backend=backend)
 
-    call = make_call(operator, draw(case, getattr(torch, dtype), layout), direction)
+    call = make_call(operator, draw(case, dtype, layout, device), direction)
     contender = Contender(backend, call, dtype, layout)
     contender.threads = threads or contender.threads
     return contender
 
 
-def convolution(case: Case, direction: str, kernel: tuple[int, int, int]) -> Contender:
+def convolution(
+    case: Case,
+    direction: str,
+    kernel: tuple[int, int, int],
+    *,
+    dtype: str = "float32",
+    layout: str = "contiguous",
+    device: torch.device = CPU,
+) -> Contender:
     """Return a convolution with as many output as input channels that keeps the size."""
-    x = torch.randn(case.shape)
-    weight = torch.randn(case.channels, case.channels, *kernel)
+    x, _ = draw(case, dtype, layout, device)
+    weight = torch.randn(case.channels, case.channels, *kernel, dtype=x.dtype, device=device)
+    weight = weight.contiguous(memory_format=LAYOUTS[layout])
     padding = tuple(size // 2 for size in kernel)
     call = make_call(lambda x, weight: functional.conv3d(x, weight, padding=padding), (x, weight), direction)
-    return Contender("conv" + "x".join(map(str, kernel)), call)
+    return Contender("conv" + "x".join(map(str, kernel)), call, dtype, layout)
 
 
-def compiled_reference(case: Case, direction: str) -> Contender:
+def compiled_reference(
+    case: Case,
+    direction: str,
+    *,
+    dtype: str = "float32",
+    layout: str = "contiguous",
+    device: torch.device = CPU,
+) -> Contender:
     """Return the reference implementation compiled by Inductor."""
     compiler = {"dynamic": False, "fullgraph": True}
     forward = torch.compile(reference.forward, **compiler)
     backward = torch.compile(reference.backward, **compiler)
-    x, weight = draw(case)
+    x, weight = draw(case, dtype, layout, device)
     options = ((KERNEL_SIZE,) * 2, (DILATION,) * 2, case.groups, 1)
     grad = torch.randn_like(reference.forward(x, None, weight, *options))
 
@@ -136,22 +157,25 @@ def compiled_reference(case: Case, direction: str) -> Contender:
     try:
         torch.testing.assert_close(_first(call()), reference.forward(x, None, weight, *options))
     except Exception as error:
-        return Contender("inductor", None, note=f"{type(error).__name__}: {str(error).partition(chr(10))[0]}")
-    return Contender("inductor", call, note=f"compiled in {perf_counter() - start:.0f} s")
+        note = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+        return Contender("inductor", None, dtype, layout, note=note)
+    note = f"compiled in {perf_counter() - start:.0f} s"
+    return Contender("inductor", call, dtype, layout, note=note)
 
 
 def _first(results: object) -> Tensor:
     return results[0] if isinstance(results, tuple) else results
 
 
-def pair_contenders(case: Case, direction: str) -> tuple[Contender, Contender]:
+def pair_contenders(case: Case, direction: str, *, device: torch.device = CPU) -> tuple[Contender, Contender]:
     """Return cost volumes of image pairs, without filters or groups: ours and spatial-correlation-sampler."""
-    images = tuple(torch.randn(case.num_frames, case.channels, case.size, case.size) for _ in range(2))
+    shape = (case.num_frames, case.channels, case.size, case.size)
+    images = tuple(torch.randn(shape, device=device) for _ in range(2))
 
     def operator(base: Tensor, search: Tensor) -> Tensor:
         return corr_ops.correlation(base, search, **OPTIONS)
 
-    ours = Contender(BACKENDS[0], make_call(operator, images, direction))
+    ours = Contender(choose("auto", device), make_call(operator, images, direction))
     try:
         from spatial_correlation_sampler import spatial_correlation_sample
     except ImportError as error:

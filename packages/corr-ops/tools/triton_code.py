@@ -40,30 +40,31 @@ KERNELS = {
     "gradient of filters, bfloat16": torch.bfloat16,
     "gradient of filters, float32": torch.float32,
 }
-# Stage -> shape [N, C, L, H, W] and groups.
+# Stage -> shape [C, L, H, W] of a clip and groups.
 STAGES = {
-    "res2": ((1, 64, 32, 56, 56), 2),
-    "res3": ((1, 128, 32, 28, 28), 4),
-    "res4": ((1, 256, 16, 14, 14), 8),
+    "res2": ((64, 32, 56, 56), 2),
+    "res3": ((128, 32, 28, 28), 4),
+    "res4": ((256, 16, 14, 14), 8),
 }
 TAPS, DILATION = 7, 2
 _TYPES = {torch.bfloat16: "*bf16", torch.float16: "*fp16", torch.float32: "*fp32"}
 _MATRIX_CYCLES = 6.5
 
 
-def plan(kernel: str, stage: str, target: str) -> launch.Launch:
-    """Return the launch of a kernel, on tensors without data."""
+def plan(kernel: str, stage: str, target: str, *, device: str = "meta", num_clips: int = 1) -> launch.Launch:
+    """Return the launch of a kernel, on tensors without data or, on a device, of any data."""
     dtype = KERNELS[kernel]
-    shape, groups = STAGES[stage]
+    clip, groups = STAGES[stage]
+    shape = (num_clips, *clip)
     call = launch.Call((TAPS, TAPS), (DILATION, DILATION), groups, 1, target)
     exact_forward = kernel == "forward, float32"
 
     def frames(channels: int) -> Tensor:
-        x = torch.empty(shape[0], channels, *shape[2:], dtype=dtype, device="meta")
+        x = torch.empty(shape[0], channels, *shape[2:], dtype=dtype, device=device)
         return x if exact_forward else launch.channels_last(x)
 
     x, matches = frames(shape[1]), frames(groups * TAPS * TAPS)
-    weight = torch.empty(shape[2], shape[1], TAPS, TAPS, dtype=dtype, device="meta")
+    weight = torch.empty(shape[2], shape[1], TAPS, TAPS, dtype=dtype, device=device)
     if kernel.startswith("forward"):
         make = launch.forward_exact if exact_forward else launch.forward_dot
         return make(call, x, x, weight, matches)
