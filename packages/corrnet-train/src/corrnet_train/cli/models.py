@@ -34,7 +34,8 @@ def models(
         if not found:
             raise ValueError(f"no model matches {pattern!r}; there are {', '.join(list_models())}")
         chosen += found
-    table = Table("model", "frames", "size", "params (M)", "GMACs", "fvcore", "paper", "difference")
+    table = Table("model", "frames", "size", "params (M)", "GMACs", "fvcore", "paper", "diff.", box=None)
+    table.columns[0].no_wrap = True
     for column in table.columns[1:]:
         column.justify = "right"
     for name in chosen:

@@ -5,13 +5,12 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.table import Table
 
 from corrnet_train.cli.common import EXIT_FAILED, Workers, err, escape, out, reports_errors, workers
 from corrnet_train.files import write_text
 from video_data import Problem, verify_shards
 
-_MOST_ROWS = 100
+_MOST_LINES = 100
 
 
 @reports_errors
@@ -42,8 +41,9 @@ def verify(
     if json_file is not None:
         write_text(json_file, report.model_dump_json(indent=2) + "\n")
     if report.problems:
-        out.print(_table(report.problems[:_MOST_ROWS]))
-        hidden = len(report.problems) - _MOST_ROWS
+        for problem in report.problems[:_MOST_LINES]:
+            out.print(_line(problem), highlight=False, soft_wrap=True)
+        hidden = len(report.problems) - _MOST_LINES
         if hidden > 0:
             out.print(f"and {hidden} more; --json FILE writes all of them", highlight=False)
         for reason, count in Counter(problem.reason for problem in report.problems).most_common():
@@ -59,8 +59,8 @@ def verify(
         raise typer.Exit(EXIT_FAILED)
 
 
-def _table(problems: tuple[Problem, ...]) -> Table:
-    table = Table("file", "sample", "problem", "packed from")
-    for problem in problems:
-        table.add_row(*map(escape, (problem.file, problem.key, problem.message, problem.source)))
-    return table
+def _line(problem: Problem) -> str:
+    """File, sample and what is wrong, on one line whatever the width of the terminal."""
+    sample = f" {problem.key}" if problem.key else ""
+    source = f" (packed from {problem.source})" if problem.source else ""
+    return escape(f"{problem.file}{sample}: {problem.message}{source}")
