@@ -77,6 +77,23 @@ def make_video() -> Callable[..., bytes]:
     return encode_video
 
 
+def encode_picture(number: int, size: tuple[int, int] = (64, 48), codec: str = "mjpeg") -> bytes:
+    """A JPEG or PNG picture that shows a number."""
+    buffer = io.BytesIO()
+    with av.open(buffer, "w", format="image2pipe") as output:
+        stream = output.add_stream(codec, rate=1, options={"qscale": "2"} if codec == "mjpeg" else {})
+        stream.width, stream.height = size
+        stream.pix_fmt = "yuvj420p" if codec == "mjpeg" else "rgb24"
+        output.mux(stream.encode(VideoFrame.from_ndarray(paint_number(number, *size), format="rgb24")))
+        output.mux(stream.encode())
+    return buffer.getvalue()
+
+
+@pytest.fixture(scope="session")
+def make_picture() -> Callable[..., bytes]:
+    return encode_picture
+
+
 @pytest.fixture(scope="session")
 def frame_numbers() -> Callable[[np.ndarray], list[int]]:
     return numbers_of

@@ -12,9 +12,10 @@ from video_data.inspection import Inspection, Thumbnails, inspect_shards, sample
 from video_data.loader import LoaderState, TrainLoader, train_loader
 from video_data.manifest import Manifest, PackOptions, SampleRecord
 from video_data.motionbench import MOTIONBENCH_CLASSES, MotionBenchConfig, generate_motionbench
-from video_data.pack import PackReport, pack_csv, pack_folder
+from video_data.pack import PackReport, merge_parts, pack_csv, pack_folder, pack_listing
 from video_data.probe import VideoError, VideoInfo, probe_video
 from video_data.shards import ShardError, ShardSet, open_shards
+from video_data.sources import Entry, Listing
 from video_data.tars import tar_samples
 from video_data.verify import Problem, VerifyReport, verify_shards
 from video_data.views import decode_views, test_loader
@@ -27,8 +28,10 @@ __all__ = [
     "MOTIONBENCH_CLASSES",
     "Batch",
     "ClipConfig",
+    "Entry",
     "ErrorBudget",
     "Inspection",
+    "Listing",
     "LoaderState",
     "Manifest",
     "MotionBenchConfig",
@@ -50,11 +53,13 @@ __all__ = [
     "decode_views",
     "generate_motionbench",
     "inspect_shards",
+    "merge_parts",
     "normalize",
     "open_shards",
     "pack_csv",
     "pack_folder",
     "pack_hf_dataset",
+    "pack_listing",
     "probe_video",
     "sample_thumbnails",
     "suggest_num_workers",

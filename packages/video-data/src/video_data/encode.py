@@ -5,18 +5,23 @@ from collections.abc import Iterable, Iterator
 from fractions import Fraction
 
 import av
+from av.container import InputContainer
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from video_data.decode import filter_graph, rotation_filters
-from video_data.probe import VideoError, VideoSource, decode_packets, frame_rotation, open_video
+from video_data.probe import (
+    VideoError,
+    VideoSource,
+    decode_packets,
+    demux,
+    frame_rotation,
+    open_video,
+)
 
 _ENCODER = "libx264"
-_BT601, _LIMITED, _FULL = (
-    6,
-    1,
-    2,
-)  # FFmpeg's numbers of SMPTE 170M and of the limited ("MPEG") and full ranges
+# FFmpeg's numbers of SMPTE 170M and of the limited ("MPEG") and full ranges.
+_BT601, _LIMITED, _FULL = 6, 1, 2
 
 
 def check_encoder() -> None:
@@ -74,7 +79,14 @@ def _x264_options(gop: int, crf: int) -> dict[str, str]:
     return {"preset": "veryfast", "tune": "fastdecode", "crf": str(crf), "x264-params": parameters}
 
 
-def reencode_video(source: VideoSource, *, short_side: int | None, gop: int, crf: int) -> bytes:
+def reencode_video(
+    source: VideoSource,
+    *,
+    short_side: int | None,
+    gop: int,
+    crf: int,
+    span: tuple[float, float] | None = None,
+) -> bytes:
     """Decodes a video and encodes it again as H.264, yuv420p, BT.601 limited range, without sound.
 
     Rotation and the shape of pixels are applied, every frame is kept with its time (counted from the first
@@ -86,19 +98,63 @@ def reencode_video(source: VideoSource, *, short_side: int | None, gop: int, crf
             sizes.
         gop: frames from one keyframe to the next.
         crf: constant rate factor of x264.
+        span: start and end in seconds; frames shown from the start on and before the end are kept. None keeps all.
 
     Returns:
         The content of an mp4 file.
 
     Raises:
-        VideoError: the video cannot be decoded to its end.
+        VideoError: the video cannot be decoded to its end, or has no frames in the span.
     """
     with open_video(source) as (container, stream):
-        frames = (frame for _, emitted in decode_packets(container, stream) for frame in emitted)
+        if span is None:
+            frames = _decoded(container, stream)
+        else:
+            frames = _decoded_span(container, stream, *span)
         step = _frame_duration(stream.time_base, stream.average_rate)
-        return encode_h264(
-            _upright_frames(frames, short_side, step, stream.sample_aspect_ratio), gop=gop, crf=crf
-        )
+        upright = _upright_frames(frames, short_side, step, stream.sample_aspect_ratio)
+        return encode_h264(upright, gop=gop, crf=crf)
+
+
+def reencode_pictures(frames: Iterable[VideoFrame], *, short_side: int | None, gop: int, crf: int) -> bytes:
+    """Encodes single pictures with times as `reencode_video` does; the first one decides the size."""
+    return encode_h264(_upright_frames(frames, short_side, 1, None), gop=gop, crf=crf)
+
+
+def _decoded(container: InputContainer, stream: VideoStream) -> Iterator[VideoFrame]:
+    return (frame for _, frames in decode_packets(container, stream) for frame in frames)
+
+
+def _decoded_span(
+    container: InputContainer, stream: VideoStream, start: float, end: float
+) -> Iterator[VideoFrame]:
+    """The frames from `start` on and before `end`, in seconds from the beginning of the stream."""
+    assert stream.time_base is not None
+    begin = stream.start_time or 0
+    first, last = (
+        begin + Fraction(seconds).limit_denominator(10**6) / stream.time_base for seconds in (start, end)
+    )
+    container.seek(int(first), stream=stream)
+    keyframe = _first_keyframe(container, stream)
+    # Without an exact index it may be a later one.
+    container.seek(int(first) if keyframe is not None and keyframe <= first else begin, stream=stream)
+    is_empty = True
+    for frame in _decoded(container, stream):
+        if frame.pts is None:
+            raise VideoError("frames without time stamps, so that no span can be cut")
+        if frame.pts >= last:
+            break
+        if frame.pts >= first:
+            is_empty = False
+            yield frame
+    if is_empty:
+        raise VideoError(f"no frames from {start:g} to {end:g} seconds", reason="no frames in the span")
+
+
+def _first_keyframe(container: InputContainer, stream: VideoStream) -> int | None:
+    """Time of the next keyframe; frames before it may be shown wrongly after seeking."""
+    with demux(container, stream) as packets:
+        return next((packet.pts for packet in packets if packet.is_keyframe), None)
 
 
 def _frame_duration(time_base: Fraction | None, rate: Fraction | None) -> int:

@@ -1,32 +1,33 @@
 """What is in a shard set, from its manifest and indexes alone, and a few of its clips as small pictures."""
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
 
 import numpy as np
 from av.filter import Graph
-from pydantic import BaseModel, ConfigDict
 
 from video_data.decode import filter_graph, plane_rows, read_frames, rotation_filters
-from video_data.manifest import Manifest, PackOptions, SampleRecord, ShardEntry, Split
+from video_data.manifest import (
+    Coverage,
+    Duplicate,
+    PackOptions,
+    SampleRecord,
+    ShardEntry,
+    Split,
+    StrictModel,
+)
 from video_data.order import permutation
 from video_data.pool import map_in_order
 from video_data.probe import VideoError, VideoInfo
 from video_data.shards import ShardError, ShardSet
-from video_data.sources import MISSING
 
 _NUM_BINS = 24
-_MOST_DUPLICATES = 1000  # groups that are listed; all are counted
 
 
-class _Model(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Distribution(_Model):
+class Distribution(StrictModel):
     """How a number is distributed over samples.
 
     Attributes:
@@ -46,7 +47,7 @@ class Distribution(_Model):
     counts: tuple[int, ...]
 
 
-class SplitInspection(_Model):
+class SplitInspection(StrictModel):
     """One split.
 
     Attributes:
@@ -71,38 +72,13 @@ class SplitInspection(_Model):
         return min(sizes), float(np.median(sizes)), max(sizes)
 
 
-class Coverage(_Model):
-    """What became of the videos that were listed for a split.
-
-    Attributes:
-        num_listed: videos that the data set names.
-        num_packed: videos in the shards.
-        num_missing: videos whose file was not there.
-        left_out: videos that were there and were not packed, by reason.
-    """
-
-    num_listed: int
-    num_packed: int
-    num_missing: int
-    left_out: dict[str, int]
-
-
-class Duplicate(_Model):
-    """Samples of different splits with the same content.
-
-    Attributes:
-        samples: split and source of each.
-    """
-
-    samples: tuple[tuple[str, str], ...]
-
-
-class Inspection(_Model):
+class Inspection(StrictModel):
     """What is in a shard set.
 
     Attributes:
         path: folder or URL of the set.
         manifest_hash: SHA-256 of the manifest; it identifies the set.
+        dataset: name of the data set with its version.
         classes: class names; a label is an index into them.
         options: how the set was packed.
         tool: versions of the programs that packed it.
@@ -117,13 +93,14 @@ class Inspection(_Model):
         keyframe_gap: frames for each keyframe of a video.
         flow_bytes: bytes of all optical flow; 0 where there is none.
         coverage: for each split what became of the videos that were listed.
-        num_duplicates: groups of samples of different splits with the same content.
+        num_duplicates: groups of samples of different splits that were packed from equal files.
         duplicates: the first of these groups.
         unreadable: shards whose index cannot be read, and why; their samples count in `splits` alone.
     """
 
     path: str
     manifest_hash: str
+    dataset: str
     classes: tuple[str, ...]
     options: PackOptions
     tool: dict[str, str]
@@ -137,7 +114,7 @@ class Inspection(_Model):
     video_bytes: Distribution | None
     keyframe_gap: Distribution | None
     flow_bytes: int
-    coverage: dict[str, Coverage]
+    coverage: dict[Split, Coverage]
     num_duplicates: int
     duplicates: tuple[Duplicate, ...]
     unreadable: dict[str, str]
@@ -166,10 +143,10 @@ def inspect_shards(shards: ShardSet, *, progress: bool = True) -> Inspection:
                 totals.unreadable[shard.name] = result
             else:
                 totals.add(shard.split, result)
-    duplicates = list(totals.duplicates())
     return Inspection(
         path=str(shards.path),
         manifest_hash=shards.manifest_hash,
+        dataset=manifest.dataset,
         classes=shards.classes,
         options=manifest.options,
         tool=manifest.tool,
@@ -193,9 +170,9 @@ def inspect_shards(shards: ShardSet, *, progress: bool = True) -> Inspection:
         video_bytes=_distribution(totals.video_bytes),
         keyframe_gap=_distribution(totals.keyframe_gaps),
         flow_bytes=totals.flow_bytes,
-        coverage=_coverage(manifest),
-        num_duplicates=len(duplicates),
-        duplicates=tuple(duplicates[:_MOST_DUPLICATES]),
+        coverage=manifest.coverage,
+        num_duplicates=manifest.num_duplicates,
+        duplicates=manifest.duplicates,
         unreadable=totals.unreadable,
     )
 
@@ -206,22 +183,6 @@ def _read_index(shards: ShardSet, shard: ShardEntry) -> list[SampleRecord] | str
         return [shards.sample(shard.split, index) for index in shards.shard_indices(shard.name)]
     except ShardError as error:
         return str(error)
-
-
-def _coverage(manifest: Manifest) -> dict[str, Coverage]:
-    reasons: dict[str, Counter[str]] = {split: Counter() for split in manifest.splits}
-    for entry in manifest.dropped:
-        reasons.setdefault(entry.split, Counter())[entry.reason] += 1
-    packed = {str(split): summary.num_samples for split, summary in manifest.splits.items()}
-    return {
-        split: Coverage(
-            num_listed=packed.get(split, 0) + counts.total(),
-            num_packed=packed.get(split, 0),
-            num_missing=counts[MISSING],
-            left_out=_ranked(counts - Counter({MISSING: counts[MISSING]})),
-        )
-        for split, counts in reasons.items()
-    }
 
 
 @dataclass
@@ -239,7 +200,6 @@ class _Totals:
     video_bytes: list[int] = field(default_factory=list)
     keyframe_gaps: list[float] = field(default_factory=list)
     flow_bytes: int = 0
-    contents: defaultdict[bytes, list[tuple[str, str]]] = field(default_factory=lambda: defaultdict(list))
     unreadable: dict[str, str] = field(default_factory=dict)
 
     def add(self, split: str, records: Iterable[SampleRecord]) -> None:
@@ -260,12 +220,6 @@ class _Totals:
             self.flow_bytes += record.flow.size if record.flow else 0
             self.split_frames[split] += record.num_frames
             self.split_seconds[split] += seconds
-            self.contents[bytes.fromhex(record.sha256)].append((split, record.source))
-
-    def duplicates(self) -> Iterator[Duplicate]:
-        for samples in self.contents.values():
-            if len({split for split, _ in samples}) > 1:
-                yield Duplicate(samples=tuple(samples))
 
 
 def _seconds(record: SampleRecord) -> float:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from video_data.probe import MAX_BYTES, MAX_FRAMES, VIDEO_SUFFIXES, VideoInfo
 
@@ -23,11 +23,13 @@ Positive = Annotated[int, Field(ge=1)]
 M = TypeVar("M", bound=BaseModel)
 
 
-class _Model(BaseModel):
+class StrictModel(BaseModel):
+    """Frozen, and strict about unknown fields."""
+
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class PackOptions(_Model):
+class PackOptions(StrictModel):
     """How videos are packed into shards.
 
     Attributes:
@@ -41,7 +43,9 @@ class PackOptions(_Model):
         flow: whether to compute optical flow (extra `flow`) and store it beside each video.
         seed: seed of the shuffle that mixes classes over the shards.
         num_workers: processes that decode and encode; the result does not depend on it.
-        overwrite: whether to replace a finished shard set in the same folder.
+        part: (i, n) packs the i-th of n parts, counted from 1, of the shards alone; `merge_parts` joins them.
+        overwrite: whether to replace a finished shard set, or an unfinished one of other videos or options, in the
+            same folder.
     """
 
     mode: Literal["reencode", "copy"] = "reencode"
@@ -53,10 +57,18 @@ class PackOptions(_Model):
     flow: bool = False
     seed: int = Field(default=0, ge=0, lt=1 << 63)
     num_workers: int = Field(default=1, ge=1, exclude=True)
+    part: tuple[Positive, Positive] | None = Field(default=None, exclude=True)
     overwrite: bool = Field(default=False, exclude=True)
 
+    @field_validator("part")
+    @classmethod
+    def _check_part(cls, part: tuple[int, int] | None) -> tuple[int, int] | None:
+        if part is not None and part[0] > part[1]:
+            raise ValueError(f"part {part[0]} of {part[1]}: allowed are 1 to {part[1]}")
+        return part
 
-class FlowRecord(_Model):
+
+class FlowRecord(StrictModel):
     """The optical flow of a sample: a grey H.264 video, the member `<key>.flow.mp4` of the tar.
 
     It has as many frames as the sample's video and is as wide as its displayed picture and twice as high; see
@@ -79,7 +91,7 @@ class FlowRecord(_Model):
     keyframes: tuple[Run, ...]
 
 
-class SampleRecord(_Model):
+class SampleRecord(StrictModel):
     """One sample of a shard: where its video lies in the tar and which frames it has.
 
     Attributes:
@@ -89,7 +101,10 @@ class SampleRecord(_Model):
         size: bytes of the video.
         sha256: hash of the video's bytes.
         source: path of the original, relative to the folder or csv that was packed.
+        source_sha256: hash of the original's bytes; of a folder of pictures, of names and bytes in order.
+        span: start and end in seconds of the part of the original that is packed; None means all of it.
         label: index into the manifest's `classes`.
+        other_labels: indices of further classes, where the data set gives several.
         format: short name of the container format.
         codec: name of the video codec.
         width: columns of a decoded frame in pixels, before `rotation`.
@@ -108,7 +123,10 @@ class SampleRecord(_Model):
     size: Annotated[int, Field(ge=1, le=MAX_BYTES)]
     sha256: Sha256
     source: str
+    source_sha256: Sha256
+    span: tuple[float, float] | None = None
     label: NonNegative
+    other_labels: tuple[NonNegative, ...] = ()
     format: str
     codec: str
     width: Positive
@@ -171,14 +189,14 @@ class SampleRecord(_Model):
         return pts, keyframes
 
 
-class ShardIndex(_Model):
+class ShardIndex(StrictModel):
     """Index of one tar: its samples in the order of the tar."""
 
     format_version: Literal[1] = 1
     samples: tuple[SampleRecord, ...]
 
 
-class ShardEntry(_Model):
+class ShardEntry(StrictModel):
     """One shard in the manifest: `<name>.tar` and its index `<name>.json`.
 
     Attributes:
@@ -190,7 +208,7 @@ class ShardEntry(_Model):
         index_sha256: hash of the index file.
     """
 
-    name: str = Field(pattern=r"^[a-z]+-[0-9]{6}$")
+    name: str = Field(pattern=r"^[a-z]+-[0-9]{6}(-[0-9]{2,})?$")
     split: Split
     num_samples: Positive
     size: Positive
@@ -198,40 +216,74 @@ class ShardEntry(_Model):
     index_sha256: Sha256
 
 
-class DroppedEntry(_Model):
+class DroppedEntry(StrictModel):
     """A video that was listed but not packed, and why."""
 
     source: str
-    split: str
+    split: Split
     label: str
     reason: str
 
 
-class SplitSummary(_Model):
+class SplitSummary(StrictModel):
     """Counts of one split; `per_class` names every class."""
 
     num_samples: Positive
     per_class: dict[str, NonNegative]
 
 
-class Manifest(_Model):
+class Coverage(StrictModel):
+    """What became of the videos that were listed for a split.
+
+    Attributes:
+        num_listed: videos that the data set names.
+        num_packed: videos in the shards.
+        num_missing: videos whose file was not there.
+        left_out: videos that were there and were not packed, by reason.
+    """
+
+    num_listed: NonNegative
+    num_packed: NonNegative
+    num_missing: NonNegative
+    left_out: dict[str, int]
+
+
+class Duplicate(StrictModel):
+    """Samples of different splits that were packed from equal files.
+
+    Attributes:
+        samples: split and source of each.
+    """
+
+    samples: tuple[tuple[str, str], ...]
+
+
+class Manifest(StrictModel):
     """A whole shard set; the last file that packing writes.
 
     Attributes:
         format_version: version of these files.
+        dataset: name of the data set with its version.
         classes: class names; a label is an index into them.
         splits: counts of each split that has samples.
+        coverage: for each split what became of the videos that were listed.
         shards: all shards, by split and number.
         dropped: videos that were left out.
+        num_duplicates: groups of samples of different splits that were packed from equal files.
+        duplicates: the first of these groups.
         options: how the set was packed.
         tool: versions of the programs that packed it.
     """
 
     format_version: Literal[1] = 1
+    dataset: str
     classes: tuple[str, ...] = Field(min_length=1)
     splits: dict[Split, SplitSummary]
+    coverage: dict[Split, Coverage]
     shards: tuple[ShardEntry, ...]
     dropped: tuple[DroppedEntry, ...]
+    num_duplicates: NonNegative
+    duplicates: tuple[Duplicate, ...]
     options: PackOptions
     tool: dict[str, str]
 
@@ -300,10 +352,11 @@ def load_index(
         flow_end = sample.flow.offset + sample.flow.size if sample.flow else 0
         if max(sample.offset + sample.size, flow_end) > tar_size:
             raise ValueError(f"{path}: sample {sample.key!r} ends after the tar's {tar_size} bytes")
-        if sample.label >= num_classes:
-            raise ValueError(
-                f"{path}: sample {sample.key!r} has label {sample.label}, there are {num_classes} classes"
-            )
+        for label in (sample.label, *sample.other_labels):
+            if label >= num_classes:
+                raise ValueError(
+                    f"{path}: sample {sample.key!r} has label {label}, there are {num_classes} classes"
+                )
         if sample.suffix not in VIDEO_SUFFIXES:
             raise ValueError(f"{path}: sample {sample.key!r} has the unknown ending {sample.suffix!r}")
     return index

@@ -1,27 +1,24 @@
 """Packing videos into shards: WebDataset tars, an index beside each, one manifest."""
 
-import hashlib
-import json
 import re
-from collections.abc import Iterable
-from contextlib import ExitStack, closing
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO, Self
 
-import av
-from webdataset.writer import TarWriter
-
-from video_data.encode import check_encoder, reencode_video
-from video_data.files import atomic_file, write_atomic
-from video_data.flow import check_flow, flow_video
+from video_data.encode import check_encoder
+from video_data.files import write_atomic
+from video_data.flow import check_flow
+from video_data.journal import Group, GroupRecord, Journal, Plan, listing_hash, tool_versions
+from video_data.load import load
 from video_data.manifest import (
-    FLOW_SUFFIX,
     MANIFEST_NAME,
     SPLITS,
+    Coverage,
     DroppedEntry,
-    FlowRecord,
+    Duplicate,
     Manifest,
     PackOptions,
     SampleRecord,
@@ -30,16 +27,15 @@ from video_data.manifest import (
     Split,
     SplitSummary,
     model_bytes,
-    to_runs,
+    parse_file,
 )
 from video_data.order import permutation
 from video_data.pool import map_in_order
-from video_data.probe import MAX_BYTES, VIDEO_SUFFIXES, VideoError, VideoInfo, describe, probe_video
-from video_data.sources import Entry, Listing, list_csv, list_folder
+from video_data.shardwriter import ShardWriter, sample_key
+from video_data.sources import MISSING, Entry, Listing, list_csv, list_folder
 
-_TAR_BLOCK = 512
-_SHARD_FILE = re.compile(r"(train|val|test)-[0-9]{6}\.(tar|json)")
-_MAX_NAME = 48  # characters of the original name that a key keeps
+_SHARD_FILE = re.compile(r"(train|val|test)-[0-9]{6}(-[0-9]{2,})?\.(tar|json)")
+_MOST_DUPLICATES = 1000  # groups that are listed; all are counted
 
 
 @dataclass(frozen=True)
@@ -47,24 +43,16 @@ class PackReport:
     """What packing did.
 
     Attributes:
-        num_packed: videos in the shards.
+        num_packed: videos in the shards; of a part, those of the part.
         dropped: source and reason of each video that was left out.
-        manifest: path of the manifest.
+        manifest: path of the manifest; None after a part, since `merge_parts` writes it.
+        num_duplicates: groups of samples of different splits that were packed from equal files.
     """
 
     num_packed: int
     dropped: list[tuple[str, str]]
-    manifest: Path
-
-
-@dataclass(frozen=True)
-class _Packed:
-    """A video ready for a shard."""
-
-    content: bytes
-    suffix: str
-    info: VideoInfo
-    flow: tuple[bytes, VideoInfo] | None
+    manifest: Path | None
+    num_duplicates: int = 0
 
 
 def pack_folder(
@@ -73,22 +61,12 @@ def pack_folder(
     """Packs a folder of videos, `src/<class>/<video>` or `src/<split>/<class>/<video>`, into shards.
 
     The second form is taken when every folder in `src` is named train, val, valid, validation or test;
-    otherwise all videos belong to the split train. Videos that cannot be read are listed in the manifest with
-    the reason. The same videos and options give byte-identical shards, whatever the number of workers.
-
-    Args:
-        src: folder of videos.
-        dest: folder for the shards; it is made when it does not exist.
-        options: how to pack; None means the defaults.
-        progress: whether to show a progress bar on standard error.
+    otherwise all videos belong to the split train. Otherwise as `pack_listing`.
 
     Raises:
-        ValueError: there are no readable videos or only one class, `dest` holds a finished set and
-            `options.overwrite` is off, or this FFmpeg cannot encode H.264.
-        ImportError: `options.flow` is on and OpenCV is missing.
-        OSError: writing failed. No file is left half-written under its final name.
+        ValueError: there are no videos or only one class, or as in `pack_listing`.
     """
-    return _pack(list_folder(Path(src)), Path(dest), options or PackOptions(), progress)
+    return pack_listing(list_folder(Path(src)), dest, options=options, progress=progress)
 
 
 def pack_csv(
@@ -99,7 +77,7 @@ def pack_csv(
     options: PackOptions | None = None,
     progress: bool = True,
 ) -> PackReport:
-    """Packs the videos that a csv with the header `path,label[,split]` lists into shards.
+    """Packs the videos that a csv with the header `path,label[,split]` lists into shards, as `pack_listing` does.
 
     Args:
         csv_path: UTF-8, comma separated; other columns are ignored. Without `split` all videos belong to
@@ -110,247 +88,284 @@ def pack_csv(
         progress: whether to show a progress bar on standard error.
 
     Raises:
-        ValueError: the csv has no column path or label or a wrong row, or as in `pack_folder`.
-        OSError: writing failed. No file is left half-written under its final name.
+        ValueError: the csv has no column path or label or a wrong row, or as in `pack_listing`.
     """
     listing = list_csv(Path(csv_path), None if root is None else Path(root))
-    return _pack(listing, Path(dest), options or PackOptions(), progress)
+    return pack_listing(listing, dest, options=options, progress=progress)
 
 
-def _pack(listing: Listing, dest: Path, options: PackOptions, progress: bool) -> PackReport:
-    if (dest / MANIFEST_NAME).exists() and not options.overwrite:
-        raise ValueError(f"{dest} holds a finished shard set; choose another folder or set overwrite")
+def pack_listing(
+    listing: Listing, dest: str | Path, *, options: PackOptions | None = None, progress: bool = True
+) -> PackReport:
+    """Packs the videos of a data set into shards.
+
+    Videos that cannot be read are listed in the manifest with the reason. The same videos and options give
+    byte-identical shards, whatever the number of workers or parts. When it is stopped, at any moment and in any way,
+    the same call goes on: shards that were finished are not made again.
+
+    Args:
+        listing: what to pack, as the functions `list_...` return it.
+        dest: folder for the shards; it is made when it does not exist.
+        options: how to pack; None means the defaults.
+        progress: whether to show a progress bar on standard error.
+
+    Raises:
+        ValueError: no video can be read; `dest` holds a finished set, or an unfinished one of other videos or options,
+            and `options.overwrite` is off; a video has a span and is not to be re-encoded; or this FFmpeg cannot encode
+            H.264.
+        ImportError: `options.flow` is on and OpenCV is missing.
+        RuntimeError: a worker process died.
+        OSError: writing failed. No file is left half-written under its final name.
+    """
+    options = options or PackOptions()
     if options.mode == "reencode":
         check_encoder()
+    elif any(entry.span for entry in listing.entries):
+        raise ValueError("parts of videos can only be cut by encoding them again: pack with mode reencode")
     if options.flow:
         check_encoder()
         check_flow()
-    dest.mkdir(parents=True, exist_ok=True)
-    (dest / MANIFEST_NAME).unlink(missing_ok=True)  # from here on the folder is no finished set
-
-    classes = listing.classes or tuple(sorted({entry.label for entry in listing.entries}))
-    dropped = [_dropped(entry, reason) for entry, reason in listing.dropped]
     entries = _shuffled(listing.entries, options.seed)
-    results = map_in_order(
-        partial(_load, options=options),
-        entries,
-        num_workers=options.num_workers,
-        title="pack",
-        progress=progress,
+    plan = _plan(listing, entries, options)
+    journal = _open_journal(Path(dest), plan, overwrite=options.overwrite)
+    groups = _members(plan.groups, entries)
+    if options.part is not None:
+        number, num_parts = options.part
+        groups = groups[number - 1 :: num_parts]
+    _pack_groups(groups, journal, plan, options, progress)
+    if options.part is None:
+        return _finish(journal, plan)
+    records = [journal.record(group) for group, _ in groups]
+    shards = [shard for record in records if record for shard in record.shards]
+    dropped = [entry for record in records if record for entry in record.dropped]
+    return PackReport(sum(shard.num_samples for shard in shards), _reasons(dropped), None)
+
+
+def merge_parts(dest: str | Path, *folders: str | Path) -> PackReport:
+    """Joins what was packed with `PackOptions.part` into one finished set.
+
+    Args:
+        dest: folder of the finished set, into which parts may have been packed.
+        folders: other folders with parts. Their shards are linked, or copied where that is not possible.
+
+    Raises:
+        ValueError: a folder has no part or one of another packing, or parts are missing; the message names them.
+    """
+    target = Journal(Path(dest))
+    others = [Journal(Path(folder)) for folder in folders]
+    plans = [(journal.dest, journal.plan()) for journal in (target, *others)]
+    for folder, found in plans[1:] if others else plans:
+        if found is None:
+            raise ValueError(f"{folder} holds no part of a packing: pack into it with part i/n first")
+    plan = next(found for _, found in plans if found is not None)
+    for folder, found in plans:
+        if found is not None and (difference := plan.difference(found)):
+            raise ValueError(f"{folder} holds a part of another packing: {difference}")
+    if target.plan() is None:
+        target.begin(plan)
+    for group in plan.groups:
+        for other in others:
+            if target.record(group) is None:
+                target.take(other, group)
+    missing = [group.name for group in plan.groups if target.record(group) is None]
+    if missing:
+        raise ValueError(
+            f"parts are missing: {len(missing)} of {len(plan.groups)} groups of videos are not packed, "
+            f"the first is {missing[0]}"
+        )
+    return _finish(target, plan)
+
+
+def _plan(listing: Listing, entries: Sequence[Entry], options: PackOptions) -> Plan:
+    classes = listing.classes or tuple(sorted({entry.label for entry in entries}))
+    groups = []
+    for split in SPLITS:
+        count = sum(entry.split == split for entry in entries)
+        for number, start in enumerate(range(0, count, options.shard_size)):
+            size = min(options.shard_size, count - start)
+            groups.append(Group(name=f"{split}-{number:06d}", split=split, num_entries=size))
+    return Plan(
+        listing_sha256=listing_hash(entries),
+        dataset=listing.dataset,
+        classes=classes,
+        options=options,
+        tool=tool_versions(),
+        groups=tuple(groups),
+        dropped=tuple(_dropped(entry, reason) for entry, reason in listing.dropped),
     )
-    with closing(results), _ShardWriter(dest, classes, options) as writer:
-        for entry, result in zip(entries, results, strict=True):
-            if isinstance(result, str):
-                dropped.append(_dropped(entry, result))
-            else:
-                writer.add(entry, result)
-    if not writer.shards:
+
+
+def _members(groups: Iterable[Group], entries: Sequence[Entry]) -> list[tuple[Group, Sequence[Entry]]]:
+    """Groups with their entries."""
+    members, start = [], 0
+    for group in groups:
+        members.append((group, entries[start : start + group.num_entries]))
+        start += group.num_entries
+    return members
+
+
+def _open_journal(dest: Path, plan: Plan, *, overwrite: bool) -> Journal:
+    """The journal of an unfinished packing of the same videos and options, or a new one."""
+    journal = Journal(dest)
+    if (dest / MANIFEST_NAME).exists():
+        if not overwrite:
+            raise ValueError(f"{dest} holds a finished shard set; choose another folder or set overwrite")
+        journal.remove()
+        (dest / MANIFEST_NAME).unlink()  # from here on the folder is no finished set
+    unfinished = journal.plan()
+    if unfinished is not None and (difference := plan.difference(unfinished)):
+        if journal.is_started() and not overwrite:
+            raise ValueError(
+                f"{dest} holds an unfinished packing with a difference: {difference}. Pack as before to go on, "
+                "choose another folder, or set overwrite to begin anew"
+            )
+        journal.remove()
+        unfinished = None
+    if unfinished is None:
+        journal.begin(plan)
+    return journal
+
+
+def _pack_groups(
+    groups: Sequence[tuple[Group, Sequence[Entry]]],
+    journal: Journal,
+    plan: Plan,
+    options: PackOptions,
+    progress: bool,
+) -> None:
+    """Packs the groups that are not done."""
+    left = [(group, entries) for group, entries in groups if journal.record(group) is None]
+    journal.clean([group for group, _ in left])
+    labels = {name: label for label, name in enumerate(plan.classes)}
+    queue = [entry for _, entries in left for entry in entries]
+    results = map_in_order(
+        partial(load, options=options),
+        queue,
+        num_workers=options.num_workers,
+        title="pack" if options.part is None else f"pack part {options.part[0]} of {options.part[1]}",
+        progress=progress,
+        done=sum(len(entries) for _, entries in groups) - len(queue),
+        describe=lambda entry: entry.source,
+    )
+    with closing(results):
+        for group, entries in left:
+            dropped = []
+            keys: set[str] = set()
+            with ShardWriter(journal.dest, group.name, group.split, labels, options) as writer:
+                for entry in entries:
+                    result = next(results)
+                    key = sample_key(entry.source, entry.span)
+                    assert key not in keys, f"two videos have the key {key}"
+                    keys.add(key)
+                    if isinstance(result, str):
+                        dropped.append(_dropped(entry, result))
+                    else:
+                        writer.add(entry, result)
+            journal.write(group, GroupRecord(shards=tuple(writer.shards), dropped=tuple(dropped)))
+
+
+def _finish(journal: Journal, plan: Plan) -> PackReport:
+    """Writes the manifest of a set whose groups are all done."""
+    dest = journal.dest
+    records = [record for group in plan.groups if (record := journal.record(group)) is not None]
+    assert len(records) == len(plan.groups)
+    shards = [shard for record in records for shard in record.shards]
+    dropped = [*plan.dropped, *(entry for record in records for entry in record.dropped)]
+    if not shards:
+        journal.remove()
         first = dropped[0]
         raise ValueError(f"none of {len(dropped)} videos could be read; {first.source}: {first.reason}")
-
+    totals = _Totals(plan.classes)
+    for shard in shards:
+        path = dest / f"{shard.name}.json"
+        totals.add(shard.split, parse_file(ShardIndex, path.read_bytes(), path).samples)
+    duplicates = totals.duplicates()
     manifest = Manifest(
-        classes=classes,
-        splits=writer.summaries(),
-        shards=tuple(writer.shards),
+        dataset=plan.dataset,
+        classes=plan.classes,
+        splits=totals.summaries(),
+        coverage=_coverage(shards, dropped),
+        shards=tuple(shards),
         dropped=tuple(sorted(dropped, key=lambda entry: (entry.split, entry.source, entry.reason))),
-        options=options,
-        tool={"av": av.__version__, "ffmpeg": str(av.ffmpeg_version_info)},
+        num_duplicates=len(duplicates),
+        duplicates=tuple(duplicates[:_MOST_DUPLICATES]),
+        options=plan.options,
+        tool=plan.tool,
     )
-    kept = {f"{shard.name}.{suffix}" for shard in writer.shards for suffix in ("tar", "json")}
+    kept = {f"{shard.name}.{suffix}" for shard in shards for suffix in ("tar", "json")}
     for file in dest.iterdir():
         if _SHARD_FILE.fullmatch(file.name) and file.name not in kept:
             file.unlink()  # of an earlier, larger set in this folder
     write_atomic(dest / MANIFEST_NAME, model_bytes(manifest, indent=1))
-    reasons = [(entry.source, entry.reason) for entry in manifest.dropped]
-    return PackReport(sum(shard.num_samples for shard in writer.shards), reasons, dest / MANIFEST_NAME)
+    journal.remove()
+    num_packed = sum(shard.num_samples for shard in shards)
+    return PackReport(num_packed, _reasons(manifest.dropped), dest / MANIFEST_NAME, len(duplicates))
+
+
+class _Totals:
+    """Sums over the samples of a set."""
+
+    def __init__(self, classes: Sequence[str]) -> None:
+        self._classes = classes
+        self._counts: dict[Split, Counter[int]] = {split: Counter() for split in SPLITS}
+        self._sources: dict[str, list[tuple[str, str]]] = defaultdict(list)
+
+    def add(self, split: Split, samples: Iterable[SampleRecord]) -> None:
+        for sample in samples:
+            self._counts[split][sample.label] += 1
+            self._sources[sample.source_sha256].append((split, sample.source))
+
+    def summaries(self) -> dict[Split, SplitSummary]:
+        """Counts of the splits that have samples."""
+        return {
+            split: SplitSummary(
+                num_samples=counts.total(),
+                per_class={name: counts[label] for label, name in enumerate(self._classes)},
+            )
+            for split, counts in self._counts.items()
+            if counts
+        }
+
+    def duplicates(self) -> list[Duplicate]:
+        """Samples of equal files in different splits."""
+        groups = (sorted(set(samples)) for samples in self._sources.values())
+        found = [group for group in groups if len({split for split, _ in group}) > 1]
+        return [Duplicate(samples=tuple(group)) for group in sorted(found)]
+
+
+def _coverage(shards: Iterable[ShardEntry], dropped: Iterable[DroppedEntry]) -> dict[Split, Coverage]:
+    """What became of the videos of each split that has any."""
+    packed: Counter[Split] = Counter()
+    for shard in shards:
+        packed[shard.split] += shard.num_samples
+    reasons: dict[Split, Counter[str]] = {split: Counter() for split in SPLITS}
+    for entry in dropped:
+        reasons[entry.split][entry.reason] += 1
+    return {
+        split: Coverage(
+            num_listed=packed[split] + counts.total(),
+            num_packed=packed[split],
+            num_missing=counts.pop(MISSING, 0),
+            left_out=dict(sorted(counts.items(), key=lambda item: (-item[1], item[0]))),
+        )
+        for split, counts in reasons.items()
+        if packed[split] or counts
+    }
 
 
 def _dropped(entry: Entry, reason: str) -> DroppedEntry:
     return DroppedEntry(source=entry.source, split=entry.split, label=entry.label, reason=reason)
 
 
+def _reasons(dropped: Iterable[DroppedEntry]) -> list[tuple[str, str]]:
+    return [(entry.source, entry.reason) for entry in dropped]
+
+
 def _shuffled(entries: Iterable[Entry], seed: int) -> list[Entry]:
     """Entries by split, mixed within each so that every shard holds many classes."""
     result: list[Entry] = []
     for split in SPLITS:
-        members = sorted((entry for entry in entries if entry.split == split), key=lambda entry: entry.source)
+        members = [entry for entry in entries if entry.split == split]
+        members.sort(key=lambda entry: (entry.source, entry.span or (0, 0)))
         result += [members[i] for i in permutation(len(members), seed)]
     return result
-
-
-def _load(entry: Entry, options: PackOptions) -> _Packed | str:
-    """Reads or re-encodes a video and indexes its frames; a text is the reason why that failed."""
-    try:
-        size = entry.path.stat().st_size
-        if size == 0:
-            return "empty file"
-        if options.mode == "reencode":
-            content = reencode_video(
-                entry.path, short_side=options.short_side, gop=options.gop, crf=options.crf
-            )
-            suffix = "mp4"
-        else:
-            suffix = entry.path.suffix[1:].lower()
-            if suffix not in VIDEO_SUFFIXES:
-                return f"unknown ending {suffix!r}; mode reencode takes it"
-            if size > MAX_BYTES:
-                return f"{size} bytes, allowed are {MAX_BYTES}; mode reencode takes it"
-            content = entry.path.read_bytes()
-        if len(content) > MAX_BYTES:
-            return f"{len(content)} bytes after encoding, allowed are {MAX_BYTES}"
-        info = probe_video(content)
-        return _Packed(content, suffix, info, _load_flow(content, options) if options.flow else None)
-    except (VideoError, OSError) as error:
-        return str(error) if isinstance(error, VideoError) else describe(error)
-
-
-def _load_flow(content: bytes, options: PackOptions) -> tuple[bytes, VideoInfo]:
-    """The flow of a packed video and the index of its frames."""
-    flow = flow_video(content, gop=options.gop)
-    return flow, probe_video(flow)
-
-
-def sample_key(source: str) -> str:
-    """A name for a sample, of letters, digits, `-` and `_`, that a hash of the path makes unique."""
-    stem = source.rsplit("/", 1)[-1].rsplit(".", 1)[0]
-    readable = re.sub(r"[^0-9A-Za-z_]+", "-", stem).strip("-")[:_MAX_NAME]
-    digest = hashlib.sha256(source.encode()).hexdigest()[:16]
-    return f"{readable}-{digest}" if readable else digest
-
-
-class _HashingFile:
-    """Passes writes on to a file and keeps their hash and number of bytes."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
-        self.sha256 = hashlib.sha256()
-        self.size = 0
-
-    def write(self, data: bytes) -> int:
-        self.sha256.update(data)
-        self.size += len(data)
-        return self._file.write(data)
-
-
-class _ShardWriter:
-    """Writes samples into consecutive shards; a full shard or another split begins a new one.
-
-    As a context manager it finishes the last shard, or removes what is unfinished after an exception.
-    """
-
-    def __init__(self, dest: Path, classes: tuple[str, ...], options: PackOptions) -> None:
-        self.shards: list[ShardEntry] = []
-        self._dest = dest
-        self._labels = {name: label for label, name in enumerate(classes)}
-        self._options = options
-        self._counts: dict[Split, dict[str, int]] = {split: dict.fromkeys(classes, 0) for split in SPLITS}
-        self._keys: set[tuple[str, str]] = set()
-        self._samples: list[SampleRecord] = []
-        self._split: Split = "train"
-        self._stack = ExitStack()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exception: Any) -> None:
-        if exception[0] is None:
-            self._close_shard()
-        else:
-            self._stack.__exit__(*exception)
-
-    def add(self, entry: Entry, packed: _Packed) -> None:
-        """Appends one sample."""
-        if self._samples and (entry.split != self._split or self._is_full()):
-            self._close_shard()
-        if not self._samples:
-            self._open_shard(entry.split)
-        key = sample_key(entry.source)
-        assert (entry.split, key) not in self._keys, f"two videos have the key {key}"
-        self._keys.add((entry.split, key))
-        label = self._labels[entry.label]
-        metadata = json.dumps({"class": entry.label, "label": label, "source": entry.source}).encode()
-        members = {packed.suffix: packed.content, "json": metadata}
-        if packed.flow is not None:
-            members[FLOW_SUFFIX] = packed.flow[0]
-        self._tar.write({"__key__": key, **members})
-        offsets = {}
-        for suffix in sorted(members):  # as the writer does
-            offsets[suffix] = self._end + _TAR_BLOCK
-            self._end += _tar_bytes(members[suffix])
-        self._samples.append(_record(key, label, entry.source, offsets, packed))
-        self._counts[entry.split][entry.label] += 1
-
-    def summaries(self) -> dict[Split, SplitSummary]:
-        """Counts of the splits that have samples."""
-        return {
-            split: SplitSummary(num_samples=sum(counts.values()), per_class=counts)
-            for split, counts in self._counts.items()
-            if any(counts.values())
-        }
-
-    def _is_full(self) -> bool:
-        return len(self._samples) >= self._options.shard_size or self._end >= self._options.max_shard_bytes
-
-    def _open_shard(self, split: Split) -> None:
-        number = sum(shard.split == split for shard in self.shards)
-        self._split, self._name, self._end = split, f"{split}-{number:06d}", 0
-        self._file = _HashingFile(self._stack.enter_context(atomic_file(self._dest / f"{self._name}.tar")))
-        self._tar = TarWriter(self._file, encoder=False, mtime=0, user="root", group="root")
-
-    def _close_shard(self) -> None:
-        if not self._samples:
-            return
-        self._tar.close()
-        self._stack.close()
-        index = model_bytes(ShardIndex(samples=tuple(self._samples)))
-        write_atomic(self._dest / f"{self._name}.json", index)
-        self.shards.append(
-            ShardEntry(
-                name=self._name,
-                split=self._split,
-                num_samples=len(self._samples),
-                size=self._file.size,
-                sha256=self._file.sha256.hexdigest(),
-                index_sha256=hashlib.sha256(index).hexdigest(),
-            )
-        )
-        self._samples = []
-
-
-def _tar_bytes(content: bytes) -> int:
-    """Bytes that a member with this content takes in a tar: a header block and padded content."""
-    return _TAR_BLOCK + -(-len(content) // _TAR_BLOCK) * _TAR_BLOCK
-
-
-def _record(key: str, label: int, source: str, offsets: dict[str, int], packed: _Packed) -> SampleRecord:
-    info = packed.info
-    return SampleRecord(
-        key=key,
-        suffix=packed.suffix,
-        offset=offsets[packed.suffix],
-        size=len(packed.content),
-        sha256=hashlib.sha256(packed.content).hexdigest(),
-        source=source,
-        label=label,
-        format=info.format,
-        codec=info.codec,
-        width=info.width,
-        height=info.height,
-        rotation=info.rotation,
-        time_base=(info.time_base.numerator, info.time_base.denominator),
-        num_frames=info.num_frames,
-        pts=to_runs(info.pts),
-        keyframes=to_runs(info.keyframes),
-        flow=None if packed.flow is None else _flow_record(*packed.flow, offsets[FLOW_SUFFIX]),
-    )
-
-
-def _flow_record(content: bytes, info: VideoInfo, offset: int) -> FlowRecord:
-    return FlowRecord(
-        offset=offset,
-        size=len(content),
-        sha256=hashlib.sha256(content).hexdigest(),
-        time_base=(info.time_base.numerator, info.time_base.denominator),
-        pts=to_runs(info.pts),
-        keyframes=to_runs(info.keyframes),
-    )

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import signal
+import sys
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -32,6 +33,8 @@ def map_in_order(
     title: str,
     progress: bool,
     weights: Sequence[int] | None = None,
+    done: int = 0,
+    describe: Callable[[T], str] = str,
 ) -> Generator[R, None, None]:
     """Yields `function(item)` for every item, in order.
 
@@ -42,9 +45,11 @@ def map_in_order(
         title: text of the progress bar.
         progress: whether to show the bar, with the time left, on standard error.
         weights: how far each item takes the bar; None means 1.
+        done: how far the bar is at the start, from work that was done before.
+        describe: names an item in an error.
 
     Raises:
-        RuntimeError: a process died, for example for lack of memory.
+        RuntimeError: a process died, for example for lack of memory; the message names what it may have worked on.
     """
     columns = (
         TextColumn("{task.description}"),
@@ -56,33 +61,46 @@ def map_in_order(
     )
     with Progress(*columns, console=Console(stderr=True), disable=not progress) as bar:
         steps = weights or [1] * len(items)
-        task = bar.add_task(title, total=sum(steps))
-        results = (
-            map(function, items) if num_workers == 1 else _map_in_processes(function, items, num_workers)
-        )
+        task = bar.add_task(title, total=done + sum(steps), completed=done)
+        if num_workers == 1:
+            results: Iterable[R] = map(function, items)
+        else:
+            results = _map_in_processes(function, items, num_workers, describe)
         for step, result in zip(steps, results, strict=True):
             bar.advance(task, step)
             yield result
 
 
 def _map_in_processes(
-    function: Callable[[T], R], items: Iterable[T], num_workers: int
+    function: Callable[[T], R], items: Iterable[T], num_workers: int, describe: Callable[[T], str]
 ) -> Generator[R, None, None]:
     methods = multiprocessing.get_all_start_methods()
     context = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
     with ProcessPoolExecutor(num_workers, mp_context=context, initializer=_ignore_interrupt) as executor:
-        pending: deque[Future[R]] = deque()
-        finished = False
+        pending: deque[tuple[T, Future[R]]] = deque()
+        num_results, finished = 0, False
         try:
             for item in items:
-                pending.append(executor.submit(function, item))
+                pending.append((item, executor.submit(function, item)))
                 if len(pending) >= _PENDING_PER_WORKER * num_workers:
-                    yield pending.popleft().result()
+                    yield pending[0][1].result()
+                    pending.popleft()
+                    num_results += 1
             while pending:
-                yield pending.popleft().result()
+                yield pending[0][1].result()
+                pending.popleft()
+                num_results += 1
             finished = True
         except BrokenProcessPool as error:
-            raise RuntimeError("a worker process died; out of memory? Try fewer workers") from error
+            if num_results == 0 and sys.argv[0].endswith(".py"):
+                hint = "a script needs `if __name__ == '__main__':` around what starts processes; else "
+            else:
+                hint = ""
+            unfinished = [describe(item) for item, future in pending if future.exception() is not None]
+            raise RuntimeError(
+                f"a worker process died, at one of: {', '.join(unfinished[: num_workers + 1])} "
+                f"({hint}out of memory? Try fewer workers)"
+            ) from error
         finally:
             for process in [] if finished else list(executor._processes.values()):
                 process.terminate()  # after Ctrl-C nobody waits for what they are doing

@@ -1,0 +1,186 @@
+"""What an unfinished packing keeps beside its shards: the plan, and a record of each group that is done.
+
+A group is as many listed videos as a shard may hold. Which shards it becomes depends on these videos and the options
+alone, so a group is done or not whatever became of others: that is what makes packing go on where it stopped, and parts
+independent.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import av
+
+from video_data.files import write_atomic
+from video_data.manifest import (
+    DroppedEntry,
+    PackOptions,
+    Positive,
+    Sha256,
+    ShardEntry,
+    Split,
+    StrictModel,
+    model_bytes,
+    parse_file,
+)
+from video_data.sources import Entry
+
+_FOLDER = ".packing"
+
+
+class Group(StrictModel):
+    """Listed videos that are packed together; `name` is that of their shards."""
+
+    name: str
+    split: Split
+    num_entries: Positive
+
+
+class Plan(StrictModel):
+    """What is to be packed.
+
+    Attributes:
+        listing_sha256: hash of the listed videos: order, sizes, labels, spans.
+        dataset: name of the data set.
+        classes: class names.
+        options: how to pack.
+        tool: versions of the programs that pack.
+        groups: all groups, by split and number.
+        dropped: listed videos that are not there or cannot be packed.
+    """
+
+    listing_sha256: Sha256
+    dataset: str
+    classes: tuple[str, ...]
+    options: PackOptions
+    tool: dict[str, str]
+    groups: tuple[Group, ...]
+    dropped: tuple[DroppedEntry, ...]
+
+    def difference(self, other: "Plan") -> str | None:
+        """What keeps the two from being parts of one packing, with both values; None when nothing does."""
+        ours, theirs = (
+            {"data set": plan.dataset, **plan.options.model_dump(), **plan.tool} for plan in (self, other)
+        )
+        differing = [
+            f"{name} {theirs.get(name)!r}, now {value!r}"
+            for name, value in ours.items()
+            if theirs.get(name) != value
+        ]
+        if not differing and (self.listing_sha256, self.classes) != (other.listing_sha256, other.classes):
+            differing = ["the list of videos, their sizes or labels"]
+        return "; ".join(differing) or None
+
+
+class GroupRecord(StrictModel):
+    """A group that is done: its shards, and the videos that were left out."""
+
+    shards: tuple[ShardEntry, ...]
+    dropped: tuple[DroppedEntry, ...]
+
+
+def listing_hash(entries: Iterable[Entry]) -> str:
+    """A hash of what is packed: order, names, sizes of files, labels, spans."""
+    digest = hashlib.sha256()
+    for entry in entries:
+        fields = (
+            entry.split,
+            entry.source,
+            _size(entry.path),
+            entry.label,
+            entry.other_labels,
+            entry.span,
+            None if entry.frame_rate is None else str(entry.frame_rate),
+        )
+        digest.update(json.dumps(fields).encode() + b"\n")
+    return digest.hexdigest()
+
+
+def _size(path: Path) -> int:
+    """Bytes of a file; 0 for a folder and for what is not there."""
+    try:
+        return 0 if path.is_dir() else path.stat().st_size
+    except OSError:
+        return 0
+
+
+def tool_versions() -> dict[str, str]:
+    """Versions of the programs on which the bytes of shards depend."""
+    return {"av": av.__version__, "ffmpeg": str(av.ffmpeg_version_info)}
+
+
+class Journal:
+    """The unfinished packing in a folder of shards.
+
+    Args:
+        dest: folder of the shards.
+    """
+
+    def __init__(self, dest: Path) -> None:
+        self.dest = dest
+        self._folder = dest / _FOLDER
+
+    def plan(self) -> Plan | None:
+        """The plan of the unfinished packing; None when there is none."""
+        path = self._folder / "plan.json"
+        return parse_file(Plan, path.read_bytes(), path) if path.is_file() else None
+
+    def begin(self, plan: Plan) -> None:
+        """Writes the plan."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        write_atomic(self._folder / "plan.json", model_bytes(plan))
+
+    def is_started(self) -> bool:
+        """Whether a group is done."""
+        return any(path.name != "plan.json" for path in self._folder.glob("*.json"))
+
+    def record(self, group: Group) -> GroupRecord | None:
+        """The record of a group whose shards are there; None when it is not done."""
+        path = self._folder / f"{group.name}.json"
+        if not path.is_file():
+            return None
+        record = parse_file(GroupRecord, path.read_bytes(), path)
+        is_whole = all(self._has(shard) for shard in record.shards)
+        return record if is_whole else None
+
+    def _has(self, shard: ShardEntry) -> bool:
+        tar, index = (self.dest / f"{shard.name}.{suffix}" for suffix in ("tar", "json"))
+        return tar.is_file() and tar.stat().st_size == shard.size and index.is_file()
+
+    def write(self, group: Group, record: GroupRecord) -> None:
+        """Records that a group is done."""
+        write_atomic(self._folder / f"{group.name}.json", model_bytes(record))
+
+    def clean(self, groups: Sequence[Group]) -> None:
+        """Removes what writing these groups left when it was killed."""
+        for group in groups:
+            for path in (*self.dest.glob(f".{group.name}*.tmp"), *self._folder.glob(f".{group.name}.*.tmp")):
+                path.unlink(missing_ok=True)
+
+    def take(self, other: "Journal", group: Group) -> None:
+        """Takes over a group that is done in another folder; files are linked where that is possible, else copied."""
+        record = other.record(group)
+        if record is None:
+            return
+        for shard in record.shards:
+            for suffix in ("tar", "json"):
+                name = f"{shard.name}.{suffix}"
+                _link_or_copy(other.dest / name, self.dest / name)
+        self.write(group, record)
+
+    def remove(self) -> None:
+        """Forgets the packing; shards stay."""
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def _link_or_copy(source: Path, target: Path) -> None:
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    temporary.unlink(missing_ok=True)
+    try:
+        os.link(source, temporary)
+    except OSError:  # another file system, or one without links
+        shutil.copyfile(source, temporary)
+    temporary.replace(target)
