@@ -128,12 +128,69 @@ def test_motionbench_can_be_packed_from_its_csv(tmp_path):
         "csv",
         tmp_path / "v" / "motionbench.csv",
         tmp_path / "s",
-        "--mode",
-        "copy",
+        "--copy",
         "--num-workers",
         1,
     )
     assert "packed 24 videos" in output
+
+
+@pytest.fixture
+def kinetics(motionbench, tmp_path):
+    """A data set in the form of Kinetics, with one video missing."""
+    folder = tmp_path / "kinetics"
+    lines = ["label,youtube_id,time_start,time_end,split"]
+    for number, label in enumerate(("left", "right", "left", "right")):
+        video = next((motionbench[0] / "videos" / "val" / label).glob("*.mp4"))
+        split = "train" if number < 2 else "val"
+        (folder / split).mkdir(parents=True, exist_ok=True)
+        shutil.copy(video, folder / split / f"abcdefghi-{number}_000000_000010.mp4")
+        lines.append(f"{label},abcdefghi-{number},0,10,{split}")
+    lines.append("left,gone,0,10,val")
+    (folder / "all.csv").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+def test_pack_shows_with_dry_run_what_a_data_set_has(kinetics, tmp_path):
+    output = corrnet("pack", "kinetics", kinetics, tmp_path / "shards", "--dry-run")
+    assert "Kinetics-2: 2 classes" in output
+    lines = [line.split() for line in output.splitlines()]
+    assert ["split", "listed", "found", "missing"] in lines
+    assert ["train", "2", "2", "0"] in lines and ["val", "3", "2", "1"] in lines
+    assert "gone_000000_000010: missing" in output
+    assert not (tmp_path / "shards").exists()
+
+
+def test_pack_in_parts_and_merge(kinetics, tmp_path):
+    shards = tmp_path / "shards"
+    for part in ("1/2", "2/2"):
+        command = ("pack", "kinetics", kinetics, shards, "--copy", "--part", part, "--num-workers", 1)
+        output = corrnet(*command, "--shard-size", 1)
+        assert f"part {part[0]} of 2: packed 2 videos" in output and f"corrnet pack-merge {shards}" in output
+    output = corrnet("pack-merge", shards)
+    assert "packed 4 videos" in output and "gone_000000_000010: missing" in output
+    assert "2 videos are in more than one split" in output  # the replica uses each video twice
+    assert "0 problems" in corrnet("verify", shards, "--num-workers", 1)
+    assert "holds no part of a packing" in corrnet("pack-merge", tmp_path / "none", code=2)
+
+
+def test_pack_says_what_is_wrong_with_options_and_names(kinetics, tmp_path):
+    command = ("pack", "kinetics", kinetics, tmp_path / "shards")
+    assert "--part 3/2: expected I/N" in corrnet(*command, "--part", "3/2", code=2)
+    assert "--crf" in corrnet(*command, "--crf", "52", code=2)
+    output = " ".join(corrnet("pack", "my-videos", "data/shards", code=2).replace("│", "").split())
+    assert "no data set 'my-videos'; there are folder, csv, kinetics" in output
+    assert "corrnet pack folder my-videos data/shards" in output
+    assert "--frame-rate x: expected frames a second" in corrnet(
+        "pack", "folder", tmp_path, tmp_path / "s", "--frame-rate", "x", code=2
+    )
+
+
+@pytest.mark.parametrize(
+    "name", ["folder", "csv", "kinetics", "something", "diving48", "sports1m", "ucf101", "hmdb51"]
+)
+def test_every_data_set_has_help_with_an_example(name):
+    assert f"corrnet pack {name} " in corrnet("pack", name, "--help")
 
 
 def test_models_shows_the_table_with_the_papers_figures():

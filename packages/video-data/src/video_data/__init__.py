@@ -1,7 +1,8 @@
 """Videos to shards to clips: packing, a deterministic order of samples, and decoding for video training.
 
-`generate_motionbench` makes a small data set, `pack_folder` and `pack_csv` write shards, `open_shards` reads
-them, `train_loader` and `test_loader` give batches of clips. The package knows nothing of models.
+`generate_motionbench` makes a small data set; `pack_folder`, `pack_csv` and, for what the `list_...` functions list,
+`pack_listing` write shards; `open_shards` reads them; `train_loader` and `test_loader` give batches of clips. The
+package knows nothing of models.
 """
 
 from video_data.adapters import pack_hf_dataset, to_hf_dataset, webdataset_pipeline
@@ -15,7 +16,19 @@ from video_data.motionbench import MOTIONBENCH_CLASSES, MotionBenchConfig, gener
 from video_data.pack import PackReport, merge_parts, pack_csv, pack_folder, pack_listing
 from video_data.probe import VideoError, VideoInfo, probe_video
 from video_data.shards import ShardError, ShardSet, open_shards
-from video_data.sources import Entry, Listing
+from video_data.sources import (
+    MISSING,
+    Entry,
+    Listing,
+    list_csv,
+    list_diving48,
+    list_folder,
+    list_hmdb51,
+    list_kinetics,
+    list_something,
+    list_sports1m,
+    list_ucf101,
+)
 from video_data.tars import tar_samples
 from video_data.verify import Problem, VerifyReport, verify_shards
 from video_data.views import decode_views, test_loader
@@ -25,6 +38,7 @@ from video_data.yuv import PlaneLayout, YuvClips, to_rgb
 __version__ = "0.1.0"
 
 __all__ = [
+    "MISSING",
     "MOTIONBENCH_CLASSES",
     "Batch",
     "ClipConfig",
@@ -53,6 +67,14 @@ __all__ = [
     "decode_views",
     "generate_motionbench",
     "inspect_shards",
+    "list_csv",
+    "list_diving48",
+    "list_folder",
+    "list_hmdb51",
+    "list_kinetics",
+    "list_something",
+    "list_sports1m",
+    "list_ucf101",
     "merge_parts",
     "normalize",
     "open_shards",

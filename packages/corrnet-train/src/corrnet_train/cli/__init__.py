@@ -6,7 +6,7 @@ from corrnet_train.cli.demo import demo, motionbench
 from corrnet_train.cli.evaluate import evaluate_command, predict
 from corrnet_train.cli.inspect import inspect
 from corrnet_train.cli.models import models
-from corrnet_train.cli.pack import pack_app
+from corrnet_train.cli.pack import pack_app, pack_merge
 from corrnet_train.cli.train import train
 from corrnet_train.cli.verify import verify
 from corrnet_train.malloc import keep_freed_memory
@@ -20,6 +20,7 @@ app = typer.Typer(
     "3 packed but some videos were left out, 130 interrupted.",
 )
 app.add_typer(pack_app, name="pack")
+app.command()(pack_merge)
 app.command()(train)
 app.command("eval")(evaluate_command)
 app.command()(predict)

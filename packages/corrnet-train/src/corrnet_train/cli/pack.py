@@ -1,11 +1,18 @@
-"""`corrnet pack`."""
+"""`corrnet pack` and `corrnet pack-merge`: one command for each data set, with the same options for packing."""
 
+import inspect
+from collections import Counter
+from collections.abc import Callable
+from fractions import Fraction
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any
 
 import typer
+from rich.table import Table
+from typer.core import TyperGroup
 
 from corrnet_train.cli.common import (
+    EXIT_INTERRUPTED,
     EXIT_VIDEOS_LEFT_OUT,
     Workers,
     err,
@@ -14,97 +21,363 @@ from corrnet_train.cli.common import (
     reports_errors,
     workers,
 )
-from video_data import PackOptions, PackReport, pack_csv, pack_folder
+from video_data import (
+    MISSING,
+    Listing,
+    PackOptions,
+    PackReport,
+    list_csv,
+    list_diving48,
+    list_folder,
+    list_hmdb51,
+    list_kinetics,
+    list_something,
+    list_sports1m,
+    list_ucf101,
+    merge_parts,
+    pack_listing,
+)
 
-pack_app = typer.Typer(no_args_is_help=True, help="Pack videos into shards for training.")
+_MOST_LINES = 10
 
-Mode = Annotated[
-    Literal["reencode", "copy"],
-    typer.Option(help="reencode: H.264 made for fast random access; copy: keep the original bytes."),
+
+class _DataSets(TyperGroup):
+    """Says what to write where the name of a data set is missing."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        if args and self.get_command(ctx, args[0]) is None:
+            command = "csv" if args[0].endswith(".csv") else "folder"
+            known = ", ".join(self.list_commands(ctx))
+            raise typer.BadParameter(
+                f"no data set {args[0]!r}; there are {known}. "
+                f"To pack your own videos: corrnet pack {command} {' '.join(args)}"
+            )
+        return super().resolve_command(ctx, args)
+
+
+pack_app = typer.Typer(
+    cls=_DataSets,
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    help="Pack the videos of a data set into shards for training.\n\n"
+    "Packing that was stopped goes on with the same command. Videos that cannot be read are listed in manifest.json "
+    "with the reason; then the exit code is 3.",
+)
+
+Source = Annotated[
+    Path, typer.Argument(help="Folder of the videos, at any depth, and of the annotation files.")
 ]
-ShortSide = Annotated[int, typer.Option(help="Longest allowed shorter side when re-encoding, in pixels.")]
-ShardSize = Annotated[int, typer.Option(help="Most videos in a shard.")]
-Flow = Annotated[
-    bool,
-    typer.Option("--flow", help="Compute optical flow too, for two-stream models (about 10 times as long)."),
+Annotations = Annotated[Path | None, typer.Option(help="Another folder of the annotation files.")]
+Fold = Annotated[int, typer.Option(help="Which of the three ways to split, 1 to 3.")]
+FrameRate = Annotated[
+    str | None,
+    typer.Option(
+        help="Take folders of pictures for videos too, with so many frames a second (25, 30000/1001)."
+    ),
 ]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the shards in DEST.")]
+
+
+def _packing(
+    dest: Annotated[Path, typer.Argument(help="Folder for the shards.")],
+    copy: Annotated[
+        bool,
+        typer.Option("--copy", help="Keep the original bytes instead of encoding for fast random access."),
+    ] = False,
+    short_side: Annotated[
+        int, typer.Option(min=2, help="Longest allowed shorter side when encoding, in pixels.")
+    ] = 256,
+    gop: Annotated[
+        int, typer.Option(min=1, max=250, help="Frames from one keyframe to the next when encoding.")
+    ] = 12,
+    crf: Annotated[int, typer.Option(min=0, max=51, help="Quality when encoding; smaller is better.")] = 20,
+    flow: Annotated[
+        bool,
+        typer.Option(
+            "--flow", help="Compute optical flow too, for two-stream models (about 10 times as long)."
+        ),
+    ] = False,
+    shard_size: Annotated[int, typer.Option(min=1, help="Most videos in a shard.")] = 256,
+    seed: Annotated[
+        int, typer.Option(min=0, help="Seed of the shuffle that mixes classes over the shards.")
+    ] = 0,
+    num_workers: Workers = 0,
+    part: Annotated[
+        str | None,
+        typer.Option(
+            metavar="I/N", help="Pack part I of N, in jobs side by side; corrnet pack-merge joins them."
+        ),
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the shards in DEST.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be packed, and stop.")] = False,
+) -> None:
+    """The options that all data sets share."""
+
+
+def _packs(command: Callable[..., Listing]) -> Callable[..., None]:
+    """Makes a command of a function that lists a data set: it packs what is listed."""
+    own = list(inspect.signature(command).parameters.values())
+    shared = list(inspect.signature(_packing).parameters.values())
+    source, options = own[:1], own[1:]
+
+    def run(**values: Any) -> None:
+        listing_values = {parameter.name: values.pop(parameter.name) for parameter in own}
+        dest, dry_run = values.pop("dest"), values.pop("dry_run")
+        pack_options = PackOptions(
+            mode="copy" if values.pop("copy") else "reencode",
+            num_workers=workers(values.pop("num_workers")),
+            part=_part(values.pop("part")),
+            **values,
+        )
+        listing = command(**listing_values)
+        for note in listing.notes:
+            err.print(note, highlight=False, soft_wrap=True)
+        if dry_run:
+            _show(listing)
+            return
+        try:
+            report = pack_listing(listing, dest, options=pack_options)
+        except KeyboardInterrupt:
+            err.print("interrupted: shards that are finished stay, the same command goes on")
+            raise typer.Exit(EXIT_INTERRUPTED) from None
+        if report.manifest is None:
+            number, count = pack_options.part or (1, 1)
+            out.print(f"part {number} of {count}: packed {report.num_packed} videos", highlight=False)
+            err.print(f"when all parts are done: corrnet pack-merge {dest}", highlight=False, soft_wrap=True)
+        _summarise(report)
+
+    run.__name__ = command.__name__
+    run.__doc__ = command.__doc__
+    run.__annotations__ = {parameter.name: parameter.annotation for parameter in (*own, *shared)} | {
+        "return": None
+    }
+    run.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+        [
+            parameter.replace(kind=parameter.KEYWORD_ONLY)
+            for parameter in (*source, *shared[:1], *options, *shared[1:])
+        ]
+    )
+    return reports_errors(run)
+
+
+def _part(text: str | None) -> tuple[int, int] | None:
+    if text is None:
+        return None
+    number, slash, count = text.partition("/")
+    if not (slash and number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
+        raise ValueError(f"--part {text}: expected I/N with I from 1 to N, for example 2/8")
+    return int(number), int(count)
+
+
+def _frame_rate(text: str | None) -> Fraction | None:
+    if text is None:
+        return None
+    try:
+        rate = Fraction(text)
+    except (ValueError, ZeroDivisionError):
+        rate = Fraction(0)
+    if rate <= 0:
+        raise ValueError(f"--frame-rate {text}: expected frames a second, for example 25 or 30000/1001")
+    return rate
+
+
+def _show(listing: Listing) -> None:
+    """What would be packed: a table of splits, the classes with the fewest videos, the first missing videos."""
+    found = Counter(entry.split for entry in listing.entries)
+    dropped = Counter((entry.split, reason) for entry, reason in listing.dropped)
+    reasons = list(dict.fromkeys(reason for _, reason in listing.dropped))
+    table = Table("split", "listed", "found", *reasons, box=None)
+    for split in ("train", "val", "test"):
+        counts = [dropped[split, reason] for reason in reasons]
+        if found[split] or any(counts):
+            cells = (found[split] + sum(counts), found[split], *counts)
+            table.add_row(split, *(f"{number:,}" for number in cells))
+    sizes = Counter(entry.label for entry in listing.entries)
+    classes = listing.classes or sorted(sizes)
+    smallest = sorted(classes, key=lambda name: (sizes[name], name))[:5]
+    out.print(f"{listing.dataset}: {len(classes)} classes", highlight=False)
+    out.print(table)
+    fewest = ", ".join(f"{name} {sizes[name]}" for name in smallest)
+    out.print(f"fewest videos: {escape(fewest)}", highlight=False, soft_wrap=True)
+    for entry, reason in listing.dropped[:_MOST_LINES]:
+        out.print(f"  {escape(entry.source)}: {escape(reason)}", highlight=False, soft_wrap=True)
+    if len(listing.dropped) > _MOST_LINES:
+        out.print(f"  and {len(listing.dropped) - _MOST_LINES} more", highlight=False)
+
+
+def _summarise(report: PackReport) -> None:
+    if report.manifest is not None:
+        out.print(f"packed {report.num_packed} videos: {report.manifest}", highlight=False, soft_wrap=True)
+    if report.num_duplicates:
+        err.print(
+            f"[bold yellow]warning:[/] {report.num_duplicates} videos are in more than one split (corrnet inspect "
+            "names them): accuracy on them tells nothing",
+            highlight=False,
+            soft_wrap=True,
+        )
+    if not report.dropped:
+        return
+    err.print(f"left out {len(report.dropped)} videos (all are listed in the manifest):", highlight=False)
+    for source, reason in report.dropped[:_MOST_LINES]:
+        err.print(f"  {escape(source)}: {escape(reason)}", highlight=False, soft_wrap=True)
+    if any(reason != MISSING for _, reason in report.dropped):
+        raise typer.Exit(EXIT_VIDEOS_LEFT_OUT)
 
 
 @pack_app.command("folder")
-@reports_errors
+@_packs
 def pack_folder_command(
     src: Annotated[Path, typer.Argument(help="Folder of SPLIT/CLASS/VIDEO or CLASS/VIDEO.")],
-    dest: Annotated[Path, typer.Argument(help="Folder for the shards.")],
-    mode: Mode = "reencode",
-    short_side: ShortSide = 256,
-    shard_size: ShardSize = 256,
-    num_workers: Workers = 0,
-    flow: Flow = False,
-    overwrite: Overwrite = False,
-) -> None:
+    frame_rate: FrameRate = None,
+) -> Listing:
     """Pack a folder with one subfolder a class.
-
-    Videos that cannot be read are listed in manifest.json with the reason; then the exit code is 3.
 
     [bold]Example[/]
 
     corrnet pack folder my-videos data/shards
     """
-    options = _pack_options(mode, short_side, shard_size, num_workers, flow, overwrite)
-    _summarise(pack_folder(src, dest, options=options))
+    return list_folder(src, frame_rate=_frame_rate(frame_rate))
 
 
 @pack_app.command("csv")
-@reports_errors
+@_packs
 def pack_csv_command(
     src: Annotated[Path, typer.Argument(help="A csv with the header path,label[,split].")],
-    dest: Annotated[Path, typer.Argument(help="Folder for the shards.")],
     root: Annotated[
         Path | None, typer.Option(help="Folder that paths refer to; default: that of the csv.")
     ] = None,
-    mode: Mode = "reencode",
-    short_side: ShortSide = 256,
-    shard_size: ShardSize = 256,
-    num_workers: Workers = 0,
-    flow: Flow = False,
-    overwrite: Overwrite = False,
-) -> None:
+    frame_rate: FrameRate = None,
+) -> Listing:
     """Pack the videos that a csv lists.
-
-    Videos that cannot be read are listed in manifest.json with the reason; then the exit code is 3.
 
     [bold]Example[/]
 
     corrnet pack csv videos.csv data/shards --root /data/videos
     """
-    options = _pack_options(mode, short_side, shard_size, num_workers, flow, overwrite)
-    _summarise(pack_csv(src, dest, root=root, options=options))
+    return list_csv(src, root, frame_rate=_frame_rate(frame_rate))
 
 
-def _pack_options(
-    mode: Literal["reencode", "copy"],
-    short_side: int,
-    shard_size: int,
-    num_workers: int,
-    flow: bool,
-    overwrite: bool,
-) -> PackOptions:
-    return PackOptions(
-        mode=mode,
-        short_side=short_side,
-        shard_size=shard_size,
-        num_workers=workers(num_workers),
-        flow=flow,
-        overwrite=overwrite,
+@pack_app.command("kinetics")
+@_packs
+def pack_kinetics(src: Source, annotations: Annotations = None) -> Listing:
+    """Pack Kinetics-400, 600 or 700.
+
+    From csv files with the header label,youtube_id,time_start,time_end,split, and videos named ID_START_END.mp4 (six
+    digits each) in one folder, by split or by class.
+
+    [bold]Example[/]
+
+    corrnet pack kinetics /data/kinetics400 data/kinetics400 --num-workers 32
+    """
+    return list_kinetics(src, annotations=annotations)
+
+
+@pack_app.command("something")
+@_packs
+def pack_something(src: Source, annotations: Annotations = None) -> Listing:
+    """Pack Something-Something v1 or v2.
+
+    v1: something-something-v1-labels.csv, -train.csv, -validation.csv and folders of frames ID/00001.jpg, which are
+    kept bit for bit. v2: labels.json, train.json, validation.json, also with their long names, and ID.webm.
+
+    [bold]Example[/]
+
+    corrnet pack something /data/something-v2 data/something-v2 --num-workers 32
+    """
+    return list_something(src, annotations=annotations)
+
+
+@pack_app.command("diving48")
+@_packs
+def pack_diving48(
+    src: Source,
+    version: Annotated[
+        str | None, typer.Option(help="V1 (that of the paper) or V2, where annotations of both are there.")
+    ] = None,
+    annotations: Annotations = None,
+) -> Listing:
+    """Pack Diving48.
+
+    From Diving48_train.json and Diving48_test.json (V1) or Diving48_V2_train.json and Diving48_V2_test.json (V2),
+    Diving48_vocab.json where it is there, and videos named as vid_name says.
+
+    [bold]Example[/]
+
+    corrnet pack diving48 /data/diving48 data/diving48 --version V2
+    """
+    return list_diving48(src, version=version, annotations=annotations)
+
+
+@pack_app.command("sports1m")
+@_packs
+def pack_sports1m(
+    src: Source,
+    clip_seconds: Annotated[
+        float,
+        typer.Option(help="Length of the clips into which videos are cut; 0 packs whole videos.", min=0),
+    ] = 10.0,
+    clips_per_video: Annotated[
+        int | None, typer.Option(help="Most clips of a video, spread uniformly; default: all.", min=1)
+    ] = None,
+    annotations: Annotations = None,
+) -> Listing:
+    """Pack Sports-1M, cut into clips.
+
+    From labels.txt, train_partition.txt, test_partition.txt and videos named by their YouTube id.
+
+    [bold]Example[/]
+
+    corrnet pack sports1m /data/sports1m data/sports1m --clips-per-video 10 --part 3/64
+    """
+    return list_sports1m(
+        src,
+        clip_seconds=clip_seconds or None,
+        clips_per_video=clips_per_video,
+        annotations=annotations,
+        num_workers=workers(0),
     )
 
 
-def _summarise(report: PackReport) -> None:
-    out.print(f"packed {report.num_packed} videos: {report.manifest}", highlight=False, soft_wrap=True)
-    if not report.dropped:
-        return
-    err.print(f"left out {len(report.dropped)} videos (all are listed in the manifest):", highlight=False)
-    for source, reason in report.dropped[:10]:
-        err.print(f"  {escape(source)}: {escape(reason)}", highlight=False, soft_wrap=True)
-    raise typer.Exit(EXIT_VIDEOS_LEFT_OUT)
+@pack_app.command("ucf101")
+@_packs
+def pack_ucf101(src: Source, fold: Fold = 1, annotations: Annotations = None) -> Listing:
+    """Pack UCF101.
+
+    From classInd.txt, trainlist0N.txt, testlist0N.txt and the videos, in folders for each class or in one.
+
+    [bold]Example[/]
+
+    corrnet pack ucf101 /data/UCF101 data/ucf101 --fold 1
+    """
+    return list_ucf101(src, fold=fold, annotations=annotations)
+
+
+@pack_app.command("hmdb51")
+@_packs
+def pack_hmdb51(src: Source, fold: Fold = 1, annotations: Annotations = None) -> Listing:
+    """Pack HMDB51.
+
+    From the files CLASS_test_splitN.txt and the videos in folders for each class.
+
+    [bold]Example[/]
+
+    corrnet pack hmdb51 /data/hmdb51 data/hmdb51 --fold 1
+    """
+    return list_hmdb51(src, fold=fold, annotations=annotations)
+
+
+@reports_errors
+def pack_merge(
+    dest: Annotated[
+        Path, typer.Argument(help="Folder of the finished set; parts may have been packed into it.")
+    ],
+    folders: Annotated[list[Path] | None, typer.Argument(help="Other folders with parts.")] = None,
+) -> None:
+    """Join what was packed with --part into one set of shards.
+
+    [bold]Examples[/]
+
+    corrnet pack-merge data/shards
+
+    corrnet pack-merge data/shards /scratch/part1 /scratch/part2
+    """
+    _summarise(merge_parts(dest, *(folders or [])))

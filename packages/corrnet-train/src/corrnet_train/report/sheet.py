@@ -20,7 +20,8 @@ from corrnet_train.files import atomic_path, write_text
 from corrnet_train.report.svg import figure_style, inline, plain_label, render, series_color
 from corrnet_train.report.table import format_duration
 from video_data import Inspection, Thumbnails
-from video_data.inspection import Coverage, Distribution
+from video_data.inspection import Distribution
+from video_data.manifest import Coverage
 
 SHEET_SUFFIXES = (".html", ".png")
 _GAP = 4  # pixels between pictures
@@ -73,7 +74,7 @@ def _png_rows(clips: Sequence[int]) -> int:
 
 def summary_rows(inspection: Inspection) -> list[tuple[str, str]]:
     """Names and values of what is in a set, as text."""
-    rows = [("manifest", inspection.manifest_hash)]
+    rows = [("data set", inspection.dataset), ("manifest", inspection.manifest_hash)]
     for split_name, split in inspection.splits.items():
         fewest, middle, most = split.class_sizes()
         rows.append(

@@ -1,0 +1,26 @@
+"""Listing data sets: what their distributions hold becomes a `Listing`, which `pack_listing` packs."""
+
+from video_data.sources.diving48 import list_diving48
+from video_data.sources.folder import list_folder
+from video_data.sources.hmdb51 import list_hmdb51
+from video_data.sources.kinetics import list_kinetics
+from video_data.sources.listing import MISSING, SPLIT_NAMES, Entry, Listing
+from video_data.sources.something import list_something
+from video_data.sources.sports1m import list_sports1m
+from video_data.sources.table import list_csv
+from video_data.sources.ucf101 import list_ucf101
+
+__all__ = [
+    "MISSING",
+    "SPLIT_NAMES",
+    "Entry",
+    "Listing",
+    "list_csv",
+    "list_diving48",
+    "list_folder",
+    "list_hmdb51",
+    "list_kinetics",
+    "list_something",
+    "list_sports1m",
+    "list_ucf101",
+]
