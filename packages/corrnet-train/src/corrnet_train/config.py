@@ -3,12 +3,13 @@
 import difflib
 import importlib.resources
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, ValidationError
 
 from corrnet_train.optim import OptimConfig
+from corrnet_train.step import Precision, TrainConfig
 from video_data import ClipConfig
 
 
@@ -64,7 +65,9 @@ class RunSettings(BaseModel):
     )
     seed: int = 0
     device: str = Field("auto", description="auto (cuda when there is one), cpu, cuda or cuda:N")
-    precision: Literal["fp32", "bf16"] = Field("fp32", description="bf16: autocast, weights stay in fp32")
+    precision: Precision = Field(
+        "fp32", description="bf16, fp16: autocast, weights stay in fp32; fp16 scales the loss"
+    )
     checkpoint_every: PositiveInt = Field(500, description="steps between checkpoints")
     log_every: PositiveInt = Field(10, description="steps between lines of metrics.jsonl")
 
@@ -77,6 +80,7 @@ class RunConfig(BaseModel):
     model: ModelConfig = Field(default_factory=ModelConfig)
     data: DataConfig
     optim: OptimConfig = Field(default_factory=OptimConfig)
+    train: TrainConfig = Field(default_factory=TrainConfig)
     eval: EvalConfig = Field(default_factory=EvalConfig)
     run: RunSettings = Field(default_factory=RunSettings)
 
@@ -85,6 +89,7 @@ class RunConfig(BaseModel):
 RESUMABLE_KEYS = {
     "data.shards", "data.num_workers", "eval.every_epochs", "eval.batch_size", "eval.num_clips",
     "eval.num_clips_training", "run.dir", "run.device", "run.checkpoint_every", "run.log_every",
+    "train.channels_last", "train.compile", "train.grad_checkpointing",
 }  # fmt: skip
 
 

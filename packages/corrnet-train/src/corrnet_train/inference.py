@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from corrnet_models import VideoModel, create_model
 from corrnet_train.checkpoint import Checkpoint, load_weights
 from corrnet_train.config import RunConfig, parse_config
+from corrnet_train.step import AUTOCAST, Precision
 from video_data import ClipConfig, decode_views, normalize
 
 
@@ -72,7 +73,7 @@ class ClipClassifier:
         classes: class names in the order of the logits.
         clip: how clips are cut.
         device: where the model runs.
-        precision: "fp32", or "bf16" for autocast.
+        precision: "fp32", or the type of autocast.
     """
 
     def __init__(
@@ -82,7 +83,7 @@ class ClipClassifier:
         classes: list[str],
         clip: ClipConfig,
         device: torch.device,
-        precision: str = "fp32",
+        precision: Precision = "fp32",
     ) -> None:
         self.model = model.to(device)
         self.classes = classes
@@ -114,7 +115,8 @@ class ClipClassifier:
         """Class probabilities of clips: uint8 [N, C, L, H, W] -> float32 [N, classes] on the CPU."""
         self.model.eval()
         clips = normalize(video.to(self.device, non_blocking=True), flow_channels=self.clip.num_flow_channels)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+        dtype = AUTOCAST[self.precision]
+        with torch.autocast(self.device.type, dtype, enabled=dtype is not None):
             logits = self.model(clips)
         probabilities: Tensor = logits.float().softmax(dim=1).cpu()
         return probabilities

@@ -13,8 +13,7 @@ from typing import Any
 import torch
 import yaml
 from rich.console import Console
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import nn
 
 from corrnet_train.checkpoint import Checkpoint, check_resumable, load_weights
 from corrnet_train.config import RunConfig, config_to_dict
@@ -23,8 +22,10 @@ from corrnet_train.files import write_text
 from corrnet_train.inference import ClipClassifier, build_model, resolve_device
 from corrnet_train.metrics import MetricsLog
 from corrnet_train.optim import build_optimizer, learning_rate
+from corrnet_train.prefetch import DeviceBatch, Prefetcher
 from corrnet_train.progress import progress_bar, training_bar
-from video_data import LoaderState, ShardSet, YuvClips, normalize, open_shards, train_loader
+from corrnet_train.step import StepValues, TrainStep, diverged_message, prepare_model
+from video_data import LoaderState, ShardSet, open_shards, train_loader
 
 
 class TrainingDiverged(RuntimeError):
@@ -80,7 +81,17 @@ class Trainer:
 
         torch.manual_seed(config.run.seed)
         self.model: nn.Module = build_model(config, len(self.shards.classes)).to(self.device)
+        prepare_model(self.model, config.train)
         self.optimizer = build_optimizer(self.model, config.optim)
+        self.train_step = TrainStep(
+            self.model,
+            self.optimizer,
+            device=self.device,
+            precision=config.run.precision,
+            num_micro_batches=config.train.accumulation(config.optim.batch_size)[1],
+            clip_grad_norm=config.optim.clip_grad_norm,
+            flow_channels=config.data.clip.num_flow_channels,
+        )
         self.classifier = ClipClassifier(
             self.model,
             classes=list(self.shards.classes),
@@ -123,11 +134,12 @@ class Trainer:
     def _train(self, interrupted: "_Flag") -> None:
         config = self.config
         batch_size = config.optim.batch_size
+        micro_batch, _ = config.train.accumulation(batch_size)
         loader = train_loader(
             self.shards,
             config.data.train_split,
             config.data.clip,
-            batch_size=batch_size,
+            batch_size=micro_batch,
             seed=config.run.seed,
             num_workers=config.data.num_workers,
             position=self.loader_state.position,
@@ -136,20 +148,19 @@ class Trainer:
         window = _Window()
         with training_bar(self.console) as bar:
             task = bar.add_task(f"train {config.model.name}", total=self.num_steps, completed=self.step)
-            batches = iter(loader)
+            batches = Prefetcher(loader, self.device)
             while self.step < self.num_steps and not interrupted.set:
-                start = time.perf_counter()
-                batch = next(batches)
-                waited = time.perf_counter() - start
-                loss, correct, grad_norm = self._train_step(batch.video, batch.label, batch.keys)
-                self.train_seconds += time.perf_counter() - start
+                start, waited = time.perf_counter(), batches.waited
+                values = self._train_step(batches)
+                seconds = time.perf_counter() - start
+                self.train_seconds += seconds
                 self.step += 1
                 self.loader_state = self.loader_state.advance(batch_size)
-                window.add(loss, correct, batch_size, time.perf_counter() - start, waited)
+                window.add(values, batch_size, seconds, batches.waited - waited)
                 if self.step % config.run.log_every == 0 or self.step == self.num_steps:
-                    values = window.values()
-                    self._log_train(values, grad_norm)
-                    bar.tasks[task].fields |= values
+                    figures = window.values()
+                    self._log_train(figures)
+                    bar.tasks[task].fields |= figures
                     window = _Window()
                 bar.update(task, completed=self.step)
                 if self._is_eval_step():
@@ -158,43 +169,27 @@ class Trainer:
                     self.save(self.last_checkpoint)
         self.save(self.last_checkpoint)
 
-    def _train_step(
-        self, video: Tensor | YuvClips, label: Tensor, keys: list[str]
-    ) -> tuple[float, int, float]:
-        """One step on uint8 [N, C, L, H, W]; returns loss, number of correct clips and gradient norm."""
+    def _train_step(self, batches: Iterator[DeviceBatch]) -> StepValues:
+        """One step; its figures have been checked when it returns."""
         optim = self.config.optim
-        self.model.train()
         rate = learning_rate(
             self.step, peak=optim.lr, num_steps=self.num_steps, num_warmup_steps=self.num_warmup_steps
         )
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        flow_channels = self.config.data.clip.num_flow_channels
-        clips = normalize(video.to(self.device, non_blocking=True), flow_channels=flow_channels)
-        label = label.to(self.device, non_blocking=True)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.run.precision == "bf16"):
-            logits = self.model(clips)
-        loss = F.cross_entropy(logits.float(), label)
-        value = loss.item()
-        if not math.isfinite(value):
-            raise TrainingDiverged(
-                f"the loss is {value} at step {self.step}, learning rate {rate:.3g}; the last checkpoint "
-                "is kept. Try a lower optim.lr, more optim.warmup_epochs or optim.clip_grad_norm=1. "
-                f"Samples of the batch: {', '.join(keys)}"
-            )
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        limit = math.inf if optim.clip_grad_norm is None else optim.clip_grad_norm
-        grad_norm = nn.utils.clip_grad_norm_(self.model.parameters(), limit)
-        self.optimizer.step()
-        return value, int((logits.argmax(dim=1) == label).sum()), float(grad_norm)
+        result = self.train_step(batches, step=self.step, rate=rate)
+        values = result.values()
+        finite = math.isfinite(values.loss) and (
+            math.isfinite(values.grad_norm) or self.config.run.precision == "fp16"  # skipped by the scaler
+        )
+        if not finite:
+            keys = [key for micro_batch in result.keys for key in micro_batch]
+            raise TrainingDiverged(diverged_message(values, result.step, result.rate, keys))
+        return values
 
-    def _log_train(self, values: dict[str, float], grad_norm: float) -> None:
+    def _log_train(self, values: dict[str, float]) -> None:
         values = {
             **values,
             "epoch": self.step / self.steps_per_epoch,
             "lr": self.optimizer.param_groups[0]["lr"],
-            "grad_norm": grad_norm,
         }
         self.metrics.write("train", self.step, **values)
         if not self.console.is_terminal:
@@ -287,13 +282,14 @@ class _Window:
 
     def __init__(self) -> None:
         self._steps = self._clips = self._correct = 0
-        self._loss = self._seconds = self._waited = 0.0
+        self._loss = self._seconds = self._waited = self._grad_norm = 0.0
 
-    def add(self, loss: float, correct: int, num_clips: int, seconds: float, waited: float) -> None:
+    def add(self, step: StepValues, num_clips: int, seconds: float, waited: float) -> None:
         self._steps += 1
         self._clips += num_clips
-        self._correct += correct
-        self._loss += loss
+        self._correct += step.num_correct
+        self._loss += step.loss
+        self._grad_norm = step.grad_norm
         self._seconds += seconds
         self._waited += waited
 
@@ -303,6 +299,7 @@ class _Window:
             "top1": self._correct / self._clips,
             "clips_per_second": self._clips / self._seconds,
             "data_wait": self._waited / self._seconds,
+            "grad_norm": self._grad_norm,
         }
 
 
