@@ -137,3 +137,4 @@ def test_labels_that_were_mixed_go_to_the_loss_and_accuracy_keeps_the_labels():
     mixed, others = trained(model, data=batches(num_batches=2, size=2), mix=mix, loss=loss)
     assert seen == [(2, 4), (2, 4)]
     assert [v.num_correct for v in values] == [v.num_correct for v in others]
+    torch.testing.assert_close(plain.state_dict(), mixed.state_dict())
