@@ -67,11 +67,11 @@ def test_eval_prints_accuracies_and_fingerprint_and_writes_json(run, motionbench
         "--num-workers",
         0,
         "--output",
-        tmp_path / "e.json",
+        tmp_path / "eval",
     )
     for text in ("clip", "video", "top-1", "manifest", "weights", "decoder"):
         assert text in output
-    written = json.loads((tmp_path / "e.json").read_text())
+    written = json.loads((tmp_path / "eval" / "result.json").read_text())
     assert written["num_videos"] == 16 and written["fingerprint"]["split"] == "test"
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import av
 import torch
 
+from corrnet_train.accuracy import VideoAccuracy, VideoPrediction, video_accuracy
 from corrnet_train.checkpoint import weights_hash
 from corrnet_train.inference import ClipClassifier
 from video_data import ShardSet, test_loader
@@ -15,41 +16,41 @@ Fingerprint = dict[str, str | int]
 
 
 @dataclass(frozen=True)
-class VideoPrediction:
-    """The result for one video.
-
-    Attributes:
-        key: sample key in the shards.
-        label: class index in the shards.
-        probabilities: class probabilities averaged over the clips.
-    """
-
-    key: str
-    label: int
-    probabilities: list[float]
-
-
-@dataclass(frozen=True)
 class EvalResult:
     """Accuracy over a split; each video is counted once.
 
     Attributes:
-        clip_top1, clip_top5, video_top1, video_top5: fractions in 0..1; top-5 is 1 for five
-            classes or fewer.
-        confusion: number of videos, rows are true classes and columns predicted ones.
+        num_videos: videos of the split.
+        num_clips, num_crops: views of each video: clips, and places along the longer side.
+        clip_top1, clip_top5: shares of the views, in 0..1; top-5 is 1 for five classes or fewer.
+        video: accuracy, calibration and confusion of the videos.
         predictions: one for each video, in the order of the split.
         fingerprint: what the figures depend on.
     """
 
     num_videos: int
     num_clips: int
+    num_crops: int
     clip_top1: float
     clip_top5: float
-    video_top1: float
-    video_top5: float
-    confusion: list[list[int]]
+    video: VideoAccuracy
     predictions: list[VideoPrediction]
     fingerprint: Fingerprint
+
+    @property
+    def video_top1(self) -> float:
+        """Top-1 of the videos, in 0..1."""
+        return self.video.top1
+
+    @property
+    def video_top5(self) -> float:
+        """Top-5 of the videos, in 0..1."""
+        return self.video.top5
+
+    @property
+    def confusion(self) -> list[list[int]]:
+        """Number of videos, rows are true classes and columns predicted ones."""
+        return self.video.confusion
 
 
 def evaluate(
@@ -58,60 +59,68 @@ def evaluate(
     split: str,
     *,
     num_clips: int = 10,
+    num_crops: int = 1,
     batch_size: int = 4,
     num_workers: int = 0,
     on_batch: Callable[[int], None] = lambda num_videos: None,
 ) -> EvalResult:
-    """Classifies every video of `split` from `num_clips` clips each.
+    """Classifies every video of `split` from `num_clips` x `num_crops` views each.
 
     Args:
         classifier: the model with its classes, which must be those of the shards.
         shards: an open shard set.
         split: name of the split.
         num_clips: clips spaced uniformly over each video.
+        num_crops: 1 for the centre of the picture, 3 for three places along its longer side.
         batch_size: videos a step.
         num_workers: decoding processes.
         on_batch: called after every step with the number of videos in it.
 
     Raises:
-        ValueError: the model's classes differ from those of the shards, or the split does not exist.
+        ValueError: the model's classes differ from those of the shards, the split does not exist, or a number is out of
+            range.
         RuntimeError: a video cannot be read; accuracy over fewer videos would be another figure.
     """
     check_classes(classifier.classes, shards)
     loader = test_loader(
-        shards, split, classifier.clip, num_clips=num_clips, batch_size=batch_size, num_workers=num_workers
+        shards,
+        split,
+        classifier.clip,
+        num_clips=num_clips,
+        num_crops=num_crops,
+        batch_size=batch_size,
+        num_workers=num_workers,
     )
-    num_classes = len(classifier.classes)
-    top = min(5, num_classes)
-    hits = torch.zeros(4)
-    confusion = torch.zeros(num_classes, num_classes, dtype=torch.int64)
+    top = min(5, len(classifier.classes))
+    clip_hits = torch.zeros(2, dtype=torch.int64)
     predictions: list[VideoPrediction] = []
     for batch in loader:
         clips, videos = classifier.video_probabilities(batch.video)
-        labels = batch.label
-        clip_ranks = clips.topk(top).indices == labels[:, None, None]
-        video_ranks = videos.topk(top).indices == labels[:, None]
-        hits += torch.tensor(
-            [clip_ranks[..., 0].sum(), clip_ranks.sum(), video_ranks[..., 0].sum(), video_ranks.sum()]
-        )
-        for key, label, row in zip(batch.keys, labels.tolist(), videos, strict=True):
-            confusion[label, int(row.argmax())] += 1
-            predictions.append(VideoPrediction(key, label, row.tolist()))
+        ranks = clips.topk(top).indices == batch.label[:, None, None]
+        clip_hits += torch.stack([ranks[..., 0].sum(), ranks.sum()])
+        for key, index, label, row in zip(
+            batch.keys, batch.index.tolist(), batch.label.tolist(), videos.tolist(), strict=True
+        ):
+            predictions.append(VideoPrediction(key, shards.sample(split, index).source, label, row))
         on_batch(len(batch.keys))
-    num_videos = len(predictions)
-    clip_top1, clip_top5, video_top1, video_top5 = (
-        hits / torch.tensor([num_videos * num_clips, num_videos * num_clips, num_videos, num_videos])
-    ).tolist()
+    num_views = len(predictions) * num_clips * num_crops
+    clip_top1, clip_top5 = (clip_hits / num_views).tolist()
     return EvalResult(
-        num_videos=num_videos,
+        num_videos=len(predictions),
         num_clips=num_clips,
+        num_crops=num_crops,
         clip_top1=clip_top1,
         clip_top5=clip_top5,
-        video_top1=video_top1,
-        video_top5=video_top5,
-        confusion=confusion.tolist(),
+        video=video_accuracy(predictions, classifier.classes),
         predictions=predictions,
-        fingerprint=fingerprint(classifier, shards, split, num_clips=num_clips, num_videos=num_videos),
+        fingerprint=fingerprint(
+            classifier,
+            shards,
+            split,
+            num_clips=num_clips,
+            num_crops=num_crops,
+            num_videos=len(predictions),
+        ),
     )
 
 
@@ -136,7 +145,13 @@ def check_classes(classes: list[str], shards: ShardSet) -> None:
 
 
 def fingerprint(
-    classifier: ClipClassifier, shards: ShardSet, split: str, *, num_clips: int, num_videos: int
+    classifier: ClipClassifier,
+    shards: ShardSet,
+    split: str,
+    *,
+    num_clips: int,
+    num_crops: int,
+    num_videos: int,
 ) -> Fingerprint:
     """What a reported accuracy depends on: equal fingerprints mean comparable figures."""
     clip = classifier.clip
@@ -145,7 +160,7 @@ def fingerprint(
         "label map": hashlib.sha256("\n".join(shards.classes).encode()).hexdigest()[:16],
         "split": split,
         "videos": num_videos,
-        "views": f"{num_clips} clips x 1 centre crop",
+        "views": f"{num_clips} clips x " + ("1 centre crop" if num_crops == 1 else f"{num_crops} crops"),
         "clip": f"{clip.num_frames} frames, stride {clip.frame_stride}, {clip.crop_size} px, {clip.modality}",
         "resize": f"short side {clip.short_side_range[0]} px",
         "decoder": f"PyAV {av.__version__}, FFmpeg {av.ffmpeg_version_info}",

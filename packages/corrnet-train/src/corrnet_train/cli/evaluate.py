@@ -26,21 +26,30 @@ def evaluate_command(
     shards: Annotated[Path, typer.Argument(help="Folder written by `corrnet pack`.")],
     split: Annotated[str, typer.Option(help="Which split.")] = "val",
     num_clips: Annotated[int, typer.Option(help="Clips spaced uniformly over each video.", min=1)] = 10,
+    num_crops: Annotated[
+        int, typer.Option(help="1: the centre of the picture; 3: three places along its longer side.")
+    ] = 1,
     batch_size: Annotated[int, typer.Option(help="Videos a step.", min=1)] = 4,
     num_workers: Annotated[int, typer.Option(help="Decoding processes.", min=0)] = 1,
     device: Device = "auto",
     output: Annotated[
-        Path | None, typer.Option(help="Write the result with the confusion matrix as JSON.")
+        Path | None,
+        typer.Option(
+            metavar="FOLDER", help="Write result.json, predictions.csv, classes.csv and report.html there."
+        ),
     ] = None,
 ) -> None:
-    """Measure accuracy over a split: clip and video top-1 and top-5, each video counted once.
+    """Measure accuracy over a split: of views, videos and classes, with calibration; each video is counted once.
 
-    [bold]Example[/]
+    The paper averages over 10 clips of each video, and over 30 for its best figures.
+
+    [bold]Examples[/]
 
     corrnet eval runs/demo/corrnet_tiny runs/demo/data/shards --split test
+
+    corrnet eval runs/first data/shards --num-clips 10 --num-crops 3 --output runs/first/eval
     """
     from corrnet_train.evaluate import evaluate
-    from corrnet_train.files import write_json
     from corrnet_train.inference import ClipClassifier
     from corrnet_train.progress import progress_bar
 
@@ -53,6 +62,7 @@ def evaluate_command(
             shard_set,
             split,
             num_clips=num_clips,
+            num_crops=num_crops,
             batch_size=batch_size,
             num_workers=num_workers,
             on_batch=lambda n: bar.advance(task, n),
@@ -60,14 +70,16 @@ def evaluate_command(
     table = Table("", "top-1", "top-5")
     table.add_row("clip", f"{result.clip_top1:.4f}", f"{result.clip_top5:.4f}")
     table.add_row("video", f"{result.video_top1:.4f}", f"{result.video_top5:.4f}")
+    table.add_row("mean over classes", f"{result.video.mean_class:.4f}", "")
     out.print(table)
+    out.print(f"expected calibration error: {result.video.calibration.expected_error:.4f}", highlight=False)
     for name, value in result.fingerprint.items():
         out.print(f"{name}: {value}", highlight=False, soft_wrap=True)
     if output is not None:
-        names = ("num_videos", "num_clips", "clip_top1", "clip_top5", "video_top1", "video_top5", "confusion")
-        write_json(
-            output, {name: getattr(result, name) for name in names} | {"fingerprint": result.fingerprint}
-        )
+        from corrnet_train.report.evaluation import write_evaluation
+
+        write_evaluation(result, classifier.classes, output, title=f"{checkpoint} on {split}")
+        out.print(f"report: {output / 'report.html'}", highlight=False, soft_wrap=True)
 
 
 @reports_errors

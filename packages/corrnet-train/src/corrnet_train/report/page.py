@@ -4,21 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined
 from torch import Tensor
 
 from corrnet_train.files import write_text
 from corrnet_train.report.confusion import confusion_figure, worst_confusion
 from corrnet_train.report.curves import accuracy_figure, loss_figure, smoothing_window
 from corrnet_train.report.filters import filter_figure
+from corrnet_train.report.html import render_page
 from corrnet_train.report.results import ModelResult, Results
 from corrnet_train.report.samples import SampleView, frame_images
 from corrnet_train.report.svg import inline, series_dash, series_variable
-from corrnet_train.report.table import COLUMNS, best_models, format_duration, format_percent, video_interval
+from corrnet_train.report.table import COLUMNS, best_models, format_percent, video_interval
 
 
 def write_report(
@@ -53,13 +52,9 @@ def write_report(
 
 
 def _render(results: Results, filters: Mapping[str, Tensor], samples: Sequence[SampleView]) -> str:
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, auto_reload=False
-    )
-    environment.filters |= {"percent": format_percent, "duration": format_duration}
     created = datetime.fromisoformat(results.created)
-    source = files(__package__).joinpath("template.html").read_text(encoding="utf-8")
-    return environment.from_string(source).render(
+    return render_page(
+        "template.html",
         results=results,
         created=f"{created.day} {created:%B %Y, %H:%M %Z}".rstrip(),
         columns=COLUMNS,

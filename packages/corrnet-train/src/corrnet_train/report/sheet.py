@@ -5,18 +5,17 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Iterator, Sequence
-from importlib.resources import files
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, StrictUndefined
 from matplotlib.figure import Figure
 from matplotlib.image import imsave
 from matplotlib.ticker import MaxNLocator
 
 from corrnet_train.files import atomic_path, write_text
+from corrnet_train.report.html import render_page
 from corrnet_train.report.svg import figure_style, inline, plain_label, render, series_color
 from corrnet_train.report.table import format_duration
 from video_data import Inspection, Thumbnails
@@ -145,10 +144,6 @@ def _shares(counts: dict[str, int], most: int = 6) -> str:
 
 
 def _page(inspection: Inspection, clips: Sequence[Thumbnails]) -> str:
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, auto_reload=False
-    )
-    source = files(__package__).joinpath("sheet.html").read_text(encoding="utf-8")
     classes = [
         {
             "name": name,
@@ -166,7 +161,8 @@ def _page(inspection: Inspection, clips: Sequence[Thumbnails]) -> str:
         }
         for name, members in _by_class(clips)
     ]
-    return environment.from_string(source).render(
+    return render_page(
+        "sheet.html",
         title=Path(inspection.path.rstrip("/")).name or inspection.path,
         path=inspection.path,
         rows=summary_rows(inspection),
