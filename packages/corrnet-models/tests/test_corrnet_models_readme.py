@@ -16,6 +16,7 @@ def test_there_are_examples() -> None:
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: example.strip().splitlines()[-1][:40])
-def test_example_runs(example: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_example_runs(example: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(registry, "_MODELS", dict(registry._MODELS))
     exec(compile(example, "README.md", "exec"), {"__name__": "readme"})

@@ -11,6 +11,7 @@ from corrnet_models.complexity import (
 )
 from corrnet_models.config import ModelConfig
 from corrnet_models.network import FeatureInfo, VideoModel, VideoResNet
+from corrnet_models.pretrained import Pretrained, is_pretrained, load_pretrained, save_pretrained
 from corrnet_models.registry import (
     ModelInfo,
     build_model,
@@ -29,6 +30,7 @@ __all__ = [
     "FeatureInfo",
     "ModelConfig",
     "ModelInfo",
+    "Pretrained",
     "TwoStreamResNet",
     "VideoModel",
     "VideoResNet",
@@ -38,9 +40,12 @@ __all__ = [
     "count_gmacs_fvcore",
     "count_parameters",
     "create_model",
+    "is_pretrained",
     "list_models",
+    "load_pretrained",
     "markdown_table",
     "model_config",
     "model_info",
     "register_model",
+    "save_pretrained",
 ]

@@ -1,0 +1,161 @@
+"""Models in folders, as the Hugging Face Hub lays them out: `model.safetensors`, `config.json` and a model card."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from corrnet_models.config import ModelConfig
+from corrnet_models.network import VideoModel
+from corrnet_models.registry import build_model
+
+WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
+_LIBRARY, _FORMAT_VERSION = "corrnet-models", 1
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """A model with what is needed to use it.
+
+    Attributes:
+        model: The network, in evaluation mode.
+        classes: Class names in the order of its outputs; empty where they are not known.
+        metadata: What else was saved with it, in plain JSON types: how clips are cut, for example.
+    """
+
+    model: VideoModel
+    classes: tuple[str, ...] = ()
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+
+def is_pretrained(folder: str | Path) -> bool:
+    """Whether a folder holds what `save_pretrained` writes."""
+    return all((Path(folder) / name).is_file() for name in (WEIGHTS, CONFIG))
+
+
+def save_pretrained(
+    model: VideoModel,
+    folder: str | Path,
+    *,
+    classes: Sequence[str] = (),
+    metadata: Mapping[str, Any] | None = None,
+    card: str | None = None,
+) -> None:
+    """Writes a model into a folder that can be uploaded to the Hugging Face Hub as it is.
+
+    Args:
+        model: The network.
+        folder: It is made when it does not exist; files of an earlier model are replaced.
+        classes: Class names in the order of the outputs; empty where they are not known.
+        metadata: What else to keep, in plain JSON types.
+        card: Text of the model card; None writes a short one that says how to load the model.
+
+    Raises:
+        ValueError: The number of classes is not that of the outputs.
+    """
+    if classes and len(classes) != model.config.num_classes:
+        raise ValueError(
+            f"got {len(classes)} class names for a model with {model.config.num_classes} outputs"
+        )
+    target = Path(folder)
+    target.mkdir(parents=True, exist_ok=True)
+    content = {
+        "library_name": _LIBRARY,
+        "format_version": _FORMAT_VERSION,
+        "model": model.config.model_dump(mode="json"),
+        "classes": list(classes),
+        "metadata": dict(metadata or {}),
+    }
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    save_file(tensors, target / WEIGHTS, metadata={"format": "pt"})
+    (target / CONFIG).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    (target / CARD).write_text(card if card is not None else _card(model, classes), encoding="utf-8")
+
+
+def load_pretrained(source: str | Path, *, revision: str | None = None) -> Pretrained:
+    """Loads what `save_pretrained` wrote. No code from the folder is run.
+
+    Args:
+        source: A folder, or the name `owner/model` of a repository of the Hugging Face Hub (extra `hub`).
+        revision: Branch, tag or commit of the repository; None takes its newest state.
+
+    Raises:
+        ValueError: The folder holds no such model, or weights that are not those of its configuration; the message
+            names them.
+        ImportError: `source` is no folder and huggingface-hub is not installed.
+    """
+    folder = Path(source)
+    if not folder.is_dir():
+        folder = _download(str(source), revision)
+    missing = [name for name in (WEIGHTS, CONFIG) if not (folder / name).is_file()]
+    if missing:
+        raise ValueError(f"{folder} holds no model: {' and '.join(missing)} missing")
+    try:
+        content = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        if content["library_name"] != _LIBRARY or content["format_version"] != _FORMAT_VERSION:
+            found = f"{content['library_name']} {content['format_version']}"
+            raise ValueError(f"it is of {found}, this version reads {_LIBRARY} {_FORMAT_VERSION}")
+        config = ModelConfig(**content["model"])
+        classes, metadata = tuple(content["classes"]), dict(content["metadata"])
+    except (KeyError, TypeError, ValueError, ValidationError) as error:
+        reason = f"no {error}" if isinstance(error, KeyError) else " ".join(str(error).split())
+        raise ValueError(f"{folder / CONFIG} is not the configuration of a model: {reason}") from error
+    model = build_model(config)
+    try:
+        tensors = load_file(folder / WEIGHTS)
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{folder / WEIGHTS} cannot be read: {error}") from error
+    own = model.state_dict()
+    differing = sorted(
+        name
+        for name in own.keys() | tensors.keys()
+        if getattr(own.get(name), "shape", None) != _shape(tensors, name)
+    )
+    if differing:
+        raise ValueError(
+            f"{folder / WEIGHTS} does not fit {CONFIG}: {len(differing)} tensors are missing, unexpected or of another "
+            f"shape, for example {', '.join(differing[:3])}"
+        )
+    model.load_state_dict(tensors)
+    return Pretrained(model.eval(), classes, metadata)
+
+
+def _shape(tensors: Mapping[str, Any], name: str) -> Any:
+    return getattr(tensors.get(name), "shape", None)
+
+
+def _download(name: str, revision: str | None) -> Path:
+    if name.count("/") != 1 or name.startswith((".", "/")):
+        raise ValueError(f"no folder {name}; models of the Hugging Face Hub are named owner/model")
+    try:
+        from huggingface_hub import snapshot_download
+    except ImportError as error:
+        raise ImportError(
+            f"no folder {name}; to load it from the Hugging Face Hub: pip install 'corrnet-models[hub]'"
+        ) from error
+    return Path(snapshot_download(name, revision=revision, allow_patterns=[WEIGHTS, CONFIG]))
+
+
+def _card(model: VideoModel, classes: Sequence[str]) -> str:
+    config = model.config
+    named = f"\nClasses: {', '.join(classes)}.\n" if classes and len(classes) <= 50 else ""
+    return f"""---
+library_name: {_LIBRARY}
+pipeline_tag: video-classification
+---
+
+A video classifier for {config.num_classes} classes, from clips of {config.num_frames} frames with \
+{config.in_channels} channels.
+{named}
+```python
+from corrnet_models import load_pretrained
+
+pretrained = load_pretrained("path/to/this/folder")  # pip install corrnet-models
+logits = pretrained.model(clips)  # float32 [N, {config.in_channels}, {config.num_frames}, H, W]
+```
+"""

@@ -1,0 +1,120 @@
+"""Models in folders: what is saved is loaded, and nothing else is."""
+
+import json
+import shutil
+import sys
+
+import pytest
+import torch
+
+from corrnet_models import create_model, is_pretrained, load_pretrained, save_pretrained
+from corrnet_models.pretrained import CARD, CONFIG, WEIGHTS
+
+CLASSES = [f"class {number}" for number in range(8)]
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    torch.manual_seed(0)
+    model = create_model("corrnet_tiny", num_classes=8, corr_filters="shared")
+    for parameter in model.parameters():  # as training may leave them
+        if parameter.dim() == 5:
+            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last_3d)
+    folder = tmp_path_factory.mktemp("pretrained") / "model"
+    save_pretrained(model, folder, classes=CLASSES, metadata={"clip": {"num_frames": 8}})
+    return model.eval(), folder
+
+
+def test_a_saved_model_is_loaded_with_its_configuration_and_classes(saved):
+    model, folder = saved
+    assert is_pretrained(folder) and not is_pretrained(folder.parent)
+    loaded = load_pretrained(folder)
+    assert loaded.model.config == model.config
+    assert (loaded.classes, loaded.metadata) == (tuple(CLASSES), {"clip": {"num_frames": 8}})
+    assert not loaded.model.training
+    clips = torch.randn(2, 3, 8, 32, 32)
+    with torch.inference_mode():
+        torch.testing.assert_close(loaded.model(clips), model(clips))  # the layout of weights is not kept
+
+
+@pytest.mark.parametrize("name", ["r2plus1d_tiny_twostream", "r2d_tiny"])
+def test_every_kind_of_model_goes_round(name, tmp_path):
+    model = create_model(name, num_classes=3)
+    save_pretrained(model, tmp_path)
+    loaded = load_pretrained(tmp_path)
+    assert loaded.classes == ()
+    for key, tensor in model.state_dict().items():
+        assert torch.equal(loaded.model.state_dict()[key], tensor), key
+
+
+def test_the_card_says_how_to_load_it(saved):
+    card = (saved[1] / CARD).read_text()
+    assert card.startswith("---\nlibrary_name: corrnet-models")
+    assert "load_pretrained" in card and "class 7" in card
+
+
+def test_the_number_of_classes_must_be_that_of_the_outputs(tmp_path):
+    with pytest.raises(ValueError, match="got 2 class names for a model with 5 outputs"):
+        save_pretrained(create_model("r2d_tiny", num_classes=5), tmp_path / "x", classes=["a", "b"])
+    assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda folder: (folder / WEIGHTS).unlink(), r"holds no model: model.safetensors missing"),
+        (lambda folder: (folder / CONFIG).write_text("{"), "is not the configuration of a model"),
+        (
+            lambda folder: edit(folder, library_name="timm"),
+            "it is of timm 1, this version reads corrnet-models 1",
+        ),
+        (
+            lambda folder: edit(folder, model={"num_frames": -1}),
+            "is not the configuration of a model: .*num_frames",
+        ),
+        (lambda folder: edit(folder, model=None), "is not the configuration of a model"),
+        (
+            lambda folder: edit_model(folder, num_classes=9),
+            "does not fit .* 2 tensors .* fc.bias, fc.weight",
+        ),
+        (lambda folder: (folder / WEIGHTS).write_bytes(b"\x00" * 100), "model.safetensors cannot be read"),
+    ],
+)
+def test_a_damaged_or_foreign_folder_is_refused(saved, tmp_path, change, message):
+    folder = tmp_path / "model"
+    shutil.copytree(saved[1], folder)
+    change(folder)
+    with pytest.raises(ValueError, match=message):
+        load_pretrained(folder)
+
+
+def edit(folder, **values):
+    content = json.loads((folder / CONFIG).read_text()) | values
+    (folder / CONFIG).write_text(json.dumps(content))
+
+
+def edit_model(folder, **values):
+    model = json.loads((folder / CONFIG).read_text())["model"]
+    edit(folder, model=model | values)
+
+
+def test_a_name_of_the_hub_is_downloaded(saved, monkeypatch):
+    hub = pytest.importorskip("huggingface_hub")
+    asked = []
+
+    def snapshot_download(name, **options):
+        asked.append((name, options["revision"]))
+        return str(saved[1])
+
+    monkeypatch.setattr(hub, "snapshot_download", snapshot_download)
+    assert load_pretrained("owner/model", revision="v1").classes == tuple(CLASSES)
+    assert asked == [("owner/model", "v1")]
+
+
+def test_without_the_hub_library_it_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(ImportError, match=r"pip install 'corrnet-models\[hub\]'"):
+        load_pretrained("owner/model")
+    for name in ("missing", "./missing/model", "/missing/model"):
+        with pytest.raises(ValueError, match=r"no folder .*missing.*owner/model"):
+            load_pretrained(name)
