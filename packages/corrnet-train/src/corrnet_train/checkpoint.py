@@ -1,7 +1,7 @@
 """Checkpoints: written atomically, read with `weights_only=True`, compared before they are used."""
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from torch import nn
 from corrnet_train.config import RESUMABLE_KEYS, RunConfig, config_to_dict, flatten
 from corrnet_train.files import atomic_path
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 
 class CheckpointError(ValueError):
@@ -29,9 +29,12 @@ class Checkpoint:
         model: state dict of the model.
         optimizer: state dict of the optimiser.
         loader: state of the training loader (manifest hash, split, seed, position).
-        rng: the generator states of torch, by device name.
+        rng: the generator states of torch by device name, for each rank.
         best_top1: best held-out video top-1 so far, in 0..1; -1 before the first evaluation.
         train_seconds: time spent training so far, in seconds.
+        scaler: state of the loss scaler; empty without fp16.
+        ema: averaged weights; empty where they are not kept.
+        norm_batch: clips over which batch norm normalised; None where it is not recorded.
     """
 
     step: int
@@ -40,9 +43,12 @@ class Checkpoint:
     model: dict[str, Any]
     optimizer: dict[str, Any]
     loader: dict[str, Any]
-    rng: dict[str, torch.Tensor]
+    rng: list[dict[str, torch.Tensor]]
     best_top1: float
     train_seconds: float
+    scaler: dict[str, Any] = field(default_factory=dict)
+    ema: dict[str, Any] = field(default_factory=dict)
+    norm_batch: int | None = None
 
     def save(self, path: Path) -> None:
         """Writes the checkpoint; `path` holds the old or the new one at every moment."""

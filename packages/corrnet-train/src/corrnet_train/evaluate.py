@@ -9,10 +9,12 @@ import torch
 
 from corrnet_train.accuracy import VideoAccuracy, VideoPrediction, video_accuracy
 from corrnet_train.checkpoint import weights_hash
+from corrnet_train.distributed import Ranks
 from corrnet_train.inference import ClipClassifier
 from video_data import ShardSet, test_loader
 
 Fingerprint = dict[str, str | int]
+ONE_RANK = Ranks()
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,7 @@ def evaluate(
     batch_size: int = 4,
     num_workers: int = 0,
     on_batch: Callable[[int], None] = lambda num_videos: None,
+    ranks: Ranks = ONE_RANK,
 ) -> EvalResult:
     """Classifies every video of `split` from `num_clips` x `num_crops` views each.
 
@@ -74,7 +77,8 @@ def evaluate(
         num_crops: 1 for the centre of the picture, 3 for three places along its longer side.
         batch_size: videos a step.
         num_workers: decoding processes.
-        on_batch: called after every step with the number of videos in it.
+        on_batch: called after every step with the number of videos in it, of this process.
+        ranks: the processes that share the videos; each of them gets the result over all.
 
     Raises:
         ValueError: the model's classes differ from those of the shards, the split does not exist, or a number is out of
@@ -90,21 +94,25 @@ def evaluate(
         num_crops=num_crops,
         batch_size=batch_size,
         num_workers=num_workers,
+        rank=ranks.rank,
+        world_size=ranks.world_size,
     )
     top = min(5, len(classifier.classes))
     clip_hits = torch.zeros(2, dtype=torch.int64)
-    predictions: list[VideoPrediction] = []
+    own: list[tuple[int, VideoPrediction]] = []
     for batch in loader:
         clips, videos = classifier.video_probabilities(batch.video)
-        ranks = clips.topk(top).indices == batch.label[:, None, None]
-        clip_hits += torch.stack([ranks[..., 0].sum(), ranks.sum()])
+        hits = clips.topk(top).indices == batch.label[:, None, None]  # no class where a row only fills up
+        clip_hits += torch.stack([hits[..., 0].sum(), hits.sum()])
         for key, index, label, row in zip(
             batch.keys, batch.index.tolist(), batch.label.tolist(), videos.tolist(), strict=True
         ):
-            predictions.append(VideoPrediction(key, shards.sample(split, index).source, label, row))
-        on_batch(len(batch.keys))
+            if index >= 0:
+                own.append((index, VideoPrediction(key, shards.sample(split, index).source, label, row)))
+        on_batch(int(batch.valid.sum()))
+    predictions = _of_all(own, ranks, shards.num_samples(split))
     num_views = len(predictions) * num_clips * num_crops
-    clip_top1, clip_top5 = (clip_hits / num_views).tolist()
+    clip_top1, clip_top5 = (sum(ranks.gather(clip_hits), torch.zeros(2)) / num_views).tolist()
     return EvalResult(
         num_videos=len(predictions),
         num_clips=num_clips,
@@ -122,6 +130,14 @@ def evaluate(
             num_videos=len(predictions),
         ),
     )
+
+
+def _of_all(own: list[tuple[int, VideoPrediction]], ranks: Ranks, num_videos: int) -> list[VideoPrediction]:
+    """The predictions of all processes in the order of the split, each video once."""
+    rows = sorted((row for part in ranks.gather(own) for row in part), key=lambda row: row[0])
+    if [index for index, _ in rows] != list(range(num_videos)):
+        raise RuntimeError(f"{len(rows)} videos were counted for {num_videos}: some twice or never")
+    return [prediction for _, prediction in rows]
 
 
 def check_classes(classes: list[str], shards: ShardSet) -> None:

@@ -4,13 +4,16 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from torch.nn import functional as F
 
+from corrnet_train.distributed import BatchNorm, Parallel
 from corrnet_train.prefetch import DeviceBatch
 from video_data import YuvClips, normalize
 
@@ -31,6 +34,20 @@ class TrainConfig(BaseModel):
         description="clips that a process takes at once; more make up optim.batch_size by accumulation. "
         "None: optim.batch_size / processes, without accumulation",
     )
+    batch_norm: BatchNorm = Field(
+        "local",
+        description="local: batch norm over the clips a process takes at once; sync: over those of all processes",
+    )
+    parallel: Parallel = Field(
+        "ddp",
+        description="ddp: each process has the whole model; fsdp: weights and optimiser state are sharded",
+    )
+    keep_every: PositiveInt | None = Field(
+        None, description="steps between checkpoints that are kept beside last and best"
+    )
+    timeout: PositiveFloat = Field(
+        600, description="seconds after which waiting for another process is an error"
+    )
     channels_last: bool = Field(
         True, description="keep convolution weights in channels_last_3d, as clips are"
     )
@@ -38,6 +55,11 @@ class TrainConfig(BaseModel):
     grad_checkpointing: bool = Field(
         False, description="recompute each block in the backward pass: less memory, about a third more time"
     )
+
+    def norm_batch(self, batch_size: int, *, world_size: int = 1) -> int:
+        """Clips over which batch norm normalises; arguments as for `accumulation`."""
+        micro_batch, _ = self.accumulation(batch_size, world_size=world_size)
+        return micro_batch * (world_size if self.batch_norm == "sync" else 1)
 
     def accumulation(self, batch_size: int, *, world_size: int = 1) -> tuple[int, int]:
         """Splits the global batch: (clips of a micro-batch, micro-batches a step).
@@ -72,7 +94,7 @@ def _multiple(value: int, of: int) -> int:
 
 def prepare_model(model: nn.Module, config: TrainConfig) -> nn.Module:
     """Sets memory format, activation checkpointing and compilation, in place; names of weights stay."""
-    if config.channels_last:
+    if config.channels_last and config.parallel != "fsdp":  # which shards contiguous weights alone
         for parameter in model.parameters():
             if parameter.ndim == 5:  # of convolutions; `Module.to` refuses a model that has 4-d weights too
                 parameter.data = parameter.data.contiguous(memory_format=torch.channels_last_3d)
@@ -231,6 +253,27 @@ class TrainStep:
             keys=keys,
         )
 
+    def settle(self, clips: Tensor) -> None:
+        """Goes through one step that changes nothing, before the first one.
+
+        A wrapped model arranges its exchange of gradients by what it sees in its first step. If that were a real one,
+        gradients would be summed in another order there than later, and a run that goes on would round its first
+        step otherwise than one that was never interrupted.
+
+        Args:
+            clips: any clips [N, C, L, H, W] of the shape of a micro-batch, on the device.
+        """
+        buffers = [buffer.clone() for buffer in self._model.buffers()]
+        self._model.train()
+        with torch.random.fork_rng([self._device] if self._device.type == "cuda" else []):
+            with torch.autocast(self._device.type, self._dtype, enabled=self._dtype is not None):
+                logits = self._model(clips)
+            (logits.float() * 0).sum().backward()
+        self._optimizer.zero_grad(set_to_none=True)
+        with torch.no_grad():
+            for buffer, kept in zip(self._model.buffers(), buffers, strict=True):
+                buffer.copy_(kept)
+
     def _backward(self, video: Tensor | YuvClips, label: Tensor) -> tuple[Tensor, Tensor]:
         """Adds the gradient of one micro-batch; returns its loss and number of correct clips."""
         clips, target = normalize(video, flow_channels=self._flow_channels), label
@@ -246,6 +289,8 @@ class TrainStep:
         """Clips and applies the gradient; returns its norm before clipping, float32."""
         self.scaler.unscale_(self._optimizer)
         grad_norm = nn.utils.clip_grad_norm_(self._parameters, self._limit)
+        if isinstance(grad_norm, DTensor):
+            grad_norm = grad_norm.full_tensor()
         self.scaler.step(self._optimizer)
         self.scaler.update()
         if self._after_update is not None:
@@ -253,12 +298,15 @@ class TrainStep:
         return grad_norm.detach().float()
 
 
-def diverged_message(values: StepValues, step: int, rate: float, keys: Sequence[str]) -> str:
+def diverged_message(
+    values: StepValues, step: int, rate: float, keys: Sequence[str], folder: Path, *, most: int = 16
+) -> str:
     """What to tell someone whose loss or gradient is no longer a finite number."""
     what = "loss" if not math.isfinite(values.loss) else "gradient norm"
     value = values.loss if what == "loss" else values.grad_norm
+    more = f" and {len(keys) - most} more" if len(keys) > most else ""
     return (
         f"the {what} is {value} at step {step}, learning rate {rate:.3g}; the last checkpoint "
         "is kept. Try a lower optim.lr, more optim.warmup_epochs or optim.clip_grad_norm=1. "
-        f"Samples of the batch: {', '.join(keys)}"
+        f"Samples of the batch (all in {folder / 'diverged.json'}): {', '.join(keys[:most])}{more}"
     )

@@ -1,15 +1,13 @@
-"""The training loop: one process, one device, resumable to the bit."""
+"""The training loop, for one process or many, resumable to the bit."""
 
 import math
-import signal
 import time
+from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
-from typing import Any
 
+import numpy as np
 import torch
 import yaml
 from rich.console import Console
@@ -17,14 +15,18 @@ from torch import nn
 
 from corrnet_train.checkpoint import Checkpoint, check_resumable, load_weights
 from corrnet_train.config import RunConfig, config_to_dict
-from corrnet_train.evaluate import check_classes, evaluate
-from corrnet_train.files import write_text
-from corrnet_train.inference import ClipClassifier, build_model, resolve_device
+from corrnet_train.distributed import Ranks, copy_buffers, gradient_exchange, on_every_rank, share_out, wrap
+from corrnet_train.evaluate import ONE_RANK, check_classes, evaluate
+from corrnet_train.files import write_json, write_text
+from corrnet_train.inference import ClipClassifier, build_model
+from corrnet_train.interrupt import Flag, interrupt_flag
+from corrnet_train.meter import Meter
 from corrnet_train.metrics import MetricsLog
 from corrnet_train.optim import build_optimizer, learning_rate
 from corrnet_train.prefetch import DeviceBatch, Prefetcher
 from corrnet_train.progress import progress_bar, training_bar
-from corrnet_train.step import StepValues, TrainStep, diverged_message, prepare_model
+from corrnet_train.step import StepResult, StepValues, TrainStep, diverged_message, prepare_model
+from corrnet_train.writer import CheckpointWriter, remove_unfinished
 from video_data import LoaderState, ShardSet, open_shards, train_loader
 
 
@@ -49,49 +51,48 @@ class TrainResult:
     train_seconds: float
 
 
+def last_checkpoint(config: RunConfig) -> Path:
+    """Where a run can be continued."""
+    return config.run.dir / "checkpoints" / "last.pt"
+
+
 class Trainer:
     """Trains one model as a `RunConfig` says.
 
     Everything that can be wrong (shards, classes, model, device, the checkpoint to continue) is checked here,
-    before any work.
+    before any work. All processes of a run make a trainer and call the same methods.
 
     Args:
         config: the run.
         resume: continue from the last checkpoint in `config.run.dir`.
         console: where progress and messages go.
+        ranks: the processes that train together.
 
     Raises:
         ValueError: bad settings, or a run folder that already holds a run when `resume` is False.
     """
 
-    def __init__(self, config: RunConfig, *, resume: bool = False, console: Console | None = None) -> None:
+    def __init__(
+        self,
+        config: RunConfig,
+        *,
+        resume: bool = False,
+        console: Console | None = None,
+        ranks: Ranks = ONE_RANK,
+    ) -> None:
         self.config = config
-        self.console = console or Console(stderr=True)
+        self.ranks = ranks
+        self.console = (console or Console(stderr=True)) if ranks.is_first else Console(quiet=True)
         self.folder = config.run.dir
-        self.last_checkpoint = self.folder / "checkpoints" / "last.pt"
-        checkpoint = self._find_checkpoint(resume)
-
-        self.device = resolve_device(config.run.device)
-        self.shards: ShardSet = open_shards(config.data.shards)
-        num_samples = self.shards.num_samples(config.data.train_split)
-        self.shards.num_samples(config.data.eval_split)
-        self.num_steps = config.optim.num_steps(num_samples)
-        self.num_warmup_steps = config.optim.num_warmup_steps(num_samples)
-        self.steps_per_epoch = num_samples / config.optim.batch_size
-
-        torch.manual_seed(config.run.seed)
-        self.model: nn.Module = build_model(config, len(self.shards.classes)).to(self.device)
-        prepare_model(self.model, config.train)
+        self.last_checkpoint = last_checkpoint(config)
+        with ranks.together():
+            checkpoint = self._find_checkpoint(resume)
+            self._open()
+            self.model = self._build_model()
+        self._check_alike(checkpoint)
+        train = config.train
+        share_out(self.model, ranks, batch_norm=train.batch_norm, parallel=train.parallel)
         self.optimizer = build_optimizer(self.model, config.optim)
-        self.train_step = TrainStep(
-            self.model,
-            self.optimizer,
-            device=self.device,
-            precision=config.run.precision,
-            num_micro_batches=config.train.accumulation(config.optim.batch_size)[1],
-            clip_grad_norm=config.optim.clip_grad_norm,
-            flow_channels=config.data.clip.num_flow_channels,
-        )
         self.classifier = ClipClassifier(
             self.model,
             classes=list(self.shards.classes),
@@ -99,6 +100,20 @@ class Trainer:
             device=self.device,
             precision=config.run.precision,
         )
+        self.wrapped = wrap(self.model, ranks, self.device, parallel=train.parallel)
+        self.train_step = TrainStep(
+            self.wrapped,
+            self.optimizer,
+            device=self.device,
+            precision=config.run.precision,
+            num_micro_batches=self.num_micro_batches,
+            clip_grad_norm=config.optim.clip_grad_norm,
+            flow_channels=config.data.clip.num_flow_channels,
+            reduce=ranks.sum_,
+            world_size=ranks.world_size,
+            synchronize=lambda last: gradient_exchange(self.wrapped, last),
+        )
+        self.writer = CheckpointWriter()
         self.step = 0
         self.best_top1 = -1.0
         self.train_seconds = 0.0
@@ -108,82 +123,159 @@ class Trainer:
             seed=config.run.seed,
             position=0,
         )
+        self._seed()
         if checkpoint is not None:
             self._restore(checkpoint)
+
+    def _open(self) -> None:
+        """Device, shards and lengths."""
+        config = self.config
+        self.device = self.ranks.device(config.run.device)
+        self.shards: ShardSet = open_shards(config.data.shards)
+        num_samples = self.shards.num_samples(config.data.train_split)
+        self.shards.num_samples(config.data.eval_split)
+        batch_size = config.optim.batch_size
+        self.micro_batch, self.num_micro_batches = config.train.accumulation(
+            batch_size, world_size=self.ranks.world_size
+        )
+        if num_samples < batch_size:
+            raise ValueError(
+                f"optim.batch_size={batch_size} is more than the {num_samples} samples of split "
+                f"{config.data.train_split}: a batch would hold samples twice; give at most {num_samples}"
+            )
+        self.num_steps = config.optim.num_steps(num_samples)
+        self.num_warmup_steps = config.optim.num_warmup_steps(num_samples)
+        self.steps_per_epoch = num_samples / batch_size
+
+    def _build_model(self) -> nn.Module:
+        torch.manual_seed(self.config.run.seed)
+        model = build_model(self.config, len(self.shards.classes)).to(self.device)
+        return prepare_model(model, self.config.train)
+
+    def _check_alike(self, checkpoint: Checkpoint | None) -> None:
+        """All processes must be about to do the same."""
+        self.ranks.check_equal("the configuration", repr(config_to_dict(self.config)))
+        self.ranks.check_equal("the manifest of data.shards", self.shards.manifest_hash)
+        self.ranks.check_equal(
+            f"what is in {self.folder} (all machines must share run.dir)",
+            "no checkpoint" if checkpoint is None else f"a checkpoint of step {checkpoint.step}",
+        )
 
     def run(self) -> TrainResult:
         """Trains to the end, or to an interrupt.
 
-        The first Ctrl-C (or SIGTERM) finishes the step, saves a checkpoint and returns; a second one stops
-        at once.
+        The first Ctrl-C (or SIGTERM) finishes the step, saves a checkpoint and returns; without torchrun, a second
+        one stops at once.
 
         Raises:
             TrainingDiverged: the loss became infinite or not a number; the last checkpoint stays as it was.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
-        write_text(self.folder / "config.yaml", yaml.safe_dump(config_to_dict(self.config), sort_keys=False))
-        self.metrics = MetricsLog(self.folder, step=self.step)
+        self.metrics: MetricsLog | None = None
+        if self.ranks.is_first:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            remove_unfinished(self.last_checkpoint.parent)
+            write_text(
+                self.folder / "config.yaml", yaml.safe_dump(config_to_dict(self.config), sort_keys=False)
+            )
+            self.metrics = MetricsLog(self.folder, step=self.step)
         try:
-            with _interrupt_flag() as interrupted:
+            with interrupt_flag(once=not self.ranks.launched) as interrupted:
                 self._train(interrupted)
                 finished = self.step >= self.num_steps
         finally:
-            self.metrics.close()
+            if self.metrics is not None:
+                self.metrics.close()
+            self.writer.wait()
         return TrainResult(finished, self.step, self.last_checkpoint, self.train_seconds)
 
-    def _train(self, interrupted: "_Flag") -> None:
+    def _train(self, interrupted: Flag) -> None:
         config = self.config
         batch_size = config.optim.batch_size
-        micro_batch, _ = config.train.accumulation(batch_size)
         loader = train_loader(
             self.shards,
             config.data.train_split,
             config.data.clip,
-            batch_size=micro_batch,
+            batch_size=self.micro_batch,
             seed=config.run.seed,
             num_workers=config.data.num_workers,
+            rank=self.ranks.rank,
+            world_size=self.ranks.world_size,
             position=self.loader_state.position,
             num_samples=(self.num_steps - self.step) * batch_size,
         )
-        window = _Window()
+        if self.wrapped is not self.model:
+            clip = config.data.clip
+            shape = (self.micro_batch, clip.num_channels, clip.num_frames, clip.crop_size, clip.crop_size)
+            self.train_step.settle(
+                torch.zeros(shape, device=self.device).contiguous(memory_format=torch.channels_last_3d)
+            )
+        meter = Meter()
+        pending: deque[StepResult] = deque()
+        lag = 1 if self.device.type == "cuda" else 0  # a GPU works on while its last figures are awaited
+        stop = False
         with training_bar(self.console) as bar:
             task = bar.add_task(f"train {config.model.name}", total=self.num_steps, completed=self.step)
             batches = Prefetcher(loader, self.device)
-            while self.step < self.num_steps and not interrupted.set:
+            while self.step < self.num_steps and not stop:
                 start, waited = time.perf_counter(), batches.waited
-                values = self._train_step(batches)
-                seconds = time.perf_counter() - start
-                self.train_seconds += seconds
+                pending.append(self._train_step(batches, interrupted.set))
                 self.step += 1
                 self.loader_state = self.loader_state.advance(batch_size)
-                window.add(values, batch_size, seconds, batches.waited - waited)
-                if self.step % config.run.log_every == 0 or self.step == self.num_steps:
-                    figures = window.values()
+                log, evaluation, save = self._is_log_step(), self._is_eval_step(), self._is_save_step()
+                while len(pending) > (0 if log or evaluation or save else lag):
+                    values = self._checked(pending.popleft())
+                    meter.add(values, batch_size)
+                    stop = values.stop or (interrupted.set and self.ranks.world_size == 1)
+                seconds = time.perf_counter() - start
+                self.train_seconds += seconds
+                meter.add_time(seconds, waited=batches.waited - waited)
+                if log:
+                    figures = meter.values()
                     self._log_train(figures)
                     bar.tasks[task].fields |= figures
-                    window = _Window()
                 bar.update(task, completed=self.step)
-                if self._is_eval_step():
+                if evaluation:
                     self._evaluate()
-                if self.step % config.run.checkpoint_every == 0:
-                    self.save(self.last_checkpoint)
+                if save:
+                    stalled = self.writer.stalled
+                    self.save(*self._save_paths())
+                    stalled = self.writer.stalled - stalled
+                    meter.add_time(stalled, stalled=stalled)
+            while pending:
+                self._checked(pending.popleft())
         self.save(self.last_checkpoint)
 
-    def _train_step(self, batches: Iterator[DeviceBatch]) -> StepValues:
-        """One step; its figures have been checked when it returns."""
+    def _train_step(self, batches: Iterator[DeviceBatch], stop: bool) -> StepResult:
+        """Starts one step."""
         optim = self.config.optim
         rate = learning_rate(
             self.step, peak=optim.lr, num_steps=self.num_steps, num_warmup_steps=self.num_warmup_steps
         )
-        result = self.train_step(batches, step=self.step, rate=rate)
+        return self.train_step(batches, step=self.step, rate=rate, stop=stop)
+
+    def _checked(self, result: StepResult) -> StepValues:
+        """The figures of a step, when they are finite."""
         values = result.values()
-        finite = math.isfinite(values.loss) and (
-            math.isfinite(values.grad_norm) or self.config.run.precision == "fp16"  # skipped by the scaler
+        overflow_is_skipped = self.config.run.precision == "fp16"
+        if math.isfinite(values.loss) and (math.isfinite(values.grad_norm) or overflow_is_skipped):
+            return values
+        batches = self.ranks.gather(
+            [
+                {"rank": self.ranks.rank, "loss": loss, "keys": keys}
+                for loss, keys in zip(result.micro_losses.tolist(), result.keys, strict=True)
+            ]
         )
-        if not finite:
-            keys = [key for micro_batch in result.keys for key in micro_batch]
-            raise TrainingDiverged(diverged_message(values, result.step, result.rate, keys))
-        return values
+        flat = [batch for own in batches for batch in own]
+        if self.ranks.is_first:
+            write_json(
+                self.folder / "diverged.json",
+                {"step": result.step, "lr": result.rate, "grad_norm": values.grad_norm, "batches": flat},
+            )
+        guilty = [batch for batch in flat if not math.isfinite(batch["loss"])] or flat
+        keys = [key for batch in guilty for key in batch["keys"]]
+        raise on_every_rank(
+            TrainingDiverged(diverged_message(values, result.step, result.rate, keys, self.folder))
+        )
 
     def _log_train(self, values: dict[str, float]) -> None:
         values = {
@@ -191,7 +283,7 @@ class Trainer:
             "epoch": self.step / self.steps_per_epoch,
             "lr": self.optimizer.param_groups[0]["lr"],
         }
-        self.metrics.write("train", self.step, **values)
+        self._write("train", **values)
         if not self.console.is_terminal:
             self.console.print(
                 f"{self.config.model.name} step {self.step}/{self.num_steps} loss {values['loss']:.3f} "
@@ -199,6 +291,22 @@ class Trainer:
                 f"data wait {values['data_wait']:.0%}",
                 highlight=False,
             )
+
+    def _write(self, kind: str, **values: float) -> None:
+        if self.metrics is not None:
+            self.metrics.write(kind, self.step, **values)
+
+    def _is_log_step(self) -> bool:
+        return self.step % self.config.run.log_every == 0 or self.step == self.num_steps
+
+    def _is_save_step(self) -> bool:
+        keep = self.config.train.keep_every
+        return self.step % self.config.run.checkpoint_every == 0 or bool(keep and self.step % keep == 0)
+
+    def _save_paths(self) -> list[Path]:
+        keep = self.config.train.keep_every
+        kept = [self.last_checkpoint.with_name(f"step-{self.step:08d}.pt")]
+        return [self.last_checkpoint, *(kept if keep and self.step % keep == 0 else [])]
 
     def _is_eval_step(self) -> bool:
         if self.step == self.num_steps:
@@ -212,6 +320,7 @@ class Trainer:
     def _evaluate(self) -> None:
         config = self.config
         split = config.data.eval_split
+        copy_buffers(self.model, self.ranks)
         with progress_bar(self.console) as bar:
             task = bar.add_task(f"eval {split}", total=self.shards.num_samples(split))
             result = evaluate(
@@ -221,11 +330,11 @@ class Trainer:
                 num_clips=config.eval.num_clips_training,
                 batch_size=config.optim.batch_size,
                 num_workers=config.data.num_workers,
-                on_batch=lambda n: bar.advance(task, n),
+                on_batch=lambda n: bar.advance(task, n * self.ranks.world_size),
+                ranks=self.ranks,
             )
-        self.metrics.write(
+        self._write(
             "eval",
-            self.step,
             epoch=self.step / self.steps_per_epoch,
             video_top1=result.video_top1,
             video_top5=result.video_top5,
@@ -236,22 +345,36 @@ class Trainer:
             self.best_top1 = result.video_top1
             self.save(self.last_checkpoint.with_name("best.pt"))
 
-    def save(self, path: Path) -> None:
-        """Writes everything the run needs to continue to `path`, atomically."""
+    def save(self, *paths: Path) -> None:
+        """Starts to write everything the run needs to continue to `paths`; all processes call it."""
         rng = {"cpu": torch.get_rng_state()}
         if self.device.type == "cuda":
             rng["cuda"] = torch.cuda.get_rng_state(self.device)
-        Checkpoint(
+        all_rng = self.ranks.gather(rng)
+        if not self.ranks.is_first:
+            return
+        checkpoint = Checkpoint(
             step=self.step,
             config=config_to_dict(self.config),
             classes=list(self.shards.classes),
             model=self.model.state_dict(),
             optimizer=self.optimizer.state_dict(),
             loader=self.loader_state.to_dict(),
-            rng=rng,
+            rng=all_rng,
             best_top1=self.best_top1,
             train_seconds=self.train_seconds,
-        ).save(path)
+            scaler=self.train_step.scaler.state_dict(),
+            norm_batch=self._norm_batch(),
+        )
+        self.writer.save(checkpoint, *paths)
+
+    def _norm_batch(self) -> int:
+        return self.config.train.norm_batch(self.config.optim.batch_size, world_size=self.ranks.world_size)
+
+    def _seed(self) -> None:
+        """Random numbers of this process from here on."""
+        words = [self.config.run.seed % 2**64, self.step, self.ranks.rank]
+        torch.manual_seed(int(np.random.SeedSequence(words).generate_state(1, np.uint64)[0]))
 
     def _find_checkpoint(self, resume: bool) -> Checkpoint | None:
         if resume:
@@ -269,58 +392,24 @@ class Trainer:
         check_classes(checkpoint.classes, self.shards)
         load_weights(self.model, checkpoint.model, source=str(self.last_checkpoint))
         self.optimizer.load_state_dict(checkpoint.optimizer)
-        torch.set_rng_state(checkpoint.rng["cpu"])
-        if self.device.type == "cuda" and "cuda" in checkpoint.rng:
-            torch.cuda.set_rng_state(checkpoint.rng["cuda"], self.device)
+        if checkpoint.scaler:
+            self.train_step.scaler.load_state_dict(checkpoint.scaler)
         self.step = checkpoint.step
         self.best_top1 = checkpoint.best_top1
         self.train_seconds = checkpoint.train_seconds
-
-
-class _Window:
-    """Sums over the steps since the last log line."""
-
-    def __init__(self) -> None:
-        self._steps = self._clips = self._correct = 0
-        self._loss = self._seconds = self._waited = self._grad_norm = 0.0
-
-    def add(self, step: StepValues, num_clips: int, seconds: float, waited: float) -> None:
-        self._steps += 1
-        self._clips += num_clips
-        self._correct += step.num_correct
-        self._loss += step.loss
-        self._grad_norm = step.grad_norm
-        self._seconds += seconds
-        self._waited += waited
-
-    def values(self) -> dict[str, float]:
-        return {
-            "loss": self._loss / self._steps,
-            "top1": self._correct / self._clips,
-            "clips_per_second": self._clips / self._seconds,
-            "data_wait": self._waited / self._seconds,
-            "grad_norm": self._grad_norm,
-        }
-
-
-class _Flag:
-    set = False
-
-
-@contextmanager
-def _interrupt_flag() -> Iterator[_Flag]:
-    """Turns the first SIGINT or SIGTERM into a flag; the second one acts as usual."""
-    flag = _Flag()
-    previous: dict[int, Any] = {}
-
-    def handle(number: int, frame: FrameType | None) -> None:
-        flag.set = True
-        signal.signal(number, previous[number])
-
-    for name in (signal.SIGINT, signal.SIGTERM):
-        previous[int(name)] = signal.signal(name, handle)
-    try:
-        yield flag
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+        if len(checkpoint.rng) != self.ranks.world_size:
+            self._seed()
+        else:
+            rng = checkpoint.rng[self.ranks.rank]
+            torch.set_rng_state(rng["cpu"])
+            if self.device.type == "cuda" and "cuda" in rng:
+                torch.cuda.set_rng_state(rng["cuda"], self.device)
+        if checkpoint.norm_batch not in (None, self._norm_batch()):
+            self.console.print(
+                f"[yellow]batch norm normalised over {checkpoint.norm_batch} clips before, over "
+                f"{self._norm_batch()} from here on[/]: the run will not end as it would have. With "
+                f"train.micro_batch={checkpoint.norm_batch} and train.batch_norm=local it does for any number of "
+                "processes",
+                highlight=False,
+                soft_wrap=True,
+            )

@@ -47,7 +47,9 @@ def reports_errors(command: F) -> F:
 
 
 def print_error(error: Exception) -> None:
-    """One line on standard error."""
+    """One line on standard error; of several processes that fail alike the first one prints it."""
+    if os.environ.get("RANK", "0") != "0" and getattr(error, "on_every_rank", False):
+        return
     err.print(f"[bold red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
 
 

@@ -1,0 +1,296 @@
+"""The processes that train together: who they are, what they tell each other, how a model is shared out.
+
+`torchrun` starts them and says in environment variables who is who. Without it there is one process and nothing here
+does anything.
+"""
+
+import inspect
+import os
+import socket
+import warnings
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, Literal, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.nn.parallel import DistributedDataParallel
+
+from corrnet_models.network import Stage
+from corrnet_train.batchnorm import sync_batch_norm
+
+T = TypeVar("T")
+Parallel = Literal["ddp", "fsdp"]
+BatchNorm = Literal["local", "sync"]
+
+TORCHRUN_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+
+
+class RanksError(RuntimeError):
+    """The processes that train together can no longer go on together; the message says why."""
+
+
+E = TypeVar("E", bound=Exception)
+
+
+def on_every_rank(error: E) -> E:
+    """Marks an error that all processes raise, so that only the first one prints it."""
+    error.on_every_rank = True  # type: ignore[attr-defined]
+    return error
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """The processes that train together, seen from one of them.
+
+    Attributes:
+        rank: number of this process, from 0.
+        world_size: number of processes.
+        local_rank: number of this process on its machine.
+        local_world_size: processes on this machine.
+        launched: whether torchrun has started it; then there is a process group, even for one process.
+        restarts: how often torchrun has started the processes again.
+    """
+
+    rank: int = 0
+    world_size: int = 1
+    local_rank: int = 0
+    local_world_size: int = 1
+    launched: bool = False
+    restarts: int = 0
+
+    @classmethod
+    def from_environment(cls) -> "Ranks":
+        """Reads what torchrun says.
+
+        Raises:
+            ValueError: some of its variables are set and others are not, or are no numbers.
+        """
+        if "RANK" not in os.environ and "WORLD_SIZE" not in os.environ:
+            return cls()
+        missing = [name for name in TORCHRUN_VARIABLES if name not in os.environ]
+        if missing:
+            raise ValueError(
+                f"several processes are started by torchrun, which sets {', '.join(TORCHRUN_VARIABLES)}; "
+                f"not set: {', '.join(missing)}. For one process unset RANK and WORLD_SIZE"
+            )
+        try:
+            rank, world_size, local_rank, local_world_size = (
+                int(os.environ[name]) for name in TORCHRUN_VARIABLES[:4]
+            )
+        except ValueError:
+            given = ", ".join(f"{name}={os.environ[name]!r}" for name in TORCHRUN_VARIABLES[:4])
+            raise ValueError(f"these must be whole numbers, as torchrun sets them: {given}") from None
+        if not (0 <= rank < world_size and 0 <= local_rank < local_world_size <= world_size):
+            raise ValueError(
+                f"RANK={rank} of WORLD_SIZE={world_size}, LOCAL_RANK={local_rank} of "
+                f"LOCAL_WORLD_SIZE={local_world_size}: ranks count from 0 and stay below their world size"
+            )
+        restarts = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
+        return cls(rank, world_size, local_rank, local_world_size, launched=True, restarts=restarts)
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this is the process that logs and writes."""
+        return self.rank == 0
+
+    @property
+    def name(self) -> str:
+        """How messages call this process."""
+        return f"rank {self.rank} of {self.world_size} on {socket.gethostname()}"
+
+    def device(self, name: str) -> torch.device:
+        """The device of this process for a `run.device` setting: on GPUs the one with its local rank.
+
+        Raises:
+            ValueError: the name is unknown, or this machine has too few such devices for its processes.
+        """
+        if name == "auto":
+            name = "cuda" if torch.cuda.is_available() else "cpu"
+        try:
+            device = torch.device(name)
+        except RuntimeError:
+            raise ValueError(f"unknown device {name!r}: give auto, cpu, cuda or cuda:N") from None
+        if device.type != "cuda":
+            return device
+        if self.local_world_size > 1 and device.index is not None:
+            raise ValueError(
+                f"device {name} is one GPU, but {self.local_world_size} processes run on this machine: "
+                "give cuda, and each takes its own"
+            )
+        index = self.local_rank if device.index is None else device.index
+        if index >= torch.cuda.device_count():
+            raise ValueError(
+                f"device cuda:{index} is not there: torch sees {torch.cuda.device_count()} CUDA devices"
+                + (
+                    f" for {self.local_world_size} processes on this machine; start fewer with --nproc-per-node"
+                    if self.local_world_size > 1
+                    else ""
+                )
+            )
+        torch.cuda.set_device(index)
+        return torch.device("cuda", index)
+
+    def sum_(self, tensor: Tensor) -> None:
+        """Sums a tensor over the processes, in place."""
+        if self.world_size > 1:
+            with _readable_errors(self):
+                dist.all_reduce(tensor)
+
+    def gather(self, value: T) -> list[T]:
+        """What each process has given, in the order of ranks, on every process. Plain values and CPU tensors."""
+        if self.world_size == 1:
+            return [value]
+        values: list[Any] = [None] * self.world_size
+        with _readable_errors(self):
+            dist.all_gather_object(values, value)
+        return values
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """A block without communication; if it fails in one process it fails in all of them.
+
+        Raises:
+            ValueError: it failed somewhere with a ValueError; the message names the rank unless all said the same.
+            RuntimeError: it failed somewhere with another error that users can cause.
+        """
+        error: Exception | None = None
+        try:
+            yield
+        except (ValueError, RuntimeError, OSError) as caught:
+            if self.world_size == 1:
+                raise
+            error = caught
+        if self.world_size == 1:
+            return
+        own = None if error is None else (isinstance(error, ValueError), f"{error}", self.name)
+        failed = [item for item in self.gather(own) if item is not None]
+        if not failed:
+            return
+        messages = {message for _, message, _ in failed}
+        if len(failed) == self.world_size and len(messages) == 1:
+            message = messages.pop()
+        else:
+            message = "\n".join(f"{name}: {message}" for _, message, name in failed)
+        raise (ValueError if all(bad_input for bad_input, _, _ in failed) else RuntimeError)(
+            message
+        ) from error
+
+    def check_equal(self, what: str, value: str) -> None:
+        """Checks that all processes were given the same.
+
+        Raises:
+            ValueError: they differ; the message names a rank that differs from rank 0.
+        """
+        values = self.gather(value)
+        for rank, other in enumerate(values):
+            if other != values[0]:
+                raise on_every_rank(
+                    ValueError(f"{what} differs: rank 0 has {values[0]}, rank {rank} has {other}")
+                )
+
+
+@contextmanager
+def joined_ranks(device_name: str, *, timeout: float) -> Iterator[Ranks]:
+    """Joins the processes that torchrun started: NCCL and gloo on GPUs, gloo on CPUs.
+
+    Args:
+        device_name: a `run.device` setting.
+        timeout: seconds after which waiting for another process is an error.
+
+    Raises:
+        ValueError: see `Ranks.from_environment` and `Ranks.device`.
+        RanksError: the processes did not find each other in time.
+    """
+    ranks = Ranks.from_environment()
+    if not ranks.launched:
+        yield ranks
+        return
+    device = ranks.device(device_name)
+    gpu = device.type == "cuda"
+    try:
+        dist.init_process_group(
+            "cpu:gloo,cuda:nccl" if gpu else "gloo",
+            timeout=timedelta(seconds=timeout),
+            device_id=device if gpu else None,
+        )
+    except (RuntimeError, ValueError) as error:
+        address = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+        raise RanksError(
+            f"{ranks.name} did not find the other processes at {address} within {timeout:g} s: "
+            f"{_first_line(error)}"
+        ) from None
+    yield ranks
+    dist.destroy_process_group()  # after an error it could wait for processes that are gone
+
+
+def share_out(model: nn.Module, ranks: Ranks, *, batch_norm: BatchNorm, parallel: Parallel) -> None:
+    """Prepares a model for several processes, in place, before its optimiser is made.
+
+    Args:
+        model: the model on this process's device.
+        ranks: the processes.
+        batch_norm: `local` normalises over the clips that one process takes at once, `sync` over those of all.
+        parallel: `fsdp` shards weights, gradients and optimiser state over the processes; `ddp` keeps copies.
+    """
+    if batch_norm == "sync" and ranks.world_size > 1:
+        sync_batch_norm(model)
+    if parallel == "fsdp":
+        for stage in [module for module in model.modules() if isinstance(module, Stage)]:
+            for block in stage.children():
+                fully_shard(block)
+        fully_shard(model)
+
+
+def wrap(model: nn.Module, ranks: Ranks, device: torch.device, *, parallel: Parallel) -> nn.Module:
+    """The module whose backward pass exchanges gradients; the model itself where it does so or is alone."""
+    if ranks.world_size == 1 or parallel == "fsdp":
+        return model
+    # Running statistics are not used in training; see `copy_buffers`. torch 2.13 has given the option a new name.
+    names = inspect.signature(DistributedDataParallel.__init__).parameters
+    buffers = "forward_sync_buffers" if "forward_sync_buffers" in names else "broadcast_buffers"
+    options: dict[str, Any] = {buffers: False}
+    # Filters of 1x1x1 are contiguous in either memory format, and strides along a side of 1 mean nothing.
+    warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides", UserWarning)
+    return DistributedDataParallel(
+        model,
+        device_ids=[device.index] if device.type == "cuda" else None,
+        static_graph=True,
+        gradient_as_bucket_view=True,
+        **options,
+    )
+
+
+def gradient_exchange(model: nn.Module, exchange: bool) -> AbstractContextManager[None]:
+    """Context of a micro-batch of a wrapped model: whether gradients are exchanged after it."""
+    if isinstance(model, DistributedDataParallel):
+        return nullcontext() if exchange else model.no_sync()
+    if isinstance(model, FSDPModule):
+        model.set_requires_gradient_sync(exchange)
+    return nullcontext()
+
+
+def copy_buffers(model: nn.Module, ranks: Ranks) -> None:
+    """Gives every process the running statistics of rank 0, which are those a checkpoint holds."""
+    if ranks.world_size > 1:
+        with torch.no_grad(), _readable_errors(ranks):
+            for buffer in model.buffers():
+                dist.broadcast(buffer, src=0)
+
+
+@contextmanager
+def _readable_errors(ranks: Ranks) -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:
+        raise RanksError(
+            f"{ranks.name} lost another process, whose own message says why: {_first_line(error)}"
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return f"{error}".strip().splitlines()[0] if f"{error}".strip() else type(error).__name__
