@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from corrnet_models import VideoModel, create_model
+from corrnet_models import VideoModel, create_model, load_pretrained
 from corrnet_train.checkpoint import Checkpoint, load_weights
 from corrnet_train.config import RunConfig, parse_config
 from corrnet_train.step import AUTOCAST, Precision
@@ -95,9 +95,16 @@ class ClipClassifier:
     def from_checkpoint(cls, path: Path, *, device: str = "auto") -> "ClipClassifier":
         """Builds the model a checkpoint describes and loads its weights.
 
+        Args:
+            path: a checkpoint of a run, or a folder that `corrnet export --format hub` wrote.
+            device: as `run.device`.
+
         Raises:
             CheckpointError: the file is no checkpoint, or its weights do not fit its own configuration.
+            ValueError: the folder holds no model, or one without classes or the recipe of clips.
         """
+        if path.is_dir():
+            return cls._from_folder(path, device)
         checkpoint = Checkpoint.load(path)
         config = parse_config(checkpoint.config)
         model = build_model(config, len(checkpoint.classes))
@@ -108,6 +115,19 @@ class ClipClassifier:
             clip=config.data.clip,
             device=resolve_device(device),
             precision=config.run.precision,
+        )
+
+    @classmethod
+    def _from_folder(cls, folder: Path, device: str) -> "ClipClassifier":
+        pretrained = load_pretrained(folder)
+        if not pretrained.classes or "clip" not in pretrained.metadata:
+            raise ValueError(f"{folder} holds a model without classes or without the recipe of its clips")
+        return cls(
+            pretrained.model,
+            classes=list(pretrained.classes),
+            clip=ClipConfig.model_validate(pretrained.metadata["clip"]),
+            device=resolve_device(device),
+            precision=pretrained.metadata.get("precision", "fp32"),
         )
 
     @torch.inference_mode()

@@ -4,6 +4,7 @@ import typer
 
 from corrnet_train.cli.demo import demo, motionbench
 from corrnet_train.cli.evaluate import evaluate_command, predict
+from corrnet_train.cli.export import export
 from corrnet_train.cli.inspect import inspect
 from corrnet_train.cli.models import models
 from corrnet_train.cli.pack import pack_app, pack_merge
@@ -24,6 +25,7 @@ app.command()(pack_merge)
 app.command()(train)
 app.command("eval")(evaluate_command)
 app.command()(predict)
+app.command()(export)
 app.command()(inspect)
 app.command()(verify)
 app.command()(models)

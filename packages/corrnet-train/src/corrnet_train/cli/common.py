@@ -18,7 +18,8 @@ out = Console()
 err = Console(stderr=True)
 F = TypeVar("F", bound=Callable[..., Any])
 
-Checkpoint = Annotated[Path, typer.Argument(help="A checkpoint, or the folder of a run (its last.pt).")]
+CHECKPOINT_HELP = "A checkpoint, the folder of a run (its last.pt), or that of an exported model."
+Checkpoint = Annotated[Path, typer.Argument(help=CHECKPOINT_HELP)]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 Workers = Annotated[int, typer.Option(help="Processes; 0 means one for each core.")]
 
@@ -64,5 +65,7 @@ def workers(num_workers: int) -> int:
 
 
 def checkpoint_file(path: Path) -> Path:
-    """The checkpoint that an argument means."""
-    return path / "checkpoints" / "last.pt" if path.is_dir() else path
+    """The checkpoint that an argument means: itself, that of a run, or the folder of an exported model."""
+    from corrnet_models import is_pretrained
+
+    return path / "checkpoints" / "last.pt" if path.is_dir() and not is_pretrained(path) else path

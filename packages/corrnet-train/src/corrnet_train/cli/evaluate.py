@@ -7,6 +7,7 @@ import typer
 from rich.table import Table
 
 from corrnet_train.cli.common import (
+    CHECKPOINT_HELP,
     EXIT_FAILED,
     Checkpoint,
     Device,
@@ -85,9 +86,7 @@ def evaluate_command(
 @reports_errors
 def predict(
     videos: Annotated[list[Path], typer.Argument(help="Video files.")],
-    checkpoint: Annotated[
-        Path, typer.Option(help="A checkpoint, or the folder of a run (its last.pt).")
-    ] = Path("runs/demo/corrnet_tiny"),
+    checkpoint: Annotated[Path, typer.Option(help=CHECKPOINT_HELP)] = Path("runs/demo/corrnet_tiny"),
     num_clips: Annotated[int, typer.Option(help="Clips spaced uniformly over the video.", min=1)] = 10,
     top: Annotated[int, typer.Option(help="Classes to show.", min=1)] = 5,
     device: Device = "auto",

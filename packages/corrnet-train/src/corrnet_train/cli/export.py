@@ -1,0 +1,47 @@
+"""`corrnet export`."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from corrnet_train.cli.common import Checkpoint, checkpoint_file, out, reports_errors
+
+
+@reports_errors
+def export(
+    checkpoint: Checkpoint,
+    path: Annotated[Path, typer.Argument(help="A folder, a file .pt2 or a file .onnx.")],
+    format: Annotated[
+        Literal["hub", "torch", "onnx"] | None,
+        typer.Option(help="Default: what the ending of PATH says; without one, hub."),
+    ] = None,
+) -> None:
+    """Write a trained model for use elsewhere.
+
+    hub: a folder with model.safetensors and config.json, as the Hugging Face Hub lays it out, which corrnet eval and
+    predict take too. torch: a torch.export program that needs torch alone. onnx: a graph for other runtimes. Programs
+    take uint8 clips and give probabilities; PATH.json says how clips are cut and names the classes. They are compared
+    with the model before they count.
+
+    [bold]Examples[/]
+
+    corrnet export runs/first my-model
+
+    corrnet export runs/first my-model.pt2
+
+    corrnet export runs/first/checkpoints/best.pt my-model.onnx
+    """
+    from corrnet_train.export import TOLERANCE, export_model
+    from corrnet_train.inference import ClipClassifier
+
+    endings: dict[str, Literal["hub", "torch", "onnx"]] = {".pt2": "torch", ".onnx": "onnx"}
+    chosen = format or endings.get(path.suffix, "hub")
+    classifier = ClipClassifier.from_checkpoint(checkpoint_file(checkpoint), device="cpu")
+    exported = export_model(classifier, path, format=chosen)
+    out.print(f"exported: {exported.path}", highlight=False, soft_wrap=True)
+    if exported.difference is not None:
+        out.print(
+            f"largest difference of a probability to the model: {exported.difference:.2g}, allowed are {TOLERANCE:g}",
+            highlight=False,
+        )
