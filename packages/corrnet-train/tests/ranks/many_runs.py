@@ -7,6 +7,7 @@ processes goes through its tasks, `{"recipe", "overrides", "resume"}`, and rank 
 import json
 import os
 import sys
+import traceback
 from pathlib import Path
 
 import torch
@@ -94,6 +95,8 @@ def fork(function, *args):
         try:
             function(*args)
             code = 0
+        except Exception:
+            traceback.print_exc()
         finally:
             sys.stderr.flush()
             os._exit(code)
