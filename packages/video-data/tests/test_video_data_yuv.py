@@ -147,6 +147,14 @@ def test_the_test_loader_hands_out_planes(shards):
         assert ours.valid.tolist() == theirs.valid.tolist()
 
 
+def test_planes_of_a_batch_that_only_fills_up_a_rank_are_black(shards):
+    num_videos = shards.num_samples("train")
+    options = {"num_clips": 1, "batch_size": 1, "rank": num_videos, "world_size": num_videos + 1}
+    (batch,) = view_loader(shards, "train", CLIP, **options, pixels="yuv")
+    assert batch.valid.tolist() == [False]
+    assert not to_rgb(batch.video).any()
+
+
 def test_unknown_pixels_are_refused(shards):
     for call in (
         lambda: train_loader(shards, "train", CLIP, batch_size=1, seed=0, pixels="bgr"),

@@ -189,7 +189,8 @@ def join_planes(
         size: `YuvClips.size`.
     """
     planes = batch_buffer(sum(layout.num_bytes for layout, _ in parts))
-    np.concatenate([part for _, part in parts], out=planes.numpy())
+    if parts:
+        np.concatenate([part for _, part in parts], out=planes.numpy())
     return YuvClips(planes, tuple(layout for layout, _ in parts), shape, size)
 
 
