@@ -165,5 +165,9 @@ class ClipClassifier:
         """
         views = decode_views(source, self.clip, num_clips)
         _, probabilities = self.video_probabilities(views[None])
-        values, order = probabilities[0].sort(descending=True)
+        return self.ranked(probabilities[0])
+
+    def ranked(self, probabilities: Tensor) -> Prediction:
+        """Classes by probability [classes], largest first."""
+        values, order = probabilities.sort(descending=True)
         return Prediction([self.classes[i] for i in order.tolist()], values.tolist())

@@ -10,11 +10,12 @@ from video_data.batches import Batch, Replacement, ViewBatch, normalize
 from video_data.budget import ErrorBudget
 from video_data.clips import ClipConfig
 from video_data.inspection import Inspection, Thumbnails, inspect_shards, sample_thumbnails
+from video_data.live import WindowFrame, open_frames, sliding_clips
 from video_data.loader import LoaderState, TrainLoader, train_loader
 from video_data.manifest import Manifest, PackOptions, SampleRecord
 from video_data.motionbench import MOTIONBENCH_CLASSES, MotionBenchConfig, generate_motionbench
 from video_data.pack import PackReport, merge_parts, pack_csv, pack_folder, pack_listing
-from video_data.probe import VideoError, VideoInfo, probe_video
+from video_data.probe import VIDEO_SUFFIXES, VideoError, VideoInfo, probe_video
 from video_data.shards import ShardError, ShardSet, open_shards
 from video_data.sources import (
     MISSING,
@@ -40,6 +41,7 @@ __version__ = "0.1.0"
 __all__ = [
     "MISSING",
     "MOTIONBENCH_CLASSES",
+    "VIDEO_SUFFIXES",
     "Batch",
     "ClipConfig",
     "Entry",
@@ -63,6 +65,7 @@ __all__ = [
     "VideoError",
     "VideoInfo",
     "ViewBatch",
+    "WindowFrame",
     "YuvClips",
     "decode_views",
     "generate_motionbench",
@@ -77,6 +80,7 @@ __all__ = [
     "list_ucf101",
     "merge_parts",
     "normalize",
+    "open_frames",
     "open_shards",
     "pack_csv",
     "pack_folder",
@@ -84,6 +88,7 @@ __all__ = [
     "pack_listing",
     "probe_video",
     "sample_thumbnails",
+    "sliding_clips",
     "suggest_num_workers",
     "tar_samples",
     "test_loader",

@@ -41,7 +41,7 @@ def demo(
         highlight=False,
         soft_wrap=True,
     )
-    predict([outcome.example], checkpoint=outcome.checkpoint)
+    predict([str(outcome.example)], checkpoint=outcome.checkpoint)
 
 
 @reports_errors

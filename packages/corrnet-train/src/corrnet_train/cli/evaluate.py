@@ -1,7 +1,7 @@
 """`corrnet eval` and `corrnet predict`."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
@@ -19,6 +19,9 @@ from corrnet_train.cli.common import (
     reports_errors,
 )
 from video_data import open_shards
+
+if TYPE_CHECKING:  # imported where it is used: it takes a second
+    from corrnet_train.inference import ClipClassifier
 
 
 @reports_errors
@@ -85,33 +88,118 @@ def evaluate_command(
 
 @reports_errors
 def predict(
-    videos: Annotated[list[Path], typer.Argument(help="Video files.")],
+    videos: Annotated[
+        list[str], typer.Argument(help="Videos: files, folders, URLs; with --hop also camera:0 or a stream.")
+    ],
     checkpoint: Annotated[Path, typer.Option(help=CHECKPOINT_HELP)] = Path("runs/demo/corrnet_tiny"),
     num_clips: Annotated[int, typer.Option(help="Clips spaced uniformly over the video.", min=1)] = 10,
     top: Annotated[int, typer.Option(help="Classes to show.", min=1)] = 5,
+    hop: Annotated[
+        int | None,
+        typer.Option(help="Slide a window over one video and predict every so many frames.", min=1),
+    ] = None,
+    smoothing: Annotated[
+        float, typer.Option(help="With --hop: weight of the windows before, 0 to below 1.", min=0, max=0.999)
+    ] = 0.0,
+    annotate: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="With --hop: write an mp4 with the classes drawn onto it."),
+    ] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", metavar="FILE", help="Write all probabilities as JSON.")
+    ] = None,
     device: Device = "auto",
 ) -> None:
     """Classify videos and show the most probable classes.
 
-    [bold]Example[/]
+    The exit code is 1 when a video could not be read; the others are classified all the same. With --hop a window
+    slides over one video, camera or stream, until it ends or Ctrl-C.
 
-    corrnet predict my.mp4 --checkpoint runs/first
+    [bold]Examples[/]
+
+    corrnet predict my.mp4 my-folder https://example.org/video.mp4 --checkpoint runs/first
+
+    corrnet predict camera:0 --hop 8 --smoothing 0.7
+
+    corrnet predict my.mp4 --hop 4 --annotate out.mp4
     """
     from corrnet_train.inference import ClipClassifier
 
+    if hop is None and annotate is not None:
+        raise ValueError("--annotate draws the classes of a sliding window: give --hop too")
+    if hop is not None and len(videos) != 1:
+        raise ValueError(f"--hop slides over one video, got {len(videos)}")
     classifier = ClipClassifier.from_checkpoint(checkpoint_file(checkpoint), device=device)
+    if hop is None:
+        _predict_videos(classifier, videos, num_clips, top, json_file)
+    else:
+        _predict_windows(classifier, videos[0], hop, smoothing, annotate, top, json_file)
+
+
+def _predict_videos(
+    classifier: "ClipClassifier", names: list[str], num_clips: int, top: int, json_file: Path | None
+) -> None:
+    from corrnet_train.files import write_json
+    from corrnet_train.progress import progress_bar
+    from corrnet_train.sources import find_videos
+
+    found = find_videos(names)
     unreadable = 0
-    for video in videos:
-        try:
-            prediction = classifier.predict(video, num_clips=num_clips)
-        except (ValueError, OSError) as error:
-            print_error(error)
-            unreadable += 1
-            continue
-        out.print(f"[bold]{escape(str(video))}[/]", highlight=False, soft_wrap=True)
-        out.print(_bars(prediction.classes[:top], prediction.probabilities[:top]))
+    records: list[dict[str, Any]] = []
+    with progress_bar(err) as bar:
+        task = bar.add_task("predict", total=len(found), visible=len(found) > 1)
+        for video in found:
+            try:
+                prediction = classifier.predict(video.read(), num_clips=num_clips)
+            except (ValueError, OSError) as error:
+                print_error(error)
+                unreadable += 1
+                records.append({"video": video.name, "error": str(error)})
+            else:
+                out.print(f"[bold]{escape(video.name)}[/]", highlight=False, soft_wrap=True)
+                out.print(_bars(prediction.classes[:top], prediction.probabilities[:top]))
+                pairs = zip(prediction.classes, prediction.probabilities, strict=True)
+                records.append({"video": video.name, "probabilities": dict(pairs)})
+            bar.advance(task)
+    if json_file is not None:
+        write_json(json_file, records)
     if unreadable:
         raise typer.Exit(EXIT_FAILED)
+
+
+def _predict_windows(
+    classifier: "ClipClassifier",
+    source: str,
+    hop: int,
+    smoothing: float,
+    annotate: Path | None,
+    top: int,
+    json_file: Path | None,
+) -> None:
+    from corrnet_train.files import write_json
+    from corrnet_train.stream import classify_stream
+
+    records = []
+    windows = classify_stream(
+        classifier, source, hop=hop, smoothing=smoothing, annotate=annotate, top=min(top, 3)
+    )
+    try:
+        for window in windows:
+            names, values = window.prediction.classes[:top], window.prediction.probabilities[:top]
+            ranked = "  ".join(f"{name} {value:.0%}" for name, value in zip(names, values, strict=True))
+            moment = f"frame {window.frame}" if window.seconds is None else f"{window.seconds:8.2f} s"
+            line = f"{moment}  {ranked}  ({1000 * window.latency:.0f} ms)"
+            out.print(escape(line), highlight=False, soft_wrap=True)
+            pairs = zip(window.prediction.classes, window.prediction.probabilities, strict=True)
+            records.append({"frame": window.frame, "seconds": window.seconds, "probabilities": dict(pairs)})
+    except KeyboardInterrupt:  # the way to end a camera
+        windows.close()
+    if json_file is not None:
+        write_json(json_file, records)
+    if not records:
+        raise ValueError(
+            f"{source} has fewer frames than a clip spans, {classifier.clip.span}; leave --hop out"
+        )
 
 
 def _bars(classes: list[str], probabilities: list[float], width: int = 40) -> Table:

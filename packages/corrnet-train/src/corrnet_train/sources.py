@@ -1,0 +1,76 @@
+"""What people classify: files, folders and URLs of videos."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from video_data import VIDEO_SUFFIXES
+
+MAX_BYTES = 1 << 30  # of a video behind a URL
+
+
+@dataclass(frozen=True)
+class VideoInput:
+    """A video that was named, or found in a folder.
+
+    Attributes:
+        name: its path or URL.
+    """
+
+    name: str
+
+    def read(self) -> Path | bytes:
+        """The path of a file, the content of what is behind a URL.
+
+        Raises:
+            ValueError: it is larger than `MAX_BYTES` or cannot be fetched.
+            ImportError: fsspec, or what it needs for this kind of URL, is missing.
+        """
+        return _fetch(self.name) if "://" in self.name else Path(self.name)
+
+
+def find_videos(names: Sequence[str]) -> list[VideoInput]:
+    """Videos by name: files and URLs as they are, of folders every video at any depth, sorted by path.
+
+    Raises:
+        ValueError: a file is missing or a folder has no video.
+    """
+    return [VideoInput(found) for name in names for found in _find(name)]
+
+
+def _find(name: str) -> Iterator[str]:
+    path = Path(name)
+    if "://" in name:
+        yield name
+    elif path.is_dir():
+        found = sorted(
+            entry
+            for entry in path.rglob("*")
+            if entry.suffix[1:].lower() in VIDEO_SUFFIXES
+            and entry.is_file()
+            and not any(part.startswith(".") for part in entry.relative_to(path).parts)
+        )
+        if not found:
+            raise ValueError(f"no videos in {path}; endings that count: {', '.join(sorted(VIDEO_SUFFIXES))}")
+        yield from map(str, found)
+    elif path.exists():
+        yield name
+    else:
+        raise ValueError(f"no file or folder {name}")
+
+
+def _fetch(url: str) -> bytes:
+    try:
+        import fsspec
+    except ImportError as error:
+        raise ImportError(f"{error}; URLs need: pip install 'video-data[remote]'") from error
+    try:
+        with fsspec.open(url, "rb") as file:
+            content: bytes = file.read(MAX_BYTES + 1)
+    except ImportError:
+        raise
+    except Exception as error:  # each kind of server has its own
+        raise ValueError(f"{url} cannot be fetched: {type(error).__name__}: {error}") from error
+    if len(content) > MAX_BYTES:
+        raise ValueError(f"{url} has more than {MAX_BYTES} bytes")
+    return content
