@@ -39,7 +39,7 @@ def train(shards, folder, world_size, kills, num_steps):
             "model.name=r2d_tiny", "model.options.dropout=0.3", "data.clip.num_frames=4", "data.clip.crop_size=16",
             f"data.shards={shards}", "data.num_workers=0", f"run.dir={folder}", "run.log_every=5", "run.device=cpu",
             "optim.batch_size=4", f"optim.epochs={num_steps / 8}", "eval.every_epochs=6", "run.checkpoint_every=1",
-            "train.keep_every=50", "train.parallel=ddp",
+            "train.keep_every=50",
         ],
     }  # fmt: skip
     folder.parent.mkdir(exist_ok=True)

@@ -89,7 +89,7 @@ class RunConfig(BaseModel):
 RESUMABLE_KEYS = {
     "data.shards", "data.num_workers", "eval.every_epochs", "eval.batch_size", "eval.num_clips",
     "eval.num_clips_training", "run.dir", "run.device", "run.checkpoint_every", "run.log_every",
-    "train.channels_last", "train.compile", "train.grad_checkpointing", "train.parallel", "train.keep_every",
+    "train.channels_last", "train.compile", "train.grad_checkpointing", "train.keep_every",
     "train.timeout", "train.micro_batch",
 }  # fmt: skip
 

@@ -17,14 +17,11 @@ from typing import Any, Literal, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
-from corrnet_models.network import Stage
 from corrnet_train.batchnorm import sync_batch_norm
 
 T = TypeVar("T")
-Parallel = Literal["ddp", "fsdp"]
 BatchNorm = Literal["local", "sync"]
 
 TORCHRUN_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
@@ -228,27 +225,21 @@ def joined_ranks(device_name: str, *, timeout: float) -> Iterator[Ranks]:
     dist.destroy_process_group()  # after an error it could wait for processes that are gone
 
 
-def share_out(model: nn.Module, ranks: Ranks, *, batch_norm: BatchNorm, parallel: Parallel) -> None:
+def share_out(model: nn.Module, ranks: Ranks, *, batch_norm: BatchNorm) -> None:
     """Prepares a model for several processes, in place, before its optimiser is made.
 
     Args:
         model: the model on this process's device.
         ranks: the processes.
         batch_norm: `local` normalises over the clips that one process takes at once, `sync` over those of all.
-        parallel: `fsdp` shards weights, gradients and optimiser state over the processes; `ddp` keeps copies.
     """
     if batch_norm == "sync" and ranks.world_size > 1:
         sync_batch_norm(model)
-    if parallel == "fsdp":
-        for stage in [module for module in model.modules() if isinstance(module, Stage)]:
-            for block in stage.children():
-                fully_shard(block)
-        fully_shard(model)
 
 
-def wrap(model: nn.Module, ranks: Ranks, device: torch.device, *, parallel: Parallel) -> nn.Module:
+def wrap(model: nn.Module, ranks: Ranks, device: torch.device) -> nn.Module:
     """The module whose backward pass exchanges gradients; the model itself where it does so or is alone."""
-    if ranks.world_size == 1 or parallel == "fsdp":
+    if ranks.world_size == 1:
         return model
     # Running statistics are not used in training; see `copy_buffers`. torch 2.13 has given the option a new name.
     names = inspect.signature(DistributedDataParallel.__init__).parameters
@@ -269,8 +260,6 @@ def gradient_exchange(model: nn.Module, exchange: bool) -> AbstractContextManage
     """Context of a micro-batch of a wrapped model: whether gradients are exchanged after it."""
     if isinstance(model, DistributedDataParallel):
         return nullcontext() if exchange else model.no_sync()
-    if isinstance(model, FSDPModule):
-        model.set_requires_gradient_sync(exchange)
     return nullcontext()
 
 

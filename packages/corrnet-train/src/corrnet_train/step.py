@@ -10,10 +10,9 @@ from typing import Literal
 import torch
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 from torch.nn import functional as F
 
-from corrnet_train.distributed import BatchNorm, Parallel
+from corrnet_train.distributed import BatchNorm
 from corrnet_train.prefetch import DeviceBatch
 from video_data import YuvClips, normalize
 
@@ -37,10 +36,6 @@ class TrainConfig(BaseModel):
     batch_norm: BatchNorm = Field(
         "local",
         description="local: batch norm over the clips a process takes at once; sync: over those of all processes",
-    )
-    parallel: Parallel = Field(
-        "ddp",
-        description="ddp: each process has the whole model; fsdp: weights and optimiser state are sharded",
     )
     keep_every: PositiveInt | None = Field(
         None, description="steps between checkpoints that are kept beside last and best"
@@ -94,7 +89,7 @@ def _multiple(value: int, of: int) -> int:
 
 def prepare_model(model: nn.Module, config: TrainConfig) -> nn.Module:
     """Sets memory format, activation checkpointing and compilation, in place; names of weights stay."""
-    if config.channels_last and config.parallel != "fsdp":  # which shards contiguous weights alone
+    if config.channels_last:
         for parameter in model.parameters():
             if parameter.ndim == 5:  # of convolutions; `Module.to` refuses a model that has 4-d weights too
                 parameter.data = parameter.data.contiguous(memory_format=torch.channels_last_3d)
@@ -289,8 +284,6 @@ class TrainStep:
         """Clips and applies the gradient; returns its norm before clipping, float32."""
         self.scaler.unscale_(self._optimizer)
         grad_norm = nn.utils.clip_grad_norm_(self._parameters, self._limit)
-        if isinstance(grad_norm, DTensor):
-            grad_norm = grad_norm.full_tensor()
         self.scaler.step(self._optimizer)
         self.scaler.update()
         if self._after_update is not None:

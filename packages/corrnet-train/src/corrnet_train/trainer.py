@@ -91,7 +91,7 @@ class Trainer:
             self.model = self._build_model()
         self._check_alike(checkpoint)
         train = config.train
-        share_out(self.model, ranks, batch_norm=train.batch_norm, parallel=train.parallel)
+        share_out(self.model, ranks, batch_norm=train.batch_norm)
         self.optimizer = build_optimizer(self.model, config.optim)
         self.classifier = ClipClassifier(
             self.model,
@@ -100,7 +100,7 @@ class Trainer:
             device=self.device,
             precision=config.run.precision,
         )
-        self.wrapped = wrap(self.model, ranks, self.device, parallel=train.parallel)
+        self.wrapped = wrap(self.model, ranks, self.device)
         self.train_step = TrainStep(
             self.wrapped,
             self.optimizer,
