@@ -383,12 +383,42 @@ def test_a_process_that_dies_is_told_with_what_it_worked_on(class_folder, tmp_pa
         "    return item\n"
         "if __name__ == '__main__':\n"
         "    name = 'video {}'.format\n"
-        "    list(pool.map_in_order(work, range(8), num_workers=2, title='', progress=False, describe=name))\n"
+        "    list(pool.map_in_order(work, range(20), num_workers=2, title='', progress=False, describe=name))\n"
     )
     run = subprocess.run([sys.executable, script], capture_output=True, text=True, check=False)
-    last = run.stderr.strip().splitlines()[-1]
-    assert last.startswith("RuntimeError: a worker process died, at one of: ")
-    assert "video 5" in last and "out of memory? Try fewer workers" in last
+    assert run.stderr.strip().splitlines()[-1] == (
+        "RuntimeError: a worker process died (SIGKILL; out of memory? Try fewer workers) "
+        "while it worked on video 5"
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="processes are looked at in /proc")
+def test_worker_processes_end_when_the_main_process_is_killed(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import os, time\n"
+        "from video_data import pool\n"
+        "def work(item):\n"
+        "    print(os.getpid(), flush=True)\n"
+        "    time.sleep(60)\n"
+        "if __name__ == '__main__':\n"
+        "    list(pool.map_in_order(work, range(2), num_workers=2, title='', progress=False))\n"
+    )
+    with subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, text=True) as process:
+        workers = [int(process.stdout.readline()) for _ in range(2)]
+        process.kill()
+    deadline = time.monotonic() + 10
+    while (left := [pid for pid in workers if is_running(pid)]) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert left == []
+
+
+def is_running(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
 
 
 @pytest.mark.slow
@@ -401,7 +431,9 @@ def test_a_script_without_a_guard_is_told_what_it_lacks(class_folder, tmp_path):
     command = [sys.executable, script, class_folder, tmp_path / "shards"]
     run = subprocess.run(command, capture_output=True, text=True, check=False)
     assert run.returncode != 0
-    assert "a script needs `if __name__ == '__main__':`" in run.stderr.strip().splitlines()[-1]
+    last = run.stderr.strip().splitlines()[-1]
+    assert last.startswith("RuntimeError: worker processes cannot start: ")
+    assert "inside `if __name__ == '__main__':`" in last
 
 
 def test_the_journal_is_gone_when_all_is_done(class_folder, tmp_path):
