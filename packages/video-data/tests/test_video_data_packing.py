@@ -3,6 +3,7 @@
 import hashlib
 import io
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -137,7 +138,7 @@ def test_other_options_or_videos_are_named_and_begin_anew_only_when_asked(class_
         entry.path.write_bytes(make_video([number] * 3))
     with pytest.raises(ValueError, match="data set 'folder', now 'mine'"):
         pack_listing(listing(entries), tmp_path / "shards", options=COPY, progress=False)
-    with pytest.raises(ValueError, match="the list of videos, their sizes or labels"):
+    with pytest.raises(ValueError, match="the classes or their order"):
         pack_listing(listing(entries, dataset="folder"), tmp_path / "shards", options=COPY, progress=False)
     assert contents(tmp_path / "shards" / ".packing") == before
     options = COPY.model_copy(update={"overwrite": True})
@@ -145,11 +146,32 @@ def test_other_options_or_videos_are_named_and_begin_anew_only_when_asked(class_
     assert open_shards(tmp_path / "shards", verify=True).num_samples("train") == 2
 
 
+def test_videos_that_are_new_gone_or_changed_are_named(class_folder, tmp_path):
+    videos = tmp_path / "videos"
+    shutil.copytree(class_folder, videos)
+    interrupted(tmp_path / "shards", videos)
+    whole = (videos / "class a" / "video 0.mp4").read_bytes()
+    (videos / "class a" / "video 0.mp4").write_bytes(whole + b"\0")
+    shutil.copy(videos / "class b" / "video 1.mp4", videos / "class b" / "another.mp4")
+    for number in (2, 5):
+        (videos / "class c" / f"video {number}.mp4").unlink()
+    with pytest.raises(
+        ValueError,
+        match=r"a difference: the videos: 1 new, the first is class b/another.mp4 \(train\); 2 gone, the first is "
+        r"class c/video 2.mp4 \(train\); 1 of another size or label, the first is class a/video 0.mp4 \(train\)",
+    ):
+        pack_folder(videos, tmp_path / "shards", options=COPY, progress=False)
+    interrupted(tmp_path / "other", videos)
+    with pytest.raises(ValueError, match=r"other holds a part of another packing: the videos: 2 new"):
+        merge_parts(tmp_path / "shards", tmp_path / "other", progress=False)
+
+
 def test_a_lost_shard_is_made_again(class_folder, tmp_path):
     pack_folder(class_folder, tmp_path / "whole", options=COPY, progress=False)
     interrupted(tmp_path / "shards", class_folder)
     (tmp_path / "shards" / "train-000000.tar").unlink()
-    (tmp_path / "shards" / "train-000002.json").unlink()
+    damaged = tmp_path / "shards" / "train-000002.json"
+    damaged.write_bytes(damaged.read_bytes().replace(b"video", b"audio", 1))
     pack_folder(class_folder, tmp_path / "shards", options=COPY, progress=False)
     assert contents(tmp_path / "shards") == contents(tmp_path / "whole")
 
@@ -189,6 +211,8 @@ def test_missing_and_foreign_parts_are_refused(class_folder, tmp_path):
     interrupted(tmp_path / "two", class_folder, shard_size=4)
     with pytest.raises(ValueError, match=r"two holds a part of another packing: shard_size 4, now 5"):
         merge_parts(tmp_path / "one", tmp_path / "two")
+    with pytest.raises(ValueError, match="jobs would remove each other's shards"):
+        interrupted(tmp_path / "one", class_folder, overwrite=True)
     with pytest.raises(ValueError, match="part 3 of 2: allowed are 1 to 2"):
         PackOptions(part=(3, 2))
 
@@ -212,32 +236,36 @@ def test_the_manifest_says_what_became_of_every_listed_video(make_video, tmp_pat
         Entry(tmp_path / "b.mp4", "b.mp4", "train", "run"),
         Entry(tmp_path / "broken.mp4", "broken.mp4", "train", "run"),
         Entry(tmp_path / "copy of a.mp4", "copy of a.mp4", "val", "swim"),
+        Entry(tmp_path / "b again.mp4", "b again.mp4", "train", "dive"),
     ]
+    (tmp_path / "b again.mp4").write_bytes((tmp_path / "b.mp4").read_bytes())
     gone = Entry(tmp_path / "gone.mp4", "gone.mp4", "val", "dive")
     lost = replace(gone, split="test")
     wanted = listing(
         entries, (gone, MISSING), (lost, MISSING), dataset="sports 2", classes=("swim", "run", "dive", "sail")
     )
     report = pack_listing(wanted, tmp_path / "shards", options=PackOptions(mode="copy"), progress=False)
-    assert (report.num_packed, report.num_duplicates) == (3, 1)
+    assert (report.num_packed, report.num_duplicates) == (4, 1)
     shards = open_shards(tmp_path / "shards")
     manifest = shards.manifest
     assert manifest.dataset == "sports 2"
     assert manifest.classes == ("swim", "run", "dive", "sail")
-    assert manifest.splits["train"].per_class == {"swim": 1, "run": 1, "dive": 0, "sail": 0}
+    assert manifest.splits["train"].per_class == {"swim": 1, "run": 1, "dive": 1, "sail": 0}
     coverage = {split: counts.model_dump() for split, counts in manifest.coverage.items()}
     reason = next(reason for source, reason in report.dropped if source == "broken.mp4")
     assert coverage == {
-        "train": {"num_listed": 3, "num_packed": 2, "num_missing": 0, "left_out": {reason: 1}},
+        "train": {"num_listed": 4, "num_packed": 3, "num_missing": 0, "left_out": {reason: 1}},
         "val": {"num_listed": 2, "num_packed": 1, "num_missing": 1, "left_out": {}},
         "test": {"num_listed": 1, "num_packed": 0, "num_missing": 1, "left_out": {}},
     }
     assert manifest.duplicates[0].samples == (("train", "a.mp4"), ("val", "copy of a.mp4"))
+    assert manifest.repeats[0].samples == (("train", "b again.mp4"), ("train", "b.mp4"))
     record = next(record for record in shards.samples("train") if record.source == "a.mp4")
     assert (record.label, record.other_labels) == (0, (2, 1))
     assert record.source_sha256 == hashlib.sha256(good).hexdigest()
     inspection = inspect_shards(shards, progress=False)
     assert (inspection.dataset, inspection.num_duplicates) == ("sports 2", 1)
+    assert (inspection.num_repeats, inspection.repeats) == (1, manifest.repeats)
     assert inspection.coverage == manifest.coverage
 
 

@@ -95,6 +95,8 @@ class Inspection(StrictModel):
         coverage: for each split what became of the videos that were listed.
         num_duplicates: groups of samples of different splits that were packed from equal files.
         duplicates: the first of these groups.
+        num_repeats: groups of samples of one split alone that were packed from equal files.
+        repeats: the first of these groups.
         unreadable: shards whose index cannot be read, and why; their samples count in `splits` alone.
     """
 
@@ -117,6 +119,8 @@ class Inspection(StrictModel):
     coverage: dict[Split, Coverage]
     num_duplicates: int
     duplicates: tuple[Duplicate, ...]
+    num_repeats: int
+    repeats: tuple[Duplicate, ...]
     unreadable: dict[str, str]
 
 
@@ -173,6 +177,8 @@ def inspect_shards(shards: ShardSet, *, progress: bool = True) -> Inspection:
         coverage=manifest.coverage,
         num_duplicates=manifest.num_duplicates,
         duplicates=manifest.duplicates,
+        num_repeats=manifest.num_repeats,
+        repeats=manifest.repeats,
         unreadable=totals.unreadable,
     )
 

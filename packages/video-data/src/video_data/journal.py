@@ -5,16 +5,17 @@ alone, so a group is done or not whatever became of others: that is what makes p
 independent.
 """
 
+import gzip
 import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import av
 
-from video_data.files import write_atomic
+from video_data.files import atomic_file, temporary_name, write_atomic
 from video_data.manifest import (
     DroppedEntry,
     PackOptions,
@@ -29,6 +30,7 @@ from video_data.manifest import (
 from video_data.sources import Entry
 
 _FOLDER = ".packing"
+_LISTING = "listing.jsonl.gz"
 
 
 class Group(StrictModel):
@@ -43,7 +45,7 @@ class Plan(StrictModel):
     """What is to be packed.
 
     Attributes:
-        listing_sha256: hash of the listed videos: order, sizes, labels, spans.
+        listing_sha256: hash of the listed videos: order, sizes, labels, spans; the list itself lies beside the plan.
         dataset: name of the data set.
         classes: class names.
         options: how to pack.
@@ -70,8 +72,8 @@ class Plan(StrictModel):
             for name, value in ours.items()
             if theirs.get(name) != value
         ]
-        if not differing and (self.listing_sha256, self.classes) != (other.listing_sha256, other.classes):
-            differing = ["the list of videos, their sizes or labels"]
+        if not differing and self.classes != other.classes:
+            differing = ["the classes or their order"]
         return "; ".join(differing) or None
 
 
@@ -82,27 +84,44 @@ class GroupRecord(StrictModel):
     dropped: tuple[DroppedEntry, ...]
 
 
-def listing_hash(entries: Iterable[Entry]) -> str:
-    """A hash of what is packed: order, names, sizes of files, labels, spans."""
+def listing_line(entry: Entry) -> str:
+    """An entry as a line of JSON: what identifies it, and then all else that decides what is packed."""
+    rate = None if entry.frame_rate is None else str(entry.frame_rate)
+    identity = (entry.split, entry.source, entry.span)
+    return json.dumps((identity, _size(entry.path), entry.label, entry.other_labels, rate))
+
+
+def listing_hash(listed: Iterable[str]) -> str:
+    """A hash of what is packed, and in which order."""
     digest = hashlib.sha256()
-    for entry in entries:
-        fields = (
-            entry.split,
-            entry.source,
-            _size(entry.path),
-            entry.label,
-            entry.other_labels,
-            entry.span,
-            None if entry.frame_rate is None else str(entry.frame_rate),
-        )
-        digest.update(json.dumps(fields).encode() + b"\n")
+    for line in listed:
+        digest.update(line.encode() + b"\n")
     return digest.hexdigest()
 
 
+def listing_difference(ours: Iterable[str], theirs: Iterable[str]) -> str:
+    """In words, how many videos are new, gone or changed, and the first of each by name."""
+    new, old = dict(_identified(ours)), dict(_identified(theirs))
+    changed = {
+        "new": sorted(new.keys() - old.keys()),
+        "gone": sorted(old.keys() - new.keys()),
+        "of another size or label": sorted(key for key in new.keys() & old.keys() if new[key] != old[key]),
+    }
+    words = [f"{len(keys)} {what}, the first is {keys[0]}" for what, keys in changed.items() if keys]
+    return f"the videos: {'; '.join(words) or 'their order'}"
+
+
+def _identified(listed: Iterable[str]) -> Iterator[tuple[str, object]]:
+    for line in listed:
+        (split, source, span), *rest = json.loads(line)
+        part = "" if span is None else f" from {span[0]:g} to {span[1]:g} s"
+        yield f"{source}{part} ({split})", rest
+
+
 def _size(path: Path) -> int:
-    """Bytes of a file; 0 for a folder and for what is not there."""
+    """Bytes of a file, number of files in a folder, 0 for what is not there."""
     try:
-        return 0 if path.is_dir() else path.stat().st_size
+        return sum(1 for _ in path.iterdir()) if path.is_dir() else path.stat().st_size
     except OSError:
         return 0
 
@@ -128,10 +147,32 @@ class Journal:
         path = self._folder / "plan.json"
         return parse_file(Plan, path.read_bytes(), path) if path.is_file() else None
 
-    def begin(self, plan: Plan) -> None:
-        """Writes the plan."""
+    def begin(self, plan: Plan, listed: Sequence[str]) -> None:
+        """Writes the plan, and the list of videos as lines of `listing_line`."""
         self._folder.mkdir(parents=True, exist_ok=True)
+        with (
+            atomic_file(self._folder / _LISTING) as file,
+            gzip.GzipFile("", "wb", compresslevel=1, fileobj=file, mtime=0) as packed,
+        ):
+            for line in listed:
+                packed.write(line.encode() + b"\n")
         write_atomic(self._folder / "plan.json", model_bytes(plan))
+
+    def listed(self) -> list[str]:
+        """The list of videos that `begin` wrote."""
+        with gzip.open(self._folder / _LISTING, "rt", encoding="utf-8") as file:
+            return file.read().splitlines()
+
+    def difference(self, plan: Plan, listed: Sequence[str]) -> str | None:
+        """What keeps the unfinished packing from being one of this plan; None when nothing does or there is none."""
+        unfinished = self.plan()
+        if unfinished is None:
+            return None
+        if difference := plan.difference(unfinished):
+            return difference
+        if plan.listing_sha256 == unfinished.listing_sha256:
+            return None
+        return listing_difference(listed, self.listed())
 
     def is_started(self) -> bool:
         """Whether a group is done."""
@@ -148,7 +189,9 @@ class Journal:
 
     def _has(self, shard: ShardEntry) -> bool:
         tar, index = (self.dest / f"{shard.name}.{suffix}" for suffix in ("tar", "json"))
-        return tar.is_file() and tar.stat().st_size == shard.size and index.is_file()
+        if not (tar.is_file() and tar.stat().st_size == shard.size and index.is_file()):
+            return False
+        return hashlib.sha256(index.read_bytes()).hexdigest() == shard.index_sha256
 
     def write(self, group: Group, record: GroupRecord) -> None:
         """Records that a group is done."""
@@ -165,6 +208,7 @@ class Journal:
         record = other.record(group)
         if record is None:
             return
+        self.clean([group])
         for shard in record.shards:
             for suffix in ("tar", "json"):
                 name = f"{shard.name}.{suffix}"
@@ -177,8 +221,7 @@ class Journal:
 
 
 def _link_or_copy(source: Path, target: Path) -> None:
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    temporary.unlink(missing_ok=True)
+    temporary = temporary_name(target)
     try:
         os.link(source, temporary)
     except OSError:  # another file system, or one without links

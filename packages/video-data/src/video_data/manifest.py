@@ -20,6 +20,7 @@ Run = tuple[int, Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1, le=MAX_
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 NonNegative = Annotated[int, Field(ge=0)]
 Positive = Annotated[int, Field(ge=1)]
+FORMAT_VERSION = 2
 M = TypeVar("M", bound=BaseModel)
 
 
@@ -27,6 +28,22 @@ class StrictModel(BaseModel):
     """Frozen, and strict about unknown fields."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class _VersionedModel(StrictModel):
+    """A file with the version of its format."""
+
+    format_version: int = FORMAT_VERSION
+
+    @field_validator("format_version")
+    @classmethod
+    def _check_version(cls, version: int) -> int:
+        if version != FORMAT_VERSION:
+            raise ValueError(
+                f"format {version} was written by another version of video-data, this one reads {FORMAT_VERSION}: "
+                "pack the videos again"
+            )
+        return version
 
 
 class PackOptions(StrictModel):
@@ -189,10 +206,9 @@ class SampleRecord(StrictModel):
         return pts, keyframes
 
 
-class ShardIndex(StrictModel):
+class ShardIndex(_VersionedModel):
     """Index of one tar: its samples in the order of the tar."""
 
-    format_version: Literal[1] = 1
     samples: tuple[SampleRecord, ...]
 
 
@@ -249,7 +265,7 @@ class Coverage(StrictModel):
 
 
 class Duplicate(StrictModel):
-    """Samples of different splits that were packed from equal files.
+    """Samples that were packed from equal files.
 
     Attributes:
         samples: split and source of each.
@@ -258,7 +274,7 @@ class Duplicate(StrictModel):
     samples: tuple[tuple[str, str], ...]
 
 
-class Manifest(StrictModel):
+class Manifest(_VersionedModel):
     """A whole shard set; the last file that packing writes.
 
     Attributes:
@@ -271,11 +287,12 @@ class Manifest(StrictModel):
         dropped: videos that were left out.
         num_duplicates: groups of samples of different splits that were packed from equal files.
         duplicates: the first of these groups.
+        num_repeats: groups of samples of one split alone that were packed from equal files.
+        repeats: the first of these groups.
         options: how the set was packed.
         tool: versions of the programs that packed it.
     """
 
-    format_version: Literal[1] = 1
     dataset: str
     classes: tuple[str, ...] = Field(min_length=1)
     splits: dict[Split, SplitSummary]
@@ -284,6 +301,8 @@ class Manifest(StrictModel):
     dropped: tuple[DroppedEntry, ...]
     num_duplicates: NonNegative
     duplicates: tuple[Duplicate, ...]
+    num_repeats: NonNegative
+    repeats: tuple[Duplicate, ...]
     options: PackOptions
     tool: dict[str, str]
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from video_data.encode import check_encoder
 from video_data.files import write_atomic
 from video_data.flow import check_flow
-from video_data.journal import Group, GroupRecord, Journal, Plan, listing_hash, tool_versions
+from video_data.journal import Group, GroupRecord, Journal, Plan, listing_hash, listing_line, tool_versions
 from video_data.load import load
 from video_data.manifest import (
     MANIFEST_NAME,
@@ -111,13 +111,17 @@ def pack_listing(
 
     Raises:
         ValueError: no video can be read; `dest` holds a finished set, or an unfinished one of other videos or options,
-            and `options.overwrite` is off; a video has a span and is not to be re-encoded; or this FFmpeg cannot encode
-            H.264.
+            and `options.overwrite` is off; it is on for a part; a video has a span and is not to be re-encoded; or this
+            FFmpeg cannot encode H.264.
         ImportError: `options.flow` is on and OpenCV is missing.
         RuntimeError: a worker process died.
         OSError: writing failed. No file is left half-written under its final name.
     """
     options = options or PackOptions()
+    if options.part is not None and options.overwrite:
+        raise ValueError(
+            "overwrite with a part: jobs would remove each other's shards; pack into a new folder"
+        )
     if options.mode == "reencode":
         check_encoder()
     elif any(entry.span for entry in listing.entries):
@@ -126,8 +130,9 @@ def pack_listing(
         check_encoder()
         check_flow()
     entries = _shuffled(listing.entries, options.seed)
-    plan = _plan(listing, entries, options)
-    journal = _open_journal(Path(dest), plan, overwrite=options.overwrite)
+    listed = [listing_line(entry) for entry in entries]
+    plan = _plan(listing, entries, listed, options)
+    journal = _open_journal(Path(dest), plan, listed, overwrite=options.overwrite)
     groups = _members(plan.groups, entries)
     if options.part is not None:
         number, num_parts = options.part
@@ -141,32 +146,36 @@ def pack_listing(
     return PackReport(sum(shard.num_samples for shard in shards), _reasons(dropped), None)
 
 
-def merge_parts(dest: str | Path, *folders: str | Path) -> PackReport:
+def merge_parts(dest: str | Path, *folders: str | Path, progress: bool = True) -> PackReport:
     """Joins what was packed with `PackOptions.part` into one finished set.
 
     Args:
         dest: folder of the finished set, into which parts may have been packed.
         folders: other folders with parts. Their shards are linked, or copied where that is not possible.
+        progress: whether to show a progress bar on standard error.
 
     Raises:
         ValueError: a folder has no part or one of another packing, or parts are missing; the message names them.
     """
     target = Journal(Path(dest))
     others = [Journal(Path(folder)) for folder in folders]
-    plans = [(journal.dest, journal.plan()) for journal in (target, *others)]
-    for folder, found in plans[1:] if others else plans:
-        if found is None:
-            raise ValueError(f"{folder} holds no part of a packing: pack into it with part i/n first")
-    plan = next(found for _, found in plans if found is not None)
-    for folder, found in plans:
-        if found is not None and (difference := plan.difference(found)):
-            raise ValueError(f"{folder} holds a part of another packing: {difference}")
-    if target.plan() is None:
-        target.begin(plan)
-    for group in plan.groups:
-        for other in others:
-            if target.record(group) is None:
-                target.take(other, group)
+    journals = [journal for journal in (target, *others) if journal.plan() is not None]
+    for journal in others or [target]:
+        if journal not in journals:
+            raise ValueError(f"{journal.dest} holds no part of a packing: pack into it with part i/n first")
+    plan, listed = journals[0].plan(), journals[0].listed()
+    assert plan is not None
+    for journal in journals[1:]:
+        if difference := journal.difference(plan, listed):
+            raise ValueError(f"{journal.dest} holds a part of another packing: {difference}")
+    if target not in journals:
+        target.begin(plan, listed)
+    taken = map_in_order(
+        partial(_take_group, target, others), plan.groups, num_workers=1, title="merge", progress=progress
+    )
+    with closing(taken):
+        for _ in taken:
+            pass
     missing = [group.name for group in plan.groups if target.record(group) is None]
     if missing:
         raise ValueError(
@@ -176,7 +185,13 @@ def merge_parts(dest: str | Path, *folders: str | Path) -> PackReport:
     return _finish(target, plan)
 
 
-def _plan(listing: Listing, entries: Sequence[Entry], options: PackOptions) -> Plan:
+def _take_group(target: Journal, others: Sequence[Journal], group: Group) -> None:
+    for other in others:
+        if target.record(group) is None:
+            target.take(other, group)
+
+
+def _plan(listing: Listing, entries: Sequence[Entry], listed: Sequence[str], options: PackOptions) -> Plan:
     classes = listing.classes or tuple(sorted({entry.label for entry in entries}))
     groups = []
     for split in SPLITS:
@@ -185,7 +200,7 @@ def _plan(listing: Listing, entries: Sequence[Entry], options: PackOptions) -> P
             size = min(options.shard_size, count - start)
             groups.append(Group(name=f"{split}-{number:06d}", split=split, num_entries=size))
     return Plan(
-        listing_sha256=listing_hash(entries),
+        listing_sha256=listing_hash(listed),
         dataset=listing.dataset,
         classes=classes,
         options=options,
@@ -204,7 +219,7 @@ def _members(groups: Iterable[Group], entries: Sequence[Entry]) -> list[tuple[Gr
     return members
 
 
-def _open_journal(dest: Path, plan: Plan, *, overwrite: bool) -> Journal:
+def _open_journal(dest: Path, plan: Plan, listed: Sequence[str], *, overwrite: bool) -> Journal:
     """The journal of an unfinished packing of the same videos and options, or a new one."""
     journal = Journal(dest)
     if (dest / MANIFEST_NAME).exists():
@@ -212,17 +227,15 @@ def _open_journal(dest: Path, plan: Plan, *, overwrite: bool) -> Journal:
             raise ValueError(f"{dest} holds a finished shard set; choose another folder or set overwrite")
         journal.remove()
         (dest / MANIFEST_NAME).unlink()  # from here on the folder is no finished set
-    unfinished = journal.plan()
-    if unfinished is not None and (difference := plan.difference(unfinished)):
+    if difference := journal.difference(plan, listed):
         if journal.is_started() and not overwrite:
             raise ValueError(
                 f"{dest} holds an unfinished packing with a difference: {difference}. Pack as before to go on, "
                 "choose another folder, or set overwrite to begin anew"
             )
         journal.remove()
-        unfinished = None
-    if unfinished is None:
-        journal.begin(plan)
+    if journal.plan() is None:
+        journal.begin(plan, listed)
     return journal
 
 
@@ -279,7 +292,7 @@ def _finish(journal: Journal, plan: Plan) -> PackReport:
     for shard in shards:
         path = dest / f"{shard.name}.json"
         totals.add(shard.split, parse_file(ShardIndex, path.read_bytes(), path).samples)
-    duplicates = totals.duplicates()
+    duplicates, repeats = totals.duplicates()
     manifest = Manifest(
         dataset=plan.dataset,
         classes=plan.classes,
@@ -289,6 +302,8 @@ def _finish(journal: Journal, plan: Plan) -> PackReport:
         dropped=tuple(sorted(dropped, key=lambda entry: (entry.split, entry.source, entry.reason))),
         num_duplicates=len(duplicates),
         duplicates=tuple(duplicates[:_MOST_DUPLICATES]),
+        num_repeats=len(repeats),
+        repeats=tuple(repeats[:_MOST_DUPLICATES]),
         options=plan.options,
         tool=plan.tool,
     )
@@ -296,6 +311,8 @@ def _finish(journal: Journal, plan: Plan) -> PackReport:
     for file in dest.iterdir():
         if _SHARD_FILE.fullmatch(file.name) and file.name not in kept:
             file.unlink()  # of an earlier, larger set in this folder
+    for file in dest.glob(f".{MANIFEST_NAME}.*.tmp"):
+        file.unlink()  # of a packing that was killed here
     write_atomic(dest / MANIFEST_NAME, model_bytes(manifest, indent=1))
     journal.remove()
     num_packed = sum(shard.num_samples for shard in shards)
@@ -326,11 +343,15 @@ class _Totals:
             if counts
         }
 
-    def duplicates(self) -> list[Duplicate]:
-        """Samples of equal files in different splits."""
-        groups = (sorted(set(samples)) for samples in self._sources.values())
-        found = [group for group in groups if len({split for split, _ in group}) > 1]
-        return [Duplicate(samples=tuple(group)) for group in sorted(found)]
+    def duplicates(self) -> tuple[list[Duplicate], list[Duplicate]]:
+        """Samples of equal files: those in different splits, and those in one split alone."""
+        across, within = [], []
+        for samples in sorted(sorted(set(samples)) for samples in self._sources.values()):
+            if len({split for split, _ in samples}) > 1:
+                across.append(Duplicate(samples=tuple(samples)))
+            elif len(samples) > 1:
+                within.append(Duplicate(samples=tuple(samples)))
+        return across, within
 
 
 def _coverage(shards: Iterable[ShardEntry], dropped: Iterable[DroppedEntry]) -> dict[Split, Coverage]:

@@ -56,11 +56,13 @@ def inspect(
     inspection = inspect_shards(shard_set, progress=err.is_terminal)
     for name, value in summary_rows(inspection):
         out.print(f"{name:<22} {escape(value)}", highlight=False, soft_wrap=True)
-    for duplicate in inspection.duplicates[:_MOST_DUPLICATES]:
+    same_videos = [*inspection.duplicates, *inspection.repeats]
+    for duplicate in same_videos[:_MOST_DUPLICATES]:
         same = "; ".join(f"{split}: {source}" for split, source in duplicate.samples)
         out.print(f"the same video: {escape(same)}", highlight=False, soft_wrap=True)
-    if inspection.num_duplicates > _MOST_DUPLICATES:
-        out.print(f"and {inspection.num_duplicates - _MOST_DUPLICATES} more", highlight=False)
+    more = inspection.num_duplicates + inspection.num_repeats - _MOST_DUPLICATES
+    if more > 0:
+        out.print(f"and {more} more", highlight=False)
     if per_class:
         out.print(_class_table(inspection))
     if json_file is not None:
