@@ -9,6 +9,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, ValidationError
 
 from corrnet_train.optim import OptimConfig
+from corrnet_train.recipes import list_recipes
 from corrnet_train.step import Precision, TrainConfig
 from video_data import ClipConfig
 
@@ -136,12 +137,6 @@ def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[f"{prefix}{key}"] = value
     return flat
-
-
-def list_recipes() -> list[str]:
-    """Names of the recipes that ship with the package."""
-    folder = importlib.resources.files("corrnet_train") / "recipes"
-    return sorted(Path(entry.name).stem for entry in folder.iterdir() if entry.name.endswith(".yaml"))
 
 
 def _read_recipe(recipe: str | Path) -> dict[str, Any]:

@@ -7,9 +7,6 @@ import typer
 
 from corrnet_train.cli.common import EXIT_INTERRUPTED, Workers, err, out, reports_errors, workers
 from corrnet_train.cli.evaluate import predict
-from video_data import MotionBenchConfig, generate_motionbench
-
-_BENCH = MotionBenchConfig()
 
 
 @reports_errors
@@ -47,11 +44,11 @@ def demo(
 @reports_errors
 def motionbench(
     dest: Annotated[Path, typer.Argument(help="Folder for the videos and their lists.")],
-    num_train: Annotated[int, typer.Option(help="Training videos.")] = _BENCH.num_train,
-    num_val: Annotated[int, typer.Option(help="Validation videos.")] = _BENCH.num_val,
-    num_test: Annotated[int, typer.Option(help="Test videos.")] = _BENCH.num_test,
-    size: Annotated[int, typer.Option(help="Side of the picture in pixels.")] = _BENCH.size,
-    num_frames: Annotated[int, typer.Option(help="Frames of a video.")] = _BENCH.num_frames,
+    num_train: Annotated[int, typer.Option(help="Training videos.")] = 3200,
+    num_val: Annotated[int, typer.Option(help="Validation videos.")] = 104,
+    num_test: Annotated[int, typer.Option(help="Test videos.")] = 400,
+    size: Annotated[int, typer.Option(help="Side of the picture in pixels.")] = 40,
+    num_frames: Annotated[int, typer.Option(help="Frames of a video.")] = 24,
     seed: Annotated[int, typer.Option(help="Seed of all appearances.")] = 0,
     num_workers: Workers = 0,
 ) -> None:
@@ -61,6 +58,8 @@ def motionbench(
 
     corrnet motionbench data/motionbench && corrnet pack csv data/motionbench/motionbench.csv data/shards
     """
+    from video_data import MotionBenchConfig, generate_motionbench
+
     config = MotionBenchConfig(
         num_train=num_train, num_val=num_val, num_test=num_test, size=size, num_frames=num_frames, seed=seed
     )

@@ -18,7 +18,6 @@ from corrnet_train.cli.common import (
     print_error,
     reports_errors,
 )
-from video_data import open_shards
 
 if TYPE_CHECKING:  # imported where it is used: it takes a second
     from corrnet_train.inference import ClipClassifier
@@ -56,6 +55,7 @@ def evaluate_command(
     from corrnet_train.evaluate import evaluate
     from corrnet_train.inference import ClipClassifier
     from corrnet_train.progress import progress_bar
+    from video_data import open_shards
 
     shard_set = open_shards(shards)
     classifier = ClipClassifier.from_checkpoint(checkpoint_file(checkpoint), device=device)

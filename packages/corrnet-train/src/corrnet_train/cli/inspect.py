@@ -1,14 +1,16 @@
 """`corrnet inspect`."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
 
 from corrnet_train.cli.common import Workers, err, escape, out, reports_errors, workers
 from corrnet_train.files import write_text
-from video_data import Inspection, inspect_shards, open_shards, sample_thumbnails
+
+if TYPE_CHECKING:
+    from video_data import Inspection
 
 _MOST_DUPLICATES = 10
 
@@ -49,6 +51,7 @@ def inspect(
     corrnet inspect data/shards --per-class --json shards.json
     """
     from corrnet_train.report.sheet import THUMBNAIL_HEIGHT, check_sheet, summary_rows, write_sheet
+    from video_data import inspect_shards, open_shards, sample_thumbnails
 
     shard_set = open_shards(shards, verify=True)
     if sheet is not None:
@@ -83,7 +86,7 @@ def inspect(
         out.print(f"sheet: {sheet}", highlight=False, soft_wrap=True)
 
 
-def _class_table(inspection: Inspection) -> Table:
+def _class_table(inspection: "Inspection") -> Table:
     table = Table("label", "class", *inspection.splits)
     for column in (table.columns[0], *table.columns[2:]):
         column.justify = "right"

@@ -6,11 +6,15 @@ import typer
 from rich.table import Table
 
 from corrnet_train.cli.common import out, reports_errors
+from corrnet_train.cli.complete import model_names
 
 
 @reports_errors
 def models(
-    names: Annotated[list[str] | None, typer.Argument(help="Names or patterns; none shows all.")] = None,
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(help="Names or patterns; none shows all.", autocompletion=model_names),
+    ] = None,
     num_frames: Annotated[
         list[int] | None, typer.Option(help="Clip lengths to count; may be given more than once.")
     ] = None,

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
@@ -21,22 +21,9 @@ from corrnet_train.cli.common import (
     reports_errors,
     workers,
 )
-from video_data import (
-    MISSING,
-    Listing,
-    PackOptions,
-    PackReport,
-    list_csv,
-    list_diving48,
-    list_folder,
-    list_hmdb51,
-    list_kinetics,
-    list_something,
-    list_sports1m,
-    list_ucf101,
-    merge_parts,
-    pack_listing,
-)
+
+if TYPE_CHECKING:
+    from video_data import Listing, PackReport
 
 _MOST_LINES = 10
 
@@ -113,13 +100,15 @@ def _packing(
     """The options that all data sets share."""
 
 
-def _packs(command: Callable[..., Listing]) -> Callable[..., None]:
+def _packs(command: Callable[..., "Listing"]) -> Callable[..., None]:
     """Makes a command of a function that lists a data set: it packs what is listed."""
     own = list(inspect.signature(command).parameters.values())
     shared = list(inspect.signature(_packing).parameters.values())
     source, options = own[:1], own[1:]
 
     def run(**values: Any) -> None:
+        from video_data import PackOptions, pack_listing
+
         listing_values = {parameter.name: values.pop(parameter.name) for parameter in own}
         dest, dry_run = values.pop("dest"), values.pop("dry_run")
         pack_options = PackOptions(
@@ -180,7 +169,7 @@ def _frame_rate(text: str | None) -> Fraction | None:
     return rate
 
 
-def _show(listing: Listing) -> None:
+def _show(listing: "Listing") -> None:
     """What would be packed: a table of splits, the classes with the fewest videos, the first missing videos."""
     found = Counter(entry.split for entry in listing.entries)
     dropped = Counter((entry.split, reason) for entry, reason in listing.dropped)
@@ -204,7 +193,9 @@ def _show(listing: Listing) -> None:
         out.print(f"  and {len(listing.dropped) - _MOST_LINES} more", highlight=False)
 
 
-def _summarise(report: PackReport) -> None:
+def _summarise(report: "PackReport") -> None:
+    from video_data import MISSING
+
     if report.manifest is not None:
         out.print(f"packed {report.num_packed} videos: {report.manifest}", highlight=False, soft_wrap=True)
     if report.num_duplicates:
@@ -228,13 +219,15 @@ def _summarise(report: PackReport) -> None:
 def pack_folder_command(
     src: Annotated[Path, typer.Argument(help="Folder of SPLIT/CLASS/VIDEO or CLASS/VIDEO.")],
     frame_rate: FrameRate = None,
-) -> Listing:
+) -> "Listing":
     """Pack a folder with one subfolder a class.
 
     [bold]Example[/]
 
     corrnet pack folder my-videos data/shards
     """
+    from video_data import list_folder
+
     return list_folder(src, frame_rate=_frame_rate(frame_rate))
 
 
@@ -246,19 +239,21 @@ def pack_csv_command(
         Path | None, typer.Option(help="Folder that paths refer to; default: that of the csv.")
     ] = None,
     frame_rate: FrameRate = None,
-) -> Listing:
+) -> "Listing":
     """Pack the videos that a csv lists.
 
     [bold]Example[/]
 
     corrnet pack csv videos.csv data/shards --root /data/videos
     """
+    from video_data import list_csv
+
     return list_csv(src, root, frame_rate=_frame_rate(frame_rate))
 
 
 @pack_app.command("kinetics")
 @_packs
-def pack_kinetics(src: Source, annotations: Annotations = None) -> Listing:
+def pack_kinetics(src: Source, annotations: Annotations = None) -> "Listing":
     """Pack Kinetics-400, 600 or 700.
 
     From csv files with the header label,youtube_id,time_start,time_end,split, and videos named ID_START_END.mp4 (six
@@ -268,12 +263,14 @@ def pack_kinetics(src: Source, annotations: Annotations = None) -> Listing:
 
     corrnet pack kinetics /data/kinetics400 data/kinetics400 --num-workers 32
     """
+    from video_data import list_kinetics
+
     return list_kinetics(src, annotations=annotations)
 
 
 @pack_app.command("something")
 @_packs
-def pack_something(src: Source, annotations: Annotations = None) -> Listing:
+def pack_something(src: Source, annotations: Annotations = None) -> "Listing":
     """Pack Something-Something v1 or v2.
 
     v1: something-something-v1-labels.csv, -train.csv, -validation.csv and folders of frames ID/00001.jpg, which are
@@ -283,6 +280,8 @@ def pack_something(src: Source, annotations: Annotations = None) -> Listing:
 
     corrnet pack something /data/something-v2 data/something-v2 --num-workers 32
     """
+    from video_data import list_something
+
     return list_something(src, annotations=annotations)
 
 
@@ -294,7 +293,7 @@ def pack_diving48(
         str | None, typer.Option(help="V1 (that of the paper) or V2, where annotations of both are there.")
     ] = None,
     annotations: Annotations = None,
-) -> Listing:
+) -> "Listing":
     """Pack Diving48.
 
     From Diving48_train.json and Diving48_test.json (V1) or Diving48_V2_train.json and Diving48_V2_test.json (V2),
@@ -304,6 +303,8 @@ def pack_diving48(
 
     corrnet pack diving48 /data/diving48 data/diving48 --version V2
     """
+    from video_data import list_diving48
+
     return list_diving48(src, version=version, annotations=annotations)
 
 
@@ -319,7 +320,7 @@ def pack_sports1m(
         int | None, typer.Option(help="Most clips of a video, spread uniformly; default: all.", min=1)
     ] = None,
     annotations: Annotations = None,
-) -> Listing:
+) -> "Listing":
     """Pack Sports-1M, cut into clips.
 
     From labels.txt, train_partition.txt, test_partition.txt and videos named by their YouTube id.
@@ -328,6 +329,8 @@ def pack_sports1m(
 
     corrnet pack sports1m /data/sports1m data/sports1m --clips-per-video 10 --part 3/64
     """
+    from video_data import list_sports1m
+
     return list_sports1m(
         src,
         clip_seconds=clip_seconds or None,
@@ -339,7 +342,7 @@ def pack_sports1m(
 
 @pack_app.command("ucf101")
 @_packs
-def pack_ucf101(src: Source, fold: Fold = 1, annotations: Annotations = None) -> Listing:
+def pack_ucf101(src: Source, fold: Fold = 1, annotations: Annotations = None) -> "Listing":
     """Pack UCF101.
 
     From classInd.txt, trainlist0N.txt, testlist0N.txt and the videos, in folders for each class or in one.
@@ -348,12 +351,14 @@ def pack_ucf101(src: Source, fold: Fold = 1, annotations: Annotations = None) ->
 
     corrnet pack ucf101 /data/UCF101 data/ucf101 --fold 1
     """
+    from video_data import list_ucf101
+
     return list_ucf101(src, fold=fold, annotations=annotations)
 
 
 @pack_app.command("hmdb51")
 @_packs
-def pack_hmdb51(src: Source, fold: Fold = 1, annotations: Annotations = None) -> Listing:
+def pack_hmdb51(src: Source, fold: Fold = 1, annotations: Annotations = None) -> "Listing":
     """Pack HMDB51.
 
     From the files CLASS_test_splitN.txt and the videos in folders for each class.
@@ -362,6 +367,8 @@ def pack_hmdb51(src: Source, fold: Fold = 1, annotations: Annotations = None) ->
 
     corrnet pack hmdb51 /data/hmdb51 data/hmdb51 --fold 1
     """
+    from video_data import list_hmdb51
+
     return list_hmdb51(src, fold=fold, annotations=annotations)
 
 
@@ -380,4 +387,6 @@ def pack_merge(
 
     corrnet pack-merge data/shards /scratch/part1 /scratch/part2
     """
+    from video_data import merge_parts
+
     _summarise(merge_parts(dest, *(folders or [])))

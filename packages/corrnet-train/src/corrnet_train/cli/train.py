@@ -5,12 +5,16 @@ from typing import Annotated
 import typer
 
 from corrnet_train.cli.common import EXIT_INTERRUPTED, err, escape, reports_errors
+from corrnet_train.cli.complete import recipe_names
 
 
 @reports_errors
 def train(
     recipe: Annotated[
-        str, typer.Argument(help="A YAML file, or the name of a recipe that ships with corrnet.")
+        str,
+        typer.Argument(
+            help="A YAML file, or the name of a recipe that ships with corrnet.", autocompletion=recipe_names
+        ),
     ],
     overrides: Annotated[
         list[str] | None,

@@ -2,13 +2,15 @@
 
 from collections import Counter
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from corrnet_train.cli.common import EXIT_FAILED, Workers, err, escape, out, reports_errors, workers
 from corrnet_train.files import write_text
-from video_data import Problem, verify_shards
+
+if TYPE_CHECKING:
+    from video_data import Problem
 
 _MOST_LINES = 100
 
@@ -37,6 +39,8 @@ def verify(
 
     corrnet verify s3://bucket/shards --no-decode --json problems.json
     """
+    from video_data import verify_shards
+
     report = verify_shards(shards, decode=decode, num_workers=workers(num_workers), progress=err.is_terminal)
     if json_file is not None:
         write_text(json_file, report.model_dump_json(indent=2) + "\n")
@@ -59,7 +63,7 @@ def verify(
         raise typer.Exit(EXIT_FAILED)
 
 
-def _line(problem: Problem) -> str:
+def _line(problem: "Problem") -> str:
     """File, sample and what is wrong, on one line whatever the width of the terminal."""
     sample = f" {problem.key}" if problem.key else ""
     source = f" (packed from {problem.source})" if problem.source else ""
