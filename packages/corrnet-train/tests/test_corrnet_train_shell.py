@@ -36,7 +36,7 @@ def loaded(*arguments, **variables):
         text=True,
         timeout=60,
     )
-    return done.stdout, done.stderr.splitlines()[-1]
+    return done.stdout.rstrip(), done.stderr.splitlines()[-1]
 
 
 def completed(*words):
