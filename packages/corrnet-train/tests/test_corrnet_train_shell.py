@@ -23,7 +23,7 @@ sys.argv[0] = "corrnet"
 try:
     main()
 finally:
-    print("loaded:", *sorted({"torch", "numpy", "pydantic"} & set(sys.modules)), file=sys.stderr)
+    print("loaded:", *sorted({"torch", "numpy"} & set(sys.modules)), file=sys.stderr)
 """
 
 
