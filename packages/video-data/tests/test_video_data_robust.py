@@ -27,8 +27,10 @@ from video_data import (
     decode_views,
     open_shards,
     pack_folder,
+    to_rgb,
     train_loader,
 )
+from video_data import test_loader as view_loader
 from video_data.clips import Box
 from video_data.decode import decode_frames
 from video_data.encode import reencode_video
@@ -355,6 +357,27 @@ def test_what_cannot_be_read_is_replaced_counted_and_logged_once_a_reason(num_wo
     assert Counter(record.levelname for record in caplog.records) == {"WARNING": 3}
     other = train_loader(broken_set, "train", CLIP, **{**options, "num_workers": 0})
     assert [key for batch in other for key in batch.keys] == kept
+
+
+@pytest.mark.parametrize("pixels", ["rgb", "yuv"])
+def test_a_test_goes_on_past_what_cannot_be_read_where_it_is_told_to(pixels, broken_set):
+    options = {"num_clips": 2, "batch_size": 5, "pixels": pixels}
+    batches = list(view_loader(broken_set, "train", CLIP, **options, skip_unreadable=True))
+    unreadable = {entry.number: entry for batch in batches for entry in batch.unreadable}
+    assert sorted(unreadable) == [1, 6, 12, 13, 14, 15, 20, 21, 22, 23]
+    assert Counter(entry.reason for entry in unreadable.values()) == REASONS
+    assert unreadable[1].key == broken_set.sample("train", 1).key and unreadable[1].source
+    assert (unreadable[12].key, unreadable[12].source) == ("train/12", "")  # its index is damaged
+    counted = [index for batch in batches for index in batch.index[batch.valid].tolist()]
+    assert sorted([*counted, *unreadable]) == list(range(24))
+    for batch in batches:
+        video = batch.video if pixels == "rgb" else to_rgb(batch.video)
+        assert video.shape[1:] == (2, 3, 4, 16, 16)
+        assert [bool(row.any()) for row in video] == batch.valid.tolist()
+        assert [bool(key) for key in batch.keys] == batch.valid.tolist()
+        assert (batch.index[~batch.valid] == -1).all() and (batch.label[~batch.valid] == -1).all()
+    with pytest.raises(RuntimeError, match=r"test video .* of split train cannot be read"):
+        list(view_loader(broken_set, "train", CLIP, **options))
 
 
 def test_a_run_stops_with_a_summary_when_the_budget_is_passed(broken_set):

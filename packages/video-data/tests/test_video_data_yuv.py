@@ -60,7 +60,11 @@ def on_device(video: bytes, box: Box, size: int) -> np.ndarray:
     info = probe_video(video)
     ((layout, planes),) = decode_planes(video, info, [1, 4, 6], [box])
     layout = replace(layout, clips=((0, (0, 1, 2)),))
-    return to_rgb(join_planes([(layout, planes)], shape=(1,), size=size))[0].movedim(0, -1).numpy()
+    return (
+        to_rgb(join_planes([(layout, planes)], shape=(1,), size=size, num_frames=layout.num_frames))[0]
+        .movedim(0, -1)
+        .numpy()
+    )
 
 
 @pytest.mark.parametrize(
@@ -152,7 +156,9 @@ def test_planes_of_a_batch_that_only_fills_up_a_rank_are_black(shards):
     options = {"num_clips": 1, "batch_size": 1, "rank": num_videos, "world_size": num_videos + 1}
     (batch,) = view_loader(shards, "train", CLIP, **options, pixels="yuv")
     assert batch.valid.tolist() == [False]
-    assert not to_rgb(batch.video).any()
+    video = to_rgb(batch.video)
+    assert video.shape == (1, 1, 3, CLIP.num_frames, CLIP.crop_size, CLIP.crop_size)
+    assert not video.any()
 
 
 def test_unknown_pixels_are_refused(shards):
@@ -167,7 +173,7 @@ def test_unknown_pixels_are_refused(shards):
 
 def test_rows_without_a_clip_are_black():
     layout = PlaneLayout(1, 2, 2, clips=((1, (0, 0)),))
-    video = to_rgb(join_planes([(layout, np.full(6, 200, dtype=np.uint8))], shape=(3,), size=2))
+    video = to_rgb(join_planes([(layout, np.full(6, 200, dtype=np.uint8))], shape=(3,), size=2, num_frames=2))
     assert video.shape == (3, 3, 2, 2, 2)
     assert video[0].max() == video[2].max() == 0
     assert video[1].min() > 0

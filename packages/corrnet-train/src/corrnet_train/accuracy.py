@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from video_data import Unreadable
+
 NUM_BINS = 15
 
 
@@ -174,6 +176,12 @@ def classes_csv(per_class: Sequence[ClassAccuracy]) -> str:
     """A csv with a row for each class."""
     rows = [[c.name, c.num_videos, _share(c.top1), _share(c.top5), c.taken_for] for c in per_class]
     return _csv(["class", "videos", "top1", "top5", "taken for"], rows)
+
+
+def unreadable_csv(unreadable: Sequence[Unreadable]) -> str:
+    """A csv with a row for each video that could not be read."""
+    columns = ["key", "source", "reason", "message"]
+    return _csv(columns, [[entry.key, entry.source, entry.reason, entry.message] for entry in unreadable])
 
 
 def _share(value: float | None) -> str:

@@ -6,7 +6,7 @@ package knows nothing of models.
 """
 
 from video_data.adapters import pack_hf_dataset, to_hf_dataset, webdataset_pipeline
-from video_data.batches import Batch, Replacement, ViewBatch, normalize
+from video_data.batches import Batch, Replacement, Unreadable, ViewBatch, normalize
 from video_data.budget import ErrorBudget
 from video_data.clips import ClipConfig
 from video_data.inspection import Inspection, Thumbnails, inspect_shards, sample_thumbnails
@@ -61,6 +61,7 @@ __all__ = [
     "ShardSet",
     "Thumbnails",
     "TrainLoader",
+    "Unreadable",
     "VerifyReport",
     "VideoError",
     "VideoInfo",

@@ -26,6 +26,24 @@ class Replacement(NamedTuple):
     message: str
 
 
+class Unreadable(NamedTuple):
+    """A test video that could not be read.
+
+    Attributes:
+        number: its number in the split.
+        key: its key; the split and number where its index entry cannot be read.
+        source: path of the original, as it was packed; empty where its index entry cannot be read.
+        reason: what was wrong, in the same words for all videos of which it is true.
+        message: what was wrong, with the details.
+    """
+
+    number: int
+    key: str
+    source: str
+    reason: str
+    message: str
+
+
 @dataclass
 class Batch:
     """Training clips.
@@ -60,7 +78,9 @@ class ViewBatch:
         label: int64 [B]; -1 where `valid` is false.
         keys: key of each video; empty where `valid` is false.
         index: int64 [B], index of each video in its split; -1 where `valid` is false.
-        valid: bool [B]; false marks rows that only fill up the batch of a rank and must not be counted.
+        valid: bool [B]; false marks rows that must not be counted: they fill up the batch of a rank, or their video
+            cannot be read.
+        unreadable: videos that cannot be read, where the loader was told to go on.
     """
 
     video: Tensor | YuvClips
@@ -68,6 +88,7 @@ class ViewBatch:
     keys: list[str]
     index: Tensor
     valid: Tensor = field(repr=False)
+    unreadable: list[Unreadable] = field(default_factory=list)
 
     def pin_memory(self) -> "ViewBatch":
         """A copy in page-locked memory with the same strides."""

@@ -271,6 +271,7 @@ class _YuvClips:
 
     def __init__(self, num_clips: int, clip: ClipConfig) -> None:
         self._shape, self._size = (num_clips,), clip.crop_size
+        self._num_frames = clip.num_frames
         self._parts: list[tuple[PlaneLayout, np.ndarray]] = []
 
     def read(self, row: int, streams: Streams, spec: ClipSpec) -> None:
@@ -281,4 +282,4 @@ class _YuvClips:
         self._parts.append((layout, planes))
 
     def video(self) -> YuvClips:
-        return join_planes(self._parts, shape=self._shape, size=self._size)
+        return join_planes(self._parts, shape=self._shape, size=self._size, num_frames=self._num_frames)

@@ -9,7 +9,14 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from video_data.batches import PixelFormat, ViewBatch, channels_first, check_options, check_pixels
+from video_data.batches import (
+    PixelFormat,
+    Unreadable,
+    ViewBatch,
+    channels_first,
+    check_options,
+    check_pixels,
+)
 from video_data.clips import ClipConfig, clip_frames, view_boxes, view_starts
 from video_data.decode import unique_frames
 from video_data.encode import reencode_video
@@ -34,6 +41,7 @@ def test_loader(
     rank: int = 0,
     world_size: int = 1,
     pixels: PixelFormat = "rgb",
+    skip_unreadable: bool = False,
     multiprocessing_context: str | None = None,
 ) -> "DataLoader[ViewBatch]":
     """Loads every video of a split once, as clips spaced uniformly over it (paper section 5).
@@ -52,6 +60,8 @@ def test_loader(
         rank: number of this process among those that test together.
         world_size: number of processes that test together.
         pixels: `rgb` for tensors, `yuv` for planes that `to_rgb` or `normalize` resizes and converts on the device.
+        skip_unreadable: whether a video that cannot be read gives a row with `valid` false and is listed in
+            `ViewBatch.unreadable`, in place of an error.
         multiprocessing_context: how workers start, `fork`, `spawn` or `forkserver`; None means the system's
             way.
 
@@ -59,14 +69,14 @@ def test_loader(
         ValueError: there is no such split, a number is out of its range, or the set was packed without the flow that
             `clip` asks for.
         RuntimeError: while iterating, a video cannot be read; a result over fewer videos would be a different
-            one.
+            one. Not with `skip_unreadable`.
     """
     check_options(
         batch_size=batch_size, num_workers=num_workers, rank=rank, world_size=world_size, pixels=pixels
     )
     check_streams(shards, clip, pixels)
     _check_views(num_clips, num_crops)
-    dataset = _ViewDataset(shards, split, clip, num_clips, num_crops, pixels)
+    dataset = _ViewDataset(shards, split, clip, num_clips, num_crops, pixels, skip_unreadable)
     num_videos = shards.num_samples(split)
     padded = -(-num_videos // world_size) * world_size
     rows = [index if index < num_videos else -1 for index in range(rank, padded, world_size)]
@@ -130,7 +140,8 @@ def decode_views(
             out = np.empty(views.shape, dtype=np.uint8)
             views.read_rgb(streams, info, out)
             return channels_first(torch.from_numpy(out))
-        return join_planes(views.read_planes(source, info), shape=views.shape[:1], size=clip.crop_size)
+        parts = views.read_planes(source, info)
+        return join_planes(parts, shape=views.shape[:1], size=clip.crop_size, num_frames=clip.num_frames)
     except VideoError as error:
         raise VideoError(f"{name}{error}", reason=error.reason) from error
 
@@ -165,7 +176,9 @@ class _ViewDataset(Dataset[ViewBatch]):
         num_clips: int,
         num_crops: int,
         pixels: PixelFormat,
+        skip_unreadable: bool,
     ) -> None:
+        self._skip_unreadable = skip_unreadable
         self._shards = shards
         self._split = split
         self._clip = clip
@@ -173,34 +186,49 @@ class _ViewDataset(Dataset[ViewBatch]):
         self._pixels = pixels
 
     def __getitem__(self, indices: list[int]) -> ViewBatch:
-        records = [self._shards.sample(self._split, index) if index >= 0 else None for index in indices]
         rgb = batch_buffer(len(indices), *self._views.shape) if self._pixels == "rgb" else None
         parts: list[tuple[PlaneLayout, np.ndarray]] = []
-        for row, (index, record) in enumerate(zip(indices, records, strict=True)):
-            if record is None:
-                if rgb is not None:
-                    rgb[row] = 0
-                continue
+        labels, keys = [-1] * len(indices), [""] * len(indices)
+        unreadable: list[Unreadable] = []
+        for row, index in enumerate(indices):
+            key, source = f"{self._split}/{index}", ""
             try:
-                info = self._shards.info(self._split, index)
-                streams = read_streams(self._shards, self._split, index, info, self._clip)
-                if rgb is not None:
-                    self._views.read_rgb(streams, info, rgb[row].numpy())
-                else:
-                    assert streams.rgb is not None
-                    parts += self._views.read_planes(*streams.rgb, first_row=row * self._views.shape[0])
+                if index >= 0:
+                    record = self._shards.sample(self._split, index)
+                    key, source = record.key, record.source
+                    parts += self._read(index, row, rgb)
+                    labels[row], keys[row] = record.label, key
+                    continue
             except (VideoError, ShardError) as error:
-                raise RuntimeError(
-                    f"test video {record.key} of split {self._split} cannot be read: {error}"
-                ) from error
-        shape, size = (len(indices), self._views.shape[0]), self._views.shape[-2]
+                if not self._skip_unreadable:
+                    raise RuntimeError(
+                        f"test video {key} of split {self._split} cannot be read: {error}"
+                    ) from error
+                unreadable.append(Unreadable(index, key, source, error.reason, str(error)))
+            if rgb is not None:
+                rgb[row] = 0
         return ViewBatch(
-            video=join_planes(parts, shape=shape, size=size) if rgb is None else channels_first(rgb),
-            label=torch.tensor([record.label if record else -1 for record in records]),
-            keys=[record.key if record else "" for record in records],
-            index=torch.tensor(indices),
-            valid=torch.tensor(indices) >= 0,
+            video=self._planes(parts, len(indices)) if rgb is None else channels_first(rgb),
+            label=torch.tensor(labels),
+            keys=keys,
+            index=torch.tensor([index if key else -1 for index, key in zip(indices, keys, strict=True)]),
+            valid=torch.tensor([bool(key) for key in keys]),
+            unreadable=unreadable,
         )
+
+    def _planes(self, parts: list[tuple[PlaneLayout, np.ndarray]], num_videos: int) -> YuvClips:
+        num_views, num_frames, size = self._views.shape[:3]
+        return join_planes(parts, shape=(num_videos, num_views), size=size, num_frames=num_frames)
+
+    def _read(self, index: int, row: int, rgb: Tensor | None) -> list[tuple[PlaneLayout, np.ndarray]]:
+        """Writes the views of a video into its row of `rgb`; without that, returns their planes."""
+        info = self._shards.info(self._split, index)
+        streams = read_streams(self._shards, self._split, index, info, self._clip)
+        if rgb is not None:
+            self._views.read_rgb(streams, info, rgb[row].numpy())
+            return []
+        assert streams.rgb is not None
+        return self._views.read_planes(*streams.rgb, first_row=row * self._views.shape[0])
 
 
 class _Views:

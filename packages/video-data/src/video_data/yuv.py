@@ -64,12 +64,14 @@ class YuvClips:
         layouts: one for each crop of each video.
         shape: the shape before [3, L, H, W] of the clips in RGB: (N,), or (B, V) for test views.
         size: side in pixels of the square clips in RGB.
+        num_frames: frames L of a clip.
     """
 
     planes: Tensor
     layouts: tuple[PlaneLayout, ...] = field(repr=False)
     shape: tuple[int, ...]
     size: int
+    num_frames: int
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> "YuvClips":
         """The same clips on a device; `non_blocking` as in `Tensor.to`."""
@@ -90,9 +92,9 @@ def to_rgb(clips: YuvClips) -> Tensor:
     Returns:
         uint8 [*clips.shape, 3, L, H, W] with the strides of channels_last_3d; rows without a clip are zero.
     """
-    lengths = {len(frames) for layout in clips.layouts for _, frames in layout.clips}
-    num_clips, length, size = int(np.prod(clips.shape)), max(lengths, default=0), clips.size
-    out = torch.zeros(num_clips, length, size, size, 3, dtype=torch.uint8, device=clips.planes.device)
+    num_clips, size = int(np.prod(clips.shape)), clips.size
+    shape = (num_clips, clips.num_frames, size, size, 3)
+    out = torch.zeros(shape, dtype=torch.uint8, device=clips.planes.device)
     first = 0
     for layout in clips.layouts:
         pictures = _pictures(clips.planes[first : first + layout.num_bytes], layout, size)
@@ -179,7 +181,7 @@ class _PlaneCutter:
 
 
 def join_planes(
-    parts: Sequence[tuple[PlaneLayout, np.ndarray]], *, shape: tuple[int, ...], size: int
+    parts: Sequence[tuple[PlaneLayout, np.ndarray]], *, shape: tuple[int, ...], size: int, num_frames: int
 ) -> YuvClips:
     """Puts the planes of many crops into one buffer.
 
@@ -187,11 +189,12 @@ def join_planes(
         parts: layouts and their planes.
         shape: `YuvClips.shape`.
         size: `YuvClips.size`.
+        num_frames: `YuvClips.num_frames`.
     """
     planes = batch_buffer(sum(layout.num_bytes for layout, _ in parts))
     if parts:
         np.concatenate([part for _, part in parts], out=planes.numpy())
-    return YuvClips(planes, tuple(layout for layout, _ in parts), shape, size)
+    return YuvClips(planes, tuple(layout for layout, _ in parts), shape, size, num_frames)
 
 
 def split_planes(planes: P, layout: PlaneLayout) -> tuple[P, P, P]:

@@ -18,7 +18,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
     help="Learn motion in video by correlation: pack videos, train CorrNet, evaluate and use it.\n\n"
     "Exit codes: 0 done, 1 failed while working or found problems, 2 bad input, "
-    "3 packed but some videos were left out, 130 interrupted.",
+    "3 done but some videos were left out, 130 interrupted.",
 )
 app.add_typer(pack_app, name="pack")
 app.command()(pack_merge)

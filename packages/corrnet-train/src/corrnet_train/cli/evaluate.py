@@ -9,6 +9,7 @@ from rich.table import Table
 from corrnet_train.cli.common import (
     CHECKPOINT_HELP,
     EXIT_FAILED,
+    EXIT_VIDEOS_LEFT_OUT,
     Checkpoint,
     Device,
     checkpoint_file,
@@ -38,13 +39,15 @@ def evaluate_command(
     output: Annotated[
         Path | None,
         typer.Option(
-            metavar="FOLDER", help="Write result.json, predictions.csv, classes.csv and report.html there."
+            metavar="FOLDER",
+            help="Write result.json, predictions.csv, unreadable.csv, classes.csv and report.html there.",
         ),
     ] = None,
 ) -> None:
     """Measure accuracy over a split: of views, videos and classes, with calibration; each video is counted once.
 
-    The paper averages over 10 clips of each video, and over 30 for its best figures.
+    The paper averages over 10 clips of each video, and over 30 for its best figures. Videos that cannot be read are
+    named and not counted; then the exit code is 3.
 
     [bold]Examples[/]
 
@@ -84,6 +87,11 @@ def evaluate_command(
 
         write_evaluation(result, classifier.classes, output, title=f"{checkpoint} on {split}")
         out.print(f"report: {output / 'report.html'}", highlight=False, soft_wrap=True)
+    if result.unreadable:
+        for entry in result.unreadable:
+            line = f"not counted: {entry.source or entry.key}: {entry.message}"
+            err.print(escape(line), highlight=False, soft_wrap=True)
+        raise typer.Exit(EXIT_VIDEOS_LEFT_OUT)
 
 
 @reports_errors

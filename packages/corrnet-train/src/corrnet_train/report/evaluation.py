@@ -4,7 +4,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from corrnet_train.accuracy import Calibration, classes_csv, predictions_csv
+from corrnet_train.accuracy import Calibration, classes_csv, predictions_csv, unreadable_csv
 from corrnet_train.evaluate import EvalResult
 from corrnet_train.files import write_json, write_text
 from corrnet_train.report.confusion import confusion_figure, worst_confusion
@@ -14,7 +14,7 @@ from corrnet_train.report.table import format_percent
 
 
 def write_evaluation(result: EvalResult, classes: list[str], folder: Path, *, title: str) -> None:
-    """Writes `result.json`, `predictions.csv`, `classes.csv` and `report.html` into a folder.
+    """Writes `result.json`, `predictions.csv`, `unreadable.csv`, `classes.csv` and `report.html` into a folder.
 
     Args:
         result: what `evaluate` returned.
@@ -32,10 +32,13 @@ def write_evaluation(result: EvalResult, classes: list[str], folder: Path, *, ti
             "mean_class_accuracy": result.video.mean_class,
             "expected_calibration_error": result.video.calibration.expected_error,
             "confusion": result.confusion,
+            "num_unreadable": len(result.unreadable),
+            "unreadable": [entry._asdict() for entry in result.unreadable],
             "fingerprint": result.fingerprint,
         },
     )
     write_text(folder / "predictions.csv", predictions_csv(result.predictions, classes))
+    write_text(folder / "unreadable.csv", unreadable_csv(result.unreadable))
     write_text(folder / "classes.csv", classes_csv(result.video.per_class))
     write_text(folder / "report.html", _page(result, classes, title))
 
@@ -74,6 +77,7 @@ def _page(result: EvalResult, classes: list[str], title: str) -> str:
             (entry for entry in result.video.per_class if entry.num_videos),
             key=lambda entry: (entry.top1, entry.name),
         ),
+        unreadable=result.unreadable,
         fingerprint=result.fingerprint,
     )
 
