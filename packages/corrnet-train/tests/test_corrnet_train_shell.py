@@ -12,7 +12,7 @@ import pytest
 from corrnet_models import list_models
 from corrnet_train.cli.complete import model_names
 from corrnet_train.cli.demo import motionbench
-from corrnet_train.recipes import list_recipes
+from corrnet_train.recipes import recipe_names
 from video_data import MotionBenchConfig
 
 ENVIRONMENT = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
@@ -57,7 +57,8 @@ def completed(*words):
 @pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
 def test_bash_completes_commands_recipes_and_models():
     assert completed("corrnet", "tr") == ["train"]
-    assert completed("corrnet", "train", "") == list_recipes()
+    assert completed("corrnet", "train", "") == recipe_names()
+    assert completed("corrnet", "train", "kinetics400+corrnet1") == ["kinetics400+corrnet101"]
     assert completed("corrnet", "models", "corrnet_") == ["corrnet_tiny"]
 
 

@@ -12,6 +12,8 @@ from corrnet_train.checkpoint import Checkpoint, CheckpointError
 from corrnet_train.metrics import MetricsLog, read_metrics
 from corrnet_train.trainer import Trainer, TrainingDiverged
 
+MEASURED = ("clips_per_second", "mfu", "data_wait", "memory_gib")
+
 
 def weights(result):
     return Checkpoint.load(result.checkpoint).model
@@ -50,10 +52,7 @@ def test_an_interrupted_run_ends_with_the_same_bits(make_config, model):
     assert resumed.finished and resumed.step == 6
     assert_equal_states(weights(straight), weights(resumed))
     lines = [read_metrics(straight.checkpoint.parents[1]), read_metrics(resumed.checkpoint.parents[1])]
-    timeless = [
-        [{k: v for k, v in line.items() if k not in ("clips_per_second", "data_wait")} for line in run]
-        for run in lines
-    ]
+    timeless = [[{k: v for k, v in line.items() if k not in MEASURED} for line in run] for run in lines]
     assert timeless[0] == timeless[1]
 
 

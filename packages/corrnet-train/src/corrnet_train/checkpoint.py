@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from corrnet_train.config import RESUMABLE_KEYS, RunConfig, config_to_dict, flatten
+from corrnet_train.config import RESUMABLE_KEYS, RunConfig, config_to_dict
 from corrnet_train.files import atomic_path
+from corrnet_train.recipes import flatten
 
 FORMAT_VERSION = 2
 
@@ -33,7 +34,7 @@ class Checkpoint:
         best_top1: best held-out video top-1 so far, in 0..1; -1 before the first evaluation.
         train_seconds: time spent training so far, in seconds.
         scaler: state of the loss scaler; empty without fp16.
-        ema: averaged weights; empty where they are not kept.
+        ema: state of the averaged weights (`optim.averaged_model`); empty where they are not kept.
         norm_batch: clips over which batch norm normalised; None where it is not recorded.
     """
 
@@ -49,6 +50,13 @@ class Checkpoint:
     scaler: dict[str, Any] = field(default_factory=dict)
     ema: dict[str, Any] = field(default_factory=dict)
     norm_batch: int | None = None
+
+    @property
+    def weights(self) -> dict[str, Any]:
+        """State dict of the model to use: the averaged weights where they are kept."""
+        prefix = "module."
+        averaged = {k.removeprefix(prefix): v for k, v in self.ema.items() if k.startswith(prefix)}
+        return averaged or self.model
 
     def save(self, path: Path) -> None:
         """Writes the checkpoint; `path` holds the old or the new one at every moment."""

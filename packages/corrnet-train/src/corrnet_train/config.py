@@ -1,21 +1,24 @@
 """The configuration of a run: one pydantic tree, filled from a YAML recipe and `key=value` overrides."""
 
 import difflib
-import importlib.resources
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Self, get_args
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeInt,
+    PositiveInt,
+    ValidationError,
+    model_validator,
+)
 
+from corrnet_train.augment import AugmentConfig
 from corrnet_train.optim import OptimConfig
-from corrnet_train.recipes import list_recipes
+from corrnet_train.recipes import ConfigError, apply_override, default_run_dir, read_recipe
 from corrnet_train.step import Precision, TrainConfig
 from video_data import ClipConfig
-
-
-class ConfigError(ValueError):
-    """A recipe or an override that cannot be used; the message names the key and what is allowed."""
 
 
 class ModelConfig(BaseModel):
@@ -25,8 +28,22 @@ class ModelConfig(BaseModel):
 
     name: str = Field("corrnet26", description="a name of `corrnet models`")
     options: dict[str, Any] = Field(
-        default_factory=dict, description="fields of the model's own configuration"
+        default_factory=dict, description="fields of the model's own configuration, like dropout"
     )
+    init_from: Path | None = Field(
+        None,
+        description="a checkpoint, the folder of a run or of an exported model whose weights to start from; "
+        "unlike --resume, nothing else is taken",
+    )
+    new_head: bool = Field(
+        False, description="with init_from: start with a new classifier, for other classes than the old ones"
+    )
+
+    @model_validator(mode="after")
+    def _check_head(self) -> Self:
+        if self.new_head and self.init_from is None:
+            raise ValueError("model.new_head is for model.init_from, which is not given")
+        return self
 
 
 class DataConfig(BaseModel):
@@ -35,8 +52,8 @@ class DataConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     shards: Path = Field(description="folder written by `corrnet pack`")
-    train_split: str = "train"
-    eval_split: str = "val"
+    train_split: str = Field("train", description="split to learn from")
+    eval_split: str = Field("val", description="split that accuracy is measured on while training")
     clip: ClipConfig = Field(default_factory=ClipConfig)
     num_workers: NonNegativeInt = Field(
         2, description="decoding processes; 0 decodes in the training process"
@@ -54,6 +71,9 @@ class EvalConfig(BaseModel):
         1, ge=0, description="epochs between evaluations while training; 0: only at the end"
     )
     num_clips_training: PositiveInt = Field(1, description="clips a video in the evaluations while training")
+    precise_bn: NonNegativeInt = Field(
+        0, description="clips from which batch norm's statistics are estimated anew before each evaluation"
+    )
 
 
 class RunSettings(BaseModel):
@@ -64,13 +84,16 @@ class RunSettings(BaseModel):
     dir: Path = Field(
         Path("runs/default"), description="folder of checkpoints, metrics and TensorBoard events"
     )
-    seed: int = 0
+    seed: int = Field(0, description="seed of weights, order and augmentation")
     device: str = Field("auto", description="auto (cuda when there is one), cpu, cuda or cuda:N")
     precision: Precision = Field(
         "fp32", description="bf16, fp16: autocast, weights stay in fp32; fp16 scales the loss"
     )
     checkpoint_every: PositiveInt = Field(500, description="steps between checkpoints")
     log_every: PositiveInt = Field(10, description="steps between lines of metrics.jsonl")
+    wandb: str | None = Field(
+        None, description="project of Weights & Biases to log to as well (extra wandb); none: no such log"
+    )
 
 
 class RunConfig(BaseModel):
@@ -80,16 +103,26 @@ class RunConfig(BaseModel):
 
     model: ModelConfig = Field(default_factory=ModelConfig)
     data: DataConfig
+    augment: AugmentConfig = Field(default_factory=AugmentConfig)
     optim: OptimConfig = Field(default_factory=OptimConfig)
     train: TrainConfig = Field(default_factory=TrainConfig)
     eval: EvalConfig = Field(default_factory=EvalConfig)
     run: RunSettings = Field(default_factory=RunSettings)
 
+    @model_validator(mode="after")
+    def _check_augment(self) -> Self:
+        if self.augment.rand_augment and self.data.clip.modality != "rgb":
+            raise ValueError(
+                f"augment.rand_augment is for RGB: data.clip.modality is {self.data.clip.modality}, and turning a "
+                "picture would have to turn its optical flow"
+            )
+        return self
+
 
 # Keys that may differ between a run and its continuation: they do not change what is learned.
 RESUMABLE_KEYS = {
-    "data.shards", "data.num_workers", "eval.every_epochs", "eval.batch_size", "eval.num_clips",
-    "eval.num_clips_training", "run.dir", "run.device", "run.checkpoint_every", "run.log_every",
+    "model.init_from", "data.shards", "data.num_workers", "eval.every_epochs", "eval.batch_size", "eval.num_clips",
+    "eval.num_clips_training", "run.dir", "run.device", "run.checkpoint_every", "run.log_every", "run.wandb",
     "train.channels_last", "train.compile", "train.grad_checkpointing", "train.keep_every",
     "train.timeout", "train.micro_batch",
 }  # fmt: skip
@@ -99,15 +132,18 @@ def load_config(recipe: str | Path, overrides: list[str] | None = None) -> RunCo
     """Reads a recipe and applies overrides.
 
     Args:
-        recipe: path of a YAML file, or the name of a recipe that ships with the package (`list_recipes`).
+        recipe: path of a YAML file, the name of a recipe that ships with the package, or several of them joined
+            with `+` (`corrnet recipe list`). Without a `run.dir` the run gets one after it.
         overrides: `section.key=value` strings; values are read as YAML (`optim.clip_grad_norm=null`).
 
     Raises:
         ConfigError: an unknown file, key or value; the message names it and what is allowed.
     """
-    tree = _read_recipe(recipe)
+    tree = read_recipe(recipe)
     for override in overrides or []:
-        _apply_override(tree, override)
+        apply_override(tree, override)
+    if isinstance(tree.setdefault("run", {}), dict):
+        tree["run"].setdefault("dir", default_run_dir(recipe))
     return parse_config(tree)
 
 
@@ -128,59 +164,16 @@ def config_to_dict(config: RunConfig) -> dict[str, Any]:
     return config.model_dump(mode="json")
 
 
-def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested keys joined with dots: {"a": {"b": 1}} -> {"a.b": 1}."""
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            flat |= flatten(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
-
-
-def _read_recipe(recipe: str | Path) -> dict[str, Any]:
-    path = Path(recipe)
-    if path.is_file():
-        text = path.read_text(encoding="utf-8")
-    elif str(recipe) in list_recipes():
-        text = (importlib.resources.files("corrnet_train") / "recipes" / f"{recipe}.yaml").read_text("utf-8")
-    else:
-        raise ConfigError(f"no recipe {recipe}: neither a file nor one of {', '.join(list_recipes())}")
-    try:
-        tree = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{recipe} is not valid YAML: {error}") from None
-    if not isinstance(tree, dict):
-        raise ConfigError(f"{recipe} must hold sections ({', '.join(RunConfig.model_fields)}), got {tree!r}")
-    return tree
-
-
-def _apply_override(tree: dict[str, Any], override: str) -> None:
-    key, separator, text = override.partition("=")
-    if not separator or not key:
-        raise ConfigError(f"override {override!r} must have the form section.key=value, like optim.lr=0.1")
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
-        raise ConfigError(f"override {override!r}: {text!r} is not valid YAML") from None
-    if isinstance(value, str):
-        value = _number(value)
-    *parents, last = key.split(".")
-    node = tree
-    for parent in parents:
-        node = node.setdefault(parent, {})
-        if not isinstance(node, dict):
-            raise ConfigError(f"override {override!r}: {parent} is a value, not a section")
-    node[last] = value
-
-
-def _number(text: str) -> float | str:
-    """YAML 1.1 reads 1e-3 as a string; people mean the number."""
-    try:
-        return float(text)
-    except ValueError:
-        return text
+def recipe_schema() -> dict[str, Any]:
+    """The JSON schema of recipes: all of `RunConfig`, none of it required, and `extends`."""
+    schema = RunConfig.model_json_schema()
+    for section in (schema, *schema["$defs"].values()):
+        section.pop("required", None)  # another recipe may give it
+    schema["properties"]["extends"] = {
+        "description": "recipes to start from, by name or path; the later ones win",
+        "anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}],
+    }
+    return schema
 
 
 def _explain(error: Any) -> str:
@@ -193,7 +186,8 @@ def _explain(error: Any) -> str:
         return f"unknown key {key}: did you mean {hint}? Allowed here: {', '.join(known)}"
     if error["type"] == "missing":
         return f"missing key {key}: give it in the recipe or as {key}=..."
-    return f"{key}: {error['msg']}, got {error['input']!r}"
+    message = error["msg"].removeprefix("Value error, ")
+    return message if isinstance(error["input"], dict) else f"{key}: {message}, got {error['input']!r}"
 
 
 def _known_keys(section: list[str]) -> list[str]:

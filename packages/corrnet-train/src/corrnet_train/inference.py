@@ -6,10 +6,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from corrnet_models import VideoModel, create_model, load_pretrained
+from corrnet_models import VideoModel, create_model, is_pretrained, load_pretrained
 from corrnet_train.checkpoint import Checkpoint, load_weights
 from corrnet_train.config import RunConfig, parse_config
-from corrnet_train.step import AUTOCAST, Precision
+from corrnet_train.step import Precision, autocast
 from video_data import ClipConfig, decode_views, normalize
 
 
@@ -96,7 +96,7 @@ class ClipClassifier:
         """Builds the model a checkpoint describes and loads its weights.
 
         Args:
-            path: a checkpoint of a run, or a folder that `corrnet export --format hub` wrote.
+            path: a checkpoint, the folder of a run (its last one), or one that `corrnet export --format hub` wrote.
             device: as `run.device`.
 
         Raises:
@@ -104,11 +104,13 @@ class ClipClassifier:
             ValueError: the folder holds no model, or one without classes or the recipe of clips.
         """
         if path.is_dir():
-            return cls._from_folder(path, device)
+            if is_pretrained(path):
+                return cls._from_folder(path, device)
+            path = path / "checkpoints" / "last.pt"
         checkpoint = Checkpoint.load(path)
         config = parse_config(checkpoint.config)
         model = build_model(config, len(checkpoint.classes))
-        load_weights(model, checkpoint.model, source=str(path))
+        load_weights(model, checkpoint.weights, source=str(path))
         return cls(
             model,
             classes=checkpoint.classes,
@@ -135,8 +137,7 @@ class ClipClassifier:
         """Class probabilities of clips: uint8 [N, C, L, H, W] -> float32 [N, classes] on the CPU."""
         self.model.eval()
         clips = normalize(video.to(self.device, non_blocking=True), flow_channels=self.clip.num_flow_channels)
-        dtype = AUTOCAST[self.precision]
-        with torch.autocast(self.device.type, dtype, enabled=dtype is not None):
+        with autocast(self.device, self.precision):
             logits = self.model(clips)
         probabilities: Tensor = logits.float().softmax(dim=1).cpu()
         return probabilities

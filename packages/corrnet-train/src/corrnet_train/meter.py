@@ -4,9 +4,15 @@ from corrnet_train.step import StepValues
 
 
 class Meter:
-    """Sums up steps; `values` starts anew."""
+    """Sums up steps; `values` starts anew.
 
-    def __init__(self) -> None:
+    Args:
+        clip_flops: floating-point operations to train on one clip.
+        peak_flops: those that all devices together can do in a second.
+    """
+
+    def __init__(self, *, clip_flops: float, peak_flops: float) -> None:
+        self._utilisation = clip_flops / peak_flops
         self._clear()
 
     def add(self, step: StepValues, num_clips: int) -> None:
@@ -25,10 +31,12 @@ class Meter:
 
     def values(self) -> dict[str, float]:
         """Means over the steps since the last call; `grad_norm` is that of the last step."""
+        clips_per_second = self._clips / self._seconds
         values = {
             "loss": self._loss / self._steps,
             "top1": self._correct / self._clips,
-            "clips_per_second": self._clips / self._seconds,
+            "clips_per_second": clips_per_second,
+            "mfu": clips_per_second * self._utilisation,
             "data_wait": self._waited / self._seconds,
             "checkpoint_stall": self._stalled / self._seconds,
             "grad_norm": self._grad_norm,

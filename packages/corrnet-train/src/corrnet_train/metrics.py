@@ -1,6 +1,7 @@
-"""The record of a run: `metrics.jsonl` and TensorBoard events, without gaps or repeats on resume."""
+"""The record of a run: `metrics.jsonl`, TensorBoard and Weights & Biases, without gaps or repeats on resume."""
 
 import json
+import secrets
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,22 @@ class MetricsLog:
     Args:
         folder: the run's folder.
         step: the step the run continues from; what was recorded after it is removed.
+        wandb: project of Weights & Biases; None does not log there.
+        config: settings of the run, which Weights & Biases shows.
+
+    Raises:
+        ImportError: Weights & Biases is asked for and not installed.
     """
 
-    def __init__(self, folder: Path, *, step: int = 0) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        step: int = 0,
+        wandb: str | None = None,
+        config: dict[str, Any] | None = None,
+    ) -> None:
+        self._wandb = None if wandb is None else _wandb_run(folder, wandb, config or {})
         self._path = folder / "metrics.jsonl"
         kept = [line for line in read_metrics(folder) if line["step"] <= step]
         write_text(self._path, "".join(json.dumps(line) + "\n" for line in kept))
@@ -30,11 +44,37 @@ class MetricsLog:
         self._file.flush()
         for name, value in values.items():
             self._board.add_scalar(f"{kind}/{name}", value, step)
+        if self._wandb is not None:
+            self._wandb.log({f"{kind}/{name}": value for name, value in values.items()}, step=step)
 
     def close(self) -> None:
-        """Flushes and closes both records."""
+        """Flushes and closes the records."""
         self._file.close()
         self._board.close()
+        if self._wandb is not None:
+            self._wandb.finish()
+
+
+def _wandb_run(folder: Path, project: str, config: dict[str, Any]) -> Any:
+    """The run of Weights & Biases that belongs to a folder: a new one, or the same again."""
+    try:
+        import wandb
+    except ImportError:
+        raise ImportError(
+            "run.wandb needs Weights & Biases: pip install 'corrnet-train[wandb]', or leave it out"
+        ) from None
+    path = folder / "wandb.id"
+    if not path.exists():
+        write_text(path, secrets.token_hex(4))
+    return wandb.init(
+        project=project,
+        name=folder.name,
+        id=path.read_text(encoding="utf-8"),
+        resume="allow",
+        dir=folder,
+        config=config,
+        settings=wandb.Settings(silent=True),
+    )
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:

@@ -46,12 +46,13 @@ def progress_bar(console: Console, columns: Iterable[ProgressColumn] = ()) -> Pr
 
 
 def training_bar(console: Console) -> Progress:
-    """A bar that also shows loss, clips/s and the share of time spent waiting for data."""
+    """A bar that also shows loss, clips/s, the share of time spent waiting for data, and MFU."""
     return progress_bar(
         console,
         [
             FieldColumn("loss", "loss {:.3f}"),
             FieldColumn("clips_per_second", "{:.0f} clips/s"),
             FieldColumn("data_wait", "data wait {:.0%}"),
+            FieldColumn("mfu", "MFU {:.0%}"),
         ],
     )

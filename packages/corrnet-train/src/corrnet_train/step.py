@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from corrnet_train.distributed import BatchNorm
+from corrnet_train.optim import set_learning_rate
 from corrnet_train.prefetch import DeviceBatch
 from video_data import YuvClips, normalize
 
@@ -21,6 +22,13 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 Mix = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[None]:
+    """Context in which a model computes with a precision."""
+    dtype = AUTOCAST[precision]
+    context: AbstractContextManager[None] = torch.autocast(device.type, dtype, enabled=dtype is not None)
+    return context
 
 
 class TrainConfig(BaseModel):
@@ -195,7 +203,7 @@ class TrainStep:
         self._model = model
         self._optimizer = optimizer
         self._device = device
-        self._dtype = AUTOCAST[precision]
+        self._precision = precision
         self._num_micro_batches = num_micro_batches
         self._limit = math.inf if clip_grad_norm is None else clip_grad_norm
         self._flow_channels = flow_channels
@@ -219,8 +227,7 @@ class TrainStep:
             stop: this process has been asked to stop; `StepValues.stop` tells it to all of them.
         """
         self._model.train()
-        for group in self._optimizer.param_groups:
-            group["lr"] = rate
+        set_learning_rate(self._optimizer, rate)
         self._optimizer.zero_grad(set_to_none=True)
         losses, correct, keys = [], [], []
         for number in range(self._num_micro_batches):
@@ -261,7 +268,7 @@ class TrainStep:
         buffers = [buffer.clone() for buffer in self._model.buffers()]
         self._model.train()
         with torch.random.fork_rng([self._device] if self._device.type == "cuda" else []):
-            with torch.autocast(self._device.type, self._dtype, enabled=self._dtype is not None):
+            with autocast(self._device, self._precision):
                 logits = self._model(clips)
             (logits.float() * 0).sum().backward()
         self._optimizer.zero_grad(set_to_none=True)
@@ -274,7 +281,7 @@ class TrainStep:
         clips, target = normalize(video, flow_channels=self._flow_channels), label
         if self._mix is not None:
             clips, target = self._mix(clips, label)
-        with torch.autocast(self._device.type, self._dtype, enabled=self._dtype is not None):
+        with autocast(self._device, self._precision):
             logits = self._model(clips)
         loss = self._loss(logits.float(), target)
         self.scaler.scale(loss / self._num_micro_batches).backward()

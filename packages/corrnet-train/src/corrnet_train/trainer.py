@@ -5,29 +5,34 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
 import torch
 import yaml
 from rich.console import Console
-from torch import nn
 
+from corrnet_models import VideoModel
+from corrnet_train.augment import Augment, make_loss
 from corrnet_train.checkpoint import Checkpoint, check_resumable, load_weights
 from corrnet_train.config import RunConfig, config_to_dict
 from corrnet_train.distributed import Ranks, copy_buffers, gradient_exchange, on_every_rank, share_out, wrap
 from corrnet_train.evaluate import ONE_RANK, check_classes, evaluate
 from corrnet_train.files import write_json, write_text
+from corrnet_train.flops import memory_gib, peak_flops, training_flops
 from corrnet_train.inference import ClipClassifier, build_model
+from corrnet_train.initialize import initialize
 from corrnet_train.interrupt import Flag, interrupt_flag
 from corrnet_train.meter import Meter
 from corrnet_train.metrics import MetricsLog
-from corrnet_train.optim import build_optimizer, learning_rate
+from corrnet_train.optim import averaged_model, build_optimizer, learning_rate
+from corrnet_train.precise_bn import estimate_statistics
 from corrnet_train.prefetch import DeviceBatch, Prefetcher
 from corrnet_train.progress import progress_bar, training_bar
-from corrnet_train.step import StepResult, StepValues, TrainStep, diverged_message, prepare_model
+from corrnet_train.step import StepResult, StepValues, TrainStep, autocast, diverged_message, prepare_model
 from corrnet_train.writer import CheckpointWriter, remove_unfinished
-from video_data import LoaderState, ShardSet, open_shards, train_loader
+from video_data import LoaderState, ShardSet, TrainLoader, normalize, open_shards, train_loader
 
 
 class TrainingDiverged(RuntimeError):
@@ -88,13 +93,14 @@ class Trainer:
         with ranks.together():
             checkpoint = self._find_checkpoint(resume)
             self._open()
-            self.model = self._build_model()
+            self.model = self._build_model(fresh=checkpoint is None)
         self._check_alike(checkpoint)
         train = config.train
         share_out(self.model, ranks, batch_norm=train.batch_norm)
         self.optimizer = build_optimizer(self.model, config.optim)
+        self.averaged = averaged_model(self.model, config.optim.ema_decay) if config.optim.ema_decay else None
         self.classifier = ClipClassifier(
-            self.model,
+            self.model if self.averaged is None else self.averaged.module,
             classes=list(self.shards.classes),
             clip=config.data.clip,
             device=self.device,
@@ -109,6 +115,9 @@ class Trainer:
             num_micro_batches=self.num_micro_batches,
             clip_grad_norm=config.optim.clip_grad_norm,
             flow_channels=config.data.clip.num_flow_channels,
+            loss=make_loss(config.augment),
+            mix=self.augment,
+            after_update=self._average,
             reduce=ranks.sum_,
             world_size=ranks.world_size,
             synchronize=lambda last: gradient_exchange(self.wrapped, last),
@@ -145,12 +154,26 @@ class Trainer:
             )
         self.num_steps = config.optim.num_steps(num_samples)
         self.num_warmup_steps = config.optim.num_warmup_steps(num_samples)
-        self.steps_per_epoch = num_samples / batch_size
+        self.steps_per_epoch = config.optim.epoch_samples(num_samples) / batch_size
+        self.augment = Augment(
+            config.augment, num_classes=len(self.shards.classes), micro_batch=self.micro_batch
+        )
 
-    def _build_model(self) -> nn.Module:
+    def _build_model(self, *, fresh: bool) -> VideoModel:
+        config = self.config.model
         torch.manual_seed(self.config.run.seed)
-        model = build_model(self.config, len(self.shards.classes)).to(self.device)
-        return prepare_model(model, self.config.train)
+        model = build_model(self.config, len(self.shards.classes))
+        if fresh and config.init_from is not None:
+            classes = list(self.shards.classes)
+            message = initialize(model, config.init_from, classes=classes, new_head=config.new_head)
+            self.console.print(message, highlight=False, soft_wrap=True)
+        model.to(self.device)
+        prepare_model(model, self.config.train)
+        return model
+
+    def _average(self) -> None:
+        if self.averaged is not None:
+            self.averaged.update_parameters(self.model)
 
     def _check_alike(self, checkpoint: Checkpoint | None) -> None:
         """All processes must be about to do the same."""
@@ -177,7 +200,12 @@ class Trainer:
             write_text(
                 self.folder / "config.yaml", yaml.safe_dump(config_to_dict(self.config), sort_keys=False)
             )
-            self.metrics = MetricsLog(self.folder, step=self.step)
+            self.metrics = MetricsLog(
+                self.folder,
+                step=self.step,
+                wandb=self.config.run.wandb,
+                config=config_to_dict(self.config),
+            )
         try:
             with interrupt_flag(once=not self.ranks.launched) as interrupted:
                 self._train(interrupted)
@@ -191,25 +219,17 @@ class Trainer:
     def _train(self, interrupted: Flag) -> None:
         config = self.config
         batch_size = config.optim.batch_size
-        loader = train_loader(
-            self.shards,
-            config.data.train_split,
-            config.data.clip,
-            batch_size=self.micro_batch,
-            seed=config.run.seed,
-            num_workers=config.data.num_workers,
-            rank=self.ranks.rank,
-            world_size=self.ranks.world_size,
-            position=self.loader_state.position,
-            num_samples=(self.num_steps - self.step) * batch_size,
-        )
+        loader = self._loader(num_samples=(self.num_steps - self.step) * batch_size)
         if self.wrapped is not self.model:
             clip = config.data.clip
             shape = (self.micro_batch, clip.num_channels, clip.num_frames, clip.crop_size, clip.crop_size)
             self.train_step.settle(
                 torch.zeros(shape, device=self.device).contiguous(memory_format=torch.channels_last_3d)
             )
-        meter = Meter()
+        meter = Meter(
+            clip_flops=training_flops(self.model, resolution=config.data.clip.crop_size),
+            peak_flops=peak_flops(self.device, config.run.precision) * self.ranks.world_size,
+        )
         pending: deque[StepResult] = deque()
         lag = 1 if self.device.type == "cuda" else 0  # a GPU works on while its last figures are awaited
         stop = False
@@ -245,13 +265,34 @@ class Trainer:
                 self._checked(pending.popleft())
         self.save(self.last_checkpoint)
 
+    def _loader(self, *, num_samples: int) -> TrainLoader:
+        """Batches of this process from the present position on."""
+        config = self.config
+        return train_loader(
+            self.shards,
+            config.data.train_split,
+            config.data.clip,
+            batch_size=self.micro_batch,
+            seed=config.run.seed,
+            num_workers=config.data.num_workers,
+            rank=self.ranks.rank,
+            world_size=self.ranks.world_size,
+            position=self.loader_state.position,
+            num_samples=num_samples,
+            repeats=config.augment.repeats,
+        )
+
     def _train_step(self, batches: Iterator[DeviceBatch], stop: bool) -> StepResult:
         """Starts one step."""
-        optim = self.config.optim
-        rate = learning_rate(
-            self.step, peak=optim.lr, num_steps=self.num_steps, num_warmup_steps=self.num_warmup_steps
+        return self.train_step(batches, step=self.step, rate=self._rate(self.step), stop=stop)
+
+    def _rate(self, step: int) -> float:
+        return learning_rate(
+            step,
+            peak=self.config.optim.peak_lr,
+            num_steps=self.num_steps,
+            num_warmup_steps=self.num_warmup_steps,
         )
-        return self.train_step(batches, step=self.step, rate=rate, stop=stop)
 
     def _checked(self, result: StepResult) -> StepValues:
         """The figures of a step, when they are finite."""
@@ -281,14 +322,17 @@ class Trainer:
         values = {
             **values,
             "epoch": self.step / self.steps_per_epoch,
-            "lr": self.optimizer.param_groups[0]["lr"],
+            "lr": self._rate(self.step - 1),
+            "memory_gib": memory_gib(self.device),
         }
         self._write("train", **values)
         if not self.console.is_terminal:
+            left = (self.num_steps - self.step) * self.config.optim.batch_size / values["clips_per_second"]
             self.console.print(
                 f"{self.config.model.name} step {self.step}/{self.num_steps} loss {values['loss']:.3f} "
                 f"top-1 {values['top1']:.2f} {values['clips_per_second']:.0f} clips/s "
-                f"data wait {values['data_wait']:.0%}",
+                f"MFU {values['mfu']:.0%} data wait {values['data_wait']:.0%} gradient {values['grad_norm']:.2g} "
+                f"memory {values['memory_gib']:.1f} GiB, {timedelta(seconds=round(left))} left",
                 highlight=False,
             )
 
@@ -320,7 +364,9 @@ class Trainer:
     def _evaluate(self) -> None:
         config = self.config
         split = config.data.eval_split
-        copy_buffers(self.model, self.ranks)
+        if config.eval.precise_bn:
+            self._estimate_statistics()
+        copy_buffers(self.classifier.model, self.ranks)
         with progress_bar(self.console) as bar:
             task = bar.add_task(f"eval {split}", total=self.shards.num_samples(split))
             result = evaluate(
@@ -345,6 +391,16 @@ class Trainer:
             self.best_top1 = result.video_top1
             self.save(self.last_checkpoint.with_name("best.pt"))
 
+    def _estimate_statistics(self) -> None:
+        """Estimates batch norm's statistics from the clips that come next."""
+        loader = self._loader(num_samples=self.config.eval.precise_bn)
+        clips = (
+            normalize(batch.video, flow_channels=self.config.data.clip.num_flow_channels)
+            for batch in Prefetcher(loader, self.device)
+        )
+        with autocast(self.device, self.config.run.precision):
+            estimate_statistics(self.classifier.model, clips, len(loader), self.ranks)
+
     def save(self, *paths: Path) -> None:
         """Starts to write everything the run needs to continue to `paths`; all processes call it."""
         rng = {"cpu": torch.get_rng_state()}
@@ -364,6 +420,7 @@ class Trainer:
             best_top1=self.best_top1,
             train_seconds=self.train_seconds,
             scaler=self.train_step.scaler.state_dict(),
+            ema={} if self.averaged is None else self.averaged.state_dict(),
             norm_batch=self._norm_batch(),
         )
         self.writer.save(checkpoint, *paths)
@@ -392,6 +449,8 @@ class Trainer:
         check_classes(checkpoint.classes, self.shards)
         load_weights(self.model, checkpoint.model, source=str(self.last_checkpoint))
         self.optimizer.load_state_dict(checkpoint.optimizer)
+        if self.averaged is not None:
+            self.averaged.load_state_dict(checkpoint.ema)
         if checkpoint.scaler:
             self.train_step.scaler.load_state_dict(checkpoint.scaler)
         self.step = checkpoint.step

@@ -12,30 +12,32 @@ _PAPER_SHORT_SIDE = (256, 320)
 
 
 class ClipConfig(BaseModel):
-    """The clip that a network sees.
-
-    Attributes:
-        num_frames: frames of a clip, L in the paper.
-        frame_stride: distance between two frames of a clip, in frames of the video.
-        crop_size: side of the square crop in pixels.
-        short_side: smallest and largest length in pixels of the shorter side of the resized picture from
-            which the crop is cut; training draws from this range, testing uses its smaller end. None means
-            [256, 320] scaled by crop_size / 224.
-        flip: whether training mirrors half of the clips left to right. Off by default: mirroring changes the
-            class when classes are directions.
-        modality: what a clip shows: `rgb`, 3 channels; `flow`, the optical flow from each of its frames to the next
-            frame of the video in x and y, 2 channels; `both`, RGB and then flow, 5 channels. Flow needs shards that
-            were packed with it.
-    """
+    """The clip that a network sees."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    num_frames: int = Field(default=32, ge=1)
-    frame_stride: int = Field(default=1, ge=1)
-    crop_size: int = Field(default=224, ge=2)
-    short_side: tuple[int, int] | None = None
-    flip: bool = False
-    modality: Literal["rgb", "flow", "both"] = "rgb"
+    num_frames: int = Field(default=32, ge=1, description="frames of a clip, L in the paper")
+    frame_stride: int = Field(
+        default=1, ge=1, description="distance between two frames of a clip, in frames of the video"
+    )
+    crop_size: int = Field(default=224, ge=2, description="side of the square crop in pixels")
+    short_side: tuple[int, int] | None = Field(
+        default=None,
+        description="smallest and largest length in pixels of the shorter side of the resized picture from which the "
+        "crop is cut; training draws from this range, testing uses its smaller end. None: [256, 320] scaled by "
+        "crop_size / 224",
+    )
+    flip: bool = Field(
+        default=False,
+        description="whether training mirrors half of the clips left to right; off by default, since mirroring changes "
+        "the class when classes are directions",
+    )
+    modality: Literal["rgb", "flow", "both"] = Field(
+        default="rgb",
+        description="what a clip shows: rgb, 3 channels; flow, the optical flow from each of its frames to the next "
+        "frame of the video in x and y, 2 channels; both, RGB and then flow, 5 channels. Flow needs shards that were "
+        "packed with it",
+    )
 
     @model_validator(mode="after")
     def _check_short_side(self) -> Self:

@@ -128,6 +128,7 @@ def train_loader(
     world_size: int = 1,
     position: int = 0,
     num_samples: int | None = None,
+    repeats: int = 1,
     error_budget: float = 0.01,
     pixels: PixelFormat = "rgb",
     multiprocessing_context: str | None = None,
@@ -151,6 +152,8 @@ def train_loader(
         position: samples consumed before, by all ranks.
         num_samples: samples of one iteration over all ranks, rounded up to whole global batches; None means
             one pass.
+        repeats: positions in a row that hold the same sample, each with a clip of its own (repeated augmentation); a
+            pass is that much longer. `batch_size` must be a multiple of it.
         error_budget: fraction of the samples of one iteration that may be unreadable. Each is replaced by the
             next readable one in the order and listed in its batch; beyond the budget the loader raises
             RuntimeError.
@@ -168,13 +171,18 @@ def train_loader(
     check_streams(shards, clip, pixels)
     if position < 0:
         raise ValueError(f"position must be at least 0, got {position}")
+    if repeats < 1 or batch_size % repeats:
+        raise ValueError(
+            f"repeats must divide the batch of a rank, so that it holds whole repetitions; got repeats={repeats} with "
+            f"batch_size={batch_size}"
+        )
     if not 0 <= error_budget <= 1:
         raise ValueError(f"error_budget is a fraction from 0 to 1, got {error_budget}")
     if num_samples is None:
-        num_samples = shards.num_samples(split)
+        num_samples = repeats * shards.num_samples(split)
     if num_samples < 0:
         raise ValueError(f"num_samples must be at least 0, got {num_samples}")
-    dataset = _TrainDataset(shards, split, clip, seed, pixels)
+    dataset = _TrainDataset(shards, split, clip, seed, pixels, repeats)
     sampler = _PositionSampler(batch_size, rank, world_size, position, num_samples)
     loader: DataLoader[Batch] = make_data_loader(dataset, sampler, num_workers, multiprocessing_context)
     state = LoaderState(manifest_hash=shards.manifest_hash, split=split, seed=seed, position=position)
@@ -204,13 +212,20 @@ class _TrainDataset(Dataset[Batch]):
     """Batches of training clips by global positions."""
 
     def __init__(
-        self, shards: ShardSet, split: str, clip: ClipConfig, seed: int, pixels: PixelFormat
+        self,
+        shards: ShardSet,
+        split: str,
+        clip: ClipConfig,
+        seed: int,
+        pixels: PixelFormat,
+        repeats: int,
     ) -> None:
         self._shards = shards
         self._split = split
         self._clip = clip
         self._seed = seed
         self._pixels = pixels
+        self._repeats = repeats
         self._order = SampleOrder(shards.shard_sizes(split), seed=seed)
 
     def __getitem__(self, positions: list[int]) -> Batch:
@@ -229,7 +244,7 @@ class _TrainDataset(Dataset[Batch]):
         self, position: int, clips: "_RgbClips | _YuvClips", row: int, replaced: list[Replacement]
     ) -> SampleRecord:
         """Reads the sample at a position, or the next in the order that can be read, into a row of `clips`."""
-        pass_index, offset = divmod(position, self._order.num_samples)
+        pass_index, offset = divmod(position // self._repeats, self._order.num_samples)
         tries = min(_MAX_REPLACEMENTS, self._order.num_samples)
         for step in range(tries):
             index = self._order.at(pass_index, (offset + step) % self._order.num_samples)

@@ -8,6 +8,7 @@ from corrnet_train.cli.export import export
 from corrnet_train.cli.inspect import inspect
 from corrnet_train.cli.models import models
 from corrnet_train.cli.pack import pack_app, pack_merge
+from corrnet_train.cli.recipe import recipe_app
 from corrnet_train.cli.train import train
 from corrnet_train.cli.verify import verify
 from corrnet_train.malloc import keep_freed_memory
@@ -23,6 +24,7 @@ app = typer.Typer(
 app.add_typer(pack_app, name="pack")
 app.command()(pack_merge)
 app.command()(train)
+app.add_typer(recipe_app, name="recipe")
 app.command("eval")(evaluate_command)
 app.command()(predict)
 app.command()(export)

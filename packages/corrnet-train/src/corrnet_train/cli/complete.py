@@ -4,12 +4,14 @@ import ast
 import importlib.util
 from pathlib import Path
 
-from corrnet_train.recipes import list_recipes
+from corrnet_train import recipes
 
 
 def recipe_names(incomplete: str) -> list[str]:
-    """Recipes that ship with the package; where none begins so, the shell offers files."""
-    return [name for name in list_recipes() if name.startswith(incomplete)]
+    """Recipes that ship with the package, also after a `+`; where none begins so, the shell offers files."""
+    *before, last = incomplete.split("+")
+    names = [name for name in recipes.recipe_names() if name.startswith(last)]
+    return ["+".join([*before, name]) for name in names]
 
 
 def model_names(incomplete: str) -> list[str]:

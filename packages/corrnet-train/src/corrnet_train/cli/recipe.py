@@ -1,0 +1,132 @@
+"""`corrnet recipe`."""
+
+import json
+from typing import Annotated
+
+import typer
+import yaml
+from pydantic import BaseModel
+from rich.table import Table
+
+from corrnet_train.cli.common import escape, out, reports_errors
+from corrnet_train.cli.complete import recipe_names
+
+recipe_app = typer.Typer(
+    no_args_is_help=True,
+    help="Look at recipes: what there is, what they set, how they differ, what could be set.\n\n"
+    "Recipes are joined with +, and what comes later wins: corrnet train kinetics400+corrnet50+l16.",
+)
+RECIPE_HELP = "A YAML file, a name of `corrnet recipe list`, or several joined with +."
+Recipe = Annotated[str, typer.Argument(help=RECIPE_HELP, autocompletion=recipe_names)]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(help="Changes: section.key=value ...", metavar="KEY=VALUE")
+]
+
+
+@recipe_app.command("list")
+@reports_errors
+def list_command() -> None:
+    """List the recipes that ship with corrnet."""
+    from corrnet_train.recipes import list_recipes
+
+    for title, parts in (("recipes", False), ("parts, to be added with +", True)):
+        table = Table(title, "", box=None, pad_edge=False, header_style="bold")
+        for recipe in list_recipes():
+            if recipe.is_part == parts:
+                table.add_row(recipe.name, escape(recipe.summary.removeprefix("Part: ")))
+        out.print(table)
+
+
+@recipe_app.command()
+@reports_errors
+def show(recipe: Recipe, overrides: Overrides = None) -> None:
+    """Print a recipe with all that it extends and with every default, as YAML.
+
+    [bold]Examples[/]
+
+    corrnet recipe show kinetics400+corrnet50
+
+    corrnet recipe show something_v1 optim.batch_size=64 > mine.yaml
+    """
+    typer.echo(yaml.safe_dump(_settings(recipe, overrides), sort_keys=False), nl=False)
+
+
+@recipe_app.command()
+@reports_errors
+def diff(first: Recipe, second: Recipe) -> None:
+    """Print the settings in which two recipes differ, or two runs by their config.yaml.
+
+    [bold]Examples[/]
+
+    corrnet recipe diff kinetics400 something_v1
+
+    corrnet recipe diff runs/a/config.yaml runs/b/config.yaml
+    """
+    from corrnet_train.recipes import flatten
+
+    a, b = flatten(_settings(first)), flatten(_settings(second))
+    table = Table("setting", escape(first), escape(second), box=None, pad_edge=False, header_style="bold")
+    for key in dict.fromkeys([*a, *b]):
+        values = [escape(json.dumps(tree[key])) if key in tree else "-" for tree in (a, b)]
+        if values[0] != values[1]:
+            table.add_row(key, *values)
+    out.print(table if table.row_count else "no setting differs")
+
+
+@recipe_app.command()
+@reports_errors
+def options(
+    section: Annotated[str, typer.Argument(help="Only this section, like optim or data.clip.")] = "",
+) -> None:
+    """List every setting of a recipe with its default and its meaning."""
+    from corrnet_train.config import RunConfig
+
+    table = Table("setting", "default", "meaning", box=None, pad_edge=False, header_style="bold")
+    rows = [row for row in _rows(RunConfig) if not section or row[0].startswith(section.rstrip(".") + ".")]
+    if not rows:
+        raise ValueError(f"no section {section}; allowed: {', '.join(RunConfig.model_fields)}, data.clip")
+    for row in rows:
+        table.add_row(*map(escape, row))
+    out.print(table)
+
+
+@recipe_app.command()
+@reports_errors
+def schema() -> None:
+    """Print the JSON schema of recipes, with which editors complete and check them.
+
+    [bold]Example[/]
+
+    corrnet recipe schema > corrnet.schema.json
+
+    and as first line of a recipe: # yaml-language-server: $schema=corrnet.schema.json
+    """
+    from corrnet_train.config import recipe_schema
+
+    typer.echo(json.dumps(recipe_schema(), indent=2))
+
+
+def _settings(recipe: str, overrides: list[str] | None = None) -> dict[str, object]:
+    """All settings of a recipe; of a part, those that it sets."""
+    from corrnet_train.config import config_to_dict, load_config
+    from corrnet_train.recipes import is_part, read_recipe
+
+    tree = read_recipe(recipe)
+    return tree if is_part(tree) and not overrides else config_to_dict(load_config(recipe, overrides))
+
+
+def _rows(model: type[BaseModel], prefix: str = "") -> list[tuple[str, str, str]]:
+    rows = []
+    for name, field in model.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            rows += _rows(field.annotation, f"{prefix}{name}.")
+        else:
+            default = (
+                "required" if field.is_required() else _plain(field.get_default(call_default_factory=True))
+            )
+            rows.append((prefix + name, default, field.description or ""))
+    return rows
+
+
+def _plain(value: object) -> str:
+    return json.dumps(value, default=str).strip('"')

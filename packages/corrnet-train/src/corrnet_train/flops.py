@@ -1,0 +1,73 @@
+"""How much of the arithmetic that a device can do goes into training: model FLOP utilisation (MFU)."""
+
+import sys
+import time
+
+import torch
+
+from corrnet_models import VideoModel, count_gmacs
+from corrnet_train.step import Precision, autocast
+
+# Dense peaks of the makers' data sheets in TFLOP/s; fp32 stands for what torch does by default, without TF32.
+_SHEETS: dict[str, dict[Precision, float]] = {
+    "A100": {"fp32": 19.5, "bf16": 312, "fp16": 312},
+    "H100 PCIe": {"fp32": 51, "bf16": 756, "fp16": 756},
+    "H100": {"fp32": 67, "bf16": 989, "fp16": 989},
+    "H200": {"fp32": 67, "bf16": 989, "fp16": 989},
+}
+_BACKWARD = 2  # a backward pass costs twice the forward pass
+
+
+def training_flops(model: VideoModel, *, resolution: int) -> float:
+    """Floating-point operations to train on one clip: forward and backward, a multiply-accumulate being two.
+
+    Recomputed blocks are not counted twice, so that MFU shows what they cost.
+
+    Args:
+        model: the network.
+        resolution: height and width of the clips in pixels.
+    """
+    return (1 + _BACKWARD) * 2e9 * count_gmacs(model.config, resolution=resolution)
+
+
+def peak_flops(device: torch.device, precision: Precision) -> float:
+    """Floating-point operations a second that a device is taken to be able to do.
+
+    For the GPUs that are known here it is the dense figure of the data sheet, so that MFU compares with what others
+    publish. For other devices, CPUs among them, it is measured: the fastest of a few products of matrices.
+
+    Args:
+        device: the device of this process.
+        precision: that of the products.
+    """
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name(device)
+        for known in sorted(_SHEETS, key=len, reverse=True):
+            if known in name:
+                return 1e12 * _SHEETS[known][precision]
+    return _measured(device, precision)
+
+
+def _measured(device: torch.device, precision: Precision) -> float:
+    size = 4096 if device.type == "cuda" else 768
+    generator = torch.Generator(device)  # not the one that training draws from
+    matrix = torch.randn(size, size, device=device, generator=generator)
+    seconds = []
+    with torch.no_grad(), autocast(device, precision):
+        for _ in range(6):
+            start = time.perf_counter()
+            float((matrix @ matrix)[0, 0])  # waits for the result
+            seconds.append(time.perf_counter() - start)
+    return 2 * size**3 / min(seconds)
+
+
+def memory_gib(device: torch.device) -> float:
+    """Largest memory of this process so far in GiB, on the GPU or, without one, in RAM; 0 where it is not known."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**30
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 0.0
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**20 if sys.platform != "darwin" else 2**30)

@@ -1,0 +1,25 @@
+"""Statistics of batch norm, estimated anew with the present weights."""
+
+from collections.abc import Iterable
+
+from fvcore.nn.precise_bn import get_bn_modules, update_bn_stats
+from torch import Tensor, nn
+
+from corrnet_train.distributed import Ranks
+
+
+def estimate_statistics(model: nn.Module, batches: Iterable[Tensor], num_batches: int, ranks: Ranks) -> None:
+    """Replaces the running statistics by averages with the present weights (precise BN, Wu and Johnson 2021).
+
+    Args:
+        model: a model with batch norms; it is left in training mode.
+        batches: normalised clips [N, C, L, H, W] of this process, at least `num_batches`.
+        num_batches: batches of each process that are used.
+        ranks: the processes, over whose statistics the mean is taken.
+    """
+    model.train()
+    update_bn_stats(model, batches, num_batches)
+    for norm in get_bn_modules(model):
+        for statistic in (norm.running_mean, norm.running_var):
+            ranks.sum_(statistic)
+            statistic.div_(ranks.world_size)
