@@ -3,6 +3,7 @@
 import typer
 
 from corrnet_train.cli.demo import demo, motionbench
+from corrnet_train.cli.doctor import doctor
 from corrnet_train.cli.evaluate import evaluate_command, predict
 from corrnet_train.cli.export import export
 from corrnet_train.cli.inspect import inspect
@@ -31,6 +32,7 @@ app.command()(export)
 app.command()(inspect)
 app.command()(verify)
 app.command()(models)
+app.command()(doctor)
 app.command()(demo)
 app.command()(motionbench)
 

@@ -1,0 +1,230 @@
+"""`corrnet doctor`: on one machine, and with processes that are alike, apart, absent or silent."""
+
+import json
+import os
+import resource
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+import corr_ops
+from corrnet_train.cli import app
+from corrnet_train.distributed import Ranks
+from corrnet_train.doctor import Options, choose_checks, machine
+from corrnet_train.doctor.board import Board
+from corrnet_train.doctor.checkup import Check, Context, run_checks
+from corrnet_train.doctor.finding import Finding
+from video_data import open_shards
+
+runner = CliRunner()
+SCRIPT = Path(__file__).with_name("ranks") / "doctors.py"
+
+
+def doctor(*arguments, code=0):
+    result = runner.invoke(app, ["doctor", "--device", "cpu", *map(str, arguments)], env={"COLUMNS": "200"})
+    assert result.exit_code == code, result.output
+    return result.output
+
+
+@pytest.fixture
+def context():
+    ranks = Ranks()
+    return Context(options=Options(device="cpu", timeout=0.5), ranks=ranks, board=Board(ranks, timeout=1))
+
+
+def by_name(report):
+    return {check["name"]: check for check in report["checks"]}
+
+
+def test_a_laptop_is_checked_with_its_shards_and_run_folder(motionbench, tmp_path):
+    output = doctor(
+        "--shards", motionbench[1], "--dir", tmp_path / "new" / "run", "--json", tmp_path / "r.json"
+    )
+    report = json.loads((tmp_path / "r.json").read_text())
+    checks = by_name(report)
+    assert report["ok"] and report["world_size"] == 1
+    assert list(checks) == [
+        "processes", "versions", "device", "operator", "shards", "decoder", "run folder", "shared memory", "cores",
+        "open files",
+    ]  # fmt: skip
+    for name, check in checks.items():
+        assert any(
+            name in line and line.startswith(check["summary"]["status"]) for line in output.splitlines()
+        )
+    (versions,) = checks["versions"]["ranks"]
+    assert versions["figures"]["torch"] == torch.__version__
+    (operator,) = checks["operator"]["ranks"]
+    served = corr_ops.explain(torch.zeros(1, 1, 1, 1, 1))
+    assert operator["figures"]["cpu float32"] == served
+    assert "train 32, val 8, test 16 samples in 6 shards" in checks["shards"]["summary"]["result"]
+    assert checks["decoder"]["summary"]["figures"]["frames_per_second"] > 10
+    assert checks["run folder"]["summary"]["figures"]["free_bytes"] > 0
+    assert not (tmp_path / "new").exists()
+
+
+def test_help_has_examples():
+    output = runner.invoke(app, ["doctor", "--help"], env={"COLUMNS": "200"}).output
+    assert "torchrun --nproc-per-node 8 -m corrnet_train.cli doctor" in output
+
+
+def test_json_to_standard_output_is_nothing_but_json():
+    result = runner.invoke(app, ["doctor", "--device", "cpu", "--json", "-"])
+    assert json.loads(result.stdout)["ok"]
+
+
+def test_damaged_shards_and_a_folder_that_cannot_be_written_fail(motionbench, tmp_path):
+    broken = shutil.copytree(motionbench[1], tmp_path / "shards")
+    tar = sorted(broken.glob("*.tar"))[0]
+    os.truncate(tar, tar.stat().st_size - 512)
+    (tmp_path / "file").touch()
+    output = doctor("--shards", broken, "--dir", tmp_path / "file" / "run", code=1)
+    assert f"{tar.name} has" in output and "the manifest says" in output and "corrnet verify" in output
+    assert "speed not measured, the shards have failed" in output
+    assert "failed   run folder" in output and "on storage that answers" in output
+
+
+def test_a_damaged_sample_is_found(motionbench, tmp_path):
+    """Sizes are right, so that only reading finds it."""
+    broken = shutil.copytree(motionbench[1], tmp_path / "shards")
+    shards = open_shards(broken)
+    tar, sample = broken / f"{shards.manifest.shards[0].name}.tar", shards.sample("train", 0)
+    content = bytearray(tar.read_bytes())
+    content[sample.offset + 10] ^= 1
+    tar.write_bytes(content)
+    assert "do not have the hash in the index" in doctor("--shards", broken, code=1)
+
+
+def test_unknown_models_and_devices_are_named():
+    assert "did you mean 'corrnet26'" in doctor("--model", "corrnet2", code=2)
+    result = runner.invoke(app, ["doctor", "--device", "tpu"], env={"COLUMNS": "200"})
+    assert result.exit_code == 1 and "unknown device 'tpu'" in result.output
+    assert "skipped  operator" in result.output  # it would run on that device
+
+
+def test_a_check_that_hangs_is_a_failure_in_time(context):
+    def hang(context):
+        time.sleep(20)
+
+    def crash(context):
+        raise KeyError("gone")
+
+    checks = [
+        Check(name="storage", run=hang, advice="mount it again"),
+        Check(name="other", run=crash, advice="mend it"),
+        Check(name="next", run=lambda context: Finding(result="fine"), advice=""),
+        Check(name="after", run=hang, advice="", needs=("storage",)),
+    ]
+    start = time.perf_counter()
+    results = run_checks(checks, context)
+    assert time.perf_counter() - start < 5
+    found = [(result.summary.status, result.summary.result) for result in results]
+    assert found == [
+        ("failed", "no answer within 0.5 s"),
+        ("failed", "KeyError: 'gone'"),
+        ("ok", "fine"),
+        ("skipped", "after what was found for storage"),
+    ]
+    assert results[0].summary.advice == "mount it again"
+
+
+@pytest.mark.parametrize(("free", "status"), [(16 << 20, "failed"), (150 << 20, "warning"), (1 << 40, "ok")])
+def test_shared_memory_is_compared_with_what_workers_take(context, monkeypatch, free, status):
+    monkeypatch.setattr(machine.shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(free, 0, free))
+    found = machine.shared_memory(context)
+    assert found.status == status
+    assert (status == "ok") == (not found.advice)
+
+
+def test_few_open_files_are_told_with_the_command(context, monkeypatch):
+    monkeypatch.setattr(resource, "getrlimit", lambda which: (128, 4096))
+    found = machine.open_files(context)
+    assert (found.status, found.advice) == ("failed", "ulimit -n 4096")
+
+
+def test_cores_that_processes_share_are_counted_once():
+    def finding(host, cores, quota=64):
+        figures = {"host": host, "cores": cores, "quota": quota, "num_workers": 3, "local_world_size": 2}
+        return Finding(result="", figures=figures)
+
+    names = ["rank 0 on a", "rank 1 on a", "rank 2 on b", "rank 3 on b"]
+    own = [finding("a", [0, 1, 2, 3]), finding("a", [4, 5, 6, 7])] + 2 * [finding("b", list(range(8)))]
+    found = machine.enough_cores(own, names)
+    assert found.status == "ok" and found.figures["cores_per_process"] == 4
+    shared = [*own[:2], *2 * [finding("b", list(range(6)))]]
+    found = machine.enough_cores(shared, names)
+    assert found.status == "warning" and found.result.startswith("rank 2 on b: cores of a process: 3,")
+    assert "--cpus-per-task" in found.advice and "data.num_workers=2" in found.advice
+    limited = [*own[:2], *2 * [finding("b", list(range(8)), quota=4)]]
+    assert machine.enough_cores(limited, names).figures["cores_per_process"] == 2
+
+
+def test_machines_that_differ_are_named():
+    same, other = ({"torch": version, "PyAV": "18.1.0"} for version in ("2.13.0", "2.9.0"))
+    findings = [Finding(result="", figures=figures) for figures in (same, other)]
+    found = machine.same_versions(findings, ["rank 0 on a", "rank 1 on b"])
+    assert found.result == "torch differs: rank 0 on a has 2.13.0, rank 1 on b has 2.9.0"
+    gpus = [Finding(result="", figures={"uuid": uuid, "name": "GPU"}) for uuid in ("x", "y", "x")]
+    assert machine.devices(gpus, ["rank 0", "rank 1", "rank 2"]).result == "rank 0, rank 2 use one GPU"
+
+
+def test_only_processes_of_torchrun_are_checked_together():
+    names = [check.name for check in choose_checks(Options(), launched=True)]
+    assert names[3:6] == ["process group", "all-reduce", "bandwidth"]
+    assert "bandwidth" not in [check.name for check in choose_checks(Options(), launched=False)]
+
+
+def together(kind, *arguments):
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port = found.getsockname()[1]
+    return subprocess.run(
+        [sys.executable, SCRIPT, str(port), kind, "--device", "cpu", *map(str, arguments)],
+        timeout=120, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True,
+    )  # fmt: skip
+
+
+@pytest.mark.slow
+def test_two_processes_are_checked_together(motionbench, tmp_path):
+    arguments = ("--shards", motionbench[1], "--dir", tmp_path / "run", "--model", "r2d_tiny")
+    done = together("both", *arguments, "--json", tmp_path / "report.json")
+    assert done.returncode == 0, done.stdout + done.stderr
+    report = json.loads((tmp_path / "report.json").read_text())
+    checks = by_name(report)
+    assert report["ok"] and report["world_size"] == 2
+    assert {len(check["ranks"]) for check in checks.values()} == {2}
+    assert checks["processes"]["summary"]["result"].startswith("all 2 answered: 2 on ")
+    assert "2 processes joined over gloo" in checks["process group"]["summary"]["result"]
+    figures = checks["bandwidth"]["summary"]["figures"]
+    assert figures["bus_bytes_per_second_64_mib"] > 1e6 and figures["gradient_bytes"] > 1e5
+    read = [rank["figures"]["read"] for rank in checks["shards"]["ranks"]]
+    assert len({*read[0], *read[1]}) == len(read[0]) + len(read[1]) == 6
+    assert "seen by all" in checks["run folder"]["summary"]["result"]
+    assert not (tmp_path / "run").exists()
+    assert done.stdout.count("process group") == 1  # rank 0 prints for all
+    assert [line.split()[0] for line in done.stdout.splitlines()[-2:]] == ["0", "1"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("kind", "timeout", "name", "said"),
+    [
+        ("absent", 1, "processes", "rank 1: did not answer within 6 s"),
+        ("silent", 3, "all-reduce", f"rank 1 on {socket.gethostname()}: did not answer within 8 s"),
+        ("elsewhere", 3, "run folder", "is not the folder in which rank 0 wrote"),
+    ],
+)
+def test_a_rank_that_does_not_do_its_part_is_named_in_time(kind, timeout, name, said, tmp_path):
+    start = time.perf_counter()
+    done = together(kind, "--timeout", timeout, "--dir", tmp_path / "run", "--model", "r2d_tiny")
+    assert time.perf_counter() - start < 60
+    assert done.returncode == 1, done.stdout + done.stderr
+    lines = done.stdout.splitlines()
+    assert any(line.startswith(f"failed   {name} ") for line in lines)
+    assert said in done.stdout and done.stdout.count(said) == 1
