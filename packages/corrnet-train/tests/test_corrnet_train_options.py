@@ -68,7 +68,7 @@ def test_precise_bn_gives_the_statistics_of_the_clips(make_config):
 
 def test_repeated_augmentation_holds_each_video_twice_in_a_batch(make_config):
     trainer = Trainer(make_config("augment.repeats=2"))
-    batches = list(trainer._loader(num_samples=64))
+    batches = list(trainer.loader(num_samples=64))
     keys = [key for batch in batches for key in batch.keys]
     assert keys[::2] == keys[1::2]
     assert len(set(keys)) == 32  # 64 clips are one pass over 32 videos

@@ -219,7 +219,7 @@ class Trainer:
     def _train(self, interrupted: Flag) -> None:
         config = self.config
         batch_size = config.optim.batch_size
-        loader = self._loader(num_samples=(self.num_steps - self.step) * batch_size)
+        loader = self.loader(num_samples=(self.num_steps - self.step) * batch_size)
         if self.wrapped is not self.model:
             clip = config.data.clip
             shape = (self.micro_batch, clip.num_channels, clip.num_frames, clip.crop_size, clip.crop_size)
@@ -265,7 +265,7 @@ class Trainer:
                 self._checked(pending.popleft())
         self.save(self.last_checkpoint)
 
-    def _loader(self, *, num_samples: int) -> TrainLoader:
+    def loader(self, *, num_samples: int) -> TrainLoader:
         """Batches of this process from the present position on."""
         config = self.config
         return train_loader(
@@ -393,7 +393,7 @@ class Trainer:
 
     def _estimate_statistics(self) -> None:
         """Estimates batch norm's statistics from the clips that come next."""
-        loader = self._loader(num_samples=self.config.eval.precise_bn)
+        loader = self.loader(num_samples=self.config.eval.precise_bn)
         clips = (
             normalize(batch.video, flow_channels=self.config.data.clip.num_flow_channels)
             for batch in Prefetcher(loader, self.device)

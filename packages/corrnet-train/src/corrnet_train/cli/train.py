@@ -1,11 +1,16 @@
 """`corrnet train`."""
 
-from typing import Annotated
+from datetime import timedelta
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.table import Table
 
-from corrnet_train.cli.common import EXIT_INTERRUPTED, err, escape, reports_errors
+from corrnet_train.cli.common import EXIT_INTERRUPTED, err, escape, out, reports_errors
 from corrnet_train.cli.complete import recipe_names
+
+if TYPE_CHECKING:
+    from corrnet_train.trainer import Trainer
 
 
 @reports_errors
@@ -29,6 +34,12 @@ def train(
             "--requeue", help="Continue where there is a checkpoint, else start: for job schedulers."
         ),
     ] = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run", help="Check everything and show size, memory, steps and time; nothing is written."
+        ),
+    ] = False,
 ) -> None:
     """Train a model as a recipe says.
 
@@ -43,10 +54,14 @@ def train(
 
     corrnet train my.yaml model.name=corrnet50 optim.lr=0.05 run.dir=runs/first
 
+    corrnet train kinetics400+corrnet50+l16 data.shards=data/shards --dry-run
+
     corrnet train my.yaml run.dir=runs/first --resume
 
     torchrun --nproc-per-node 8 -m corrnet_train.cli train my.yaml train.batch_norm=sync
     """
+    import torch
+
     from corrnet_train.config import load_config
     from corrnet_train.distributed import joined_ranks
     from corrnet_train.trainer import Trainer, last_checkpoint
@@ -55,7 +70,17 @@ def train(
     with joined_ranks(config.run.device, timeout=config.train.timeout) as ranks:
         if (requeue or ranks.restarts) and last_checkpoint(config).exists():
             resume = True
-        result = Trainer(config, resume=resume, console=err, ranks=ranks).run()
+        try:
+            trainer = Trainer(config, resume=resume, console=err, ranks=ranks)
+            if dry_run:
+                _print_plan(trainer)
+                return
+            result = trainer.run()
+        except torch.OutOfMemoryError as error:
+            raise RuntimeError(
+                f"{str(error).partition('.')[0]}. Take fewer clips at once (train.micro_batch), or set "
+                "train.grad_checkpointing=true or run.precision=bf16"
+            ) from error
     if not ranks.is_first:
         raise typer.Exit(0 if result.finished else EXIT_INTERRUPTED)
     if not result.finished:
@@ -68,3 +93,40 @@ def train(
         )
         raise typer.Exit(EXIT_INTERRUPTED)
     err.print(f"done: {result.checkpoint}", highlight=False, soft_wrap=True)
+
+
+def _print_plan(trainer: "Trainer") -> None:
+    """What the run would be."""
+    import yaml
+
+    from corrnet_train.config import config_to_dict
+    from corrnet_train.plan import make_plan
+
+    plan = make_plan(trainer)
+    if not trainer.ranks.is_first:
+        return
+    config, memory = trainer.config, plan.memory
+    typer.echo(yaml.safe_dump(config_to_dict(config), sort_keys=False))
+    batch = f"{plan.micro_batch} clips x {plan.num_micro_batches} accumulated x {plan.world_size} processes"
+    table = Table(box=None, show_header=False, pad_edge=False)
+    rows = {
+        "model": f"{config.model.name}, {plan.num_parameters / 1e6:.2f} M parameters, {plan.gmacs:.4g} GMACs a clip",
+        "clip": f"{' x '.join(map(str, plan.clip_shape))} (channels, frames, height, width)",
+        "videos": f"{plan.num_train} to learn from, {plan.num_eval} to evaluate",
+        "batch": f"{batch} = {config.optim.batch_size}",
+        "steps": f"{plan.num_steps}, {plan.num_warmup_steps} of them warm-up to a learning rate of {plan.peak_lr:g}",
+        "memory": f"about {_gib(memory.total)} on each device ({trainer.device}): activations "
+        f"{_gib(memory.activations)}, weights {_gib(memory.weights)}, gradients {_gib(memory.gradients)}, "
+        f"optimiser {_gib(memory.optimizer)}",
+        "speed": f"{1 / plan.clip_seconds:.3g} clips/s computed, {1 / plan.loader_seconds:.3g} clips/s loaded by "
+        f"{config.data.num_workers} workers, on each of {plan.world_size} devices",
+        "time": f"about {timedelta(seconds=round(plan.seconds))}, without evaluation"
+        + ("" if plan.loader_seconds < plan.clip_seconds else ": it waits for data, raise data.num_workers"),
+    }
+    for name, text in rows.items():
+        table.add_row(name, escape(text))
+    out.print(table)
+
+
+def _gib(num_bytes: int) -> str:
+    return f"{num_bytes / 2**30:.2f} GiB"
