@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 import corrnet_models
-from corrnet_models import VideoModel, build_model, create_model, list_models, model_info
+from corrnet_models import STAGES, VideoModel, build_model, create_model, list_models, model_info
 
 NUM_CLASSES = 5
 
@@ -87,13 +87,20 @@ def test_forward_is_the_head_of_the_features(model: VideoModel) -> None:
 
 
 def test_feature_info_describes_what_the_stages_put_out(model: VideoModel) -> None:
-    shapes: dict[str, torch.Size] = {}
+    maps: dict[str, torch.Tensor] = {}
     for info in model.feature_info:
         model.get_submodule(info.module).register_forward_hook(
-            lambda module, inputs, output, path=info.module: shapes.update({path: output.shape})
+            lambda module, inputs, output, path=info.module: maps.update({path: output})
         )
     with torch.no_grad():
-        model.eval()(clips(model, 1))
+        x = clips(model, 1)
+        model.eval()(x)
+        shapes = {path: output.shape for path, output in maps.items()}
+        for stage in STAGES:
+            of_stage = [output for path, output in maps.items() if path.endswith(stage)]
+            assert torch.equal(model.forward_features(x, stage), torch.cat(of_stage, dim=1))
+        with pytest.raises(ValueError, match="stage must be one of res2, res3, res4, res5; got 'res1'"):
+            model.forward_features(x, "res1")  # type: ignore[arg-type]
     for info in model.feature_info:
         size = 32 // info.spatial_stride
         length = model.config.num_frames // info.temporal_stride

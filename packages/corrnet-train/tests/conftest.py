@@ -1,7 +1,16 @@
 import pytest
+import torch
 
+from corrnet_models import create_model, save_pretrained
 from corrnet_train.config import load_config
-from video_data import MotionBenchConfig, PackOptions, generate_motionbench, pack_csv
+from video_data import (
+    ClipConfig,
+    MotionBenchConfig,
+    PackOptions,
+    generate_motionbench,
+    open_shards,
+    pack_csv,
+)
 
 
 @pytest.fixture(scope="session")
@@ -35,3 +44,14 @@ def make_config(motionbench, tmp_path):
         )
 
     return make
+
+
+@pytest.fixture(scope="session")
+def model_folder(motionbench, tmp_path_factory):
+    """The folder of a CorrNet with random weights, whose classes are those of MotionBench."""
+    torch.manual_seed(0)
+    model = create_model("corrnet_tiny", num_frames=8, num_classes=8)
+    folder = tmp_path_factory.mktemp("model") / "corrnet_tiny"
+    metadata = {"clip": ClipConfig(num_frames=8, crop_size=32).model_dump(mode="json")}
+    save_pretrained(model, folder, classes=open_shards(motionbench[1]).classes, metadata=metadata)
+    return folder

@@ -33,6 +33,7 @@ def run(motionbench, tmp_path_factory):
         "train",
         "eval",
         "predict",
+        "features",
         "models",
         "demo",
         "motionbench",

@@ -17,6 +17,7 @@ from video_data import (
     LoaderState,
     PackOptions,
     VideoError,
+    decode_timed_views,
     decode_views,
     normalize,
     open_shards,
@@ -331,6 +332,35 @@ def test_every_video_is_tested_once(world_size, num_workers, shards):
                     assert (batch.keys[row], int(batch.label[row]), index) == ("", -1, -1)
     assert sorted(seen) == list(range(24))
     assert len(lengths) == 1
+
+
+@pytest.mark.parametrize(("first", "world_size"), [(0, 1), (3, 1), (3, 2), (5, 4)])
+def test_testing_goes_on_from_a_video(first, world_size, shards):
+    num_videos = shards.num_samples("train")
+    options = {"num_clips": 1, "batch_size": 2, "world_size": world_size, "first": first}
+    loaders = [view_loader(shards, "train", CLIP, rank=rank, **options) for rank in range(world_size)]
+    assert len({len(loader) for loader in loaders}) == 1
+    indices = [index for loader in loaders for batch in loader for index in batch.index[batch.valid].tolist()]
+    assert sorted(indices) == list(range(first, num_videos))
+    assert list(view_loader(shards, "train", CLIP, first=num_videos)) == []
+    with pytest.raises(
+        ValueError, match=rf"first must be from 0 to the {num_videos} videos of split train, got -1"
+    ):
+        view_loader(shards, "train", CLIP, first=-1)
+
+
+def test_views_say_where_they_begin(shards):
+    batch = next(iter(view_loader(shards, "train", CLIP, num_clips=3, batch_size=2)))
+    for row, starts in enumerate(batch.starts):
+        info = shards.info("train", row)
+        content = shards.read("train", row)
+        assert torch.equal(decode_timed_views(content, CLIP, 3)[0], batch.video[row])
+        assert decode_timed_views(content, CLIP, 3)[1] == starts
+        assert starts[0] == (0, 0.0) and starts[-1].frame == info.num_frames - CLIP.span
+        for start in starts:
+            assert start.seconds == pytest.approx(
+                float((info.pts[start.frame] - info.pts[0]) * info.time_base)
+            )
 
 
 def test_views_are_uniformly_spaced_clips(make_video, frame_numbers):

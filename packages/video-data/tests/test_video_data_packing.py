@@ -16,11 +16,15 @@ import av
 import pytest
 
 from video_data import (
+    ClipConfig,
     Entry,
     Listing,
     PackOptions,
+    decode_timed_views,
+    decode_views,
     inspect_shards,
     merge_parts,
+    open_frames,
     open_shards,
     pack_folder,
     pack_listing,
@@ -386,8 +390,6 @@ def test_pictures_that_cannot_be_packed_are_listed_with_the_reason(make_picture,
 
 
 def test_clips_are_cut_from_packed_pictures(make_picture, frame_numbers, tmp_path):
-    from video_data import ClipConfig, decode_views
-
     entry = picture_folder(tmp_path / "a", [make_picture(i, (64, 64)) for i in range(8)])
     pack_listing(listing([entry]), tmp_path / "shards", progress=False)
     content = open_shards(tmp_path / "shards").read("train", 0)
@@ -395,6 +397,29 @@ def test_clips_are_cut_from_packed_pictures(make_picture, frame_numbers, tmp_pat
     views = decode_views(content, clip, 1)
     assert views.shape == (1, 3, 4, 64, 64)
     assert frame_numbers(views[0].permute(1, 2, 3, 0).numpy()) == [2, 3, 4, 5]
+
+
+def test_a_folder_of_pictures_is_a_video_without_packing(make_picture, frame_numbers, tmp_path):
+    folders = {
+        "jpeg": picture_folder(tmp_path / "jpeg", [make_picture(i, (64, 64)) for i in range(8)]),
+        "png": picture_folder(
+            tmp_path / "png", [make_picture(i, (64, 64), codec="png") for i in range(8)], "png"
+        ),
+        "sizes": picture_folder(
+            tmp_path / "sizes", [make_picture(i, (64, 64 + i // 4 * 16)) for i in range(8)]
+        ),
+    }
+    clip = ClipConfig(num_frames=4, crop_size=64, short_side=(64, 64))
+    for entry in folders.values():
+        views, starts = decode_timed_views(entry.path, clip, 2)
+        shown = [frame_numbers(view.permute(1, 2, 3, 0).numpy()) for view in views]
+        assert shown == [[0, 1, 2, 3], [4, 5, 6, 7]]
+        assert starts == [(0, 0.0), (4, pytest.approx(4 / 25))]
+        with open_frames(str(entry.path)) as frames:
+            assert len(list(frames)) == 8
+    (tmp_path / "none").mkdir()
+    with pytest.raises(ValueError, match=r"none: no pictures in this folder"):
+        decode_views(tmp_path / "none", clip, 1)
 
 
 # --- processes that die

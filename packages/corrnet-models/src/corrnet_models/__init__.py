@@ -9,7 +9,7 @@ from corrnet_models.complexity import (
     count_parameters,
     markdown_table,
 )
-from corrnet_models.config import ModelConfig
+from corrnet_models.config import STAGES, ModelConfig, StageName
 from corrnet_models.network import FeatureInfo, VideoModel, VideoResNet
 from corrnet_models.pretrained import Pretrained, is_pretrained, load_pretrained, save_pretrained
 from corrnet_models.registry import (
@@ -26,11 +26,13 @@ from corrnet_models.twostream import TwoStreamResNet
 __version__ = "0.1.0"
 
 __all__ = [
+    "STAGES",
     "Complexity",
     "FeatureInfo",
     "ModelConfig",
     "ModelInfo",
     "Pretrained",
+    "StageName",
     "TwoStreamResNet",
     "VideoModel",
     "VideoResNet",

@@ -91,10 +91,15 @@ class Backbone(nn.Module):
             self.feature_info.append(FeatureInfo(stage, channels, temporal_stride, spatial_stride))
         _initialize(self, zero_init_residual=config.zero_init_residual)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map a clip [N, in_channels, L, H, W] to features [N, C, L/4, H/32, W/32] (full-size nets)."""
+    def forward(self, x: Tensor, last: StageName = "res5") -> Tensor:
+        """Map a clip [N, in_channels, L, H, W] to features [N, C, L/4, H/32, W/32] (full-size nets).
+
+        Args:
+            x: Clips.
+            last: The stage to stop after.
+        """
         x = self.stem(x)
-        for stage in STAGES:
+        for stage in STAGES[: STAGES.index(last) + 1]:
             x = self.get_submodule(stage)(x)
         return x
 
@@ -196,8 +201,8 @@ class VideoModel(nn.Module, ABC):
         """Return the backbones by the name of their submodule."""
 
     @abstractmethod
-    def _features(self, x: Tensor) -> Tensor:
-        """Map a valid clip to its feature map."""
+    def _features(self, x: Tensor, stage: StageName) -> Tensor:
+        """Map a valid clip to the feature map of a stage."""
 
     @property
     def feature_info(self) -> list[FeatureInfo]:
@@ -223,20 +228,24 @@ class VideoModel(nn.Module, ABC):
         """
         return self.forward_head(self.forward_features(x))
 
-    def forward_features(self, x: Tensor) -> Tensor:
-        """Compute the last stage's feature map.
+    def forward_features(self, x: Tensor, stage: StageName = "res5") -> Tensor:
+        """Compute a stage's feature map.
 
         Args:
             x: Clips [N, in_channels, L, H, W].
+            stage: Which stage; the last one's map is what the classifier pools.
 
         Returns:
-            Features [N, num_features, L', H', W'] before pooling.
+            Features [N, C, L', H', W'] before pooling; C is `num_features` for the last stage, and for two streams
+            the channels of both.
 
         Raises:
-            ValueError: See `forward`.
+            ValueError: See `forward`, or there is no such stage.
         """
+        if stage not in STAGES:
+            raise ValueError(f"stage must be one of {', '.join(STAGES)}; got {stage!r}")
         self._check_input(x)
-        return self._features(x)
+        return self._features(x, stage)
 
     def forward_head(self, features: Tensor) -> Tensor:
         """Pool over time and space, then classify.
@@ -332,6 +341,6 @@ class VideoResNet(VideoModel):
         """Return the one backbone."""
         return {"backbone": self.backbone}
 
-    def _features(self, x: Tensor) -> Tensor:
-        features: Tensor = self.backbone(x)
+    def _features(self, x: Tensor, stage: StageName) -> Tensor:
+        features: Tensor = self.backbone(x, stage)
         return features

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from corrnet_models.config import EXPANSION, ModelConfig
+from corrnet_models.config import EXPANSION, ModelConfig, StageName
 from corrnet_models.network import Backbone, VideoModel
 
 
@@ -33,7 +33,7 @@ class TwoStreamResNet(VideoModel):
         """Return the two backbones, RGB's first."""
         return {"rgb": self.rgb, "flow": self.flow}
 
-    def _features(self, x: Tensor) -> Tensor:
+    def _features(self, x: Tensor, stage: StageName) -> Tensor:
         flow_channels = self.config.flow_channels
         rgb, flow = x[:, :-flow_channels], x[:, -flow_channels:]
-        return torch.cat([self.rgb(rgb), self.flow(flow)], dim=1)
+        return torch.cat([self.rgb(rgb, stage), self.flow(flow, stage)], dim=1)

@@ -1,12 +1,13 @@
-"""The one inference pipeline: evaluation and prediction cut, normalise and average clips by the same code."""
+"""The one inference pipeline: evaluation, prediction and features cut and normalise clips by the same code."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from corrnet_models import VideoModel, create_model, is_pretrained, load_pretrained
+from corrnet_models import StageName, VideoModel, create_model, is_pretrained, load_pretrained
 from corrnet_train.checkpoint import Checkpoint, load_weights
 from corrnet_train.config import RunConfig, parse_config
 from corrnet_train.step import Precision, autocast
@@ -132,15 +133,44 @@ class ClipClassifier:
             precision=pretrained.metadata.get("precision", "fp32"),
         )
 
-    @torch.inference_mode()
     def clip_probabilities(self, video: Tensor) -> Tensor:
         """Class probabilities of clips: uint8 [N, C, L, H, W] -> float32 [N, classes] on the CPU."""
+        return self.run(video, self.model).softmax(dim=1).cpu()
+
+    def clip_features(self, video: Tensor, *, stage: StageName = "res5") -> Tensor:
+        """Features of clips, averaged over time and space.
+
+        Args:
+            video: uint8 [N, C, L, H, W].
+            stage: the stage that puts them out; of the last one they are what the classifier gets.
+
+        Returns:
+            float32 [N, channels of the stage] on the CPU.
+        """
+        model = self.video_model
+        return self.run(video, lambda clips: model.forward_features(clips, stage).mean(dim=(2, 3, 4))).cpu()
+
+    @property
+    def video_model(self) -> VideoModel:
+        """The model as one of `corrnet_models`."""
+        assert isinstance(self.model, VideoModel)
+        return self.model
+
+    @torch.inference_mode()
+    def run(self, video: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
+        """What a function makes of normalised clips, in the model's precision and with the model in evaluation mode.
+
+        Args:
+            video: uint8 [N, C, L, H, W].
+            function: the model, or something that calls a part of it.
+
+        Returns:
+            float32, on the model's device.
+        """
         self.model.eval()
         clips = normalize(video.to(self.device, non_blocking=True), flow_channels=self.clip.num_flow_channels)
         with autocast(self.device, self.precision):
-            logits = self.model(clips)
-        probabilities: Tensor = logits.float().softmax(dim=1).cpu()
-        return probabilities
+            return function(clips).float()
 
     def video_probabilities(self, views: Tensor) -> tuple[Tensor, Tensor]:
         """Averages over views (paper section 5).

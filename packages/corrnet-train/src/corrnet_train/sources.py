@@ -1,10 +1,11 @@
-"""What people classify: files, folders and URLs of videos."""
+"""What people classify: files, folders and URLs of videos, and folders of frames."""
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from video_data import VIDEO_SUFFIXES
+from video_data import PICTURE_SUFFIXES, VIDEO_SUFFIXES
 
 MAX_BYTES = 1 << 30  # of a video behind a URL
 
@@ -20,7 +21,7 @@ class VideoInput:
     name: str
 
     def read(self) -> Path | bytes:
-        """The path of a file, the content of what is behind a URL.
+        """The path of a file or a folder of frames, the content of what is behind a URL.
 
         Raises:
             ValueError: it is larger than `MAX_BYTES` or cannot be fetched.
@@ -31,6 +32,8 @@ class VideoInput:
 
 def find_videos(names: Sequence[str]) -> list[VideoInput]:
     """Videos by name: files and URLs as they are, of folders every video at any depth, sorted by path.
+
+    A folder with at least two pictures and no video file is one video, whose frames are the pictures by name.
 
     Raises:
         ValueError: a file is missing or a folder has no video.
@@ -43,20 +46,36 @@ def _find(name: str) -> Iterator[str]:
     if "://" in name:
         yield name
     elif path.is_dir():
-        found = sorted(
-            entry
-            for entry in path.rglob("*")
-            if entry.suffix[1:].lower() in VIDEO_SUFFIXES
-            and entry.is_file()
-            and not any(part.startswith(".") for part in entry.relative_to(path).parts)
-        )
+        found = _in_folder(path)
         if not found:
-            raise ValueError(f"no videos in {path}; endings that count: {', '.join(sorted(VIDEO_SUFFIXES))}")
+            raise ValueError(
+                f"no videos in {path}; endings that count: {', '.join(sorted(VIDEO_SUFFIXES))}, and folders of "
+                f"frames: {', '.join(sorted(PICTURE_SUFFIXES))}"
+            )
         yield from map(str, found)
     elif path.exists():
         yield name
     else:
         raise ValueError(f"no file or folder {name}")
+
+
+def _in_folder(top: Path) -> list[Path]:
+    """Video files and folders of frames; what is hidden is passed over."""
+    found: list[Path] = []
+    num_pictures: Counter[Path] = Counter()
+    for path in top.rglob("*"):
+        suffix = path.suffix[1:].lower()
+        if suffix not in VIDEO_SUFFIXES | PICTURE_SUFFIXES or not path.is_file():
+            continue
+        if any(part.startswith(".") for part in path.relative_to(top).parts):
+            continue
+        if suffix in VIDEO_SUFFIXES:
+            found.append(path)
+        else:
+            num_pictures[path.parent] += 1
+    with_videos = {path.parent for path in found}
+    folders = [path for path, number in num_pictures.items() if number > 1 and path not in with_videos]
+    return sorted(found + folders)
 
 
 def _fetch(url: str) -> bytes:

@@ -6,7 +6,7 @@ package knows nothing of models.
 """
 
 from video_data.adapters import pack_hf_dataset, to_hf_dataset, webdataset_pipeline
-from video_data.batches import Batch, Replacement, Unreadable, ViewBatch, normalize
+from video_data.batches import Batch, Replacement, Unreadable, ViewBatch, ViewStart, normalize
 from video_data.budget import ErrorBudget
 from video_data.clips import ClipConfig
 from video_data.inspection import Inspection, Thumbnails, inspect_shards, sample_thumbnails
@@ -15,6 +15,7 @@ from video_data.loader import LoaderState, TrainLoader, train_loader
 from video_data.manifest import Manifest, PackOptions, SampleRecord
 from video_data.motionbench import MOTIONBENCH_CLASSES, MotionBenchConfig, generate_motionbench
 from video_data.pack import PackReport, merge_parts, pack_csv, pack_folder, pack_listing
+from video_data.pictures import PICTURE_SUFFIXES
 from video_data.probe import VIDEO_SUFFIXES, VideoError, VideoInfo, probe_video
 from video_data.shards import ShardError, ShardSet, open_shards
 from video_data.sources import (
@@ -32,7 +33,7 @@ from video_data.sources import (
 )
 from video_data.tars import tar_samples
 from video_data.verify import Problem, VerifyReport, verify_shards
-from video_data.views import decode_views, test_loader
+from video_data.views import decode_timed_views, decode_views, test_loader
 from video_data.workers import suggest_num_workers
 from video_data.yuv import PlaneLayout, YuvClips, to_rgb
 
@@ -41,6 +42,7 @@ __version__ = "0.1.0"
 __all__ = [
     "MISSING",
     "MOTIONBENCH_CLASSES",
+    "PICTURE_SUFFIXES",
     "VIDEO_SUFFIXES",
     "Batch",
     "ClipConfig",
@@ -66,8 +68,10 @@ __all__ = [
     "VideoError",
     "VideoInfo",
     "ViewBatch",
+    "ViewStart",
     "WindowFrame",
     "YuvClips",
+    "decode_timed_views",
     "decode_views",
     "generate_motionbench",
     "inspect_shards",

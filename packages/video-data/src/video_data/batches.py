@@ -44,6 +44,18 @@ class Unreadable(NamedTuple):
     message: str
 
 
+class ViewStart(NamedTuple):
+    """Where a test clip begins.
+
+    Attributes:
+        frame: its first frame, counted from 0.
+        seconds: time of that frame from the first one of the video.
+    """
+
+    frame: int
+    seconds: float
+
+
 @dataclass
 class Batch:
     """Training clips.
@@ -78,6 +90,7 @@ class ViewBatch:
         label: int64 [B]; -1 where `valid` is false.
         keys: key of each video; empty where `valid` is false.
         index: int64 [B], index of each video in its split; -1 where `valid` is false.
+        starts: where the clips of each video begin; empty where `valid` is false.
         valid: bool [B]; false marks rows that must not be counted: they fill up the batch of a rank, or their video
             cannot be read.
         unreadable: videos that cannot be read, where the loader was told to go on.
@@ -87,6 +100,7 @@ class ViewBatch:
     label: Tensor
     keys: list[str]
     index: Tensor
+    starts: list[list[ViewStart]]
     valid: Tensor = field(repr=False)
     unreadable: list[Unreadable] = field(default_factory=list)
 

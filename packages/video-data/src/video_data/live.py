@@ -16,6 +16,7 @@ from torch import Tensor
 from video_data.batches import channels_first
 from video_data.clips import ClipConfig, view_boxes
 from video_data.decode import RgbGraph
+from video_data.pictures import pictures_video
 from video_data.probe import decode_packets, describe, frame_rotation, open_video
 
 _TIMEOUT = 10.0  # seconds without an answer
@@ -91,8 +92,8 @@ def open_frames(source: str) -> Iterator[Iterator[VideoFrame]]:
     """Opens a video file, a camera or a network stream.
 
     Args:
-        source: a path; `camera:0` for the first camera; or a URL of rtsp, rtmp, udp, srt, http or https. Files are read
-            as safely as everywhere in this package; a URL is given to FFmpeg as it is.
+        source: a path, also of a folder of pictures; `camera:0` for the first camera; or a URL of rtsp, rtmp, udp, srt,
+            http or https. Files are read as safely as everywhere in this package; a URL is given to FFmpeg as it is.
 
     Raises:
         ValueError: it cannot be opened.
@@ -105,7 +106,8 @@ def open_frames(source: str) -> Iterator[Iterator[VideoFrame]]:
     elif separator and scheme in _LIVE_SCHEMES:
         target, format_name = source, None
     else:
-        with open_video(Path(source)) as (container, stream):
+        path = Path(source)
+        with open_video(pictures_video(path) if path.is_dir() else path) as (container, stream):
             yield (frame for _, decoded in decode_packets(container, stream) for frame in decoded)
         return
     try:

@@ -11,8 +11,18 @@ from av.packet import Packet
 from av.video.codeccontext import VideoCodecContext
 from av.video.frame import VideoFrame
 
-from video_data.probe import MAX_FRAMES, MAX_PIXELS, VideoError, check_frame_size, describe
+from video_data.encode import reencode_pictures
+from video_data.probe import (
+    MAX_FRAMES,
+    MAX_PIXELS,
+    UnindexableVideo,
+    VideoError,
+    check_frame_size,
+    describe,
+    probe_video,
+)
 
+FRAME_RATE = Fraction(25)  # where none is known
 PICTURE_SUFFIXES = frozenset(("jpg", "jpeg", "png"))
 _CODECS = {b"\xff\xd8": "mjpeg", b"\x89PNG": "png"}  # by the first bytes of a file
 
@@ -54,6 +64,27 @@ def shorter_side(pictures: list[Path]) -> int:
 def are_jpeg(pictures: list[Path]) -> bool:
     """Whether all pictures have the ending of JPEG files."""
     return all(path.suffix.lower() in (".jpg", ".jpeg") for path in pictures)
+
+
+def pictures_video(folder: Path, frame_rate: Fraction = FRAME_RATE) -> bytes:
+    """A video of the pictures of a folder: Motion JPEG bit for bit where they are JPEG of one size, else encoded again.
+
+    Args:
+        folder: it holds a picture for each frame, in the order of their names.
+        frame_rate: frames a second.
+
+    Raises:
+        VideoError: there is no picture, or one cannot be decoded.
+    """
+    pictures = list_pictures(folder)
+    if are_jpeg(pictures):
+        content = motion_jpeg(pictures, frame_rate)
+        try:
+            probe_video(content)
+            return content
+        except UnindexableVideo:  # pictures of several sizes
+            pass
+    return reencode_pictures(picture_frames(pictures, frame_rate), short_side=None, gop=12, crf=12)
 
 
 def motion_jpeg(pictures: list[Path], frame_rate: Fraction) -> bytes:

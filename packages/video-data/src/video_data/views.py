@@ -13,6 +13,7 @@ from video_data.batches import (
     PixelFormat,
     Unreadable,
     ViewBatch,
+    ViewStart,
     channels_first,
     check_options,
     check_pixels,
@@ -22,6 +23,7 @@ from video_data.decode import unique_frames
 from video_data.encode import reencode_video
 from video_data.flow import flow_video
 from video_data.manifest import PackOptions
+from video_data.pictures import pictures_video
 from video_data.probe import UnindexableVideo, VideoError, VideoInfo, VideoSource, probe_video
 from video_data.shards import ShardError, ShardSet
 from video_data.streams import Streams, check_streams, decode_streams, read_streams
@@ -40,6 +42,7 @@ def test_loader(
     num_workers: int = 0,
     rank: int = 0,
     world_size: int = 1,
+    first: int = 0,
     pixels: PixelFormat = "rgb",
     skip_unreadable: bool = False,
     multiprocessing_context: str | None = None,
@@ -59,6 +62,7 @@ def test_loader(
         num_workers: decoding processes; 0 decodes in this process.
         rank: number of this process among those that test together.
         world_size: number of processes that test together.
+        first: number of the video to begin with, to go on where testing was stopped.
         pixels: `rgb` for tensors, `yuv` for planes that `to_rgb` or `normalize` resizes and converts on the device.
         skip_unreadable: whether a video that cannot be read gives a row with `valid` false and is listed in
             `ViewBatch.unreadable`, in place of an error.
@@ -78,8 +82,10 @@ def test_loader(
     _check_views(num_clips, num_crops)
     dataset = _ViewDataset(shards, split, clip, num_clips, num_crops, pixels, skip_unreadable)
     num_videos = shards.num_samples(split)
-    padded = -(-num_videos // world_size) * world_size
-    rows = [index if index < num_videos else -1 for index in range(rank, padded, world_size)]
+    if not 0 <= first <= num_videos:
+        raise ValueError(f"first must be from 0 to the {num_videos} videos of split {split}, got {first}")
+    end = first - (first - num_videos) // world_size * world_size  # equally many for each rank
+    rows = [index if index < num_videos else -1 for index in range(first + rank, end, world_size)]
     batches = [rows[i : i + batch_size] for i in range(0, len(rows), batch_size)]
     loader: DataLoader[ViewBatch] = make_data_loader(dataset, batches, num_workers, multiprocessing_context)
     return loader
@@ -111,7 +117,7 @@ def decode_views(
     packing does by default, and its flow computed (extra `flow`).
 
     Args:
-        source: path or content of a video.
+        source: path or content of a video, or a folder of pictures, which counts as 25 frames a second.
         clip: the clip that the network sees.
         num_clips: clips spaced uniformly over the video.
         num_crops: crops of each clip: 1 for the centre, 3 spread along the longer side.
@@ -124,12 +130,42 @@ def decode_views(
         ValueError: the video cannot be read; the message says why.
         ImportError: flow is wanted and OpenCV is missing.
     """
+    return _decode_views(source, clip, num_clips, num_crops=num_crops, pixels=pixels)[0]
+
+
+def decode_timed_views(
+    source: VideoSource, clip: ClipConfig, num_clips: int
+) -> tuple[Tensor, list[ViewStart]]:
+    """Cuts the test views of one video as `decode_views` does, and says where they begin.
+
+    Args:
+        source: path or content of a video, or a folder of pictures.
+        clip: the clip that the network sees.
+        num_clips: clips spaced uniformly over the video.
+
+    Returns:
+        uint8 [num_clips, C, L, H, W] and the start of each clip.
+
+    Raises:
+        ValueError: the video cannot be read; the message says why.
+        ImportError: flow is wanted and OpenCV is missing.
+    """
+    views, starts = _decode_views(source, clip, num_clips, num_crops=1, pixels="rgb")
+    assert isinstance(views, Tensor)
+    return views, starts
+
+
+def _decode_views(
+    source: VideoSource, clip: ClipConfig, num_clips: int, *, num_crops: int, pixels: PixelFormat
+) -> tuple[Tensor | YuvClips, list[ViewStart]]:
     _check_views(num_clips, num_crops)
     check_pixels(pixels)
     if clip.modality != "rgb" and pixels != "rgb":
         raise ValueError(f"modality {clip.modality!r} needs pixels 'rgb', got {pixels!r}")
     name = f"{source}: " if isinstance(source, Path) else ""
     try:
+        if isinstance(source, Path) and source.is_dir():
+            source = pictures_video(source)
         views = _Views(num_clips, num_crops, clip)
         if clip.modality != "rgb":
             streams, info = _with_flow(source, clip)
@@ -139,9 +175,10 @@ def decode_views(
         if pixels == "rgb":
             out = np.empty(views.shape, dtype=np.uint8)
             views.read_rgb(streams, info, out)
-            return channels_first(torch.from_numpy(out))
+            return channels_first(torch.from_numpy(out)), views.starts(info)
         parts = views.read_planes(source, info)
-        return join_planes(parts, shape=views.shape[:1], size=clip.crop_size, num_frames=clip.num_frames)
+        planes = join_planes(parts, shape=views.shape[:1], size=clip.crop_size, num_frames=clip.num_frames)
+        return planes, views.starts(info)
     except VideoError as error:
         raise VideoError(f"{name}{error}", reason=error.reason) from error
 
@@ -189,6 +226,7 @@ class _ViewDataset(Dataset[ViewBatch]):
         rgb = batch_buffer(len(indices), *self._views.shape) if self._pixels == "rgb" else None
         parts: list[tuple[PlaneLayout, np.ndarray]] = []
         labels, keys = [-1] * len(indices), [""] * len(indices)
+        starts: list[list[ViewStart]] = [[] for _ in indices]
         unreadable: list[Unreadable] = []
         for row, index in enumerate(indices):
             key, source = f"{self._split}/{index}", ""
@@ -196,7 +234,9 @@ class _ViewDataset(Dataset[ViewBatch]):
                 if index >= 0:
                     record = self._shards.sample(self._split, index)
                     key, source = record.key, record.source
-                    parts += self._read(index, row, rgb)
+                    info = self._shards.info(self._split, index)
+                    parts += self._read(index, info, row, rgb)
+                    starts[row] = self._views.starts(info)
                     labels[row], keys[row] = record.label, key
                     continue
             except (VideoError, ShardError) as error:
@@ -212,6 +252,7 @@ class _ViewDataset(Dataset[ViewBatch]):
             label=torch.tensor(labels),
             keys=keys,
             index=torch.tensor([index if key else -1 for index, key in zip(indices, keys, strict=True)]),
+            starts=starts,
             valid=torch.tensor([bool(key) for key in keys]),
             unreadable=unreadable,
         )
@@ -220,9 +261,10 @@ class _ViewDataset(Dataset[ViewBatch]):
         num_views, num_frames, size = self._views.shape[:3]
         return join_planes(parts, shape=(num_videos, num_views), size=size, num_frames=num_frames)
 
-    def _read(self, index: int, row: int, rgb: Tensor | None) -> list[tuple[PlaneLayout, np.ndarray]]:
+    def _read(
+        self, index: int, info: VideoInfo, row: int, rgb: Tensor | None
+    ) -> list[tuple[PlaneLayout, np.ndarray]]:
         """Writes the views of a video into its row of `rgb`; without that, returns their planes."""
-        info = self._shards.info(self._split, index)
         streams = read_streams(self._shards, self._split, index, info, self._clip)
         if rgb is not None:
             self._views.read_rgb(streams, info, rgb[row].numpy())
@@ -267,6 +309,11 @@ class _Views:
             )
             parts.append((replace(layout, clips=views), planes))
         return parts
+
+    def starts(self, info: VideoInfo) -> list[ViewStart]:
+        """Where the clips begin."""
+        times = (info.pts - info.pts[0]) * float(info.time_base)
+        return [ViewStart(clip[0], float(times[clip[0]])) for clip in self._clips(info)]
 
     def _clips(self, info: VideoInfo) -> list[tuple[int, ...]]:
         """Frames of each clip."""

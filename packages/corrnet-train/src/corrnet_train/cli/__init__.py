@@ -6,6 +6,7 @@ from corrnet_train.cli.demo import demo, motionbench
 from corrnet_train.cli.doctor import doctor
 from corrnet_train.cli.evaluate import evaluate_command, predict
 from corrnet_train.cli.export import export
+from corrnet_train.cli.features import features
 from corrnet_train.cli.inspect import inspect
 from corrnet_train.cli.models import models
 from corrnet_train.cli.pack import pack_app, pack_merge
@@ -28,6 +29,7 @@ app.command()(train)
 app.add_typer(recipe_app, name="recipe")
 app.command("eval")(evaluate_command)
 app.command()(predict)
+app.command()(features)
 app.command()(export)
 app.command()(inspect)
 app.command()(verify)

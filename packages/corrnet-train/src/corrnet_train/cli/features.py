@@ -1,0 +1,115 @@
+"""`corrnet features`."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from corrnet_train.cli.common import (
+    CHECKPOINT_HELP,
+    EXIT_INTERRUPTED,
+    EXIT_VIDEOS_LEFT_OUT,
+    Device,
+    checkpoint_file,
+    err,
+    escape,
+    out,
+    reports_errors,
+)
+
+if TYPE_CHECKING:  # imported where it is used: it takes a second
+    from corrnet_train.featurefile import VideoRecord
+
+
+@reports_errors
+def features(
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="A file .npz or .safetensors; FILE.csv is its index.")
+    ],
+    videos: Annotated[
+        list[str] | None, typer.Argument(help="Videos: files, folders, folders of frames, URLs.")
+    ] = None,
+    checkpoint: Annotated[Path, typer.Option(help=CHECKPOINT_HELP)] = Path("runs/demo/corrnet_tiny"),
+    shards: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Take a split of what `corrnet pack` wrote.")
+    ] = None,
+    split: Annotated[str, typer.Option(help="With --shards: which split.")] = "val",
+    num_clips: Annotated[int, typer.Option(help="Clips spaced uniformly over each video.", min=1)] = 10,
+    per_clip: Annotated[
+        bool,
+        typer.Option("--per-clip", help="A row for each clip, in place of the mean over a video's clips."),
+    ] = False,
+    layer: Annotated[
+        Literal["res2", "res3", "res4", "res5"],
+        typer.Option(help="Stage whose output is averaged over time and space."),
+    ] = "res5",
+    num_workers: Annotated[int, typer.Option(help="Decoding processes.", min=0)] = 1,
+    device: Device = "auto",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file that is there.")] = False,
+) -> None:
+    """Write the features of videos to a file: what the model gives its classifier, 2048 values for CorrNet-26.
+
+    The file holds the array `features`, float32, a row for each video or clip. Its index, a csv, has a line for each
+    row with the video, its class, and the clip's first frame and time. Stopped or killed, the same command goes on
+    where it was. Videos that cannot be read are named in the index and on the terminal; then the exit code is 3.
+
+    [bold]Examples[/]
+
+    corrnet features my.mp4 my-folder --checkpoint runs/first -o features.npz
+
+    corrnet features --shards data/shards --split val --checkpoint runs/first -o val.safetensors --num-workers 4
+
+    corrnet features my-folder --checkpoint runs/first --per-clip --layer res4 -o clips.npz
+    """
+    if bool(videos) == (shards is not None):
+        raise ValueError("give videos, or --shards FOLDER with --split")
+    from corrnet_train.features import PackedSplit, extract_features, num_videos
+    from corrnet_train.inference import ClipClassifier
+    from corrnet_train.progress import progress_bar
+    from corrnet_train.sources import find_videos
+    from video_data import open_shards
+
+    found = find_videos(videos) if videos else PackedSplit(open_shards(shards or ""), split)
+    total = num_videos(found)
+    classifier = ClipClassifier.from_checkpoint(checkpoint_file(checkpoint), device=device)
+    with progress_bar(err) as bar:
+        task = bar.add_task("features", total=total)
+
+        def on_video(num_done: int, record: "VideoRecord | None") -> None:
+            bar.update(task, completed=num_done)
+            if record is None and num_done:
+                err.print(f"{num_done} of {total} videos are there already", highlight=False)
+            if record is not None and record.error:
+                _print_unreadable(record)
+
+        try:
+            result = extract_features(
+                classifier,
+                found,
+                output,
+                num_clips=num_clips,
+                per_clip=per_clip,
+                stage=layer,
+                num_workers=num_workers,
+                overwrite=overwrite,
+                on_video=on_video,
+            )
+        except KeyboardInterrupt:
+            err.print("interrupted; the same command goes on where it was")
+            raise typer.Exit(EXIT_INTERRUPTED) from None
+    for path, what in (
+        (result.path, f"{result.num_rows} x {result.num_features}"),
+        (result.index_path, "index"),
+    ):
+        out.print(f"{what}: {path}", highlight=False, soft_wrap=True)
+    if result.unreadable:
+        err.print(
+            f"{len(result.unreadable)} of {total} videos cannot be read; the index names them",
+            highlight=False,
+        )
+        raise typer.Exit(EXIT_VIDEOS_LEFT_OUT)
+
+
+def _print_unreadable(record: "VideoRecord") -> None:
+    error = record.error if record.video in record.error else f"{record.video}: {record.error}"
+    err.print(f"[bold red]unreadable:[/] {escape(error)}", highlight=False, soft_wrap=True)
