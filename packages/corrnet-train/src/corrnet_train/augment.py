@@ -13,9 +13,10 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 from torch import Tensor
 from torch.nn import functional as F
 
+from video_data import PIXEL_MEAN, PIXEL_STD
+
 NUM_OPERATIONS = 2  # of RandAugment, a clip
 MAX_MAGNITUDE = 10
-MEAN, STD = 0.45, 0.225  # of `video_data.normalize`
 
 
 class AugmentConfig(BaseModel):
@@ -81,9 +82,9 @@ class Augment:
     def __call__(self, clips: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
         """Returns the clips and their targets: labels [N], or probabilities [N, classes] after mixing."""
         if self._rand_augment is not None:
-            pixels = (clips * STD + MEAN).clamp_(0, 1)
+            pixels = (clips * PIXEL_STD + PIXEL_MEAN).clamp_(0, 1)
             changed = torch.cat([self._rand_augment(clip[None]) for clip in pixels])
-            clips = ((changed - MEAN) / STD).contiguous(memory_format=torch.channels_last_3d)
+            clips = ((changed - PIXEL_MEAN) / PIXEL_STD).contiguous(memory_format=torch.channels_last_3d)
         return self._mix(clips, label) if self._mixes else (clips, label)
 
     def _mix(self, clips: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:

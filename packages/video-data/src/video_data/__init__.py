@@ -6,7 +6,16 @@ package knows nothing of models.
 """
 
 from video_data.adapters import pack_hf_dataset, to_hf_dataset, webdataset_pipeline
-from video_data.batches import Batch, Replacement, Unreadable, ViewBatch, ViewStart, normalize
+from video_data.batches import (
+    PIXEL_MEAN,
+    PIXEL_STD,
+    Batch,
+    Replacement,
+    Unreadable,
+    ViewBatch,
+    ViewStart,
+    normalize,
+)
 from video_data.budget import ErrorBudget
 from video_data.clips import ClipConfig
 from video_data.inspection import Inspection, Thumbnails, inspect_shards, sample_thumbnails
@@ -43,6 +52,8 @@ __all__ = [
     "MISSING",
     "MOTIONBENCH_CLASSES",
     "PICTURE_SUFFIXES",
+    "PIXEL_MEAN",
+    "PIXEL_STD",
     "VIDEO_SUFFIXES",
     "Batch",
     "ClipConfig",

@@ -11,6 +11,9 @@ from video_data.yuv import YuvClips, to_rgb
 
 PixelFormat = Literal["rgb", "yuv"]
 
+PIXEL_MEAN, PIXEL_STD = 0.45, 0.225
+"""Mean and deviation that `normalize` takes for all channels of pixels in 0..1; the paper gives none."""
+
 
 class Replacement(NamedTuple):
     """A sample that could not be read.
@@ -137,11 +140,11 @@ def normalize(
                 f"flow_channels is {flow_channels}, video has the shape {list(video.shape)} [..., C, L, H, W]"
             )
         num_rgb = video.shape[-4] - flow_channels
-        pixels.narrow(-4, 0, num_rgb).sub_(0.45 * 255)
+        pixels.narrow(-4, 0, num_rgb).sub_(PIXEL_MEAN * 255)
         pixels.narrow(-4, num_rgb, flow_channels).sub_(NO_MOTION)
     else:
-        pixels.sub_(0.45 * 255)
-    return pixels.mul_(1 / (0.225 * 255)).to(dtype)
+        pixels.sub_(PIXEL_MEAN * 255)
+    return pixels.mul_(1 / (PIXEL_STD * 255)).to(dtype)
 
 
 def channels_first(pixels: Tensor) -> Tensor:
