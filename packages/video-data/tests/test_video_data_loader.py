@@ -66,6 +66,26 @@ def collect(loader) -> tuple[list[int], list[str], Tensor]:
     return positions, keys, torch.cat([batch.video for batch in batches])
 
 
+def test_repeated_samples_stand_in_a_row_and_are_cut_anew_for_any_number_of_ranks(shards):
+    options = {"seed": 5, "repeats": 2}
+    plain = collect(train_loader(shards, "train", CLIP, batch_size=4, seed=5))[1]
+    positions, keys, video = collect(train_loader(shards, "train", CLIP, batch_size=4, **options))
+    assert len(positions) == 2 * len(plain)
+    assert keys[::2] == keys[1::2] == plain
+    assert any(not torch.equal(a, b) for a, b in zip(video[::2], video[1::2], strict=True))
+    halves = [
+        collect(train_loader(shards, "train", CLIP, batch_size=2, rank=rank, world_size=2, **options))
+        for rank in (0, 1)
+    ]
+    together = {p: clip for half in halves for p, clip in zip(half[0], half[2], strict=True)}
+    assert sorted(together) == positions
+    assert all(torch.equal(together[p], clip) for p, clip in zip(positions, video, strict=True))
+    with pytest.raises(
+        ValueError, match=r"repeats must divide the batch of a rank.*repeats=3 with batch_size=4"
+    ):
+        train_loader(shards, "train", CLIP, batch_size=4, seed=5, repeats=3)
+
+
 def numbers(video: Tensor, frame_numbers) -> list[int]:
     """Painted numbers of a clip [3, L, H, W]."""
     return frame_numbers(video.movedim(0, -1).numpy())
