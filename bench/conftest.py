@@ -8,11 +8,13 @@ from bench import machine
 from bench.data import data_report
 from bench.models import step_report
 from bench.ops import ops_report
+from bench.train import train_report
 
 _REPORTS = {
     "ops": ops_report.markdown,
     "training_step": step_report.markdown,
     "data": data_report.markdown,
+    "train": train_report.markdown,
 }
 _ROWS = pytest.StashKey[dict[str, list[dict[str, Any]]]]()
 _MACHINE = machine.describe()

@@ -1,7 +1,7 @@
 """Runs benchmarks in full and keeps their rows in bench/results/.
 
 python -m bench.record                  # all
-python -m bench.record training_step    # one: ops, training_step, data
+python -m bench.record training_step    # one: ops, training_step, data, train
 """
 
 import argparse
@@ -16,7 +16,12 @@ from typing import Any
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "bench" / "results"
-SUITES = {"ops": "bench/ops", "training_step": "bench/models/bench_training_step.py", "data": "bench/data"}
+SUITES = {
+    "ops": "bench/ops",
+    "training_step": "bench/models/bench_training_step.py",
+    "data": "bench/data",
+    "train": "bench/train",
+}
 
 
 def run(name: str) -> list[dict[str, Any]]:
@@ -58,7 +63,9 @@ def _parse(cell: str) -> int | float | str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("names", nargs="*", metavar="name", help="ops, training_step, data (default: all)")
+    parser.add_argument(
+        "names", nargs="*", metavar="name", help="ops, training_step, data, train (default: all)"
+    )
     names = parser.parse_args().names or list(SUITES)
     if unknown := set(names) - set(SUITES):
         parser.error(f"unknown: {sorted(unknown)}; there are {list(SUITES)}")
