@@ -32,8 +32,8 @@ from corrnet_train.writer import CheckpointWriter
 
 BLOCK = 5  # the recipe writes a log line every 5 steps
 CASES = {
-    "log lines": (400, False, ()),
-    "progress bar": (400, True, ()),
+    "log lines": (300, False, ()),
+    "progress bar": (300, True, ()),
     "log lines, 1 clip a step": (2000, False, ("optim.batch_size=1",)),
 }
 
@@ -111,7 +111,7 @@ def compared(laps: Laps, base: Laps, which: list[int]) -> dict[str, object]:
 
 def test_loading(benchmark, record, shards, tmp_path):
     """Whole runs with no, one and two decoding processes, in turns."""
-    num_steps, rounds = (50, 12) if FULL else (20, 2)
+    num_steps, rounds = (40, 8) if FULL else (20, 2)
     waits: dict[int, list[float]] = {0: [], 1: [], 2: []}
     speeds: dict[int, list[float]] = {0: [], 1: [], 2: []}
 

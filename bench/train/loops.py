@@ -57,7 +57,7 @@ class BareLoop:
         num_samples = shards.num_samples(config.data.train_split)
         self.optim = config.optim
         self.schedule = {
-            "peak": config.optim.lr,
+            "peak": config.optim.peak_lr,
             "num_steps": config.optim.num_steps(num_samples),
             "num_warmup_steps": config.optim.num_warmup_steps(num_samples),
         }

@@ -62,7 +62,8 @@ def _in_words(rows: list[Row]) -> str:
     per_step = (small["cpu_ratio50"] - 1) * small_bare["cpu_ms50"] / small_bare["block"]
     return (
         f"In processor time, one clip a step shows it best: the trainer adds {per_step:.2g} ms to a step, "
-        f"{per_step / step:.1%} of the recipe's, and a checkpoint {checkpoint:.2g} ms, {checkpoint / step / every:.2%} at one every {every} steps."
+        f"{per_step / step:.1%} of the recipe's, and a checkpoint {checkpoint:.2g} ms, "
+        f"{checkpoint / step / every:.2%} at one every {every} steps."
     )
 
 
