@@ -15,6 +15,8 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from video_data.progress import ProgressDisplay
+
 
 class FieldColumn(ProgressColumn):
     """Shows one field of a task, when it has been set."""
@@ -30,9 +32,12 @@ class FieldColumn(ProgressColumn):
         return Text("" if value is None else self._template.format(value), style="cyan")
 
 
-def progress_bar(console: Console, columns: Iterable[ProgressColumn] = ()) -> Progress:
-    """A bar with count, elapsed time and ETA, then the given columns."""
-    return Progress(
+def progress_bar(console: Console, columns: Iterable[ProgressColumn] = (), *, lines: bool = True) -> Progress:
+    """A bar with count, elapsed time and ETA, then the given columns.
+
+    Where `console` is no terminal there is a line every 30 seconds instead, unless `lines` is False.
+    """
+    return ProgressDisplay(
         TextColumn("{task.description}"),
         BarColumn(bar_width=24),
         MofNCompleteColumn(),
@@ -41,7 +46,7 @@ def progress_bar(console: Console, columns: Iterable[ProgressColumn] = ()) -> Pr
         TimeRemainingColumn(),
         *columns,
         console=console,
-        disable=not console.is_terminal,
+        lines=lines,
     )
 
 
@@ -55,4 +60,5 @@ def training_bar(console: Console) -> Progress:
             FieldColumn("data_wait", "data wait {:.0%}"),
             FieldColumn("mfu", "MFU {:.0%}"),
         ],
+        lines=False,  # the trainer writes its own
     )

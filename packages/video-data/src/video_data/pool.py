@@ -19,11 +19,12 @@ from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
-    Progress,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+
+from video_data.progress import ProgressDisplay
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -50,7 +51,8 @@ def map_in_order(
         items: its arguments.
         num_workers: processes; 1 calls the function in this process.
         title: text of the progress bar.
-        progress: whether to show the bar, with the time left, on standard error.
+        progress: whether to show the bar, with the time left, on standard error; where that is no terminal, a line
+            every 30 seconds.
         weights: how far each item takes the bar; None means 1.
         done: how far the bar is at the start, from work that was done before.
         describe: names an item in an error.
@@ -68,7 +70,7 @@ def map_in_order(
         TimeRemainingColumn(),
     )
     console = Console(stderr=True)
-    with Progress(
+    with ProgressDisplay(
         *columns, console=console, disable=not progress, speed_estimate_period=_SPEED_PERIOD
     ) as bar:
         steps = weights or [1] * len(items)

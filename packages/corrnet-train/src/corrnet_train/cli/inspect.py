@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from corrnet_train.cli.common import Workers, err, escape, out, reports_errors, workers
+from corrnet_train.cli.common import Workers, escape, out, reports_errors, workers
 from corrnet_train.files import write_text
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def inspect(
     shard_set = open_shards(shards, verify=True)
     if sheet is not None:
         check_sheet(sheet, num_classes=min(num_classes, len(shard_set.classes)), clips_per_class=clips)
-    inspection = inspect_shards(shard_set, progress=err.is_terminal)
+    inspection = inspect_shards(shard_set)
     for name, value in summary_rows(inspection):
         out.print(f"{name:<22} {escape(value)}", highlight=False, soft_wrap=True)
     same_videos = [*inspection.duplicates, *inspection.repeats]
@@ -80,7 +80,6 @@ def inspect(
             seed=seed,
             splits=split,
             num_workers=workers(num_workers),
-            progress=err.is_terminal,
         )
         write_sheet(inspection, thumbnails, sheet)
         out.print(f"sheet: {sheet}", highlight=False, soft_wrap=True)

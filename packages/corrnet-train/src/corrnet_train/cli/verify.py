@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from corrnet_train.cli.common import EXIT_FAILED, Workers, err, escape, out, reports_errors, workers
+from corrnet_train.cli.common import EXIT_FAILED, Workers, escape, out, reports_errors, workers
 from corrnet_train.files import write_text
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def verify(
     """
     from video_data import verify_shards
 
-    report = verify_shards(shards, decode=decode, num_workers=workers(num_workers), progress=err.is_terminal)
+    report = verify_shards(shards, decode=decode, num_workers=workers(num_workers))
     if json_file is not None:
         write_text(json_file, report.model_dump_json(indent=2) + "\n")
     if report.problems:
