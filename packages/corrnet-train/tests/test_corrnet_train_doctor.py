@@ -1,4 +1,4 @@
-"""`corrnet doctor`: on one machine, and with processes that are alike, apart, absent or silent."""
+"""`corrnet doctor`: on one machine, and with processes that are there, absent or silent."""
 
 import json
 import os
@@ -8,19 +8,22 @@ import socket
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import torch
+from torch.distributed import HashStore
 from typer.testing import CliRunner
 
 import corr_ops
 from corrnet_train.cli import app
-from corrnet_train.distributed import Ranks
-from corrnet_train.doctor import Options, choose_checks, machine
-from corrnet_train.doctor.board import Board
+from corrnet_train.distributed import Ranks, RanksError
+from corrnet_train.doctor import Options, choose_checks, examine, machine
+from corrnet_train.doctor.board import Board, connect
 from corrnet_train.doctor.checkup import Check, Context, run_checks
 from corrnet_train.doctor.finding import Finding
+from corrnet_train.doctor.folder import run_folder
 from video_data import open_shards
 
 runner = CliRunner()
@@ -36,7 +39,7 @@ def doctor(*arguments, code=0):
 @pytest.fixture
 def context():
     ranks = Ranks()
-    return Context(options=Options(device="cpu", timeout=0.5), ranks=ranks, board=Board(ranks, timeout=1))
+    return Context(options=Options(device="cpu", timeout=0.5), ranks=ranks, board=Board(ranks, HashStore()))
 
 
 def by_name(report):
@@ -180,12 +183,15 @@ def test_only_processes_of_torchrun_are_checked_together():
     assert "bandwidth" not in [check.name for check in choose_checks(Options(), launched=False)]
 
 
-def together(kind, *arguments):
+def free_port():
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
-        port = found.getsockname()[1]
+        return found.getsockname()[1]
+
+
+def together(kind, *arguments):
     return subprocess.run(
-        [sys.executable, SCRIPT, str(port), kind, "--device", "cpu", *map(str, arguments)],
+        [sys.executable, SCRIPT, str(free_port()), kind, "--device", "cpu", *map(str, arguments)],
         timeout=120, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True,
     )  # fmt: skip
 
@@ -212,19 +218,58 @@ def test_two_processes_are_checked_together(motionbench, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("kind", "timeout", "name", "said"),
-    [
-        ("absent", 1, "processes", "rank 1: did not answer within 6 s"),
-        ("silent", 3, "all-reduce", f"rank 1 on {socket.gethostname()}: did not answer within 8 s"),
-        ("elsewhere", 3, "run folder", "is not the folder in which rank 0 wrote"),
-    ],
-)
-def test_a_rank_that_does_not_do_its_part_is_named_in_time(kind, timeout, name, said, tmp_path):
+def test_a_rank_that_falls_silent_is_named_in_time(tmp_path):
     start = time.perf_counter()
-    done = together(kind, "--timeout", timeout, "--dir", tmp_path / "run", "--model", "r2d_tiny")
+    done = together("silent", "--timeout", 3, "--dir", tmp_path / "run", "--model", "r2d_tiny")
     assert time.perf_counter() - start < 60
     assert done.returncode == 1, done.stdout + done.stderr
+    said = f"rank 1 on {socket.gethostname()}: did not answer within 8 s"
     lines = done.stdout.splitlines()
-    assert any(line.startswith(f"failed   {name} ") for line in lines)
-    assert said in done.stdout and done.stdout.count(said) == 1
+    number = next(n for n, line in enumerate(lines) if said in line)
+    assert done.stdout.count(said) == 1
+    # Rank 0, which waits in the collective, says so in the line before.
+    assert lines[number - 1].startswith("failed   all-reduce ") and "rank 0 on" in lines[number - 1]
+
+
+def test_a_rank_that_never_came_is_named_in_time(monkeypatch):
+    address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    numbers = {"RANK": "0", "WORLD_SIZE": "3", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"}
+    for name, value in (address | numbers).items():
+        monkeypatch.setenv(name, value)
+    context, results = examine(Options(device="cpu", timeout=1))
+    found = {result.name: result.summary for result in results}
+    assert found["processes"].status == "failed"
+    assert found["processes"].result == "rank 1: did not answer within 6 s\nrank 2: did not answer within 6 s"
+    assert found["process group"].status == found["bandwidth"].status == "skipped"
+    assert found["open files"].status in ("ok", "warning")  # the others go on
+    assert context.gone == {1, 2}
+
+
+def test_rank_0_that_cannot_be_reached_is_named_with_its_address(monkeypatch):
+    port = free_port()
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    monkeypatch.setenv("MASTER_PORT", str(port))
+    with pytest.raises(
+        RanksError, match=rf"rank 1 of 2 on .* cannot reach rank 0 at 127.0.0.1:{port} within 0.3 s"
+    ):
+        connect(Ranks(rank=1, world_size=2, launched=True), timeout=0.3)
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_the_run_folder_must_be_shared(tmp_path, shared):
+    store = HashStore()
+
+    def look(rank):
+        ranks = Ranks(rank=rank, world_size=2, launched=True)
+        folder = tmp_path / ("run" if shared else f"run{rank}")
+        options = Options(run_dir=folder, timeout=2, model="r2d_tiny")
+        if not shared:
+            folder.mkdir()
+        return run_folder(Context(options=options, ranks=ranks, board=Board(ranks, store)))
+
+    with ThreadPoolExecutor(2) as pool:
+        first, second = pool.map(look, range(2))
+    assert first.status == "ok" and "seen by all" in first.result
+    assert second.status == ("ok" if shared else "failed")
+    assert shared or "is not the folder in which rank 0 wrote" in second.result
+    assert not list(tmp_path.rglob("*.*")) and (tmp_path / "run").exists() is False

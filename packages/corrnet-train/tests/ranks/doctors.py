@@ -1,8 +1,7 @@
 """Two processes that are forked from one which has imported torch already, and check themselves.
 
-python doctors.py PORT KIND ARGUMENTS...: rank 0 runs `corrnet doctor ARGUMENTS`. Rank 1 does too (KIND `both`), never
-starts (`absent`), joins the process group and then answers no more (`silent`), or takes another folder for --dir
-(`elsewhere`). The exit code is that of rank 0.
+python doctors.py PORT KIND ARGUMENTS...: rank 0 runs `corrnet doctor ARGUMENTS`. Rank 1 does too (KIND `both`), or
+joins the process group and then answers no more (`silent`). The exit code is that of rank 0.
 """
 
 import os
@@ -13,7 +12,7 @@ import time
 from corrnet_train.cli import app
 from corrnet_train.distributed import Ranks
 from corrnet_train.doctor import Options, choose_checks
-from corrnet_train.doctor.board import Board
+from corrnet_train.doctor.board import Board, connect
 from corrnet_train.doctor.checkup import Context, run_checks
 
 
@@ -26,31 +25,29 @@ def be(rank, port):
 
 def fall_silent():
     ranks = Ranks.from_environment()
-    context = Context(options=Options(device="cpu", timeout=10), ranks=ranks, board=Board(ranks, timeout=10))
+    context = Context(
+        options=Options(device="cpu", timeout=10), ranks=ranks, board=Board(ranks, connect(ranks, timeout=10))
+    )
     checks = choose_checks(context.options, launched=True)
     run_checks(checks[: [check.name for check in checks].index("process group") + 1], context)
     time.sleep(300)
 
 
 def main(port, kind, *arguments):
-    other = os.fork() if kind != "absent" else None
+    other = os.fork()
     if other == 0:
         be(1, port)
         if kind == "silent":
             fall_silent()
-        elsewhere = (
-            ["--dir", f"{arguments[arguments.index('--dir') + 1]}-other"] if kind == "elsewhere" else []
-        )
-        app(["doctor", *arguments, *elsewhere])
-    be(0, port)
+        app(["doctor", *arguments])
     first = os.fork()
     if first == 0:
+        be(0, port)
         app(["doctor", *arguments])
     code = os.waitstatus_to_exitcode(os.waitpid(first, 0)[1])
-    if other:
-        if kind == "silent":
-            os.kill(other, signal.SIGKILL)
-        os.waitpid(other, 0)
+    if kind == "silent":
+        os.kill(other, signal.SIGKILL)
+    os.waitpid(other, 0)
     return code
 
 

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from corrnet_train.cli.common import EXIT_FAILED, Device, err, escape, out, reports_errors
+from corrnet_train.cli.complete import model_names
 from corrnet_train.files import write_text
 
 if TYPE_CHECKING:
@@ -34,7 +35,11 @@ def doctor(
         int, typer.Option(min=0, help="Decoding processes of each training process, as data.num_workers.")
     ] = 2,
     model: Annotated[
-        str, typer.Option(help="Model whose gradients and checkpoints are counted, see `corrnet models`.")
+        str,
+        typer.Option(
+            help="Model whose gradients and checkpoints are counted, see `corrnet models`.",
+            autocompletion=model_names,
+        ),
     ] = "corrnet26",
     timeout: Annotated[
         float, typer.Option(min=1, help="Seconds after which a check that has not ended has failed.")

@@ -5,7 +5,7 @@ from typing import Any
 
 from corrnet_train.distributed import Ranks
 from corrnet_train.doctor import correlation, folder, group, machine, video
-from corrnet_train.doctor.board import Board
+from corrnet_train.doctor.board import Board, connect
 from corrnet_train.doctor.checkup import Check, Context, Options, run_checks
 from corrnet_train.doctor.finding import CheckResult, Finding
 
@@ -30,7 +30,9 @@ def examine(options: Options, **listeners: Callable[[Any], None]) -> tuple[Conte
         RanksError: rank 0 cannot be reached.
     """
     ranks = Ranks.from_environment()
-    context = Context(options=options, ranks=ranks, board=Board(ranks, timeout=options.timeout))
+    context = Context(
+        options=options, ranks=ranks, board=Board(ranks, connect(ranks, timeout=options.timeout))
+    )
     return context, run_checks(choose_checks(options, launched=ranks.launched), context, **listeners)
 
 

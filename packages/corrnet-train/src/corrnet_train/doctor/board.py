@@ -21,16 +21,12 @@ class Board:
 
     Args:
         ranks: the processes.
-        timeout: seconds to wait for the machine of rank 0.
-
-    Raises:
-        RanksError: the machine of rank 0 cannot be reached in time.
+        store: as `connect` gives it.
     """
 
-    def __init__(self, ranks: Ranks, *, timeout: float) -> None:
+    def __init__(self, ranks: Ranks, store: Store) -> None:
         self._ranks = ranks
         self._lost: set[int] = set()
-        store = _connect(ranks, timeout) if ranks.launched else HashStore()
         self._store = PrefixStore(f"doctor-{ranks.restarts}", store)
 
     def post(self, key: str, value: str) -> None:
@@ -67,7 +63,18 @@ class Board:
         return values
 
 
-def _connect(ranks: Ranks, timeout: float) -> Store:
+def connect(ranks: Ranks, *, timeout: float) -> Store:
+    """The store of all processes; one process without torchrun has its own.
+
+    Args:
+        ranks: the processes.
+        timeout: seconds to wait for the machine of rank 0.
+
+    Raises:
+        RanksError: the machine of rank 0 cannot be reached in time.
+    """
+    if not ranks.launched:
+        return HashStore()
     host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     by_agent = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
     serves = ranks.is_first and not by_agent
