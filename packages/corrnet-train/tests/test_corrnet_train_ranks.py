@@ -2,23 +2,36 @@
 
 import json
 import os
+import pickle
+import shutil
+import signal
 import socket
 import subprocess
 import sys
+import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
-from corrnet_train.checkpoint import Checkpoint
+from corrnet_train.checkpoint import Checkpoint, CheckpointError, weights_hash
+from corrnet_train.cli.common import checkpoint_file
 from corrnet_train.distributed import Ranks
+from corrnet_train.evaluate import evaluate
+from corrnet_train.inference import ClipClassifier
 from corrnet_train.metrics import read_metrics
+from corrnet_train.rendezvous import meet
+from corrnet_train.trainer import Trainer
 from video_data import open_shards
 
 WORLD_SIZES = (1, 2, 4)
+# One run moves on after each step: (processes, train.parallel, step after which it stops).
+MOVES = [(4, "fsdp", 1), (4, "ddp", 2), (2, "fsdp", 3), (1, "ddp", None)]
 SCRIPT = Path(__file__).with_name("ranks") / "many_runs.py"
-NAMES = ("sync", "local", "bad", "split", "resumed", "sync_batch_norm", "one_rank_fails")
+ELASTIC = Path(__file__).with_name("ranks") / "elastic.py"
 
 
 def free_port():
@@ -32,16 +45,19 @@ def runs(motionbench, tmp_path_factory):
     """What each rank saw, by world size and name of the run; the folder of the runs."""
     folder = tmp_path_factory.mktemp("ranks")
 
-    def task(name, world_size, *overrides, resume=False):
+    def task(name, world_size, *overrides, run=None, **more):
         return {
-            "resume": resume,
+            "name": name,
+            **more,
             "overrides": [
                 "model.name=r2plus1d_tiny", f"data.shards={motionbench[1]}", "data.num_workers=0",
-                f"run.dir={folder / name}{world_size}", "run.log_every=1", "run.device=cpu", "optim.batch_size=8",
-                "optim.epochs=1", "optim.name=sgd", "optim.lr=0.01", "eval.every_epochs=0", *overrides,
+                f"run.dir={folder / (run or f'{name}{world_size}')}", "run.log_every=1", "run.device=cpu",
+                "optim.batch_size=8", "optim.epochs=1", "optim.name=sgd", "optim.lr=0.01",
+                "eval.every_epochs=0", *overrides,
             ],
         }  # fmt: skip
 
+    ema = ["optim.ema_decay=0.5"]
     job = [
         {
             "world_size": n,
@@ -49,16 +65,24 @@ def runs(motionbench, tmp_path_factory):
             "out": str(folder / f"out{n}"),
             "tasks": [
                 task("sync", n, "train.batch_norm=sync"),
-                task("local", n, "train.micro_batch=2"),
+                task("local", n, "train.micro_batch=2", *ema),
                 task("bad", n, "optim.batch_size=10", "train.micro_batch=4"),
                 task("split", n, "optim.batch_size=64"),
-                task("sync", n, "train.batch_norm=sync", resume=True),
-                {"check": "sync_batch_norm"},
-                {"check": "one_rank_fails"},
+                task("resumed", n, "train.batch_norm=sync", run=f"sync{n}", resume=True),
+                *(
+                    task(f"moved{index}", n, "train.micro_batch=2", *ema, f"train.parallel={parallel}", run="moved",
+                         resume=index > 0, stop_at=stop)
+                    for index, (size, parallel, stop) in enumerate(MOVES) if size == n
+                ),
+                {"name": "sync_batch_norm", "check": "sync_batch_norm"},
+                {"name": "one_rank_fails", "check": "one_rank_fails"},
+                {"name": "full_disk", "check": "full_disk", "args": [str(folder / f"full{n}")]},
+                *([task("fsdp", n, "train.micro_batch=2", *ema, "train.parallel=fsdp")] if n < 4 else []),
+                *([{"name": "shards_step", "check": "shards_step"}] if n == 2 else []),
             ],
         }
-        for n in WORLD_SIZES
-    ]
+        for n in reversed(WORLD_SIZES)
+    ]  # fmt: skip
     (folder / "job.json").write_text(json.dumps(job))
     subprocess.run(
         [sys.executable, SCRIPT, folder / "job.json"],
@@ -67,8 +91,8 @@ def runs(motionbench, tmp_path_factory):
     seen = {}
     for n in WORLD_SIZES:
         ranks = [json.loads((folder / f"out{n}.{rank}.json").read_text()) for rank in range(n)]
-        for index, name in enumerate(NAMES):
-            seen[name, n] = [rank[index] for rank in ranks]
+        for index, task in enumerate(next(group["tasks"] for group in job if group["world_size"] == n)):
+            seen[task["name"], n] = [rank[index] for rank in ranks]
     return seen, folder
 
 
@@ -163,3 +187,154 @@ def test_what_torchrun_sets_is_checked(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "two")
     with pytest.raises(ValueError, match=r"whole numbers.*WORLD_SIZE='two'"):
         Ranks.from_environment()
+
+
+@pytest.mark.slow
+def test_split_and_copied_models_learn_the_same(runs):
+    """Losses up to rounding in float32; four processes are among the moves of the next test but one."""
+    _, folder = runs
+    alone = torch.tensor(figures(folder, "local", 1, "train", "loss"))
+    for world_size in (1, 2):
+        split = torch.tensor(figures(folder, "fsdp", world_size, "train", "loss"))
+        torch.testing.assert_close(split, alone, rtol=1e-4, atol=0)
+        evaluations = [figures(folder, name, world_size, "eval", "video_top1") for name in ("fsdp", "local")]
+        assert evaluations[0] == evaluations[1]
+
+
+@pytest.mark.slow
+def test_a_split_step_is_that_of_copies_in_every_precision(runs):
+    seen, _ = runs
+    assert [rank["error"] for rank in seen["shards_step", 2]] == [None] * 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("world_size", WORLD_SIZES)
+def test_a_full_disk_of_one_process_stops_all_and_leaves_the_last_checkpoint(runs, world_size):
+    seen, folder = runs
+    for rank in seen["full_disk", world_size]:
+        assert rank["error"].startswith("the checkpoint was not written: "), rank
+    assert Checkpoint.load(folder / f"full{world_size}" / "last.pt").step == 1
+
+
+@pytest.mark.slow
+def test_a_run_moves_to_other_numbers_of_processes_split_or_not(runs):
+    """A step each on four processes, split and with copies, on two and on one: the losses of one process."""
+    seen, folder = runs
+    steps = [[rank["step"] for rank in seen[f"moved{i}", size]] for i, (size, _, _) in enumerate(MOVES)]
+    assert steps == [[1] * 4, [2] * 4, [3] * 2, [4]]
+    lines = [line for line in read_metrics(folder / "moved") if line["kind"] == "train"]
+    assert [line["step"] for line in lines] == [1, 2, 3, 4]
+    alone = torch.tensor(figures(folder, "local", 1, "train", "loss"))[:, 0]
+    torch.testing.assert_close(torch.tensor([line["loss"] for line in lines]), alone, rtol=1e-4, atol=0)
+    moved = [
+        sorted(key for rank in seen[f"moved{i}", size] for step in rank["keys"] for key in step)
+        for i, (size, _, _) in enumerate(MOVES)
+    ]
+    assert moved == [sorted(keys) for keys in seen["local", 1][0]["keys"]]
+
+
+@pytest.mark.slow
+def test_one_process_evaluates_a_checkpoint_in_shards(runs, motionbench):
+    seen, folder = runs
+    run = folder / "fsdp2"
+    classifier = ClipClassifier.from_checkpoint(checkpoint_file(run), device="cpu")
+    assert {rank["hash"] for rank in seen["fsdp", 2]} == {weights_hash(classifier.model)}
+    ((top1,),) = figures(folder, "fsdp", 2, "eval", "video_top1")
+    result = evaluate(classifier, open_shards(motionbench[1]), "val", num_clips=1)
+    assert result.video_top1 == top1
+    for path in (run / "checkpoints" / "best.pt", (run / "checkpoints" / "last.pt").resolve()):
+        assert (
+            weights_hash(ClipClassifier.from_checkpoint(checkpoint_file(path)).model)
+            == seen["fsdp", 2][0]["hash"]
+        )
+
+
+@pytest.mark.slow
+def test_shards_that_are_damaged_or_would_run_code_are_refused(runs, tmp_path):
+    _, folder = runs
+    good = (folder / "fsdp2" / "checkpoints" / "last.pt").resolve()
+
+    def refused(name, content, match):
+        copied = tmp_path / "copied"
+        shutil.copytree(good, copied)
+        (copied / name).unlink() if content is None else (copied / name).write_bytes(content)
+        with pytest.raises(CheckpointError, match=match):
+            Checkpoint.load(copied)
+        shutil.rmtree(copied)
+
+    shard = (good / "__1_0.distcp").read_bytes()
+    refused("__1_0.distcp", shard[: len(shard) // 2], "not a readable checkpoint")
+    refused("__1_0.distcp", None, "not a readable checkpoint: .*__1_0.distcp")
+    refused("rest.pt", None, "no checkpoint at")
+    refused("rest.pt", b"", "not a readable checkpoint")
+    refused(".metadata", pickle.dumps(print), "asks for builtins.print, which describes no shards")
+    description = pickle.loads((good / ".metadata").read_bytes())
+    next(iter(description.state_dict_metadata.values())).chunks.pop()
+    refused(".metadata", pickle.dumps(description), "the shards hold .* values of model/")
+
+
+@pytest.mark.slow
+def test_torchrun_starts_killed_processes_again_and_the_bits_stay(runs, motionbench, tmp_path):
+    """One of two processes is killed in the third step; the run ends as the one of two that nobody has killed."""
+    _, folder = runs
+    overrides = Checkpoint.load(folder / "fsdp2" / "checkpoints" / "last.pt").config
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(yaml.safe_dump(overrides))
+    command = [
+        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--max-restarts=1",
+        ELASTIC, "train", recipe, f"run.dir={tmp_path / 'run'}", "run.checkpoint_every=1",
+    ]  # fmt: skip
+    with subprocess.Popen(
+        command, stderr=subprocess.PIPE, text=True, cwd=tmp_path, start_new_session=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    ) as process:  # fmt: skip
+        try:
+            _, messages = process.communicate(timeout=150)
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGTERM)  # torchrun ends its workers
+    assert process.returncode == 0, messages[-3000:]
+    assert (tmp_path / "killed").read_text() == "rank 1 in step 3"
+    lines = [
+        [(line["kind"], line["step"], line.get("loss")) for line in read_metrics(run)]
+        for run in (folder / "fsdp2", tmp_path / "run")
+    ]
+    assert lines[0] == lines[1]
+    straight, killed = (
+        Checkpoint.load(run / "checkpoints" / "last.pt") for run in (folder / "fsdp2", tmp_path / "run")
+    )
+    assert straight.model.keys() == killed.model.keys()
+    for name, value in straight.model.items():
+        assert torch.equal(value, killed.model[name]), name
+    momentum = [checkpoint.optimizer["state"] for checkpoint in (straight, killed)]
+    assert momentum[0].keys() == momentum[1].keys() and len(momentum[0]) > 10
+    for number, state in momentum[0].items():
+        assert torch.equal(state["momentum_buffer"], momentum[1][number]["momentum_buffer"])
+    names = sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir())
+    assert names == ["best.pt", "last.pt", "shards-00000004"]
+
+
+def test_one_process_alone_cannot_split_a_model(make_config):
+    with pytest.raises(ValueError, match=r"train.parallel=fsdp splits the model.*start it with torchrun"):
+        Trainer(make_config("train.parallel=fsdp"))
+
+
+def test_a_start_ignores_what_is_left_of_the_start_before():
+    """One store over all restarts, as torchrun keeps it; the world may shrink."""
+    store = torch.distributed.HashStore()
+
+    def start(world_size, delays):
+        def one(rank):
+            time.sleep(delays[rank])
+            return meet(store, rank, world_size, timeout=10)
+
+        with ThreadPoolExecutor(world_size) as pool:
+            return set(pool.map(one, range(world_size)))
+
+    sessions = [start(3, [0, 0, 0]), start(3, [0, 0.05, 0.1]), start(2, [0.1, 0]), start(1, [0])]
+    assert [len(names) for names in sessions] == [1, 1, 1, 1]
+    assert len(set.union(*sessions)) == 4
+    with pytest.raises(TimeoutError, match="ranks 1, 2 did not come"):
+        meet(store, 0, 3, timeout=0.1)
+    with pytest.raises(TimeoutError, match="rank 0 did not come"):
+        meet(store, 1, 3, timeout=0.1)

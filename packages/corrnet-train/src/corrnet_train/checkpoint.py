@@ -1,16 +1,19 @@
 """Checkpoints: written atomically, read with `weights_only=True`, compared before they are used."""
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import nn
 
 from corrnet_train.config import RESUMABLE_KEYS, RunConfig, config_to_dict
 from corrnet_train.files import atomic_path
 from corrnet_train.recipes import flatten
+from corrnet_train.sharded import is_sharded, placed_state, read_shards, whole, write_shards
 
 FORMAT_VERSION = 2
 
@@ -60,21 +63,32 @@ class Checkpoint:
 
     def save(self, path: Path) -> None:
         """Writes the checkpoint; `path` holds the old or the new one at every moment."""
-        fields = {name: getattr(self, name) for name in self.__dataclass_fields__}
         with atomic_path(path) as temporary:
-            torch.save({"format_version": FORMAT_VERSION, **fields}, temporary)
+            torch.save(self._content(), temporary)
+
+    def save_shards(self, folder: Path, group: dist.ProcessGroup, *, finish: Callable[[], None]) -> None:
+        """Writes a checkpoint of which each process has its shards; see `write_shards`."""
+        write_shards(self._content(), folder, group=group, finish=finish)
+
+    def _content(self) -> dict[str, Any]:
+        return {"format_version": FORMAT_VERSION} | {
+            name: getattr(self, name) for name in self.__dataclass_fields__
+        }
 
     @classmethod
     def load(cls, path: Path) -> "Checkpoint":
-        """Reads a checkpoint without running any code from it.
+        """Reads a checkpoint, in one file or in shards, without running any code from it.
 
         Raises:
             CheckpointError: `path` is missing, damaged, or no checkpoint of this package.
         """
-        if not path.is_file():
+        sharded = is_sharded(path)
+        if not path.is_file() and not sharded:
             raise CheckpointError(f"no checkpoint at {path}")
         try:
-            content = torch.load(path, map_location="cpu", weights_only=True)
+            content = (
+                read_shards(path) if sharded else torch.load(path, map_location="cpu", weights_only=True)
+            )
         except Exception as error:  # a damaged file may raise anything
             reason = f"{type(error).__name__} {error}".splitlines()[0]
             raise CheckpointError(f"{path} is not a readable checkpoint: {reason}") from None
@@ -87,7 +101,7 @@ class Checkpoint:
 
 
 def load_weights(model: nn.Module, state: dict[str, Any], *, source: str) -> None:
-    """Loads `state` into `model`, all or nothing.
+    """Loads `state` into `model`, all or nothing; of whole tensors a sharded model takes its shards.
 
     Raises:
         CheckpointError: names the tensors that are missing, unexpected or of another shape.
@@ -107,7 +121,7 @@ def load_weights(model: nn.Module, state: dict[str, Any], *, source: str) -> Non
             _some("of another shape", shapes),
         ]
         raise CheckpointError(f"{source} belongs to another model: " + "; ".join(p for p in parts if p))
-    model.load_state_dict(state)
+    model.load_state_dict(placed_state(state, own))
 
 
 def check_resumable(checkpoint: Checkpoint, config: RunConfig, *, source: str) -> None:
@@ -128,11 +142,14 @@ def check_resumable(checkpoint: Checkpoint, config: RunConfig, *, source: str) -
 
 
 def weights_hash(model: nn.Module) -> str:
-    """SHA-256 over names, shapes, dtypes and bytes of the model's state, as 16 hex digits."""
+    """SHA-256 over names, shapes, dtypes and bytes of the model's state, as 16 hex digits.
+
+    Sharded weights have the hash that they have as a whole; all processes call it.
+    """
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(f"{name}{list(tensor.shape)}{tensor.dtype}".encode())
-        digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
+        digest.update(whole(tensor.detach()).cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:16]
 
 

@@ -124,7 +124,7 @@ RESUMABLE_KEYS = {
     "model.init_from", "data.shards", "data.num_workers", "eval.every_epochs", "eval.batch_size", "eval.num_clips",
     "eval.num_clips_training", "run.dir", "run.device", "run.checkpoint_every", "run.log_every", "run.wandb",
     "train.channels_last", "train.compile", "train.grad_checkpointing", "train.keep_every",
-    "train.timeout", "train.micro_batch",
+    "train.timeout", "train.micro_batch", "train.parallel",
 }  # fmt: skip
 
 

@@ -17,12 +17,17 @@ from typing import Any, Literal, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
+from corrnet_models.network import Stage
 from corrnet_train.batchnorm import sync_batch_norm
+from corrnet_train.rendezvous import fresh_store
 
 T = TypeVar("T")
 BatchNorm = Literal["local", "sync"]
+Parallel = Literal["ddp", "fsdp"]
 
 TORCHRUN_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
@@ -135,7 +140,7 @@ class Ranks:
     def sum_(self, tensor: Tensor) -> None:
         """Sums a tensor over the processes, in place."""
         if self.world_size > 1:
-            with _readable_errors(self):
+            with readable_errors(self):
                 dist.all_reduce(tensor)
 
     def gather(self, value: T) -> list[T]:
@@ -143,7 +148,7 @@ class Ranks:
         if self.world_size == 1:
             return [value]
         values: list[Any] = [None] * self.world_size
-        with _readable_errors(self):
+        with readable_errors(self):
             dist.all_gather_object(values, value)
         return values
 
@@ -212,10 +217,13 @@ def joined_ranks(device_name: str, *, timeout: float) -> Iterator[Ranks]:
     try:
         dist.init_process_group(
             "cpu:gloo,cuda:nccl" if gpu else "gloo",
+            store=fresh_store(ranks.rank, ranks.world_size, timeout=timeout),
+            rank=ranks.rank,
+            world_size=ranks.world_size,
             timeout=timedelta(seconds=timeout),
             device_id=device if gpu else None,
         )
-    except (RuntimeError, ValueError) as error:
+    except (RuntimeError, ValueError, TimeoutError) as error:
         address = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
         raise RanksError(
             f"{ranks.name} did not find the other processes at {address} within {timeout:g} s: "
@@ -225,21 +233,34 @@ def joined_ranks(device_name: str, *, timeout: float) -> Iterator[Ranks]:
     dist.destroy_process_group()  # after an error it could wait for processes that are gone
 
 
-def share_out(model: nn.Module, ranks: Ranks, *, batch_norm: BatchNorm) -> None:
+def share_out(
+    model: nn.Module, ranks: Ranks, device: torch.device, *, batch_norm: BatchNorm, parallel: Parallel
+) -> None:
     """Prepares a model for several processes, in place, before its optimiser is made.
 
     Args:
         model: the model on this process's device.
         ranks: the processes.
+        device: this process's device.
         batch_norm: `local` normalises over the clips that one process takes at once, `sync` over those of all.
+        parallel: `fsdp` splits weights, and with them gradients and optimiser state, among the processes, block by
+            block; `ddp` leaves a copy to each.
     """
     if batch_norm == "sync" and ranks.world_size > 1:
         sync_batch_norm(model)
+    if parallel == "fsdp":
+        mesh = init_device_mesh(device.type, (ranks.world_size,))
+        for stage in [module for module in model.modules() if isinstance(module, Stage)]:
+            for block in stage.children():
+                fully_shard(block, mesh=mesh)
+        fully_shard(
+            model, mesh=mesh, reshard_after_forward=True
+        )  # else some weights stay whole after evaluation
 
 
 def wrap(model: nn.Module, ranks: Ranks, device: torch.device) -> nn.Module:
     """The module whose backward pass exchanges gradients; the model itself where it does so or is alone."""
-    if ranks.world_size == 1:
+    if ranks.world_size == 1 or isinstance(model, FSDPModule):
         return model
     # Running statistics are not used in training; see `copy_buffers`. torch 2.13 has given the option a new name.
     names = inspect.signature(DistributedDataParallel.__init__).parameters
@@ -260,19 +281,26 @@ def gradient_exchange(model: nn.Module, exchange: bool) -> AbstractContextManage
     """Context of a micro-batch of a wrapped model: whether gradients are exchanged after it."""
     if isinstance(model, DistributedDataParallel):
         return nullcontext() if exchange else model.no_sync()
+    if isinstance(model, FSDPModule):
+        model.set_requires_gradient_sync(exchange)
     return nullcontext()
 
 
 def copy_buffers(model: nn.Module, ranks: Ranks) -> None:
     """Gives every process the running statistics of rank 0, which are those a checkpoint holds."""
     if ranks.world_size > 1:
-        with torch.no_grad(), _readable_errors(ranks):
+        with torch.no_grad(), readable_errors(ranks):
             for buffer in model.buffers():
                 dist.broadcast(buffer, src=0)
 
 
 @contextmanager
-def _readable_errors(ranks: Ranks) -> Iterator[None]:
+def readable_errors(ranks: Ranks) -> Iterator[None]:
+    """A block that exchanges something.
+
+    Raises:
+        RanksError: another process is gone.
+    """
     try:
         yield
     except RuntimeError as error:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from corrnet_models import StageName, VideoModel, create_model, is_pretrained, load_pretrained
 from corrnet_train.checkpoint import Checkpoint, load_weights
 from corrnet_train.config import RunConfig, parse_config
+from corrnet_train.sharded import is_sharded
 from corrnet_train.step import Precision, autocast
 from video_data import ClipConfig, decode_views, normalize
 
@@ -104,7 +105,7 @@ class ClipClassifier:
             CheckpointError: the file is no checkpoint, or its weights do not fit its own configuration.
             ValueError: the folder holds no model, or one without classes or the recipe of clips.
         """
-        if path.is_dir():
+        if path.is_dir() and not is_sharded(path):
             if is_pretrained(path):
                 return cls._from_folder(path, device)
             path = path / "checkpoints" / "last.pt"
@@ -156,7 +157,7 @@ class ClipClassifier:
         assert isinstance(self.model, VideoModel)
         return self.model
 
-    @torch.inference_mode()
+    @torch.no_grad()  # split weights come and go, and training could not use those of inference mode
     def run(self, video: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
         """What a function makes of normalised clips, in the model's precision and with the model in evaluation mode.
 

@@ -10,9 +10,10 @@ from typing import Literal
 import torch
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from torch.nn import functional as F
 
-from corrnet_train.distributed import BatchNorm
+from corrnet_train.distributed import BatchNorm, Parallel
 from corrnet_train.optim import set_learning_rate
 from corrnet_train.prefetch import DeviceBatch
 from video_data import YuvClips, normalize
@@ -45,6 +46,11 @@ class TrainConfig(BaseModel):
         "local",
         description="local: batch norm over the clips a process takes at once; sync: over those of all processes",
     )
+    parallel: Parallel = Field(
+        "ddp",
+        description="ddp: each process holds the whole model; fsdp: weights, gradients and optimiser state are split "
+        "among them, and so are checkpoints",
+    )
     keep_every: PositiveInt | None = Field(
         None, description="steps between checkpoints that are kept beside last and best"
     )
@@ -58,6 +64,25 @@ class TrainConfig(BaseModel):
     grad_checkpointing: bool = Field(
         False, description="recompute each block in the backward pass: less memory, about a third more time"
     )
+
+    def check_parallel(self, *, launched: bool) -> None:
+        """Checks that the processes can share the model as asked.
+
+        Args:
+            launched: whether torchrun has started the processes.
+
+        Raises:
+            ValueError: it is to be split, and is compiled or belongs to a process without others.
+        """
+        if self.parallel == "fsdp" and not launched:
+            raise ValueError(
+                "train.parallel=fsdp splits the model among processes of torchrun, and this is one without it: start "
+                "it with torchrun, or give train.parallel=ddp, which also continues checkpoints of fsdp"
+            )
+        if self.parallel == "fsdp" and self.compile:
+            raise ValueError(
+                "train.compile=true works with train.parallel=ddp only, got fsdp: give one or the other"
+            )
 
     def norm_batch(self, batch_size: int, *, world_size: int = 1) -> int:
         """Clips over which batch norm normalises; arguments as for `accumulation`."""
@@ -97,7 +122,7 @@ def _multiple(value: int, of: int) -> int:
 
 def prepare_model(model: nn.Module, config: TrainConfig) -> nn.Module:
     """Sets memory format, activation checkpointing and compilation, in place; names of weights stay."""
-    if config.channels_last:
+    if config.channels_last and config.parallel != "fsdp":  # which splits contiguous weights only
         for parameter in model.parameters():
             if parameter.ndim == 5:  # of convolutions; `Module.to` refuses a model that has 4-d weights too
                 parameter.data = parameter.data.contiguous(memory_format=torch.channels_last_3d)
@@ -291,6 +316,8 @@ class TrainStep:
         """Clips and applies the gradient; returns its norm before clipping, float32."""
         self.scaler.unscale_(self._optimizer)
         grad_norm = nn.utils.clip_grad_norm_(self._parameters, self._limit)
+        if isinstance(grad_norm, DTensor):
+            grad_norm = grad_norm.full_tensor()
         self.scaler.step(self._optimizer)
         self.scaler.update()
         if self._after_update is not None:

@@ -30,8 +30,9 @@ from corrnet_train.optim import averaged_model, build_optimizer, learning_rate
 from corrnet_train.precise_bn import estimate_statistics
 from corrnet_train.prefetch import DeviceBatch, Prefetcher
 from corrnet_train.progress import progress_bar, training_bar
+from corrnet_train.sharded import place_optimizer_state, placed_state
 from corrnet_train.step import StepResult, StepValues, TrainStep, autocast, diverged_message, prepare_model
-from corrnet_train.writer import CheckpointWriter, remove_unfinished
+from corrnet_train.writer import CheckpointWriter, ShardedCheckpointWriter, remove_unfinished
 from video_data import LoaderState, ShardSet, TrainLoader, normalize, open_shards, train_loader
 
 
@@ -96,11 +97,13 @@ class Trainer:
             self.model = self._build_model(fresh=checkpoint is None)
         self._check_alike(checkpoint)
         train = config.train
-        share_out(self.model, ranks, batch_norm=train.batch_norm)
-        self.optimizer = build_optimizer(self.model, config.optim)
         self.averaged = averaged_model(self.model, config.optim.ema_decay) if config.optim.ema_decay else None
+        evaluated = self.model if self.averaged is None else self.averaged.module
+        for model in dict.fromkeys([self.model, evaluated]):
+            share_out(model, ranks, self.device, batch_norm=train.batch_norm, parallel=train.parallel)
+        self.optimizer = build_optimizer(self.model, config.optim)
         self.classifier = ClipClassifier(
-            self.model if self.averaged is None else self.averaged.module,
+            evaluated,
             classes=list(self.shards.classes),
             clip=config.data.clip,
             device=self.device,
@@ -122,7 +125,10 @@ class Trainer:
             world_size=ranks.world_size,
             synchronize=lambda last: gradient_exchange(self.wrapped, last),
         )
-        self.writer = CheckpointWriter()
+        self.sharded = train.parallel == "fsdp"
+        self.writer = (
+            ShardedCheckpointWriter(ranks, timeout=train.timeout) if self.sharded else CheckpointWriter()
+        )
         self.step = 0
         self.best_top1 = -1.0
         self.train_seconds = 0.0
@@ -140,6 +146,7 @@ class Trainer:
         """Device, shards and lengths."""
         config = self.config
         self.device = self.ranks.device(config.run.device)
+        config.train.check_parallel(launched=self.ranks.launched)
         self.shards: ShardSet = open_shards(config.data.shards)
         num_samples = self.shards.num_samples(config.data.train_split)
         self.shards.num_samples(config.data.eval_split)
@@ -407,7 +414,7 @@ class Trainer:
         if self.device.type == "cuda":
             rng["cuda"] = torch.cuda.get_rng_state(self.device)
         all_rng = self.ranks.gather(rng)
-        if not self.ranks.is_first:
+        if not self.ranks.is_first and not self.sharded:
             return
         checkpoint = Checkpoint(
             step=self.step,
@@ -448,9 +455,9 @@ class Trainer:
         self.loader_state = LoaderState.from_dict(checkpoint.loader, expected=self.loader_state)
         check_classes(checkpoint.classes, self.shards)
         load_weights(self.model, checkpoint.model, source=str(self.last_checkpoint))
-        self.optimizer.load_state_dict(checkpoint.optimizer)
+        self.optimizer.load_state_dict(place_optimizer_state(checkpoint.optimizer, self.optimizer))
         if self.averaged is not None:
-            self.averaged.load_state_dict(checkpoint.ema)
+            self.averaged.load_state_dict(placed_state(checkpoint.ema, self.averaged.state_dict()))
         if checkpoint.scaler:
             self.train_step.scaler.load_state_dict(checkpoint.scaler)
         self.step = checkpoint.step

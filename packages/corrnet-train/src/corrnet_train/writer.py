@@ -1,13 +1,18 @@
 """Checkpoints are written by a thread while training goes on; training waits only for the copy in memory."""
 
+import shutil
 import threading
 import time
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import torch.distributed as dist
 from torch import Tensor
 
 from corrnet_train.checkpoint import Checkpoint
+from corrnet_train.distributed import Ranks, on_every_rank, readable_errors
+from corrnet_train.sharded import link, remove_unlinked
 
 
 class CheckpointWriter:
@@ -50,16 +55,71 @@ class CheckpointWriter:
 
     def _write(self, checkpoint: Checkpoint, paths: tuple[Path, ...]) -> None:
         try:
-            for path in paths:
-                checkpoint.save(path)
+            self._store(checkpoint, paths)
         except BaseException as error:  # handed to the training thread
             self._error = error
+
+    def _store(self, checkpoint: Checkpoint, paths: tuple[Path, ...]) -> None:
+        for path in paths:
+            checkpoint.save(path)
+
+
+class ShardedCheckpointWriter(CheckpointWriter):
+    """Writes checkpoints of which each process has its shards; all processes make one and call it alike.
+
+    Args:
+        ranks: the processes.
+        timeout: seconds after which waiting for another process is an error.
+    """
+
+    def __init__(self, ranks: Ranks, *, timeout: float) -> None:
+        super().__init__()
+        self._ranks = ranks
+        # A group of its own: training exchanges gradients while checkpoints are written.
+        self._group = dist.new_group(backend="gloo", timeout=timedelta(seconds=timeout))
+        self._written: tuple[int, Path] | None = None
+
+    def _store(self, checkpoint: Checkpoint, paths: tuple[Path, ...]) -> None:
+        parent, step = paths[0].parent, checkpoint.step
+        if self._written is not None and self._written[0] == step:
+            if self._ranks.is_first:
+                _move_links(paths, self._written[1])
+            return
+        temporary, folder = parent / f".shards-{step:08d}.tmp", _free_name(parent / f"shards-{step:08d}")
+
+        def finish() -> None:
+            temporary.replace(folder)
+            _move_links(paths, folder)
+
+        try:
+            with readable_errors(self._ranks):
+                checkpoint.save_shards(temporary, self._group, finish=finish)
+        except OSError as error:
+            raise on_every_rank(error) from None
+        self._written = step, folder
+
+
+def _free_name(folder: Path) -> Path:
+    """Another run of the same step may have ended between two links."""
+    names = (folder.with_name(f"{folder.name}-{number}") for number in range(2, 1000))
+    return folder if not folder.exists() else next(path for path in names if not path.exists())
+
+
+def _move_links(paths: tuple[Path, ...], folder: Path) -> None:
+    for path in paths:
+        link(path, folder)
+    remove_unlinked(folder.parent)
 
 
 def remove_unfinished(folder: Path) -> None:
     """Removes what killed processes left half written."""
     for path in folder.glob(".*.tmp"):
-        path.unlink(missing_ok=True)
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+    if folder.is_dir():
+        remove_unlinked(folder)
 
 
 def _copied(value: Any) -> Any:

@@ -10,20 +10,25 @@ import sys
 import traceback
 from pathlib import Path
 
+import shards
 import torch
+import torch._dynamo  # which FSDP imports: once for all processes
 from torch import nn
 
 from corrnet_train.batchnorm import sync_batch_norm
+from corrnet_train.checkpoint import weights_hash
 from corrnet_train.config import load_config
 from corrnet_train.distributed import joined_ranks
 from corrnet_train.trainer import Trainer
 
 
 class Watched(Trainer):
-    """Keeps the keys of every step."""
+    """Keeps the keys of every step; asks to stop in step `stop_at`."""
+
+    stop_at = None
 
     def _train_step(self, batches, stop):
-        result = super()._train_step(batches, stop)
+        result = super()._train_step(batches, stop or self.step + 1 == self.stop_at)
         self.seen.append([key for keys in result.keys for key in keys])
         return result
 
@@ -62,7 +67,12 @@ def one_rank_fails(ranks):
     return "nobody failed"
 
 
-CHECKS = {"sync_batch_norm": sync_batch_norm_equals_batch_norm, "one_rank_fails": one_rank_fails}
+CHECKS = {
+    "sync_batch_norm": sync_batch_norm_equals_batch_norm,
+    "one_rank_fails": one_rank_fails,
+    "shards_step": shards.steps_equal_those_of_copies,
+    "full_disk": shards.a_full_disk_keeps_the_checkpoint_before,
+}
 
 
 def run_rank(rank, group):
@@ -76,13 +86,19 @@ def run_rank(rank, group):
         for task in group["tasks"]:
             try:
                 if "check" in task:
-                    seen.append({"error": CHECKS[task["check"]](ranks)})
+                    seen.append({"error": CHECKS[task["check"]](ranks, *task.get("args", []))})
                     continue
                 config = load_config("motionbench", task["overrides"])
                 trainer = Watched(config, resume=task.get("resume", False), ranks=ranks)
-                trainer.seen = []
+                trainer.seen, trainer.stop_at = [], task.get("stop_at")
                 result = trainer.run()
-                seen.append({"step": result.step, "keys": trainer.seen})
+                seen.append(
+                    {
+                        "step": result.step,
+                        "keys": trainer.seen,
+                        "hash": weights_hash(trainer.classifier.model),
+                    }
+                )
             except (ValueError, RuntimeError, AssertionError) as error:
                 seen.append({"error": str(error), "type": type(error).__name__})
     Path(f"{group['out']}.{rank}.json").write_text(json.dumps(seen))

@@ -67,5 +67,7 @@ def workers(num_workers: int) -> int:
 def checkpoint_file(path: Path) -> Path:
     """The checkpoint that an argument means: itself, that of a run, or the folder of an exported model."""
     from corrnet_models import is_pretrained
+    from corrnet_train.sharded import is_sharded
 
-    return path / "checkpoints" / "last.pt" if path.is_dir() and not is_pretrained(path) else path
+    is_run = path.is_dir() and not is_pretrained(path) and not is_sharded(path)
+    return path / "checkpoints" / "last.pt" if is_run else path
