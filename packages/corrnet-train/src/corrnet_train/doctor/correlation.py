@@ -25,27 +25,23 @@ def operator(context: Context) -> Finding:
     devices = [torch.device("cpu")]
     if context.device.type == "cuda":
         devices.insert(0, context.device)
-    served: list[str] = []
-    slow: list[str] = []
     figures: dict[str, str] = {}
     for device in devices:
-        names = set()
         for dtype in _DTYPES:
-            why = corr_ops.explain(torch.zeros(1, 1, 1, 1, 1, dtype=dtype, device=device))
             short = str(dtype).removeprefix("torch.")
+            why = corr_ops.explain(torch.zeros(1, 1, 1, 1, 1, dtype=dtype, device=device))
             figures[f"{device.type} {short}"] = why
-            names.add(why.partition(":")[0])
             try:
                 _compare(device, dtype)
             except AssertionError as error:
                 return failed(f"{device.type} {short} is not what the reference gives: {error}", **figures)
-            if names == {"reference"}:
-                slow.append(f"{device.type} {why}")
-        served.append(f"{device.type}: {', '.join(sorted(names))}")
-    text = f"{'; '.join(served)}; float32 and bfloat16 agree with the reference, forward and backward"
+    why = {device.type: figures[f"{device.type} float32"] for device in devices}
+    lines = [f"on {kind} serves {text}" for kind, text in why.items()]
+    text = "\n".join(["float32 and bfloat16 agree with the reference, forward and backward", *lines])
+    slow = [kind for kind in why if why[kind].startswith("reference")]
     if slow:
-        advice = "\n".join(dict.fromkeys(_INSTALL[line.partition(" ")[0]] for line in slow))
-        return Finding(status="warning", result=f"{text}\n{slow[0]}", advice=advice, figures=figures)
+        advice = "\n".join(_INSTALL[kind] for kind in slow)
+        return Finding(status="warning", result=text, advice=advice, figures=figures)
     return Finding(result=text, figures=figures)
 
 

@@ -1,7 +1,7 @@
-"""Two processes that are forked from one which has imported torch already, and check themselves.
+"""Two processes that are forked from one which has imported torch already: one is checked, the other falls silent.
 
-python doctors.py PORT KIND ARGUMENTS...: rank 0 runs `corrnet doctor ARGUMENTS`. Rank 1 does too (KIND `both`), or
-joins the process group and then answers no more (`silent`). The exit code is that of rank 0.
+python silent_rank.py PORT ARGUMENTS...: rank 0 runs `corrnet doctor ARGUMENTS`; rank 1 joins the process group and then
+answers no more. The exit code is that of rank 0.
 """
 
 import os
@@ -33,20 +33,17 @@ def fall_silent():
     time.sleep(300)
 
 
-def main(port, kind, *arguments):
+def main(port, *arguments):
     other = os.fork()
     if other == 0:
         be(1, port)
-        if kind == "silent":
-            fall_silent()
-        app(["doctor", *arguments])
+        fall_silent()
     first = os.fork()
     if first == 0:
         be(0, port)
         app(["doctor", *arguments])
     code = os.waitstatus_to_exitcode(os.waitpid(first, 0)[1])
-    if kind == "silent":
-        os.kill(other, signal.SIGKILL)
+    os.kill(other, signal.SIGKILL)
     os.waitpid(other, 0)
     return code
 
