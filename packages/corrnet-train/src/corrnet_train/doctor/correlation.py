@@ -35,10 +35,10 @@ def operator(context: Context) -> Finding:
                 _compare(device, dtype)
             except AssertionError as error:
                 return failed(f"{device.type} {short} is not what the reference gives: {error}", **figures)
-    why = {device.type: figures[f"{device.type} float32"] for device in devices}
-    lines = [f"on {kind} serves {text}" for kind, text in why.items()]
+    reasons = {device.type: figures[f"{device.type} float32"] for device in devices}
+    lines = [f"on {kind} serves {reason}" for kind, reason in reasons.items()]
     text = "\n".join(["float32 and bfloat16 agree with the reference, forward and backward", *lines])
-    slow = [kind for kind in why if why[kind].startswith("reference")]
+    slow = [kind for kind in reasons if reasons[kind].startswith("reference")]
     if slow:
         advice = "\n".join(_INSTALL[kind] for kind in slow)
         return Finding(status="warning", result=text, advice=advice, figures=figures)
