@@ -27,7 +27,7 @@ def free_ports(count):
     return ports
 
 
-def train(shards, folder, world_size, kills, num_steps):
+def train(shards, folder, world_size, kills, num_steps, parallel):
     """Trains a run under kills; returns what happened and the last checkpoint."""
     job = {
         "world_size": world_size,
@@ -39,7 +39,7 @@ def train(shards, folder, world_size, kills, num_steps):
             "model.name=r2d_tiny", "model.options.dropout=0.3", "data.clip.num_frames=4", "data.clip.crop_size=16",
             f"data.shards={shards}", "data.num_workers=0", f"run.dir={folder}", "run.log_every=5", "run.device=cpu",
             "optim.batch_size=4", f"optim.epochs={num_steps / 8}", "eval.every_epochs=6", "run.checkpoint_every=1",
-            "train.keep_every=50",
+            "train.keep_every=20", f"train.parallel={parallel}",
         ],
     }  # fmt: skip
     folder.parent.mkdir(exist_ok=True)
@@ -71,12 +71,15 @@ def assert_equal(one, other, name=""):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("world_size", "kills", "num_steps"), [(1, 14, 112), (2, 6, 64)])
+@pytest.mark.parametrize(
+    ("world_size", "kills", "num_steps", "parallel"),
+    [(1, 14, 112, "ddp"), (2, 3, 32, "ddp"), (2, 4, 32, "fsdp")],
+)
 def test_a_run_killed_at_random_moments_ends_with_the_same_bits(
-    motionbench, tmp_path, world_size, kills, num_steps
+    motionbench, tmp_path, world_size, kills, num_steps, parallel
 ):
-    _, straight = train(motionbench[1], tmp_path / "straight", world_size, 0, num_steps)
-    report, killed = train(motionbench[1], tmp_path / "killed", world_size, kills, num_steps)
+    _, straight = train(motionbench[1], tmp_path / "straight", world_size, 0, num_steps, parallel)
+    report, killed = train(motionbench[1], tmp_path / "killed", world_size, kills, num_steps, parallel)
     assert killed.step == num_steps
     for codes in report["codes"]:
         assert -signal.SIGKILL in codes and 0 not in codes, "no process goes on without the others"
@@ -84,9 +87,10 @@ def test_a_run_killed_at_random_moments_ends_with_the_same_bits(
     assert report["steps"] == sorted(report["steps"]) and len(set(report["steps"])) > kills // 2
     for name in ("model", "optimizer", "loader", "rng", "step", "best_top1"):
         assert_equal(getattr(killed, name), getattr(straight, name), name)
-    names = [path.name for path in sorted((tmp_path / "killed" / "checkpoints").iterdir())]
-    kept = [f"step-{step:08d}.pt" for step in range(50, num_steps + 1, 50)]
-    assert names == ["best.pt", "last.pt", *kept]
+    names = sorted(path.name for path in (tmp_path / "killed" / "checkpoints").iterdir())
+    kept = [f"step-{step:08d}.pt" for step in range(20, num_steps + 1, 20)]
+    shards = sorted({(tmp_path / "killed" / "checkpoints" / name).resolve().name for name in names})
+    assert names == sorted(["best.pt", "last.pt", *kept, *(shards if parallel == "fsdp" else [])])
     lines = [
         [(line["kind"], line["step"], line.get("video_top1")) for line in read_metrics(tmp_path / run)]
         for run in ("straight", "killed")

@@ -92,6 +92,7 @@ def make_plan(trainer: Trainer) -> Plan:
     state = {"sgd": 1 if config.optim.momentum else 0, "adamw": 2}[config.optim.name]
     copies = 1 + (trainer.averaged is not None)
     held = sum(tensor.nbytes for tensor in trainer.model.state_dict().values())
+    share = trainer.ranks.world_size if trainer.sharded else 1
     return Plan(
         num_parameters=parameters,
         gmacs=gmacs,
@@ -105,9 +106,9 @@ def make_plan(trainer: Trainer) -> Plan:
         num_warmup_steps=trainer.num_warmup_steps,
         peak_lr=config.optim.peak_lr,
         memory=Memory(
-            weights=copies * held,
-            gradients=4 * parameters,
-            optimizer=state * 4 * parameters,
+            weights=copies * held // share,
+            gradients=4 * parameters // share,
+            optimizer=state * 4 * parameters // share,
             activations=activation_bytes(config, len(trainer.shards.classes), trainer.micro_batch),
         ),
         clip_seconds=_clip_seconds(trainer, gmacs),

@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 from many_runs import fork
 
+from corrnet_train.checkpoint import Checkpoint
 from corrnet_train.config import load_config
 from corrnet_train.distributed import joined_ranks
 from corrnet_train.trainer import Trainer, last_checkpoint
@@ -69,7 +70,7 @@ def main():
         report["codes"].append(wait(pids))
         report["half_written"] += bool(list(checkpoints.glob(".*.tmp")))
         last = checkpoints / "last.pt"
-        report["steps"].append(torch.load(last)["step"] if last.exists() else 0)
+        report["steps"].append(Checkpoint.load(last).step if last.exists() else 0)
     pids = [fork(train, rank, size, job["ports"][-1], job["overrides"]) for rank in range(size)]
     report["final"] = wait(pids)
     print(json.dumps(report))
