@@ -102,8 +102,8 @@ def make_plan(trainer: Trainer) -> Plan:
         world_size=trainer.ranks.world_size,
         micro_batch=trainer.micro_batch,
         num_micro_batches=trainer.num_micro_batches,
-        num_steps=trainer.num_steps,
-        num_warmup_steps=trainer.num_warmup_steps,
+        num_steps=trainer.schedule.num_steps,
+        num_warmup_steps=trainer.schedule.num_warmup_steps,
         peak_lr=config.optim.peak_lr,
         memory=Memory(
             weights=copies * held // share,

@@ -5,12 +5,10 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
 import torch
-import yaml
 from rich.console import Console
 
 from corrnet_models import VideoModel
@@ -19,17 +17,18 @@ from corrnet_train.checkpoint import Checkpoint, check_resumable, load_weights
 from corrnet_train.config import RunConfig, config_to_dict
 from corrnet_train.distributed import Ranks, copy_buffers, gradient_exchange, on_every_rank, share_out, wrap
 from corrnet_train.evaluate import ONE_RANK, check_classes, evaluate
-from corrnet_train.files import write_json, write_text
-from corrnet_train.flops import memory_gib, peak_flops, training_flops
+from corrnet_train.files import write_json
+from corrnet_train.flops import peak_flops, training_flops
 from corrnet_train.inference import ClipClassifier, build_model
 from corrnet_train.initialize import initialize
 from corrnet_train.interrupt import Flag, interrupt_flag
 from corrnet_train.meter import Meter
-from corrnet_train.metrics import MetricsLog
-from corrnet_train.optim import averaged_model, build_optimizer, learning_rate
+from corrnet_train.optim import averaged_model, build_optimizer
 from corrnet_train.precise_bn import estimate_statistics
 from corrnet_train.prefetch import DeviceBatch, Prefetcher
 from corrnet_train.progress import progress_bar, training_bar
+from corrnet_train.runlog import RunLog
+from corrnet_train.schedule import Schedule
 from corrnet_train.sharded import place_optimizer_state, placed_state
 from corrnet_train.step import StepResult, StepValues, TrainStep, autocast, diverged_message, prepare_model
 from corrnet_train.writer import CheckpointWriter, ShardedCheckpointWriter, remove_unfinished
@@ -159,9 +158,7 @@ class Trainer:
                 f"optim.batch_size={batch_size} is more than the {num_samples} samples of split "
                 f"{config.data.train_split}: a batch would hold samples twice; give at most {num_samples}"
             )
-        self.num_steps = config.optim.num_steps(num_samples)
-        self.num_warmup_steps = config.optim.num_warmup_steps(num_samples)
-        self.steps_per_epoch = config.optim.epoch_samples(num_samples) / batch_size
+        self.schedule = Schedule(config, num_samples)
         self.augment = Augment(
             config.augment, num_classes=len(self.shards.classes), micro_batch=self.micro_batch
         )
@@ -200,33 +197,30 @@ class Trainer:
         Raises:
             TrainingDiverged: the loss became infinite or not a number; the last checkpoint stays as it was.
         """
-        self.metrics: MetricsLog | None = None
         if self.ranks.is_first:
             self.folder.mkdir(parents=True, exist_ok=True)
             remove_unfinished(self.last_checkpoint.parent)
-            write_text(
-                self.folder / "config.yaml", yaml.safe_dump(config_to_dict(self.config), sort_keys=False)
-            )
-            self.metrics = MetricsLog(
-                self.folder,
-                step=self.step,
-                wandb=self.config.run.wandb,
-                config=config_to_dict(self.config),
-            )
+        self.log = RunLog(
+            self.config,
+            self.schedule,
+            console=self.console,
+            device=self.device,
+            step=self.step,
+            writes=self.ranks.is_first,
+        )
         try:
             with interrupt_flag(once=not self.ranks.launched) as interrupted:
                 self._train(interrupted)
-                finished = self.step >= self.num_steps
+                finished = self.step >= self.schedule.num_steps
         finally:
-            if self.metrics is not None:
-                self.metrics.close()
+            self.log.close()
             self.writer.wait()
         return TrainResult(finished, self.step, self.last_checkpoint, self.train_seconds)
 
     def _train(self, interrupted: Flag) -> None:
         config = self.config
         batch_size = config.optim.batch_size
-        loader = self.loader(num_samples=(self.num_steps - self.step) * batch_size)
+        loader = self.loader(num_samples=(self.schedule.num_steps - self.step) * batch_size)
         if self.wrapped is not self.model:
             clip = config.data.clip
             shape = (self.micro_batch, clip.num_channels, clip.num_frames, clip.crop_size, clip.crop_size)
@@ -241,14 +235,19 @@ class Trainer:
         lag = 1 if self.device.type == "cuda" else 0  # a GPU works on while its last figures are awaited
         stop = False
         with training_bar(self.console) as bar:
-            task = bar.add_task(f"train {config.model.name}", total=self.num_steps, completed=self.step)
+            task = bar.add_task(
+                f"train {config.model.name}", total=self.schedule.num_steps, completed=self.step
+            )
             batches = Prefetcher(loader, self.device)
-            while self.step < self.num_steps and not stop:
+            while self.step < self.schedule.num_steps and not stop:
                 start, waited = time.perf_counter(), batches.waited
                 pending.append(self._train_step(batches, interrupted.set))
                 self.step += 1
                 self.loader_state = self.loader_state.advance(batch_size)
-                log, evaluation, save = self._is_log_step(), self._is_eval_step(), self._is_save_step()
+                log, evaluation, save = (
+                    due(self.step)
+                    for due in (self.schedule.logs, self.schedule.evaluates, self.schedule.saves)
+                )
                 while len(pending) > (0 if log or evaluation or save else lag):
                     values = self._checked(pending.popleft())
                     meter.add(values, batch_size)
@@ -258,14 +257,17 @@ class Trainer:
                 meter.add_time(seconds, waited=batches.waited - waited)
                 if log:
                     figures = meter.values()
-                    self._log_train(figures)
+                    self.log.train(self.step, figures)
                     bar.tasks[task].fields |= figures
                 bar.update(task, completed=self.step)
                 if evaluation:
                     self._evaluate()
                 if save:
+                    paths = [self.last_checkpoint]
+                    if self.schedule.keeps(self.step):
+                        paths.append(self.last_checkpoint.with_name(f"step-{self.step:08d}.pt"))
                     stalled = self.writer.stalled
-                    self.save(*self._save_paths())
+                    self.save(*paths)
                     stalled = self.writer.stalled - stalled
                     meter.add_time(stalled, stalled=stalled)
             while pending:
@@ -291,15 +293,7 @@ class Trainer:
 
     def _train_step(self, batches: Iterator[DeviceBatch], stop: bool) -> StepResult:
         """Starts one step."""
-        return self.train_step(batches, step=self.step, rate=self._rate(self.step), stop=stop)
-
-    def _rate(self, step: int) -> float:
-        return learning_rate(
-            step,
-            peak=self.config.optim.peak_lr,
-            num_steps=self.num_steps,
-            num_warmup_steps=self.num_warmup_steps,
-        )
+        return self.train_step(batches, step=self.step, rate=self.schedule.rate(self.step), stop=stop)
 
     def _checked(self, result: StepResult) -> StepValues:
         """The figures of a step, when they are finite."""
@@ -325,49 +319,6 @@ class Trainer:
             TrainingDiverged(diverged_message(values, result.step, result.rate, keys, self.folder))
         )
 
-    def _log_train(self, values: dict[str, float]) -> None:
-        values = {
-            **values,
-            "epoch": self.step / self.steps_per_epoch,
-            "lr": self._rate(self.step - 1),
-            "memory_gib": memory_gib(self.device),
-        }
-        self._write("train", **values)
-        if not self.console.is_terminal:
-            left = (self.num_steps - self.step) * self.config.optim.batch_size / values["clips_per_second"]
-            self.console.print(
-                f"{self.config.model.name} step {self.step}/{self.num_steps} loss {values['loss']:.3f} "
-                f"top-1 {values['top1']:.2f} {values['clips_per_second']:.0f} clips/s "
-                f"MFU {values['mfu']:.0%} data wait {values['data_wait']:.0%} gradient {values['grad_norm']:.2g} "
-                f"memory {values['memory_gib']:.1f} GiB, {timedelta(seconds=round(left))} left",
-                highlight=False,
-            )
-
-    def _write(self, kind: str, **values: float) -> None:
-        if self.metrics is not None:
-            self.metrics.write(kind, self.step, **values)
-
-    def _is_log_step(self) -> bool:
-        return self.step % self.config.run.log_every == 0 or self.step == self.num_steps
-
-    def _is_save_step(self) -> bool:
-        keep = self.config.train.keep_every
-        return self.step % self.config.run.checkpoint_every == 0 or bool(keep and self.step % keep == 0)
-
-    def _save_paths(self) -> list[Path]:
-        keep = self.config.train.keep_every
-        kept = [self.last_checkpoint.with_name(f"step-{self.step:08d}.pt")]
-        return [self.last_checkpoint, *(kept if keep and self.step % keep == 0 else [])]
-
-    def _is_eval_step(self) -> bool:
-        if self.step == self.num_steps:
-            return True
-        every = self.config.eval.every_epochs
-        if not every:
-            return False
-        period = every * self.steps_per_epoch
-        return self.step // period > (self.step - 1) // period
-
     def _evaluate(self) -> None:
         config = self.config
         split = config.data.eval_split
@@ -381,19 +332,12 @@ class Trainer:
                 self.shards,
                 split,
                 num_clips=config.eval.num_clips_training,
-                batch_size=config.optim.batch_size,
+                batch_size=self.micro_batch,
                 num_workers=config.data.num_workers,
                 on_batch=lambda n: bar.advance(task, n * self.ranks.world_size),
                 ranks=self.ranks,
             )
-        self._write(
-            "eval",
-            epoch=self.step / self.steps_per_epoch,
-            video_top1=result.video_top1,
-            video_top5=result.video_top5,
-            num_videos=result.num_videos,
-        )
-        self.console.print(f"step {self.step}: {split} top-1 {result.video_top1:.3f}", highlight=False)
+        self.log.evaluation(self.step, split, result)
         if result.video_top1 > self.best_top1:
             self.best_top1 = result.video_top1
             self.save(self.last_checkpoint.with_name("best.pt"))
