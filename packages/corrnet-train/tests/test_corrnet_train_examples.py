@@ -297,7 +297,7 @@ def test_a_slurm_job_saves_before_its_limit_is_queued_again_and_can_end(slurm, m
     (slurm.folder / "torchrun").unlink()
     run, logs, job_id = tmp_path / "run", tmp_path / "logs", str(os.getpid())
     overrides = [
-        "model.name=r2d_tiny", "run.device=cpu", "run.log_every=1", "optim.batch_size=8", "optim.epochs=6",
+        "model.name=r2d_tiny", "run.device=cpu", "run.log_every=1", "optim.batch_size=8", "optim.epochs=12",
         "optim.warmup_epochs=1", "eval.every_epochs=0", "run.checkpoint_every=1000",
     ]  # fmt: skip
     environment = {
@@ -321,7 +321,7 @@ def test_a_slurm_job_saves_before_its_limit_is_queued_again_and_can_end(slurm, m
     finally:
         job.kill()
     stopped = Checkpoint.load(run / "checkpoints" / "last.pt").step
-    assert 3 <= stopped < 24 and steps() == list(range(1, stopped + 1))
+    assert 3 <= stopped < 48 and steps() == list(range(1, stopped + 1))
     assert (slurm.folder / "scontrol.notes").read_text() == json.dumps(["requeue", job_id]) + "\n"
     assert {path.name for path in logs.iterdir()} == {
         f"{step}-{job_id}-localhost.log" for step in ("doctor", "train")
@@ -346,4 +346,4 @@ def test_a_slurm_job_saves_before_its_limit_is_queued_again_and_can_end(slurm, m
     ]
     done = CliRunner().invoke(app, ["train", *arguments, "--requeue"])
     assert done.exit_code == 0, done.output
-    assert steps() == list(range(1, 25))
+    assert steps() == list(range(1, 49))

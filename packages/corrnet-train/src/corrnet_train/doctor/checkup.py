@@ -155,7 +155,7 @@ def limited(check: Check, context: Context) -> Finding:
             answer.put(failed(f"{type(error).__name__}: {error}", check.advice))
 
     thread = threading.Thread(target=work, name=f"check {check.name}", daemon=True)
-    with _watchdog(context):
+    with _watchdog(context.options.timeout + _SLACK):
         thread.start()
         try:
             return answer.get(timeout=context.options.timeout)
@@ -164,18 +164,14 @@ def limited(check: Check, context: Context) -> Finding:
 
 
 @contextmanager
-def _watchdog(context: Context) -> Iterator[None]:
-    """Ends a process whose check holds the interpreter itself; it prints where that is."""
-    watches = context.ranks.launched and sys.__stderr__ is not None
-    if watches:
-        faulthandler.dump_traceback_later(
-            context.options.timeout + _SLACK, exit=True, file=sys.__stderr__ or sys.stderr
-        )
+def _watchdog(seconds: float) -> Iterator[None]:
+    """Ends this process when a check holds the interpreter itself for so long; prints where that is."""
+    if sys.__stderr__ is not None:
+        faulthandler.dump_traceback_later(seconds, exit=True, file=sys.__stderr__)
     try:
         yield
     finally:
-        if watches:
-            faulthandler.cancel_dump_traceback_later()
+        faulthandler.cancel_dump_traceback_later()
 
 
 def _summary(check: Check, ranks: Sequence[Finding | None], context: Context) -> Finding:

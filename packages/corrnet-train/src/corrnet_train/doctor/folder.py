@@ -24,12 +24,12 @@ def run_folder(context: Context) -> Finding:
     assert context.options.run_dir is not None
     folder = context.options.run_dir
     ranks = context.ranks
-    created = _make(folder) if ranks.is_first else []
+    created = [path for path in (folder, *folder.parents) if not path.exists()]
     own = folder / f".doctor-{ranks.rank}-{secrets.token_hex(8)}"
     try:
-        token = _write_twice(own) if ranks.is_first else ""
         if ranks.is_first:
-            context.board.post(_KEY, f"{own.name} {token}")
+            folder.mkdir(parents=True, exist_ok=True)
+            context.board.post(_KEY, f"{own.name} {_write_twice(own)}")
         else:
             unseen = _see(folder, context)
             if unseen is not None:
@@ -42,22 +42,10 @@ def run_folder(context: Context) -> Finding:
         context.board.post("folder-seen", "yes")
         if ranks.is_first:
             context.board.collect("folder-seen", timeout=0.8 * context.options.timeout)
-        own.unlink(missing_ok=True)
-        if ranks.is_first:
-            _remove(created)
-
-
-def _make(folder: Path) -> list[Path]:
-    """Makes a folder; returns what it made, innermost first."""
-    created = [path for path in (folder, *folder.parents) if not path.exists()]
-    folder.mkdir(parents=True, exist_ok=True)
-    return created
-
-
-def _remove(created: list[Path]) -> None:
-    with contextlib.suppress(OSError):  # someone else uses it by now
-        for path in created:
-            path.rmdir()
+        with contextlib.suppress(OSError):  # it was never written, or others use the folder by now
+            own.unlink(missing_ok=True)
+            for path in created if ranks.is_first else ():
+                path.rmdir()
 
 
 def _write_twice(path: Path) -> str:

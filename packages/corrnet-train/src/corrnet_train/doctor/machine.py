@@ -32,29 +32,43 @@ _GIB = 1 << 30
 _SHM = Path("/dev/shm")
 _BATCHES_PER_WORKER = 3  # two that torch keeps ready and the one being made
 _CLIPS_PER_BATCH = 8  # assumed: doctor does not know the recipe
+_MOST_HOSTS = 8  # named in a result
 _ENOUGH_FILES, _TOO_FEW_FILES = 1024, 256
 
 
 def process(context: Context) -> Finding:
     """Who this process is."""
-    return Finding(
-        result=context.ranks.name,
-        figures={
-            "host": socket.gethostname(),
-            "pid": os.getpid(),
-            "local_rank": context.ranks.local_rank,
-        },
-    )
+    host = socket.gethostname()
+    try:
+        address = socket.gethostbyname(host)
+    except OSError:
+        address = "unknown"
+    figures = {"host": host, "address": address, "pid": os.getpid(), "local_rank": context.ranks.local_rank}
+    return Finding(result=context.ranks.name, figures=figures)
 
 
 def processes(findings: Sequence[Finding], names: Sequence[str]) -> Finding:
-    """Counts the processes of each machine."""
+    """Counts the processes of each machine, and looks at the addresses under which machines know themselves."""
     hosts = Counter(f.figures["host"] for f in findings)
-    listed = ", ".join(f"{number} on {host}" for host, number in list(hosts.items())[:8])
-    more = f" and {len(hosts) - 8} machines more" if len(hosts) > 8 else ""
     if len(findings) == 1:
         return Finding(result=f"1 on {next(iter(hosts))}; torchrun starts and checks several")
-    return Finding(result=f"all {len(findings)} answered: {listed}{more}")
+    listed = ", ".join(f"{number} on {host}" for host, number in list(hosts.items())[:_MOST_HOSTS])
+    more = f" and {len(hosts) - _MOST_HOSTS} machines more" if len(hosts) > _MOST_HOSTS else ""
+    text = f"all {len(findings)} answered: {listed}{more}"
+    own = {f.figures["host"]: f.figures["address"] for f in findings}
+    wrong = [f"{host} ({address})" for host, address in own.items() if not _is_reachable(address)]
+    if len(hosts) > 1 and wrong and "GLOO_SOCKET_IFNAME" not in os.environ:
+        return Finding(
+            status="warning",
+            result=f"{text}; the own names of these lead to an address that others cannot use: "
+            f"{', '.join(wrong[:_MOST_HOSTS])}",
+            advice="gloo listens there: give it the network, like GLOO_SOCKET_IFNAME=eth0, or mend /etc/hosts",
+        )
+    return Finding(result=text)
+
+
+def _is_reachable(address: str) -> bool:
+    return address != "unknown" and not address.startswith("127.")
 
 
 def versions(context: Context) -> Finding:
