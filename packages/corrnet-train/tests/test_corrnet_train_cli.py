@@ -34,6 +34,8 @@ def run(motionbench, tmp_path_factory):
         "eval",
         "predict",
         "features",
+        "visualize filters",
+        "visualize motion",
         "models",
         "demo",
         "motionbench",

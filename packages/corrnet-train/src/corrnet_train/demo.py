@@ -10,14 +10,14 @@ from pathlib import Path
 
 import torch
 from rich.console import Console
-from torch import Tensor, nn
+from torch import Tensor
 
-from corr_ops import VideoCorrelation
 from corrnet_models import count_gmacs, count_parameters
 from corrnet_train.config import RunConfig, load_config
 from corrnet_train.evaluate import EvalResult, evaluate
 from corrnet_train.files import write_text
 from corrnet_train.inference import ClipClassifier, build_model
+from corrnet_train.layers import correlation_layers
 from corrnet_train.metrics import read_metrics
 from corrnet_train.progress import progress_bar
 from corrnet_train.report import (
@@ -123,11 +123,11 @@ def run_demo(folder: Path, *, quick: bool = False, seed: int = 0, console: Conso
         models=models,
     )
     write_text(folder / "results.json", results.model_dump_json(indent=2) + "\n")
-    filters = {name: dict(_filters(classifier.model)) for name, classifier in classifiers.items()}
+    filters = {name: _first_filters(classifier) for name, classifier in classifiers.items()}
     write_report(
         results,
         report,
-        filters={name: next(iter(found.values())) for name, found in filters.items() if found},
+        filters={name: weight for name, weight in filters.items() if weight is not None},
         samples=list(_samples(shards, classifiers, num_clips=trained[0][0].eval.num_clips)),
     )
     console.print(results_table(results))
@@ -187,11 +187,10 @@ def _model_result(config: RunConfig, trained: TrainResult, tested: EvalResult) -
     )
 
 
-def _filters(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """The filters [L, C, K, K] of the model's correlation operators, in the order of the net."""
-    for name, module in model.named_modules():
-        if isinstance(module, VideoCorrelation) and module.weight is not None:
-            yield name, module.weight.detach().cpu()
+def _first_filters(classifier: ClipClassifier) -> Tensor | None:
+    """The filters [L, C, K, K] of the first correlation layer; None in a model without."""
+    layers = correlation_layers(classifier.video_model)
+    return layers[0].filters if layers else None
 
 
 def _samples(

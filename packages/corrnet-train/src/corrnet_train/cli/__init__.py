@@ -13,6 +13,7 @@ from corrnet_train.cli.pack import pack_app, pack_merge
 from corrnet_train.cli.recipe import recipe_app
 from corrnet_train.cli.train import train
 from corrnet_train.cli.verify import verify
+from corrnet_train.cli.visualize import visualize_app
 from corrnet_train.malloc import keep_freed_memory
 
 app = typer.Typer(
@@ -30,6 +31,7 @@ app.add_typer(recipe_app, name="recipe")
 app.command("eval")(evaluate_command)
 app.command()(predict)
 app.command()(features)
+app.add_typer(visualize_app, name="visualize")
 app.command()(export)
 app.command()(inspect)
 app.command()(verify)

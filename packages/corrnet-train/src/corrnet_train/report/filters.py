@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import textwrap
+from typing import Literal
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -12,12 +13,24 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import Tensor
 
-from corrnet_train.report.svg import figure_style, plain_label, render
+from corrnet_train.report.svg import figure_style, plain_label, render, render_png
 
 # Dark in the middle, so that the white arrows stand out on weights near the mean as well.
 _COLORMAP = LinearSegmentedColormap.from_list(
     "filters", ["#8fd0ff", "#3d92dd", "#1c4f80", "#17181c", "#7d4214", "#dd7d22", "#ffc078"]
 )
+
+
+def nearest_first(radius: int) -> NDArray[np.int64]:
+    """The steps down and to the right of a window, int64 [(2*radius + 1)**2, 2]: the nearest to its centre first.
+
+    Args:
+        radius: Steps from the centre to a side.
+    """
+    steps = np.stack(np.meshgrid(*[np.arange(-radius, radius + 1)] * 2, indexing="ij"), axis=-1)
+    steps = steps.reshape(-1, 2)
+    ordered: NDArray[np.int64] = steps[np.argsort((steps**2).sum(axis=1), kind="stable")].astype(np.int64)
+    return ordered
 
 
 def largest_offsets(weight: Tensor) -> NDArray[np.int64]:
@@ -33,17 +46,21 @@ def largest_offsets(weight: Tensor) -> NDArray[np.int64]:
     values = weight.detach().cpu().double().numpy()
     num_frames, num_channels, size, _ = values.shape
     radius = size // 2
-    steps = np.stack(np.meshgrid(*[np.arange(-radius, radius + 1)] * 2, indexing="ij"), axis=-1)
-    steps = steps.reshape(-1, 2)
-    nearest_first = steps[np.argsort((steps**2).sum(axis=1), kind="stable")]
-    rows, columns = (nearest_first + radius).T
-    largest = values[:, :, rows, columns].argmax(axis=-1)
-    offsets: NDArray[np.int64] = nearest_first[largest].astype(np.int64)
+    steps = nearest_first(radius)
+    rows, columns = (steps + radius).T
+    offsets: NDArray[np.int64] = steps[values[:, :, rows, columns].argmax(axis=-1)]
     assert offsets.shape == (num_frames, num_channels, 2)
     return offsets
 
 
-def filter_figure(weight: Tensor, *, max_frames: int = 8, max_channels: int = 8, title: str) -> bytes:
+def filter_figure(
+    weight: Tensor,
+    *,
+    max_frames: int = 8,
+    max_channels: int = 8,
+    title: str,
+    format: Literal["svg", "png"] = "svg",
+) -> bytes:
     """Draw correlation filters as in the paper's Figure 4.
 
     Rows are frames, columns are channels; each tile is one K x K filter in image orientation. The colours
@@ -57,9 +74,11 @@ def filter_figure(weight: Tensor, *, max_frames: int = 8, max_channels: int = 8,
         max_frames: The first `max_frames` frames are shown.
         max_channels: The first `max_channels` channels are shown.
         title: Text above the figure.
+        format: What is written.
 
     Returns:
-        An SVG document with transparent background; its text takes the colour of its surroundings.
+        An SVG document with transparent background, whose text takes the colour of its surroundings; or a PNG file with
+        black text on white.
 
     Raises:
         ValueError: If the shape is not [L, C, K, K] with odd K, a weight is not finite or a limit below 1.
@@ -117,7 +136,7 @@ def filter_figure(weight: Tensor, *, max_frames: int = 8, max_channels: int = 8,
         bar.outline.set_visible(False)
         bar.set_ticks([mean - reach, mean, mean + reach])
         bar.ax.set_yticklabels([f"{value:.{digits}f}" for value in bar.get_ticks()])
-        return render(figure)
+        return render(figure) if format == "svg" else render_png(figure)
 
 
 def _draw_arrows(axes: Axes, offsets: NDArray[np.int64], *, pitch: int, size: int) -> None:

@@ -96,6 +96,13 @@ def render(figure: Figure) -> bytes:
     return resolved.encode()
 
 
+def render_png(figure: Figure) -> bytes:
+    """Write a figure as a PNG file on white, its text in black."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=150, facecolor="white", metadata={"Software": "corrnet-train"})
+    return buffer.getvalue()
+
+
 def inline(document: bytes, *, prefix: str) -> str:
     """Turn an SVG document into an element for an HTML page.
 

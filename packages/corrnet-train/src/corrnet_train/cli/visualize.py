@@ -1,0 +1,98 @@
+"""`corrnet visualize`: what a model has learned, and what it sees."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from corrnet_train.cli.common import Checkpoint, Device, checkpoint_file, err, out, reports_errors
+
+visualize_app = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    help="Draw learned filters, or the motion that a model matches.",
+)
+
+
+@visualize_app.command()
+@reports_errors
+def filters(
+    checkpoint: Checkpoint,
+    output: Annotated[Path, typer.Option("--output", "-o", help="A file .html or .png.")] = Path(
+        "filters.html"
+    ),
+    layer: Annotated[
+        list[str] | None,
+        typer.Option(help="Correlation layer, for example res2.corr; may be repeated. Default: all."),
+    ] = None,
+    max_frames: Annotated[int, typer.Option(help="Frames to show.", min=1)] = 8,
+    max_channels: Annotated[int, typer.Option(help="Channels to show.", min=1)] = 8,
+) -> None:
+    """Draw the learned correlation filters, as in the paper's Figure 4.
+
+    Each correlation layer is a grid: rows are frames, columns channels, and each tile the K x K weights of one filter
+    with an arrow to the largest.
+
+    [bold]Examples[/]
+
+    corrnet visualize filters runs/first -o filters.html
+
+    corrnet visualize filters runs/first --layer res2.corr --max-frames 32 --max-channels 64 -o res2.png
+    """
+    from corrnet_train.inference import ClipClassifier
+    from corrnet_train.layers import chosen_layers
+    from corrnet_train.report.filterpage import write_filters
+
+    classifier = ClipClassifier.from_checkpoint(checkpoint_file(checkpoint), device="cpu")
+    layers = chosen_layers(classifier.video_model, layer or [])
+    write_filters(
+        layers, output, title=f"Filters of {checkpoint}", max_frames=max_frames, max_channels=max_channels
+    )
+    names = ", ".join(entry.name for entry in layers)
+    out.print(f"filters of {names}: {output}", highlight=False, soft_wrap=True)
+
+
+@visualize_app.command()
+@reports_errors
+def motion(
+    checkpoint: Checkpoint,
+    video: Annotated[str, typer.Argument(help="A video file, a folder of frames, camera:0 or a stream.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="A file .mp4, .png or .html.")] = Path(
+        "motion.mp4"
+    ),
+    layer: Annotated[
+        str | None, typer.Option(help="Correlation layer, for example res3.corr. Default: the first.")
+    ] = None,
+    max_frames: Annotated[int, typer.Option(help="Frames of the video to look at.", min=2)] = 300,
+    device: Device = "auto",
+) -> None:
+    """Draw the motion that a correlation layer matches, as arrows and colours over the frames.
+
+    The layer's features of each frame are compared with those of the frame before, as far as its window reaches; the
+    best match at each position is drawn. A video shows every frame, a picture or a page eight of them.
+
+    [bold]Examples[/]
+
+    corrnet visualize motion runs/first my.mp4 -o motion.mp4
+
+    corrnet visualize motion runs/first my.mp4 --layer res3.corr -o motion.html
+    """
+    from corrnet_train.inference import ClipClassifier
+    from corrnet_train.layers import chosen_layers
+    from corrnet_train.motion import motion_fields
+    from corrnet_train.progress import progress_bar
+    from corrnet_train.report.motionfield import check_suffix, write_motion
+
+    check_suffix(output)
+    classifier = ClipClassifier.from_checkpoint(checkpoint_file(checkpoint), device=device)
+    chosen = chosen_layers(classifier.video_model, [layer] if layer else [])[0]
+    with progress_bar(err) as bar:
+        task = bar.add_task("frames", total=max_frames)
+        write_motion(
+            motion_fields(classifier, video, chosen, max_frames=max_frames),
+            chosen,
+            output,
+            title=f"Motion in {Path(video).name}",
+            on_field=lambda field: bar.update(task, completed=field.number + 1),
+        )
+    out.print(f"motion by {chosen.name}: {output}", highlight=False, soft_wrap=True)
