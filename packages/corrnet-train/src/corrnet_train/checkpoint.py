@@ -13,7 +13,7 @@ from torch import nn
 from corrnet_train.config import RESUMABLE_KEYS, RunConfig, config_to_dict
 from corrnet_train.files import atomic_path
 from corrnet_train.recipes import flatten
-from corrnet_train.sharded import is_sharded, placed_state, read_shards, whole, write_shards
+from corrnet_train.sharded import is_sharded, placed_state, whole
 
 FORMAT_VERSION = 2
 
@@ -68,6 +68,8 @@ class Checkpoint:
 
     def save_shards(self, folder: Path, group: dist.ProcessGroup, *, finish: Callable[[], None]) -> None:
         """Writes a checkpoint of which each process has its shards; see `write_shards`."""
+        from corrnet_train.shardfiles import write_shards
+
         write_shards(self._content(), folder, group=group, finish=finish)
 
     def _content(self) -> dict[str, Any]:
@@ -86,9 +88,12 @@ class Checkpoint:
         if not path.is_file() and not sharded:
             raise CheckpointError(f"no checkpoint at {path}")
         try:
-            content = (
-                read_shards(path) if sharded else torch.load(path, map_location="cpu", weights_only=True)
-            )
+            if sharded:
+                from corrnet_train.shardfiles import read_shards
+
+                content = read_shards(path)
+            else:
+                content = torch.load(path, map_location="cpu", weights_only=True)
         except Exception as error:  # a damaged file may raise anything
             reason = f"{type(error).__name__} {error}".splitlines()[0]
             raise CheckpointError(f"{path} is not a readable checkpoint: {reason}") from None

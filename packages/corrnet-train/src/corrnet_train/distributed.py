@@ -17,8 +17,6 @@ from typing import Any, Literal, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 from corrnet_models.network import Stage
@@ -249,6 +247,9 @@ def share_out(
     if batch_norm == "sync" and ranks.world_size > 1:
         sync_batch_norm(model)
     if parallel == "fsdp":
+        from torch.distributed.device_mesh import init_device_mesh
+        from torch.distributed.fsdp import fully_shard  # it takes half a second to import
+
         mesh = init_device_mesh(device.type, (ranks.world_size,))
         for stage in [module for module in model.modules() if isinstance(module, Stage)]:
             for block in stage.children():
@@ -260,7 +261,7 @@ def share_out(
 
 def wrap(model: nn.Module, ranks: Ranks, device: torch.device) -> nn.Module:
     """The module whose backward pass exchanges gradients; the model itself where it does so or is alone."""
-    if ranks.world_size == 1 or isinstance(model, FSDPModule):
+    if ranks.world_size == 1 or _is_split(model):
         return model
     # Running statistics are not used in training; see `copy_buffers`. torch 2.13 has given the option a new name.
     names = inspect.signature(DistributedDataParallel.__init__).parameters
@@ -277,12 +278,16 @@ def wrap(model: nn.Module, ranks: Ranks, device: torch.device) -> nn.Module:
     )
 
 
+def _is_split(model: nn.Module) -> bool:
+    return hasattr(model, "set_requires_gradient_sync")
+
+
 def gradient_exchange(model: nn.Module, exchange: bool) -> AbstractContextManager[None]:
     """Context of a micro-batch of a wrapped model: whether gradients are exchanged after it."""
     if isinstance(model, DistributedDataParallel):
         return nullcontext() if exchange else model.no_sync()
-    if isinstance(model, FSDPModule):
-        model.set_requires_gradient_sync(exchange)
+    if _is_split(model):
+        model.set_requires_gradient_sync(exchange)  # type: ignore[operator]
     return nullcontext()
 
 

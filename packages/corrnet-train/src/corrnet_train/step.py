@@ -10,12 +10,12 @@ from typing import Literal
 import torch
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 from torch.nn import functional as F
 
 from corrnet_train.distributed import BatchNorm, Parallel
 from corrnet_train.optim import set_learning_rate
 from corrnet_train.prefetch import DeviceBatch
+from corrnet_train.sharded import whole
 from video_data import YuvClips, normalize
 
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -315,9 +315,7 @@ class TrainStep:
     def _update(self) -> Tensor:
         """Clips and applies the gradient; returns its norm before clipping, float32."""
         self.scaler.unscale_(self._optimizer)
-        grad_norm = nn.utils.clip_grad_norm_(self._parameters, self._limit)
-        if isinstance(grad_norm, DTensor):
-            grad_norm = grad_norm.full_tensor()
+        grad_norm = whole(nn.utils.clip_grad_norm_(self._parameters, self._limit))
         self.scaler.step(self._optimizer)
         self.scaler.update()
         if self._after_update is not None:
