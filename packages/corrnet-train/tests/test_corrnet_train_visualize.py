@@ -174,7 +174,7 @@ def test_the_command_draws_motion(folder, tmp_path):
     corrnet(*command, tmp_path / "m.html")
     page = (tmp_path / "m.html").read_text()
     assert page.count('<img src="data:image/jpeg') == 8 and "http" not in page.replace("http-equiv", "")
-    assert "median 3.0 px right, 2.0 px up" in page and "reaches 2 positions, 4 pixels" in page
+    assert "median → 3.0 px ↑ 2.0 px" in page and "reaches 2 positions, 4 pixels" in page
     for arguments, message in (
         (
             (folder / "r2d", folder / "moving.mp4", "-o", tmp_path / "x.mp4"),

@@ -168,10 +168,11 @@ def _wheel(size: int) -> Image.Image:
 def _caption(field: MotionField) -> str:
     right, down = (float(value) for value in np.median(field.motion.reshape(-1, 2), axis=0))
     words = [
-        f"{abs(value):.1f} px {names[value < 0]}"
-        for value, names in ((right, ("right", "left")), (down, ("down", "up")))
+        f"{arrows[value < 0]} {abs(value):.1f} px"
+        for value, arrows in ((right, "→←"), (down, "↓↑"))
+        if abs(value) >= 0.05
     ]
-    return f"frame {field.number}, {field.seconds:.2f} s: median {', '.join(words)}"
+    return f"frame {field.number}, {field.seconds:.2f} s: median {' '.join(words) or '0 px'}"
 
 
 def _facts(layer: CorrelationLayer) -> str:
