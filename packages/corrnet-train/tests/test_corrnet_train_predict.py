@@ -101,6 +101,27 @@ def test_folders_and_urls_are_classified_and_written(trained, folder, tmp_path):
     assert "cannot be fetched" in records[f"{url}/none.mp4"]["error"]
 
 
+def test_a_folder_of_frames_is_a_video(trained, folder, tmp_path):
+    with av.open(str(folder / "sub 0" / "v.mp4")) as container:
+        frames = [frame.to_image() for frame in container.decode(video=0)]
+    (tmp_path / "clips" / "jump").mkdir(parents=True)
+    for number, frame in enumerate(frames):
+        frame.save(tmp_path / "clips" / "jump" / f"{number:04d}.png")
+    (tmp_path / "clips" / "cover.jpg").touch()  # one picture is no video
+    assert [video.name for video in find_videos([str(tmp_path / "clips")])] == [
+        str(tmp_path / "clips" / "jump")
+    ]
+    command = ("predict", tmp_path / "clips", "--checkpoint", trained, "--top", 8)
+    corrnet(*command, "--json", tmp_path / "frames.json")
+    corrnet("predict", folder / "sub 0", "--checkpoint", trained, "--json", tmp_path / "video.json")
+    of_frames, of_video = (
+        json.loads((tmp_path / name).read_text())[0] for name in ("frames.json", "video.json")
+    )
+    assert of_frames["probabilities"] == pytest.approx(of_video["probabilities"], abs=0.05)
+    output = corrnet("predict", tmp_path / "clips" / "jump", "--checkpoint", trained, "--hop", 2, "--top", 1)
+    assert output.count(" ms)") == 3
+
+
 def test_names_that_mean_nothing_stop_before_the_first_video(trained, tmp_path):
     assert "no file or folder none.mp4" in corrnet("predict", "none.mp4", "--checkpoint", trained, code=2)
     (tmp_path / "empty").mkdir()

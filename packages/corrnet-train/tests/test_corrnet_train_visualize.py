@@ -14,7 +14,7 @@ from corrnet_models import create_model, save_pretrained
 from corrnet_train.cli import app
 from corrnet_train.inference import ClipClassifier
 from corrnet_train.layers import chosen_layers, correlation_layers
-from corrnet_train.motion import MotionField, motion_fields
+from corrnet_train.motion import MotionField, count_frames, motion_fields
 from corrnet_train.report.filterpage import write_filters
 from corrnet_train.report.motionfield import draw_field, motion_colours, write_motion
 from video_data import ClipConfig
@@ -174,6 +174,7 @@ def test_the_command_draws_motion(folder, tmp_path):
     corrnet(*command, tmp_path / "m.html")
     page = (tmp_path / "m.html").read_text()
     assert page.count('<img src="data:image/jpeg') == 8 and "http" not in page.replace("http-equiv", "")
+    assert count_frames(str(folder / "moving.mp4")) == 15 and count_frames("camera:0") is None
     assert "median → 3.0 px ↑ 2.0 px" in page and "reaches 2 positions, 4 pixels" in page
     for arguments, message in (
         (
@@ -185,7 +186,10 @@ def test_the_command_draws_motion(folder, tmp_path):
             "this model has res2.corr, res3.corr, res4.corr",
         ),
         ((*command[2:], tmp_path / "x.gif"), "motion is drawn as .mp4, .png, .html, got 'x.gif'"),
-        ((folder / "corrnet", folder / "none.mp4", "-o", tmp_path / "x.mp4"), "No such file"),
+        (
+            (folder / "corrnet", folder / "none.mp4", "-o", tmp_path / "x.mp4"),
+            "none.mp4: FileNotFoundError: No such file",
+        ),
     ):
         assert message in corrnet("visualize", "motion", *arguments, code=2)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["m.html", "m.mp4", "m.png"]

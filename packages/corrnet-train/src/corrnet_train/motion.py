@@ -3,6 +3,7 @@
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -14,7 +15,8 @@ from corr_ops import correlation
 from corrnet_train.inference import ClipClassifier
 from corrnet_train.layers import CorrelationLayer
 from corrnet_train.report.filters import nearest_first
-from video_data import open_frames, sliding_clips
+from video_data import VideoError, open_frames, sliding_clips
+from video_data.probe import open_video
 
 _PATCH = 3  # positions along a side of what is compared
 _OUTSIDE = -2.0  # less than any similarity
@@ -39,6 +41,15 @@ class MotionField:
     picture: NDArray[np.uint8]
     motion: NDArray[np.float32]
     similarity: NDArray[np.float32]
+
+
+def count_frames(source: str) -> int | None:
+    """Frames of a file as its header says; None where it does not, and for cameras and streams."""
+    try:
+        with open_video(Path(source)) as (_, stream):
+            return stream.frames or None
+    except VideoError:  # what is wrong is said when it is read
+        return None
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from video_data.batches import channels_first
 from video_data.clips import ClipConfig, view_boxes
 from video_data.decode import RgbGraph
 from video_data.pictures import pictures_video
-from video_data.probe import decode_packets, describe, frame_rotation, open_video
+from video_data.probe import VideoError, decode_packets, describe, frame_rotation, open_video
 
 _TIMEOUT = 10.0  # seconds without an answer
 _LIVE_SCHEMES = ("rtsp", "rtmp", "udp", "srt", "http", "https")
@@ -107,8 +107,11 @@ def open_frames(source: str) -> Iterator[Iterator[VideoFrame]]:
         target, format_name = source, None
     else:
         path = Path(source)
-        with open_video(pictures_video(path) if path.is_dir() else path) as (container, stream):
-            yield (frame for _, decoded in decode_packets(container, stream) for frame in decoded)
+        try:
+            with open_video(pictures_video(path) if path.is_dir() else path) as (container, stream):
+                yield (frame for _, decoded in decode_packets(container, stream) for frame in decoded)
+        except VideoError as error:
+            raise VideoError(f"{source}: {error}", reason=error.reason) from error
         return
     try:
         container = av.open(target, "r", format=format_name, timeout=_TIMEOUT)

@@ -79,7 +79,7 @@ def motion(
     """
     from corrnet_train.inference import ClipClassifier
     from corrnet_train.layers import chosen_layers
-    from corrnet_train.motion import motion_fields
+    from corrnet_train.motion import count_frames, motion_fields
     from corrnet_train.progress import progress_bar
     from corrnet_train.report.motionfield import check_suffix, write_motion
 
@@ -87,7 +87,7 @@ def motion(
     classifier = ClipClassifier.from_checkpoint(checkpoint_file(checkpoint), device=device)
     chosen = chosen_layers(classifier.video_model, [layer] if layer else [])[0]
     with progress_bar(err) as bar:
-        task = bar.add_task("frames", total=max_frames)
+        task = bar.add_task("frames", total=min(max_frames, count_frames(video) or max_frames))
         write_motion(
             motion_fields(classifier, video, chosen, max_frames=max_frames),
             chosen,

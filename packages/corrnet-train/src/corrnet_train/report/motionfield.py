@@ -105,8 +105,8 @@ def draw_field(field: MotionField, layer: CorrelationLayer) -> Image.Image:
     _draw_arrows(draw, field.motion * factor, side)
     canvas.paste(_wheel(_LEGEND - 12), (side - _LEGEND + 6, side + 6))
     step = "" if layer.temporal_stride == 1 else f" in {layer.temporal_stride} frames"
-    text = f"{_caption(field)}\n{layer.name}: full colour at {limit} px{step}"
-    draw.multiline_text((10, side + 14), text, font=text_font(text, 15), fill=_INK, spacing=8)
+    text = "\n".join([*_caption(field).split(": "), f"{layer.name}: full colour at {limit} px{step}"])
+    draw.multiline_text((10, side + 8), text, font=text_font(text, 14), fill=_INK, spacing=5)
     return canvas
 
 
