@@ -17,6 +17,7 @@ import pytest
 import torch
 import yaml
 
+from corrnet_train import shardfiles
 from corrnet_train.checkpoint import Checkpoint, CheckpointError, weights_hash
 from corrnet_train.cli.common import checkpoint_file
 from corrnet_train.distributed import Ranks
@@ -24,6 +25,8 @@ from corrnet_train.evaluate import evaluate
 from corrnet_train.inference import ClipClassifier
 from corrnet_train.metrics import read_metrics
 from corrnet_train.rendezvous import meet
+from corrnet_train.sharded import link, remove_unlinked
+from corrnet_train.shardfiles import read_shards
 from corrnet_train.trainer import Trainer
 from video_data import open_shards
 
@@ -271,6 +274,25 @@ def test_shards_that_are_damaged_or_would_run_code_are_refused(runs, tmp_path):
     description = pickle.loads((good / ".metadata").read_bytes())
     next(iter(description.state_dict_metadata.values())).chunks.pop()
     refused(".metadata", pickle.dumps(description), "the shards hold .* values of model/")
+
+
+@pytest.mark.slow
+def test_a_checkpoint_is_read_again_when_training_moves_its_link_on_meanwhile(runs, tmp_path, monkeypatch):
+    _, folder = runs
+    for name, run in (("shards-00000001", "fsdp1"), ("shards-00000002", "fsdp2")):
+        shutil.copytree(folder / run / "checkpoints" / "last.pt", tmp_path / name)
+    last = tmp_path / "last.pt"
+    link(last, tmp_path / "shards-00000001")
+
+    def read(folder):
+        if folder.name == "shards-00000001":
+            link(last, tmp_path / "shards-00000002")
+            remove_unlinked(tmp_path)
+        return read_shards(folder)
+
+    monkeypatch.setattr(shardfiles, "read_shards", read)
+    assert len(Checkpoint.load(last).rng) == 2, "the checkpoint of two processes"
+    assert not (tmp_path / "shards-00000001").exists()
 
 
 @pytest.mark.slow

@@ -87,14 +87,17 @@ class Checkpoint:
         sharded = is_sharded(path)
         if not path.is_file() and not sharded:
             raise CheckpointError(f"no checkpoint at {path}")
+        folder = path.resolve()
         try:
             if sharded:
                 from corrnet_train.shardfiles import read_shards
 
-                content = read_shards(path)
+                content = read_shards(folder)
             else:
                 content = torch.load(path, map_location="cpu", weights_only=True)
         except Exception as error:  # a damaged file may raise anything
+            if sharded and path.resolve() != folder:  # training has moved the link on meanwhile
+                return cls.load(path)
             reason = f"{type(error).__name__} {error}".splitlines()[0]
             raise CheckpointError(f"{path} is not a readable checkpoint: {reason}") from None
         if not isinstance(content, dict) or "format_version" not in content:

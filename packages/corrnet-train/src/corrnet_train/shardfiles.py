@@ -90,6 +90,10 @@ class _Writer(FileSystemWriter):
 
     def finish(self, metadata: Metadata, results: Any) -> None:
         super().finish(metadata, results)
+        written = {info.relative_path for info in metadata.storage_data.values()}
+        missing = sorted(name for name in written if not (Path(self.path) / name).is_file())
+        if missing:
+            raise RuntimeError(f"all machines must share {Path(self.path).parent}: rank 0 sees no {missing[0]}")
         self._finish()
 
 

@@ -62,6 +62,7 @@ class CheckpointWriter:
     def _store(self, checkpoint: Checkpoint, paths: tuple[Path, ...]) -> None:
         for path in paths:
             checkpoint.save(path)
+        remove_unlinked(paths[0].parent)  # of a run whose model was split before
 
 
 class ShardedCheckpointWriter(CheckpointWriter):

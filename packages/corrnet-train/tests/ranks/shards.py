@@ -74,14 +74,14 @@ def steps_equal_those_of_copies(ranks):
 
 
 def a_full_disk_keeps_the_checkpoint_before(ranks, folder):
-    """The last process may write 8 KiB a file: all hear of it, and what was written before is still there."""
+    """The last process may write 8 KiB a file, or writes elsewhere: all hear of it, and what was there stays."""
     torch.manual_seed(1)
     model = nn.Sequential(nn.Linear(2000, 41), nn.Linear(41, 3))  # 41 and 3 rows: uneven and empty shards
     expected = weights_hash(model)
     share_out(model, ranks, CPU, batch_norm="local", parallel="fsdp")
     writer, last = ShardedCheckpointWriter(ranks, timeout=60), Path(folder) / "last.pt"
 
-    def save(step):
+    def save(step, last=last):
         state = {
             "model": model.state_dict(),
             "optimizer": {},
@@ -104,6 +104,12 @@ def a_full_disk_keeps_the_checkpoint_before(ranks, folder):
         message = str(error)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    kept = Checkpoint.load(last)
-    assert kept.step == 1
+    if ranks.world_size > 1:
+        try:
+            save(3, last if ranks.is_first else Path(folder) / "elsewhere" / "last.pt")
+        except OSError as error:
+            assert "all machines must share" in str(error), error
+        else:
+            raise AssertionError("a folder that is not shared was not noticed")
+    assert Checkpoint.load(last).step == 1
     return message
