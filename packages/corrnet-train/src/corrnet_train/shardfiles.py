@@ -93,7 +93,8 @@ class _Writer(FileSystemWriter):
         written = {info.relative_path for info in metadata.storage_data.values()}
         missing = sorted(name for name in written if not (Path(self.path) / name).is_file())
         if missing:
-            raise RuntimeError(f"all machines must share {Path(self.path).parent}: rank 0 sees no {missing[0]}")
+            where = Path(self.path).parent
+            raise RuntimeError(f"all machines must share {where}: rank 0 sees no {missing[0]}")
         self._finish()
 
 
