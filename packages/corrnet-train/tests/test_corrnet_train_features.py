@@ -25,6 +25,10 @@ from corrnet_train.stream import classify_stream
 from video_data import open_shards
 
 
+class Killed(BaseException):
+    pass
+
+
 def corrnet(*arguments, code=0):
     result = CliRunner().invoke(app, [str(argument) for argument in arguments], env={"COLUMNS": "200"})
     assert result.exit_code == code, result.output
@@ -122,6 +126,27 @@ def test_files_and_folders_of_frames_get_rows_and_what_cannot_be_read_is_named(
     corrnet(*command, "--overwrite", "--num-workers", 0, code=3)
 
 
+def test_any_file_name_can_be_in_the_index_and_a_run_killed_while_it_ends_goes_on(
+    classifier, videos, tmp_path, monkeypatch
+):
+    odd = tmp_path / "odd"
+    odd.mkdir()
+    shutil.copy(videos / "a.mp4", os.fsencode(odd) + b"/\xff.mp4")  # no UTF-8
+    shutil.copy(videos / "c.mp4", odd / 'new\nline, "quoted".mp4')
+    found = find_videos([str(odd)])
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            "corrnet_train.featurefile.FeatureFile._write", lambda self, rows: (_ for _ in ()).throw(Killed)
+        )
+        with pytest.raises(Killed):
+            extract_features(classifier, found, tmp_path / "f.npz", num_clips=1, num_workers=1)
+    assert not (tmp_path / "f.npz").exists()
+    result = extract_features(classifier, found, tmp_path / "f.npz", num_clips=1, num_workers=1)
+    assert result.num_rows == 2
+    names = [line["video"].removeprefix(f"{odd}/") for line in rows_of(tmp_path / "f.npz")]
+    assert names == ['new\nline, "quoted".mp4', "\\udcff.mp4"]
+
+
 def test_a_layer_is_averaged_over_time_and_space(classifier, videos, tmp_path):
     video = find_videos([str(videos / "a.mp4")])
     result = extract_features(classifier, video, tmp_path / "f.npz", num_clips=1, stage="res3")
@@ -135,10 +160,6 @@ def test_a_layer_is_averaged_over_time_and_space(classifier, videos, tmp_path):
     )
     with pytest.raises(ValueError, match="stage must be one of res2, res3, res4, res5, got 'res6'"):
         extract_features(classifier, video, tmp_path / "g.npz", stage="res6")
-
-
-class Killed(BaseException):
-    pass
 
 
 def test_a_stopped_run_goes_on_to_the_same_file(classifier, motionbench, tmp_path):

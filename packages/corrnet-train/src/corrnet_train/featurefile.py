@@ -208,7 +208,8 @@ class FeatureFile:
                     [number, record.video, record.key, record.class_name, clip, frame, seconds, record.error]
                 )
                 row += not record.error
-        return text.getvalue()
+        # File names of other encodings are written as Python shows them.
+        return text.getvalue().encode("utf-8", "backslashreplace").decode()
 
     def _clips(self, record: VideoRecord) -> Iterator[tuple[object, object, object]]:
         if record.error or not self._per_clip:
