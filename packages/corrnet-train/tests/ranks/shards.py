@@ -20,10 +20,9 @@ from corrnet_train.writer import ShardedCheckpointWriter
 
 CPU = torch.device("cpu")
 CASES = [
-    {"name": "sgd", "clip": 0.5},
+    {"name": "sgd", "clip": 0.5, "recompute": True},
     {"name": "adamw", "precision": "bf16", "batch_norm": "sync"},
     {"name": "sgd", "precision": "fp16", "clip": 0.5},
-    {"name": "sgd", "recompute": True},
 ]
 
 
