@@ -3,6 +3,7 @@
 import functools
 import http.server
 import json
+import os
 import shutil
 import threading
 
@@ -120,6 +121,15 @@ def test_a_folder_of_frames_is_a_video(trained, folder, tmp_path):
     assert of_frames["probabilities"] == pytest.approx(of_video["probabilities"], abs=0.05)
     output = corrnet("predict", tmp_path / "clips" / "jump", "--checkpoint", trained, "--hop", 2, "--top", 1)
     assert output.count(" ms)") == 3
+
+
+def test_a_file_name_that_is_no_utf8_is_shown(trained, folder, tmp_path):
+    video = folder / "sub 0" / "v.mp4"
+    video.rename(video.with_name(os.fsdecode(b"\xff[b].mp4")))
+    options = ("--checkpoint", trained, "--num-clips", 1, "--json", tmp_path / "o.json")
+    output = corrnet("predict", folder / "sub 0", *options)
+    assert "\\udcff[b].mp4" in output
+    assert os.fsencode(json.loads((tmp_path / "o.json").read_text())[0]["video"]).endswith(b"\xff[b].mp4")
 
 
 def test_names_that_mean_nothing_stop_before_the_first_video(trained, tmp_path):

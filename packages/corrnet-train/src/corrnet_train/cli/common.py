@@ -55,8 +55,8 @@ def print_error(error: Exception) -> None:
 
 
 def escape(text: str) -> str:
-    """Text without meaning as markup."""
-    return text.replace("[", r"\[")
+    """Text without meaning as markup; what no terminal takes, as in file names of other encodings, is spelled out."""
+    return text.encode("utf-8", "backslashreplace").decode().replace("[", r"\[")
 
 
 def workers(num_workers: int) -> int:
