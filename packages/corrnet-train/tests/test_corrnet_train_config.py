@@ -92,6 +92,10 @@ def test_settings_that_contradict_each_other_are_named():
         load_config("kinetics400+finetune")
     with pytest.raises(ConfigError, match=r"^augment.rand_augment is for RGB: data.clip.modality is flow"):
         load_config("kinetics400+r2plus1d26_flow", ["augment.rand_augment=9"])
+    with pytest.raises(
+        ConfigError, match=r"^model.options.num_frames cannot be set: it follows from data.clip.num_"
+    ):
+        load_config("kinetics400", ["model.options.num_frames=8"])
 
 
 def test_overrides_are_read_as_yaml():

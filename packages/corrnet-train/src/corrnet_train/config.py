@@ -21,6 +21,9 @@ from corrnet_train.step import Precision, TrainConfig
 from video_data import ClipConfig
 
 
+_DERIVED_OPTIONS = {"num_classes": "the classes of data.shards", "num_frames": "data.clip.num_frames"}
+
+
 class ModelConfig(BaseModel):
     """Which model; its clip length comes from `data.clip`, its classes from the shards."""
 
@@ -40,7 +43,10 @@ class ModelConfig(BaseModel):
     )
 
     @model_validator(mode="after")
-    def _check_head(self) -> Self:
+    def _check(self) -> Self:
+        for option, source in _DERIVED_OPTIONS.items():
+            if option in self.options:
+                raise ValueError(f"model.options.{option} cannot be set: it follows from {source}")
         if self.new_head and self.init_from is None:
             raise ValueError("model.new_head is for model.init_from, which is not given")
         return self
