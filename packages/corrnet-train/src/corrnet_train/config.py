@@ -20,7 +20,6 @@ from corrnet_train.recipes import ConfigError, apply_override, default_run_dir, 
 from corrnet_train.step import Precision, TrainConfig
 from video_data import ClipConfig
 
-
 _DERIVED_OPTIONS = {"num_classes": "the classes of data.shards", "num_frames": "data.clip.num_frames"}
 
 
