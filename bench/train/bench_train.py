@@ -61,7 +61,8 @@ def quiet_console(bar: bool) -> Iterator[Console]:
 
 
 def columns(table: str, case: str, provider: str) -> dict[str, object]:
-    return {"table": table, "case": case, "provider": provider, "threads": 1}
+    load = os.getloadavg()[1] if hasattr(os, "getloadavg") else 0.0
+    return {"table": table, "case": case, "provider": provider, "threads": 1, "load": round(load, 1)}
 
 
 @pytest.mark.parametrize("case", CASES)

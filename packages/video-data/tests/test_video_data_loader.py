@@ -6,10 +6,12 @@ import pickle
 import subprocess
 import sys
 from collections import Counter
+from multiprocessing.reduction import ForkingPickler
 
 import pytest
 import torch
 from torch import Tensor
+from torch.multiprocessing.reductions import reduce_tensor
 
 from video_data import (
     Batch,
@@ -449,6 +451,31 @@ def test_normalize_scales_and_keeps_the_memory_layout():
     assert normalize(video, torch.bfloat16).dtype == torch.bfloat16
     with pytest.raises(ValueError, match="uint8"):
         normalize(video.float())
+
+
+def test_workers_send_small_tensors_by_value(shards, monkeypatch):
+    """Each one in shared memory would cost the receiver a connection to the worker."""
+    shared = []
+
+    def reduce(tensor):
+        shared.append(tensor)
+        return reduce_tensor(tensor)
+
+    monkeypatch.setitem(ForkingPickler._extra_reducers, Tensor, reduce)
+    for loader in (
+        train_loader(shards, "train", CLIP, batch_size=3, seed=0),
+        view_loader(shards, "train", CLIP),
+    ):
+        batch = next(iter(loader))
+        got = pickle.loads(ForkingPickler.dumps(batch))
+        assert len(shared) == 1 and shared.pop() is batch.video
+        assert vars(got).keys() == vars(batch).keys()
+        for name, value in vars(batch).items():
+            same = (
+                torch.equal(vars(got)[name], value) if isinstance(value, Tensor) else vars(got)[name] == value
+            )
+            assert same, name
+        assert got.label.dtype == torch.int64
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="page-locked memory needs a GPU")

@@ -1,7 +1,7 @@
 """What the loaders hand out, and what both of them need."""
 
 from dataclasses import dataclass, field, replace
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,6 +13,8 @@ PixelFormat = Literal["rgb", "yuv"]
 
 PIXEL_MEAN, PIXEL_STD = 0.45, 0.225
 """Mean and deviation that `normalize` takes for all channels of pixels in 0..1; the paper gives none."""
+
+_SMALL = ("label", "index", "valid")
 
 
 class Replacement(NamedTuple):
@@ -59,8 +61,19 @@ class ViewStart(NamedTuple):
     seconds: float
 
 
+class _SmallByValue:
+    """Small tensors travel by value: for each one in shared memory the receiver opens a connection to the worker."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value.numpy() if name in _SMALL else value for name, value in vars(self).items()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        for name, value in state.items():
+            setattr(self, name, torch.from_numpy(value) if name in _SMALL else value)
+
+
 @dataclass
-class Batch:
+class Batch(_SmallByValue):
     """Training clips.
 
     Attributes:
@@ -84,7 +97,7 @@ class Batch:
 
 
 @dataclass
-class ViewBatch:
+class ViewBatch(_SmallByValue):
     """Test views of videos.
 
     Attributes:
