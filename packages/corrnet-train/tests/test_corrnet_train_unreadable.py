@@ -105,34 +105,89 @@ def test_processes_that_share_a_split_name_the_same_videos(classifier, broken):
         assert (result.clip_top1, result.confusion) == (alone.clip_top1, alone.confusion)
 
 
-def test_the_command_writes_them_and_says_so_with_its_exit_code(classifier, broken, tmp_path):
+@pytest.fixture(scope="module")
+def command(classifier, broken, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("model")
     metadata = {"clip": CLIP.model_dump(mode="json")}
-    save_pretrained(classifier.model, tmp_path / "model", classes=classifier.classes, metadata=metadata)
-    options = (
+    save_pretrained(classifier.model, folder, classes=classifier.classes, metadata=metadata)
+    return [
+        "eval",
+        str(folder),
+        str(broken.path),
         "--split",
         "test",
         "--num-clips",
         "1",
         "--num-workers",
         "0",
-        "--output",
-        str(tmp_path / "eval"),
-    )
-    result = CliRunner().invoke(
-        app, ["eval", str(tmp_path / "model"), str(broken.path), *options], env={"COLUMNS": "200"}
-    )
+    ]
+
+
+def test_the_command_writes_them_and_says_so_with_its_exit_code(command, broken, tmp_path):
+    result = CliRunner().invoke(app, [*command, "--output", str(tmp_path)], env={"COLUMNS": "200"})
     assert result.exit_code == 3, result.output
     sources = [broken.sample("test", index).source for index in BROKEN]
-    assert [
-        line.split(": ")[1] for line in result.stderr.splitlines() if line.startswith("not counted")
-    ] == sources
-    written = json.loads((tmp_path / "eval" / "result.json").read_text())
+    named = [line.split(": ")[1] for line in result.stderr.splitlines() if line.startswith("not counted")]
+    assert named == sources
+    written = json.loads((tmp_path / "result.json").read_text())
     assert (written["num_videos"], written["num_unreadable"]) == (13, 3)
     assert [entry["source"] for entry in written["unreadable"]] == sources
-    rows = list(csv.DictReader((tmp_path / "eval" / "unreadable.csv").open()))
+    rows = list(csv.DictReader((tmp_path / "unreadable.csv").open()))
     assert [row["source"] for row in rows] == sources and all(row["reason"] for row in rows)
-    page = (tmp_path / "eval" / "report.html").read_text()
+    page = (tmp_path / "report.html").read_text()
     assert "3 more could not be read" in page and all(source in page for source in sources)
+    assert not (tmp_path / "unfinished.jsonl").exists()
+
+
+def test_a_stopped_evaluation_goes_on_to_the_same_result(classifier, broken, tmp_path, caplog):
+    options = {"num_clips": 2, "batch_size": 3}
+    whole = evaluate(classifier, broken, "test", **options)
+    journal = tmp_path / "new" / "unfinished.jsonl"
+    done = []
+
+    def stop(num_videos):
+        done.append(num_videos)
+        if sum(done) == 9:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(classifier, broken, "test", **options, journal=journal, on_batch=stop)
+    with journal.open("a") as file:
+        file.write('{"videos": [[9, "half a li')  # as a kill leaves it
+    seen = []
+    resumed = evaluate(classifier, broken, "test", **options, journal=journal, on_batch=seen.append)
+    assert (done, seen) == ([0, 3, 3, 3], [9, 3, 3, 1])
+    assert resumed == whole
+    caplog.clear()
+    seen.clear()
+    other = evaluate(
+        classifier, broken, "test", **{**options, "num_clips": 1}, journal=journal, on_batch=seen.append
+    )
+    assert seen[0] == 0 and other.num_clips == 1
+    assert "with views 2 clips x 1 centre crop, now it is 1 clips x 1 centre crop: all videos" in caplog.text
+    with pytest.raises(ValueError, match="num_crops must be 1 or 3, got 2"):
+        evaluate(classifier, broken, "test", num_crops=2, journal=tmp_path / "other.jsonl")
+    assert not (tmp_path / "other.jsonl").exists()
+    with pytest.raises(ValueError, match="a journal is for one process, got 2"):
+        evaluate(classifier, broken, "test", journal=journal, ranks=Thread(world_size=2))
+
+
+def test_ctrl_c_says_that_the_same_command_goes_on(command, tmp_path, monkeypatch):
+    probabilities, calls = ClipClassifier.video_probabilities, []
+
+    def interrupted(self, views):
+        calls.append(len(views))
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return probabilities(self, views)
+
+    monkeypatch.setattr(ClipClassifier, "video_probabilities", interrupted)
+    arguments = [*command, "--output", str(tmp_path)]
+    stopped = CliRunner().invoke(app, arguments)
+    assert stopped.exit_code == 130 and "the same command goes on where it was" in stopped.stderr
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 3 and sum(calls) == 16 + 4  # the batch in which it was stopped comes twice
+    assert json.loads((tmp_path / "result.json").read_text())["num_videos"] == 13
 
 
 def test_a_split_of_which_nothing_can_be_read_is_an_error(classifier, motionbench, tmp_path):

@@ -4,15 +4,17 @@ import hashlib
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import av
-import torch
+from torch import Tensor
 
 from corrnet_train.accuracy import VideoAccuracy, VideoPrediction, video_accuracy
 from corrnet_train.checkpoint import weights_hash
 from corrnet_train.distributed import Ranks, on_every_rank
+from corrnet_train.evaljournal import EvalJournal, EvalPart
 from corrnet_train.inference import ClipClassifier
-from video_data import ShardSet, Unreadable, test_loader
+from video_data import ShardSet, Unreadable, ViewBatch, test_loader
 
 Fingerprint = dict[str, str | int]
 ONE_RANK = Ranks()
@@ -70,6 +72,7 @@ def evaluate(
     num_workers: int = 0,
     on_batch: Callable[[int], None] = lambda num_videos: None,
     ranks: Ranks = ONE_RANK,
+    journal: Path | None = None,
 ) -> EvalResult:
     """Classifies every video of `split` from `num_clips` x `num_crops` views each.
 
@@ -84,8 +87,11 @@ def evaluate(
         num_crops: 1 for the centre of the picture, 3 for three places along its longer side.
         batch_size: videos a step.
         num_workers: decoding processes.
-        on_batch: called after every step with the number of videos in it, of this process.
+        on_batch: called after every step with the number of videos in it, of this process, and at the start with how
+            many were done before.
         ranks: the processes that share the videos; each of them gets the result over all.
+        journal: a file that keeps what is done; with the same one, a call goes on where another was stopped. It is
+            left there, to be removed when the result is safe. For one process.
 
     Raises:
         ValueError: the model's classes differ from those of the shards, the split does not exist, or a number is out of
@@ -93,67 +99,71 @@ def evaluate(
         RuntimeError: none of the videos can be read.
     """
     check_classes(classifier.classes, shards)
-    loader = test_loader(
-        shards,
-        split,
-        classifier.clip,
-        num_clips=num_clips,
-        num_crops=num_crops,
-        batch_size=batch_size,
-        num_workers=num_workers,
-        rank=ranks.rank,
-        world_size=ranks.world_size,
-        skip_unreadable=True,
-    )
-    top = min(5, len(classifier.classes))
-    clip_hits = torch.zeros(2, dtype=torch.int64)
-    own: list[tuple[int, VideoPrediction]] = []
-    own_unreadable: list[Unreadable] = []
-    for batch in loader:
-        clips, videos = classifier.video_probabilities(batch.video)
-        hits = clips.topk(top).indices == batch.label[:, None, None]  # no class where a row is not valid
-        clip_hits += torch.stack([hits[..., 0].sum(), hits.sum()])
-        for key, index, label, row in zip(
-            batch.keys, batch.index.tolist(), batch.label.tolist(), videos.tolist(), strict=True
-        ):
-            if index >= 0:
-                own.append((index, VideoPrediction(key, shards.sample(split, index).source, label, row)))
-        own_unreadable += batch.unreadable
-        on_batch(int(batch.valid.sum()) + len(batch.unreadable))
-    predictions, unreadable = _of_all(own, own_unreadable, ranks, shards, split)
+    if journal is not None and ranks.world_size > 1:
+        raise ValueError(f"a journal is for one process, got {ranks.world_size}")
+    views = {"num_clips": num_clips, "num_crops": num_crops}
+    settings = {} if journal is None else fingerprint(classifier, shards, split, **views, num_videos=0)
+    work = EvalJournal(journal, settings)
+    try:
+        loader = test_loader(
+            shards,
+            split,
+            classifier.clip,
+            num_clips=num_clips,
+            num_crops=num_crops,
+            batch_size=batch_size,
+            num_workers=num_workers,
+            rank=ranks.rank,
+            world_size=ranks.world_size,
+            first=work.num_videos,
+            skip_unreadable=True,
+        )
+        on_batch(work.num_videos)
+        for batch in loader:
+            part = _evaluate_batch(classifier, batch, shards, split)
+            work.add(part)
+            on_batch(part.num_videos)
+    finally:
+        work.close()
+    predictions, unreadable, clip_hits = _of_all(work.parts, ranks, shards, split)
     num_views = len(predictions) * num_clips * num_crops
-    clip_top1, clip_top5 = (sum(ranks.gather(clip_hits), torch.zeros(2)) / num_views).tolist()
     return EvalResult(
         num_videos=len(predictions),
         num_clips=num_clips,
         num_crops=num_crops,
-        clip_top1=clip_top1,
-        clip_top5=clip_top5,
+        clip_top1=clip_hits[0] / num_views,
+        clip_top5=clip_hits[1] / num_views,
         video=video_accuracy(predictions, classifier.classes),
         predictions=predictions,
         unreadable=unreadable,
-        fingerprint=fingerprint(
-            classifier,
-            shards,
-            split,
-            num_clips=num_clips,
-            num_crops=num_crops,
-            num_videos=len(predictions),
-        ),
+        fingerprint=fingerprint(classifier, shards, split, **views, num_videos=len(predictions)),
+    )
+
+
+def _evaluate_batch(classifier: ClipClassifier, batch: ViewBatch, shards: ShardSet, split: str) -> EvalPart:
+    assert isinstance(batch.video, Tensor)
+    clips, videos = classifier.video_probabilities(batch.video)
+    ranked = clips.topk(min(5, len(classifier.classes))).indices
+    hits = ranked == batch.label[:, None, None]  # no class where a row is not valid
+    rows = zip(batch.keys, batch.index.tolist(), batch.label.tolist(), videos.tolist(), strict=True)
+    return EvalPart(
+        [
+            (index, VideoPrediction(key, shards.sample(split, index).source, label, row))
+            for key, index, label, row in rows
+            if index >= 0
+        ],
+        batch.unreadable,
+        (int(hits[..., 0].sum()), int(hits.sum())),
     )
 
 
 def _of_all(
-    own: list[tuple[int, VideoPrediction]],
-    own_unreadable: list[Unreadable],
-    ranks: Ranks,
-    shards: ShardSet,
-    split: str,
-) -> tuple[list[VideoPrediction], list[Unreadable]]:
-    """The results of all processes in the order of the split, each video once."""
-    parts = ranks.gather((own, own_unreadable))
-    rows = sorted((row for part, _ in parts for row in part), key=lambda row: row[0])
-    unreadable = sorted(entry for _, part in parts for entry in part)
+    own: list[EvalPart], ranks: Ranks, shards: ShardSet, split: str
+) -> tuple[list[VideoPrediction], list[Unreadable], tuple[int, int]]:
+    """The results of all processes in the order of the split, each video once, and the hits of all views."""
+    parts = [part for parts in ranks.gather(own) for part in parts]
+    rows = sorted((row for part in parts for row in part.videos), key=lambda row: row[0])
+    unreadable = sorted(entry for part in parts for entry in part.unreadable)
     num_videos = shards.num_samples(split)
     seen = sorted([index for index, _ in rows] + [entry.number for entry in unreadable])
     if seen != list(range(num_videos)):
@@ -169,7 +179,8 @@ def _of_all(
                 "%d of %d videos of split %s cannot be read and are not counted; %s",
                 len(unreadable), num_videos, split, first,
             )  # fmt: skip
-    return [prediction for _, prediction in rows], unreadable
+    top1, top5 = (sum(part.clip_hits[rank] for part in parts) for rank in (0, 1))
+    return [prediction for _, prediction in rows], unreadable, (top1, top5)
 
 
 def check_classes(classes: list[str], shards: ShardSet) -> None:

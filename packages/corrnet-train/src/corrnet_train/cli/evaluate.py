@@ -9,6 +9,7 @@ from rich.table import Table
 from corrnet_train.cli.common import (
     CHECKPOINT_HELP,
     EXIT_FAILED,
+    EXIT_INTERRUPTED,
     EXIT_VIDEOS_LEFT_OUT,
     Checkpoint,
     Device,
@@ -40,14 +41,15 @@ def evaluate_command(
         Path | None,
         typer.Option(
             metavar="FOLDER",
-            help="Write result.json, predictions.csv, unreadable.csv, classes.csv and report.html there.",
+            help="Write result.json, predictions.csv, unreadable.csv, classes.csv and report.html there; until it is "
+            "done, what is needed to go on after a stop.",
         ),
     ] = None,
 ) -> None:
     """Measure accuracy over a split: of views, videos and classes, with calibration; each video is counted once.
 
     The paper averages over 10 clips of each video, and over 30 for its best figures. Videos that cannot be read are
-    named and not counted; then the exit code is 3.
+    named and not counted; then the exit code is 3. With --output a stopped evaluation goes on where it was.
 
     [bold]Examples[/]
 
@@ -62,18 +64,26 @@ def evaluate_command(
 
     shard_set = open_shards(shards)
     classifier = ClipClassifier.from_checkpoint(checkpoint_file(checkpoint), device=device)
+    journal = None if output is None else output / "unfinished.jsonl"
     with progress_bar(err) as bar:
         task = bar.add_task(f"eval {split}", total=shard_set.num_samples(split))
-        result = evaluate(
-            classifier,
-            shard_set,
-            split,
-            num_clips=num_clips,
-            num_crops=num_crops,
-            batch_size=batch_size,
-            num_workers=num_workers,
-            on_batch=lambda n: bar.advance(task, n),
-        )
+        try:
+            result = evaluate(
+                classifier,
+                shard_set,
+                split,
+                num_clips=num_clips,
+                num_crops=num_crops,
+                batch_size=batch_size,
+                num_workers=num_workers,
+                on_batch=lambda n: bar.advance(task, n),
+                journal=journal,
+            )
+        except KeyboardInterrupt:
+            if journal is None:
+                raise
+            err.print("interrupted; the same command goes on where it was")
+            raise typer.Exit(EXIT_INTERRUPTED) from None
     table = Table("", "top-1", "top-5")
     table.add_row("clip", f"{result.clip_top1:.4f}", f"{result.clip_top5:.4f}")
     table.add_row("video", f"{result.video_top1:.4f}", f"{result.video_top5:.4f}")
@@ -82,10 +92,11 @@ def evaluate_command(
     out.print(f"expected calibration error: {result.video.calibration.expected_error:.4f}", highlight=False)
     for name, value in result.fingerprint.items():
         out.print(f"{name}: {value}", highlight=False, soft_wrap=True)
-    if output is not None:
+    if output is not None and journal is not None:
         from corrnet_train.report.evaluation import write_evaluation
 
         write_evaluation(result, classifier.classes, output, title=f"{checkpoint} on {split}")
+        journal.unlink(missing_ok=True)
         out.print(f"report: {output / 'report.html'}", highlight=False, soft_wrap=True)
     if result.unreadable:
         for entry in result.unreadable:
