@@ -23,6 +23,12 @@ class Log(io.StringIO):
         return super().write(text)
 
 
+@pytest.fixture(autouse=True)
+def _no_terminal_is_claimed(monkeypatch):
+    for name in ("FORCE_COLOR", "TTY_COMPATIBLE"):
+        monkeypatch.delenv(name, raising=False)
+
+
 @pytest.fixture
 def clock():
     return [0.0]
