@@ -316,6 +316,7 @@ def test_torchrun_starts_killed_processes_again_and_the_bits_stay(runs, motionbe
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGTERM)  # torchrun ends its workers
     assert process.returncode == 0, messages[-3000:]
+    assert "lost another process" in messages
     assert (tmp_path / "killed").read_text() == "rank 1 in step 3"
     lines = [
         [(line["kind"], line["step"], line.get("loss")) for line in read_metrics(run)]

@@ -300,8 +300,12 @@ def copy_buffers(model: nn.Module, ranks: Ranks) -> None:
 
 
 @contextmanager
-def readable_errors(ranks: Ranks) -> Iterator[None]:
+def readable_errors(ranks: Ranks, *, computes: bool = False) -> Iterator[None]:
     """A block that exchanges something.
+
+    Args:
+        ranks: the processes.
+        computes: whether the block does other things too, whose errors stay what they are.
 
     Raises:
         RanksError: another process is gone.
@@ -309,6 +313,9 @@ def readable_errors(ranks: Ranks) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
+        of_exchange = isinstance(error, dist.DistError) or "gloo/" in str(error)  # gloo names its source file
+        if isinstance(error, RanksError) or (computes and not of_exchange):
+            raise
         raise RanksError(
             f"{ranks.name} lost another process, whose own message says why: {_first_line(error)}"
         ) from error

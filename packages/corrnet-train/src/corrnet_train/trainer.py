@@ -15,7 +15,15 @@ from corrnet_models import VideoModel
 from corrnet_train.augment import Augment, make_loss
 from corrnet_train.checkpoint import Checkpoint, check_resumable, load_weights
 from corrnet_train.config import RunConfig, config_to_dict
-from corrnet_train.distributed import Ranks, copy_buffers, gradient_exchange, on_every_rank, share_out, wrap
+from corrnet_train.distributed import (
+    Ranks,
+    copy_buffers,
+    gradient_exchange,
+    on_every_rank,
+    readable_errors,
+    share_out,
+    wrap,
+)
 from corrnet_train.evaluate import ONE_RANK, check_classes, evaluate
 from corrnet_train.files import write_json
 from corrnet_train.flops import peak_flops, training_flops
@@ -209,7 +217,10 @@ class Trainer:
             writes=self.ranks.is_first,
         )
         try:
-            with interrupt_flag(once=not self.ranks.launched) as interrupted:
+            with (
+                interrupt_flag(once=not self.ranks.launched) as interrupted,
+                readable_errors(self.ranks, computes=True),
+            ):
                 self._train(interrupted)
                 finished = self.step >= self.schedule.num_steps
         finally:
