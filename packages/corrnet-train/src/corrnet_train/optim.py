@@ -1,10 +1,10 @@
 """Optimiser, learning-rate schedule (paper section 5: SGD, linear warm-up, cosine) and averaged weights."""
 
 import math
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
@@ -45,6 +45,15 @@ class OptimConfig(BaseModel):
         lt=1,
         description="decay of the average of the weights that is evaluated, 0.9999 is usual; 0: none",
     )
+
+    @model_validator(mode="after")
+    def _check_warmup(self) -> Self:
+        if self.warmup_epochs > self.epochs:
+            raise ValueError(
+                f"optim.warmup_epochs={self.warmup_epochs:g} is a part of optim.epochs={self.epochs:g} and cannot be "
+                "more: the learning rate would never reach its peak"
+            )
+        return self
 
     @property
     def peak_lr(self) -> float:

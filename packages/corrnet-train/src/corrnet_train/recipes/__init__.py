@@ -132,7 +132,7 @@ def _read_one(recipe: str, folder: Path, readers: tuple[str, ...]) -> Tree:
     if name in readers:
         raise ConfigError(f"recipes extend one another in a circle: {' -> '.join([*readers, name])}")
     tree = _parse(text, recipe)
-    extends = tree.pop("extends", [])
+    extends = tree.pop("extends", []) or []
     parents = [extends] if isinstance(extends, str) else extends
     if not isinstance(parents, list) or not all(isinstance(parent, str) for parent in parents):
         raise ConfigError(f"{recipe}: extends must be a recipe or a list of recipes, got {extends!r}")
@@ -146,6 +146,11 @@ def _parse(text: str, source: str) -> Tree:
         raise ConfigError(f"{source} is not valid YAML: {error}") from None
     if not isinstance(tree, dict):
         raise ConfigError(f"{source} must hold sections like model, data and optim, got {tree!r}")
+    for name, section in tree.items():
+        if section is None:  # all of its keys are commented out
+            tree[name] = {}
+        elif not isinstance(section, dict) and name != "extends":
+            raise ConfigError(f"{source}: {name} must be a section with keys of its own, got {section!r}")
     return tree
 
 
