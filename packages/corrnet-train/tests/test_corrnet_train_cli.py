@@ -21,7 +21,7 @@ def run(motionbench, tmp_path_factory):
     folder = tmp_path_factory.mktemp("cli") / "run"
     corrnet(
         "train", "motionbench", "model.name=r2d_tiny", f"data.shards={motionbench[1]}", f"run.dir={folder}",
-        "data.num_workers=0", "optim.batch_size=8", "optim.epochs=0.5",
+        "data.num_workers=0", "optim.batch_size=8", "optim.epochs=0.5", "eval.num_clips=2",
     )  # fmt: skip
     return folder
 
@@ -65,8 +65,6 @@ def test_eval_prints_accuracies_and_fingerprint_and_writes_json(run, motionbench
         motionbench[1],
         "--split",
         "test",
-        "--num-clips",
-        2,
         "--num-workers",
         0,
         "--output",
@@ -76,6 +74,7 @@ def test_eval_prints_accuracies_and_fingerprint_and_writes_json(run, motionbench
         assert text in output
     written = json.loads((tmp_path / "eval" / "result.json").read_text())
     assert written["num_videos"] == 16 and written["fingerprint"]["split"] == "test"
+    assert written["fingerprint"]["views"] == "2 clips x 1 centre crop"  # eval.num_clips of the run
 
 
 def test_predict_shows_bars_and_goes_on_after_a_broken_video(run, motionbench, tmp_path):

@@ -96,7 +96,9 @@ def test_settings_that_contradict_each_other_are_named():
         ConfigError, match=r"^model.options.num_frames cannot be set: it follows from data.clip.num_"
     ):
         load_config("kinetics400", ["model.options.num_frames=8"])
-    with pytest.raises(ConfigError, match=r"^optim.warmup_epochs=40 is a part of optim.epochs=10 and cannot be"):
+    with pytest.raises(
+        ConfigError, match=r"^optim.warmup_epochs=40 is a part of optim.epochs=10 and cannot be"
+    ):
         load_config("kinetics400", ["optim.epochs=10"])
 
 
@@ -159,5 +161,7 @@ def test_a_wrong_recipe_is_named(tmp_path):
 
 def test_a_section_without_keys_changes_nothing(tmp_path):
     """As is left when all of its lines are commented out."""
-    (tmp_path / "mine.yaml").write_text("extends: motionbench\ndata:\noptim:\n  # lr: 1\nrun: {dir: runs/a}\n")
+    (tmp_path / "mine.yaml").write_text(
+        "extends: motionbench\ndata:\noptim:\n  # lr: 1\nrun: {dir: runs/a}\n"
+    )
     assert load_config(tmp_path / "mine.yaml") == load_config("motionbench", ["run.dir=runs/a"])

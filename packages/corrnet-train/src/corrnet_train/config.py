@@ -70,8 +70,10 @@ class EvalConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    num_clips: PositiveInt = Field(10, description="clips spaced uniformly over each video")
-    batch_size: PositiveInt = Field(4, description="videos a step")
+    num_clips: PositiveInt = Field(
+        10, description="clips spaced uniformly over each video by `corrnet eval`, `predict` and `features`"
+    )
+    batch_size: PositiveInt = Field(4, description="videos a step of each process, while training")
     every_epochs: float = Field(
         1, ge=0, description="epochs between evaluations while training; 0: only at the end"
     )

@@ -69,7 +69,11 @@ def export_model(classifier: ClipClassifier, path: Path, *, format: Format) -> E
     """
     assert isinstance(classifier.model, VideoModel)
     if format == "hub":
-        metadata = {"clip": classifier.clip.model_dump(mode="json"), "precision": classifier.precision}
+        metadata = {
+            "clip": classifier.clip.model_dump(mode="json"),
+            "num_clips": classifier.num_clips,
+            "precision": classifier.precision,
+        }
         save_pretrained(classifier.model, path, classes=classifier.classes, metadata=metadata)
         return Exported(path, None)
     if path.suffix != _SUFFIXES[format]:

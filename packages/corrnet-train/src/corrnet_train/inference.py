@@ -76,6 +76,7 @@ class ClipClassifier:
         clip: how clips are cut.
         device: where the model runs.
         precision: "fp32", or the type of autocast.
+        num_clips: clips of a video that the recipe evaluates with, `eval.num_clips`; commands take as many.
     """
 
     def __init__(
@@ -86,12 +87,14 @@ class ClipClassifier:
         clip: ClipConfig,
         device: torch.device,
         precision: Precision = "fp32",
+        num_clips: int = 10,
     ) -> None:
         self.model = model.to(device)
         self.classes = classes
         self.clip = clip
         self.device = device
         self.precision = precision
+        self.num_clips = num_clips
 
     @classmethod
     def from_checkpoint(cls, path: Path, *, device: str = "auto") -> "ClipClassifier":
@@ -119,6 +122,7 @@ class ClipClassifier:
             clip=config.data.clip,
             device=resolve_device(device),
             precision=config.run.precision,
+            num_clips=config.eval.num_clips,
         )
 
     @classmethod
@@ -132,6 +136,7 @@ class ClipClassifier:
             clip=ClipConfig.model_validate(pretrained.metadata["clip"]),
             device=resolve_device(device),
             precision=pretrained.metadata.get("precision", "fp32"),
+            num_clips=pretrained.metadata.get("num_clips", 10),
         )
 
     def clip_probabilities(self, video: Tensor) -> Tensor:

@@ -343,7 +343,7 @@ class Trainer:
                 self.shards,
                 split,
                 num_clips=config.eval.num_clips_training,
-                batch_size=self.micro_batch,
+                batch_size=config.eval.batch_size,
                 num_workers=config.data.num_workers,
                 on_batch=lambda n: bar.advance(task, n * self.ranks.world_size),
                 ranks=self.ranks,

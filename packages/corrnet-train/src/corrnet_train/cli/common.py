@@ -21,6 +21,12 @@ F = TypeVar("F", bound=Callable[..., Any])
 CHECKPOINT_HELP = "A checkpoint, the folder of a run (its last.pt), or that of an exported model."
 Checkpoint = Annotated[Path, typer.Argument(help=CHECKPOINT_HELP)]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
+NumClips = Annotated[
+    int | None,
+    typer.Option(
+        help="Clips spaced uniformly over each video. Default: eval.num_clips of its recipe.", min=1
+    ),
+]
 Workers = Annotated[int, typer.Option(help="Processes; 0 means one for each core.")]
 
 

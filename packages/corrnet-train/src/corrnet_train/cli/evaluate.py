@@ -13,6 +13,7 @@ from corrnet_train.cli.common import (
     EXIT_VIDEOS_LEFT_OUT,
     Checkpoint,
     Device,
+    NumClips,
     checkpoint_file,
     err,
     escape,
@@ -30,7 +31,7 @@ def evaluate_command(
     checkpoint: Checkpoint,
     shards: Annotated[Path, typer.Argument(help="Folder written by `corrnet pack`.")],
     split: Annotated[str, typer.Option(help="Which split.")] = "val",
-    num_clips: Annotated[int, typer.Option(help="Clips spaced uniformly over each video.", min=1)] = 10,
+    num_clips: NumClips = None,
     num_crops: Annotated[
         int, typer.Option(help="1: the centre of the picture; 3: three places along its longer side.")
     ] = 1,
@@ -72,7 +73,7 @@ def evaluate_command(
                 classifier,
                 shard_set,
                 split,
-                num_clips=num_clips,
+                num_clips=num_clips or classifier.num_clips,
                 num_crops=num_crops,
                 batch_size=batch_size,
                 num_workers=num_workers,
@@ -111,7 +112,7 @@ def predict(
         list[str], typer.Argument(help="Videos: files, folders, URLs; with --hop also camera:0 or a stream.")
     ],
     checkpoint: Annotated[Path, typer.Option(help=CHECKPOINT_HELP)] = Path("runs/demo/corrnet_tiny"),
-    num_clips: Annotated[int, typer.Option(help="Clips spaced uniformly over the video.", min=1)] = 10,
+    num_clips: NumClips = None,
     top: Annotated[int, typer.Option(help="Classes to show.", min=1)] = 5,
     hop: Annotated[
         int | None,
@@ -150,7 +151,7 @@ def predict(
         raise ValueError(f"--hop slides over one video, got {len(videos)}")
     classifier = ClipClassifier.from_checkpoint(checkpoint_file(checkpoint), device=device)
     if hop is None:
-        _predict_videos(classifier, videos, num_clips, top, json_file)
+        _predict_videos(classifier, videos, num_clips or classifier.num_clips, top, json_file)
     else:
         _predict_windows(classifier, videos[0], hop, smoothing, annotate, top, json_file)
 

@@ -10,6 +10,7 @@ from corrnet_train.cli.common import (
     EXIT_INTERRUPTED,
     EXIT_VIDEOS_LEFT_OUT,
     Device,
+    NumClips,
     checkpoint_file,
     err,
     escape,
@@ -34,7 +35,7 @@ def features(
         Path | None, typer.Option(metavar="FOLDER", help="Take a split of what `corrnet pack` wrote.")
     ] = None,
     split: Annotated[str, typer.Option(help="With --shards: which split.")] = "val",
-    num_clips: Annotated[int, typer.Option(help="Clips spaced uniformly over each video.", min=1)] = 10,
+    num_clips: NumClips = None,
     per_clip: Annotated[
         bool,
         typer.Option("--per-clip", help="A row for each clip, in place of the mean over a video's clips."),
@@ -87,7 +88,7 @@ def features(
                 classifier,
                 found,
                 output,
-                num_clips=num_clips,
+                num_clips=num_clips or classifier.num_clips,
                 per_clip=per_clip,
                 stage=layer,
                 num_workers=num_workers,
