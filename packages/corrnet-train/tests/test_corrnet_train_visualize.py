@@ -2,6 +2,8 @@
 
 import io
 import itertools
+import os
+import signal
 
 import av
 import numpy as np
@@ -11,6 +13,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from corrnet_models import create_model, save_pretrained
+from corrnet_train import motion
 from corrnet_train.cli import app
 from corrnet_train.inference import ClipClassifier
 from corrnet_train.layers import chosen_layers, correlation_layers
@@ -195,6 +198,20 @@ def test_the_command_draws_motion(folder, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["m.html", "m.mp4", "m.png"]
 
 
+def test_ctrl_c_ends_with_the_frames_until_then(folder, tmp_path, monkeypatch):
+    match = motion.match_frames
+
+    def interrupted(*arguments):
+        os.kill(os.getpid(), signal.SIGINT)
+        return match(*arguments)
+
+    monkeypatch.setattr(motion, "match_frames", interrupted)
+    command = ("visualize", "motion", folder / "corrnet", folder / "moving.mp4", "-o", tmp_path / "m.mp4")
+    assert "interrupted; the file has the frames until then" in corrnet(*command, code=130)
+    with av.open(str(tmp_path / "m.mp4")) as container:
+        assert len(list(container.decode(video=0))) == 1
+
+
 def test_the_command_draws_the_filters_of_every_layer(folder, classifier, tmp_path):
     command = ("visualize", "filters", folder / "corrnet", "-o")
     assert "filters of res2.corr, res3.corr, res4.corr: " in corrnet(*command, tmp_path / "f.html")
@@ -236,7 +253,7 @@ def test_the_picture_of_filters_shows_their_weights(classifier, tmp_path):
     assert top_left[0] < bottom_left[0] and top_right[0] < bottom_right[0]
 
 
-def test_a_model_that_sees_one_frame_matches_nothing(tmp_path):
+def test_a_layer_that_sees_one_frame_or_position_matches_nothing(tmp_path):
     classifier = make_classifier(CLIP.model_copy(update={"num_frames": 4}))
     layer = correlation_layers(classifier.model)[0]
     video = str(write_video(tmp_path / "v.mp4", (1, 0), 5))
@@ -245,5 +262,8 @@ def test_a_model_that_sees_one_frame_matches_nothing(tmp_path):
     last = correlation_layers(single.model)[-1]
     with pytest.raises(ValueError, match=r"res4.corr sees 1 frame of a clip"):
         next(motion_fields(single, video, last))
+    point = make_classifier(corr_kernel_size=1)
+    with pytest.raises(ValueError, match=r"the window of res2.corr is one position: it cannot match motion"):
+        next(motion_fields(point, video, correlation_layers(point.model)[0]))
     with pytest.raises(ValueError, match="no frames to draw"):
         write_motion([], layer, tmp_path / "x.png", title="x")

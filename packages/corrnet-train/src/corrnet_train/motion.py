@@ -77,11 +77,14 @@ def motion_fields(
         max_frames: frames of the video after which to stop; None goes on to the end.
 
     Raises:
-        ValueError: the video cannot be read, the clips have optical flow, or the layer sees one frame of a clip alone.
+        ValueError: the video cannot be read, the clips have optical flow, or the layer sees one frame or one
+            position alone.
     """
     length = classifier.clip.num_frames // layer.temporal_stride
     if length < 2:
         raise ValueError(f"{layer.name} sees {length} frame of a clip: there is nothing to match")
+    if layer.reach < 1:
+        raise ValueError(f"the window of {layer.name} is one position: it cannot match motion")
     is_first = True
     for pictures in _windows(classifier, source, (length - 1) * layer.temporal_stride, max_frames):
         clip = torch.stack([picture.pixels for picture in pictures], dim=1)

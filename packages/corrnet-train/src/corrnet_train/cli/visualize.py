@@ -1,11 +1,23 @@
 """`corrnet visualize`: what a model has learned, and what it sees."""
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from corrnet_train.cli.common import Checkpoint, Device, checkpoint_file, err, out, reports_errors
+from corrnet_train.cli.common import (
+    EXIT_INTERRUPTED,
+    Checkpoint,
+    Device,
+    checkpoint_file,
+    err,
+    out,
+    reports_errors,
+)
+
+if TYPE_CHECKING:  # imported where it is used: it takes a second
+    from corrnet_train.motion import MotionField
 
 visualize_app = typer.Typer(
     no_args_is_help=True,
@@ -69,7 +81,8 @@ def motion(
     """Draw the motion that a correlation layer matches, as arrows and colours over the frames.
 
     The layer's features of each frame are compared with those of the frame before, as far as its window reaches; the
-    best match at each position is drawn. A video shows every frame, a picture or a page eight of them.
+    best match at each position is drawn. A video shows every frame, a picture or a page eight of them. Ctrl-C ends it
+    with the frames until then.
 
     [bold]Examples[/]
 
@@ -78,6 +91,7 @@ def motion(
     corrnet visualize motion runs/first my.mp4 --layer res3.corr -o motion.html
     """
     from corrnet_train.inference import ClipClassifier
+    from corrnet_train.interrupt import interrupt_flag
     from corrnet_train.layers import chosen_layers
     from corrnet_train.motion import count_frames, motion_fields
     from corrnet_train.progress import progress_bar
@@ -86,13 +100,18 @@ def motion(
     check_suffix(output)
     classifier = ClipClassifier.from_checkpoint(checkpoint_file(checkpoint), device=device)
     chosen = chosen_layers(classifier.video_model, [layer] if layer else [])[0]
-    with progress_bar(err) as bar:
+    with progress_bar(err) as bar, interrupt_flag() as flag:
         task = bar.add_task("frames", total=min(max_frames, count_frames(video) or max_frames))
-        write_motion(
-            motion_fields(classifier, video, chosen, max_frames=max_frames),
-            chosen,
-            output,
-            title=f"Motion in {Path(video).name}",
-            on_field=lambda field: bar.update(task, completed=field.number + 1),
-        )
+
+        def until_interrupted() -> Iterator["MotionField"]:
+            for field in motion_fields(classifier, video, chosen, max_frames=max_frames):
+                yield field
+                bar.update(task, completed=field.number + 1)
+                if flag.set:
+                    return
+
+        write_motion(until_interrupted(), chosen, output, title=f"Motion in {Path(video).name}")
     out.print(f"motion by {chosen.name}: {output}", highlight=False, soft_wrap=True)
+    if flag.set:
+        err.print("interrupted; the file has the frames until then")
+        raise typer.Exit(EXIT_INTERRUPTED)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -38,7 +38,6 @@ def write_motion(
     path: Path,
     *,
     title: str,
-    on_field: Callable[[MotionField], None] = lambda field: None,
 ) -> None:
     """Draws fields over their frames.
 
@@ -47,7 +46,6 @@ def write_motion(
         layer: What they were made from.
         path: `.mp4` shows all of them, `.png` and `.html` at most 8 spaced evenly; an existing file is replaced.
         title: Heading of the page.
-        on_field: Called after every field.
 
     Raises:
         ValueError: The ending is another one, or there are no fields.
@@ -58,12 +56,8 @@ def write_motion(
         with VideoWriter(path) as writer:
             for field in fields:
                 writer.add(draw_field(field, layer), field.seconds)
-                on_field(field)
         return
-    kept = []
-    for field in fields:
-        kept.append(field)
-        on_field(field)
+    kept = list(fields)
     if not kept:
         raise ValueError("no frames to draw")
     # The first frame is matched with itself and tells nothing.
