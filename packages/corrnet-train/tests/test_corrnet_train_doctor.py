@@ -23,7 +23,7 @@ from typer.testing import CliRunner
 import corr_ops
 from corrnet_train.cli import app
 from corrnet_train.distributed import Ranks, RanksError
-from corrnet_train.doctor import Options, choose_checks, examine, machine
+from corrnet_train.doctor import Options, choose_checks, examine, group, machine
 from corrnet_train.doctor.board import Board, connect
 from corrnet_train.doctor.checkup import Check, Context, run_checks
 from corrnet_train.doctor.finding import Finding
@@ -139,6 +139,34 @@ def test_a_check_that_hangs_is_a_failure_in_time(context):
         ("skipped", "after what was found for storage"),
     ]
     assert results[0].summary.advice == "mount it again"
+
+
+def test_a_process_whose_store_is_gone_still_says_what_it_found(context):
+    """As when the machine of rank 0 dies: the others are told as absent, once."""
+
+    class Gone:
+        def check(self, *arguments):
+            raise RuntimeError("Broken pipe")
+
+        set = get = check
+
+    context.ranks = Ranks(rank=1, world_size=2, local_rank=1, local_world_size=2, launched=True)
+    context.board = Board(context.ranks, HashStore())
+    context.board._store = Gone()
+    context.names = ["rank 0", "rank 1"]
+    checks = [
+        Check(name=name, run=lambda context: Finding(result="fine"), advice="")
+        for name in ("first", "second")
+    ]
+    first, second = run_checks(checks, context)
+    assert first.failed and first.summary.result.startswith("rank 0: did not answer within")
+    assert (second.summary.status, second.summary.result) == ("ok", "fine")
+
+
+def test_one_process_on_a_gpu_is_not_told_that_its_network_is_slow(context):
+    context.device = torch.device("cuda")
+    found = group.bandwidth(context)
+    assert found.status == "ok" and "not measured: one process" in found.result
 
 
 @pytest.mark.parametrize(("free", "status"), [(16 << 20, "failed"), (150 << 20, "warning"), (1 << 40, "ok")])

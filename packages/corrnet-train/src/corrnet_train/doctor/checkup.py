@@ -118,7 +118,10 @@ def run_checks(
             own = limited(check, context)
         context.board.post(check.name, own.model_dump_json())
         posted = context.board.collect(check.name, timeout=context.options.timeout + _SLACK)
-        ranks = tuple(None if text is None else Finding.model_validate_json(text) for text in posted)
+        ranks = tuple(
+            own if rank == context.ranks.rank else None if text is None else Finding.model_validate_json(text)
+            for rank, text in enumerate(posted)  # the own one also where the store is gone
+        )
         _learn_names(ranks, context)
         result = CheckResult(
             name=check.name,

@@ -50,14 +50,16 @@ def all_reduce(context: Context) -> Finding:
 
 def bandwidth(context: Context) -> Finding:
     """How fast tensors are summed: bus bandwidth 2 (n - 1) / n x bytes / seconds, as NCCL's tests give it."""
-    name = context.options.model
-    with torch.device("meta"):
-        gradients = 4 * count_parameters(create_model(name))
     num_ranks = context.ranks.world_size
+    if num_ranks == 1:
+        return Finding(result=f"not measured: one process has nothing to exchange over {_backend(context)}")
     rates = {}
     for size, repeats in _SIZES_MIB.items():
         seconds = _seconds(context, size * _MIB, repeats)
         rates[size] = 2 * (num_ranks - 1) / num_ranks * size * _MIB / seconds
+    name = context.options.model
+    with torch.device("meta"):
+        gradients = 4 * count_parameters(create_model(name))
     seconds = _seconds(context, gradients, 3)
     speeds = ", ".join(f"{size} MiB {rate / 1e9:.2f} GB/s" for size, rate in rates.items())
     figures = {
