@@ -3,7 +3,9 @@
 import pytest
 import torch
 
+from corrnet_train import flops
 from corrnet_train.checkpoint import Checkpoint, CheckpointError
+from corrnet_train.flops import peak_flops
 from corrnet_train.inference import ClipClassifier
 from corrnet_train.metrics import read_metrics
 from corrnet_train.trainer import Trainer
@@ -85,6 +87,29 @@ def test_a_log_line_says_how_well_the_machine_is_used(make_config):
         assert 0 < line["mfu"] < 1
         assert 0.1 < line["memory_gib"] < 100
         assert {"clips_per_second", "data_wait", "grad_norm", "checkpoint_stall", "lr"} <= line.keys()
+
+
+@pytest.mark.parametrize(
+    ("name", "precision", "tflops"),
+    [
+        ("NVIDIA A100-SXM4-80GB", "bf16", 312),
+        ("NVIDIA A100-SXM4-80GB", "fp32", 156),  # TF32, with which torch computes convolutions
+        ("NVIDIA H100 80GB HBM3", "fp16", 989),
+        ("NVIDIA H100 PCIe", "fp32", 378),
+    ],
+)
+def test_mfu_compares_with_the_data_sheet_of_a_gpu(monkeypatch, name, precision, tflops):
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: name)
+    assert peak_flops(torch.device("cuda"), precision) == tflops * 1e12
+
+
+def test_without_tf32_and_for_parts_of_a_gpu_mfu_has_another_peak(monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA A100-SXM4-80GB")
+    assert peak_flops(torch.device("cuda"), "fp32") == 19.5e12
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA A100-SXM4-40GB MIG 1g.5gb")
+    monkeypatch.setattr(flops, "_measured", lambda device, precision: 7.0)
+    assert peak_flops(torch.device("cuda"), "bf16") == 7
 
 
 @pytest.fixture(scope="module")

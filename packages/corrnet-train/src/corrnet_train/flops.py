@@ -8,12 +8,14 @@ import torch
 from corrnet_models import VideoModel, count_gmacs
 from corrnet_train.step import Precision, autocast
 
-# Dense peaks of the makers' data sheets in TFLOP/s; fp32 stands for what torch does by default, without TF32.
-_SHEETS: dict[str, dict[Precision, float]] = {
-    "A100": {"fp32": 19.5, "bf16": 312, "fp16": 312},
-    "H100 PCIe": {"fp32": 51, "bf16": 756, "fp16": 756},
-    "H100": {"fp32": 67, "bf16": 989, "fp16": 989},
-    "H200": {"fp32": 67, "bf16": 989, "fp16": 989},
+# Dense peaks of the makers' data sheets in TFLOP/s.
+_SHEETS: dict[str, dict[str, float]] = {
+    "A100": {"fp32": 19.5, "tf32": 156, "bf16": 312, "fp16": 312},
+    "H100 PCIe": {"fp32": 51, "tf32": 378, "bf16": 756, "fp16": 756},
+    "H100 NVL": {"fp32": 60, "tf32": 417, "bf16": 835, "fp16": 835},
+    "H100": {"fp32": 67, "tf32": 494, "bf16": 989, "fp16": 989},
+    "H200 NVL": {"fp32": 60, "tf32": 417, "bf16": 835, "fp16": 835},
+    "H200": {"fp32": 67, "tf32": 494, "bf16": 989, "fp16": 989},
 }
 _BACKWARD = 2  # a backward pass costs twice the forward pass
 
@@ -34,18 +36,26 @@ def peak_flops(device: torch.device, precision: Precision) -> float:
     """Floating-point operations a second that a device is taken to be able to do.
 
     For the GPUs that are known here it is the dense figure of the data sheet, so that MFU compares with what others
-    publish. For other devices, CPUs among them, it is measured: the fastest of a few products of matrices.
+    publish. For other devices, CPUs and parts of a GPU among them, it is measured: the fastest of a few products of
+    matrices. On GPUs fp32 means TF32 where convolutions, nearly all of the arithmetic, use it: torch's default.
 
     Args:
         device: the device of this process.
         precision: that of the products.
     """
-    if device.type == "cuda":
-        name = torch.cuda.get_device_name(device)
-        for known in sorted(_SHEETS, key=len, reverse=True):
-            if known in name:
-                return 1e12 * _SHEETS[known][precision]
-    return _measured(device, precision)
+    if device.type != "cuda":
+        return _measured(device, precision)
+    tf32 = precision == "fp32" and torch.backends.cudnn.allow_tf32
+    name = torch.cuda.get_device_name(device)
+    for known in sorted(_SHEETS, key=len, reverse=True):
+        if known in name and "MIG" not in name:
+            return 1e12 * _SHEETS[known]["tf32" if tf32 else precision]
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high" if tf32 else "highest")
+    try:
+        return _measured(device, precision)
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 def _measured(device: torch.device, precision: Precision) -> float:
