@@ -1,9 +1,13 @@
 """Training on optical flow: one stream, two streams, and a prediction that sees what evaluation saw."""
 
+import numpy as np
 import pytest
+import torch
 
 from corrnet_train.evaluate import evaluate
+from corrnet_train.features import PackedSplit, extract_features
 from corrnet_train.inference import ClipClassifier
+from corrnet_train.sources import VideoInput
 from corrnet_train.trainer import Trainer
 from video_data import PackOptions, open_shards, pack_csv
 
@@ -25,7 +29,7 @@ def flow_shards(motionbench, tmp_path_factory):
     ],
 )
 def test_models_of_flow_train_and_are_evaluated(
-    make_config, motionbench, flow_shards, model, modality, options
+    make_config, motionbench, flow_shards, model, modality, options, tmp_path
 ):
     config = make_config(
         f"data.shards={flow_shards}",
@@ -46,6 +50,23 @@ def test_models_of_flow_train_and_are_evaluated(
     best = max(range(8), key=expected.probabilities.__getitem__)
     assert prediction.classes[0] == classifier.classes[best]
     assert prediction.probabilities[0] == pytest.approx(expected.probabilities[best], abs=1e-5)
+    extracted = extract_features(
+        classifier, PackedSplit(shards, "test"), tmp_path / "f.npz", num_clips=2, per_clip=True
+    )
+    features = torch.from_numpy(np.load(extracted.path)["features"])
+    assert features.shape == (32, 512 * len(classifier.video_model.backbones()))
+    means = classifier.video_model.fc(features).softmax(dim=1).unflatten(0, (16, 2)).mean(dim=1)
+    torch.testing.assert_close(
+        means.detach(), torch.tensor([row.probabilities for row in result.predictions])
+    )
+    of_file = extract_features(
+        classifier,
+        [VideoInput(str(motionbench[0] / record.source))],
+        tmp_path / "v.npz",
+        num_clips=2,
+        stage="res3",
+    )
+    assert of_file.num_features == 128 * len(classifier.video_model.backbones())
 
 
 def test_flow_of_shards_without_it_is_refused(make_config):
