@@ -147,6 +147,26 @@ def test_evaluation_counts_each_video_once_for_any_number_of_ranks(runs, motionb
 
 
 @pytest.mark.slow
+def test_corrnet_eval_by_three_processes_writes_what_one_does(runs, motionbench, tmp_path):
+    """A number that does not divide that of the videos; the first process alone prints and writes."""
+    views = ["--split=test", "--num-clips=2", "--batch-size=1"]
+    evaluation = ["corrnet_train.cli", "eval", runs[1] / "local2", motionbench[1], *views]
+    torchrun = ["torch.distributed.run", "--standalone", "--nproc-per-node=3", "-m"]
+    printed = []
+    for name, launch in (("one", []), ("three", torchrun)):
+        (tmp_path / name).mkdir()
+        done = subprocess.run(
+            [sys.executable, "-m", *launch, *evaluation, "--device=cpu", "--output=out"], cwd=tmp_path / name,
+            check=True, timeout=150, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )  # fmt: skip
+        printed.append(done.stdout)
+    assert "videos: 16" in printed[0] and printed[0] == printed[1]
+    for name in ("result.json", "predictions.csv", "classes.csv", "report.html"):
+        one, three = (tmp_path / folder / "out" / name for folder in ("one", "three"))
+        assert one.read_bytes() == three.read_bytes(), name
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("world_size", WORLD_SIZES)
 def test_wrong_sizes_stop_every_rank_with_what_is_allowed(runs, world_size):
     seen, folder = runs

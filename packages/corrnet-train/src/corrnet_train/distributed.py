@@ -176,9 +176,8 @@ class Ranks:
             message = messages.pop()
         else:
             message = "\n".join(f"{name}: {message}" for _, message, name in failed)
-        raise (ValueError if all(bad_input for bad_input, _, _ in failed) else RuntimeError)(
-            message
-        ) from error
+        kind = ValueError if all(bad_input for bad_input, _, _ in failed) else RuntimeError
+        raise on_every_rank(kind(message)) from error
 
     def check_equal(self, what: str, value: str) -> None:
         """Checks that all processes were given the same.

@@ -63,6 +63,8 @@ def one_rank_fails(ranks):
             if ranks.rank == ranks.world_size - 1:
                 raise ValueError("no such shard")
     except ValueError as error:
+        printed_once = getattr(error, "on_every_rank", False)
+        assert printed_once == (ranks.world_size > 1)
         return str(error)
     return "nobody failed"
 

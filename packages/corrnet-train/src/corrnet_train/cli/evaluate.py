@@ -25,6 +25,8 @@ from corrnet_train.cli.common import (
 if TYPE_CHECKING:  # imported where it is used: it takes a second
     from corrnet_train.inference import ClipClassifier
 
+_MOST_APART = 3600  # seconds for which processes wait for the slowest one at the end
+
 
 @reports_errors
 def evaluate_command(
@@ -50,41 +52,58 @@ def evaluate_command(
     """Measure accuracy over a split: of views, videos and classes, with calibration; each video is counted once.
 
     The paper averages over 10 clips of each video, and over 30 for its best figures. Videos that cannot be read are
-    named and not counted; then the exit code is 3. With --output a stopped evaluation goes on where it was.
+    named and not counted; then the exit code is 3. With --output a stopped evaluation of one process goes on where it
+    was. Several processes, one for each GPU, are started by torchrun and share the videos.
 
     [bold]Examples[/]
 
     corrnet eval runs/demo/corrnet_tiny runs/demo/data/shards --split test
 
     corrnet eval runs/first data/shards --num-clips 10 --num-crops 3 --output runs/first/eval
+
+    torchrun --nproc-per-node 8 -m corrnet_train.cli eval runs/first data/shards --output runs/first/eval
     """
+    from rich.console import Console
+
+    from corrnet_train.checkpoint import weights_hash
+    from corrnet_train.distributed import joined_ranks
     from corrnet_train.evaluate import evaluate
     from corrnet_train.inference import ClipClassifier
     from corrnet_train.progress import progress_bar
     from video_data import open_shards
 
-    shard_set = open_shards(shards)
-    classifier = ClipClassifier.from_checkpoint(checkpoint_file(checkpoint), device=device)
-    journal = None if output is None else output / "unfinished.jsonl"
-    with progress_bar(err) as bar:
-        task = bar.add_task(f"eval {split}", total=shard_set.num_samples(split))
-        try:
-            result = evaluate(
-                classifier,
-                shard_set,
-                split,
-                num_clips=num_clips or classifier.num_clips,
-                num_crops=num_crops,
-                batch_size=batch_size,
-                num_workers=num_workers,
-                on_batch=lambda n: bar.advance(task, n),
-                journal=journal,
-            )
-        except KeyboardInterrupt:
-            if journal is None:
-                raise
-            err.print("interrupted; the same command goes on where it was")
-            raise typer.Exit(EXIT_INTERRUPTED) from None
+    with joined_ranks(device, timeout=_MOST_APART) as ranks:
+        with ranks.together():
+            shard_set = open_shards(shards)
+            total = shard_set.num_samples(split)
+            own_device = str(ranks.device(device))
+            classifier = ClipClassifier.from_checkpoint(checkpoint_file(checkpoint), device=own_device)
+        ranks.check_equal("the manifest of the shards", shard_set.manifest_hash)
+        if ranks.world_size > 1:  # training may have moved last.pt on in between
+            ranks.check_equal(f"the weights in {checkpoint}", weights_hash(classifier.model))
+        journal = None if output is None or ranks.world_size > 1 else output / "unfinished.jsonl"
+        with progress_bar(err if ranks.is_first else Console(quiet=True)) as bar:
+            task = bar.add_task(f"eval {split}", total=total)
+            try:
+                result = evaluate(
+                    classifier,
+                    shard_set,
+                    split,
+                    num_clips=num_clips or classifier.num_clips,
+                    num_crops=num_crops,
+                    batch_size=batch_size,
+                    num_workers=num_workers,
+                    on_batch=lambda n: bar.advance(task, n * ranks.world_size),
+                    ranks=ranks,
+                    journal=journal,
+                )
+            except KeyboardInterrupt:
+                if journal is None:
+                    raise
+                err.print("interrupted; the same command goes on where it was")
+                raise typer.Exit(EXIT_INTERRUPTED) from None
+    if not ranks.is_first:
+        return
     table = Table("", "top-1", "top-5")
     table.add_row("clip", f"{result.clip_top1:.4f}", f"{result.clip_top5:.4f}")
     table.add_row("video", f"{result.video_top1:.4f}", f"{result.video_top5:.4f}")
@@ -93,11 +112,12 @@ def evaluate_command(
     out.print(f"expected calibration error: {result.video.calibration.expected_error:.4f}", highlight=False)
     for name, value in result.fingerprint.items():
         out.print(f"{name}: {value}", highlight=False, soft_wrap=True)
-    if output is not None and journal is not None:
+    if output is not None:
         from corrnet_train.report.evaluation import write_evaluation
 
         write_evaluation(result, classifier.classes, output, title=f"{checkpoint} on {split}")
-        journal.unlink(missing_ok=True)
+        if journal is not None:
+            journal.unlink(missing_ok=True)
         out.print(f"report: {output / 'report.html'}", highlight=False, soft_wrap=True)
     if result.unreadable:
         for entry in result.unreadable:
