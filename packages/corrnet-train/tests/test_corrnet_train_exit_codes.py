@@ -34,6 +34,8 @@ CALLS = {
     "eval a b": "video_data.open_shards",
     "predict a": "corrnet_train.inference.ClipClassifier.from_checkpoint",
     "features a -o b.npz": "corrnet_train.sources.find_videos",
+    "visualize filters a": "corrnet_train.inference.ClipClassifier.from_checkpoint",
+    "visualize motion a b": "corrnet_train.inference.ClipClassifier.from_checkpoint",
     "export a b": "corrnet_train.inference.ClipClassifier.from_checkpoint",
     "inspect a": "video_data.open_shards",
     "verify a": "video_data.verify_shards",
@@ -61,7 +63,7 @@ def commands(group, *path):
 
 def test_the_list_of_calls_has_every_command():
     known = [
-        " ".join(line.split()[:2]) if line.startswith(("pack ", "recipe ")) else line.split()[0]
+        " ".join(line.split()[:2]) if line.startswith(("pack ", "recipe ", "visualize ")) else line.split()[0]
         for line in CALLS
     ]
     assert sorted(known) == sorted(commands(typer.main.get_command(app)))
