@@ -90,7 +90,7 @@ class _Writer(FileSystemWriter):
 
     def finish(self, metadata: Metadata, results: Any) -> None:
         super().finish(metadata, results)
-        written = {info.relative_path for info in metadata.storage_data.values()}
+        written = {result.storage_data.relative_path for of_rank in results for result in of_rank}
         missing = sorted(name for name in written if not (Path(self.path) / name).is_file())
         if missing:
             where = Path(self.path).parent
