@@ -78,6 +78,7 @@ def runs(motionbench, tmp_path_factory):
                     for index, (size, parallel, stop) in enumerate(MOVES) if size == n
                 ),
                 {"name": "sync_batch_norm", "check": "sync_batch_norm"},
+                {"name": "precise_statistics", "check": "precise_statistics"},
                 {"name": "one_rank_fails", "check": "one_rank_fails"},
                 {"name": "full_disk", "check": "full_disk", "args": [str(folder / f"full{n}")]},
                 *([task("fsdp", n, "train.micro_batch=2", *ema, "train.parallel=fsdp")] if n < 4 else []),
@@ -194,6 +195,13 @@ def test_what_one_rank_meets_stops_all(runs, world_size):
 def test_batch_norm_over_all_processes_is_batch_norm_over_all_their_clips(runs, world_size):
     seen, _ = runs
     assert [rank["error"] for rank in seen["sync_batch_norm", world_size]] == [None] * world_size
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("world_size", WORLD_SIZES)
+def test_precise_statistics_are_those_of_the_clips_of_all_processes(runs, world_size):
+    seen, _ = runs
+    assert [rank["error"] for rank in seen["precise_statistics", world_size]] == [None] * world_size
 
 
 def test_what_torchrun_sets_is_checked(monkeypatch):

@@ -15,11 +15,15 @@ def estimate_statistics(model: nn.Module, batches: Iterable[Tensor], num_batches
         model: a model with batch norms; it is left in training mode.
         batches: normalised clips [N, C, L, H, W] of this process, at least `num_batches`.
         num_batches: batches of each process that are used.
-        ranks: the processes, over whose statistics the mean is taken.
+        ranks: the processes; the statistics are those over the clips of all of them.
     """
     model.train()
     update_bn_stats(model, batches, num_batches)
+    if ranks.world_size == 1:
+        return
     for norm in get_bn_modules(model):
-        for statistic in (norm.running_mean, norm.running_var):
+        mean, square = norm.running_mean, norm.running_var + norm.running_mean.square()
+        for statistic in (mean, square):
             ranks.sum_(statistic)
             statistic.div_(ranks.world_size)
+        norm.running_var.copy_((square - mean.square()).clamp_(min=0))

@@ -19,6 +19,7 @@ from corrnet_train.batchnorm import sync_batch_norm
 from corrnet_train.checkpoint import weights_hash
 from corrnet_train.config import load_config
 from corrnet_train.distributed import joined_ranks
+from corrnet_train.precise_bn import estimate_statistics
 from corrnet_train.trainer import Trainer
 
 
@@ -56,6 +57,21 @@ def sync_batch_norm_equals_batch_norm(ranks):
     torch.testing.assert_close(ours.eval()(y), oracle.eval()(x)[own], **close)
 
 
+def precise_statistics_are_those_of_all_clips(ranks):
+    """Clips of the processes differ in mean and spread."""
+    torch.manual_seed(0)
+    whole = torch.randn(ranks.world_size, 3, 4, 5, 2, 3, 3)
+    whole = whole * torch.arange(1, ranks.world_size + 1).view(-1, 1, 1, 1, 1, 1, 1) + 3 * torch.randn(
+        ranks.world_size, 1, 1, 5, 1, 1, 1
+    )
+    norm = nn.BatchNorm3d(5)
+    estimate_statistics(norm, whole[ranks.rank], 3, ranks)
+    clips = whole.flatten(0, 2).double()
+    close = {"rtol": 1e-4, "atol": 1e-5, "check_dtype": False}
+    torch.testing.assert_close(norm.running_mean, clips.mean((0, 2, 3, 4)), **close)
+    torch.testing.assert_close(norm.running_var, clips.var((0, 2, 3, 4), correction=0), **close)
+
+
 def one_rank_fails(ranks):
     """An error of one process is an error of all, and names the one."""
     try:
@@ -71,6 +87,7 @@ def one_rank_fails(ranks):
 
 CHECKS = {
     "sync_batch_norm": sync_batch_norm_equals_batch_norm,
+    "precise_statistics": precise_statistics_are_those_of_all_clips,
     "one_rank_fails": one_rank_fails,
     "shards_step": shards.steps_equal_those_of_copies,
     "full_disk": shards.a_full_disk_keeps_the_checkpoint_before,
