@@ -11,15 +11,19 @@ import sys
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
+from typer.testing import CliRunner
 
 from corrnet_train import shardfiles
 from corrnet_train.checkpoint import Checkpoint, CheckpointError, weights_hash
+from corrnet_train.cli import app
 from corrnet_train.cli.common import checkpoint_file
+from corrnet_train.config import config_to_dict
 from corrnet_train.distributed import Ranks
 from corrnet_train.evaluate import evaluate
 from corrnet_train.inference import ClipClassifier
@@ -363,6 +367,27 @@ def test_torchrun_starts_killed_processes_again_and_the_bits_stay(runs, motionbe
         assert torch.equal(state["momentum_buffer"], momentum[1][number]["momentum_buffer"])
     names = sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir())
     assert names == ["best.pt", "last.pt", "shards-00000004"]
+
+
+def test_a_run_that_was_refused_is_not_continued_by_the_next_start(make_config, tmp_path, monkeypatch):
+    """torchrun starts processes again whatever ended them; only those that had begun go on."""
+    config = make_config("optim.epochs=0.5")
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(config_to_dict(config)))
+    store = torch.distributed.HashStore()
+
+    def start(restarts):
+        @contextmanager
+        def joined(*args, **kwargs):
+            yield Ranks(restarts=restarts, kept=store)
+
+        monkeypatch.setattr("corrnet_train.distributed.joined_ranks", joined)
+        result = CliRunner().invoke(app, ["train", str(tmp_path / "recipe.yaml")])
+        return result.exit_code, "already holds a run" in result.stderr
+
+    Trainer(config).run()
+    assert [start(restarts) for restarts in (0, 1)] == [(2, True)] * 2
+    shutil.rmtree(config.run.dir)
+    assert [start(restarts) for restarts in (2, 3)] == [(0, False)] * 2  # it has begun, and goes on
 
 
 def test_one_process_alone_cannot_split_a_model(make_config):

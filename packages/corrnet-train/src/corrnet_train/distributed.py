@@ -10,24 +10,27 @@ import socket
 import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any, Literal, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.distributed_c10d import Store
 from torch.nn.parallel import DistributedDataParallel
 
 from corrnet_models.network import Stage
 from corrnet_train.batchnorm import sync_batch_norm
-from corrnet_train.rendezvous import fresh_store
+from corrnet_train.rendezvous import fresh_store, kept_store
 
 T = TypeVar("T")
 BatchNorm = Literal["local", "sync"]
 Parallel = Literal["ddp", "fsdp"]
 
 TORCHRUN_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+
+_REFUSED = "corrnet/refused"
 
 
 class RanksError(RuntimeError):
@@ -54,6 +57,7 @@ class Ranks:
         local_world_size: processes on this machine.
         launched: whether torchrun has started it; then there is a process group, even for one process.
         restarts: how often torchrun has started the processes again.
+        kept: torchrun's store, which outlives the processes; None without torchrun.
     """
 
     rank: int = 0
@@ -62,6 +66,7 @@ class Ranks:
     local_world_size: int = 1
     launched: bool = False
     restarts: int = 0
+    kept: Store | None = field(default=None, repr=False, compare=False)
 
     @classmethod
     def from_environment(cls) -> "Ranks":
@@ -102,6 +107,19 @@ class Ranks:
     def name(self) -> str:
         """How messages call this process."""
         return f"rank {self.rank} of {self.world_size} on {socket.gethostname()}"
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether torchrun has started the processes again after they began to work."""
+        was_refused = (
+            self.kept is not None and self.kept.check([_REFUSED]) and self.kept.get(_REFUSED) == b"yes"
+        )
+        return self.restarts > 0 and not was_refused
+
+    def note_start(self, *, refused: bool) -> None:
+        """Tells later starts whether this one was refused before it began: torchrun starts the processes again."""
+        if self.kept is not None:
+            self.kept.set(_REFUSED, "yes" if refused else "no")
 
     def device(self, name: str) -> torch.device:
         """The device of this process for a `run.device` setting: on GPUs the one with its local rank.
@@ -212,9 +230,10 @@ def joined_ranks(device_name: str, *, timeout: float) -> Iterator[Ranks]:
     device = ranks.device(device_name)
     gpu = device.type == "cuda"
     try:
+        ranks = replace(ranks, kept=(kept := kept_store(timeout=timeout)))
         dist.init_process_group(
             "cpu:gloo,cuda:nccl" if gpu else "gloo",
-            store=fresh_store(ranks.rank, ranks.world_size, timeout=timeout),
+            store=fresh_store(kept, ranks.rank, ranks.world_size, timeout=timeout),
             rank=ranks.rank,
             world_size=ranks.world_size,
             timeout=timedelta(seconds=timeout),

@@ -13,17 +13,25 @@ from torch.distributed.rendezvous import rendezvous
 T = TypeVar("T")
 
 
-def fresh_store(rank: int, world_size: int, *, timeout: float) -> Store:
-    """The store of torchrun, with names that belong to this start of the processes alone.
+def kept_store(*, timeout: float) -> Store:
+    """The store of torchrun, which keeps it over all restarts (pytorch/pytorch#135712).
 
-    torchrun keeps one store over all restarts (pytorch/pytorch#135712). A process that reads the address of one that
-    was killed waits for it in vain, and its count of restarts may differ between machines.
+    Raises:
+        RuntimeError: it was not reached.
+    """
+    store: Store = next(rendezvous("env://", timeout=timedelta(seconds=timeout)))[0]
+    return store
+
+
+def fresh_store(store: Store, rank: int, world_size: int, *, timeout: float) -> Store:
+    """A store that is kept over restarts, with names that belong to this start of the processes alone.
+
+    A process that reads the address of one that was killed waits for it in vain, and the count of restarts may differ
+    between machines.
 
     Raises:
         TimeoutError: the others did not come.
-        RuntimeError: the store was not reached.
     """
-    store, _, _ = next(rendezvous("env://", timeout=timedelta(seconds=timeout)))
     return PrefixStore(meet(store, rank, world_size, timeout=timeout), store)
 
 

@@ -68,10 +68,15 @@ def train(
 
     config = load_config(recipe, overrides)
     with joined_ranks(config.run.device, timeout=config.train.timeout) as ranks:
-        if (requeue or ranks.restarts) and last_checkpoint(config).exists():
+        if (requeue or ranks.goes_on) and last_checkpoint(config).exists():
             resume = True
         try:
-            trainer = Trainer(config, resume=resume, console=err, ranks=ranks)
+            try:
+                trainer = Trainer(config, resume=resume, console=err, ranks=ranks)
+            except ValueError:
+                ranks.note_start(refused=True)
+                raise
+            ranks.note_start(refused=False)
             if dry_run:
                 _print_plan(trainer)
                 return
