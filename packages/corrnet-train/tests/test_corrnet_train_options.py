@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import wandb
 
 from corrnet_train import flops
 from corrnet_train.checkpoint import Checkpoint, CheckpointError
@@ -178,3 +179,14 @@ def test_weights_and_biases_gets_the_same_figures_and_one_run_for_its_continuati
     for record in records:
         content = record.read_bytes()
         assert b"train/loss" in content and b"train/mfu" in content
+
+
+def test_weights_and_biases_that_does_not_start_is_bad_input(make_config, monkeypatch):
+    def refuse(**settings):
+        raise wandb.errors.UsageError("No API key configured. Use `wandb login` to log in.")
+
+    monkeypatch.setattr(wandb, "init", refuse)
+    with pytest.raises(
+        ValueError, match=r"^run.wandb=motion: .* No API key configured.*WANDB_MODE=offline keeps"
+    ):
+        Trainer(make_config("run.wandb=motion")).run()

@@ -21,6 +21,7 @@ class MetricsLog:
 
     Raises:
         ImportError: Weights & Biases is asked for and not installed.
+        ValueError: it does not start, for want of a login for one.
     """
 
     def __init__(
@@ -66,15 +67,21 @@ def _wandb_run(folder: Path, project: str, config: dict[str, Any]) -> Any:
     path = folder / "wandb.id"
     if not path.exists():
         write_text(path, secrets.token_hex(4))
-    return wandb.init(
-        project=project,
-        name=folder.name,
-        id=path.read_text(encoding="utf-8"),
-        resume="allow",
-        dir=folder,
-        config=config,
-        settings=wandb.Settings(silent=True),
-    )
+    try:
+        return wandb.init(
+            project=project,
+            name=folder.name,
+            id=path.read_text(encoding="utf-8"),
+            resume="allow",
+            dir=folder,
+            config=config,
+            settings=wandb.Settings(silent=True),
+        )
+    except wandb.errors.Error as error:
+        raise ValueError(
+            f"run.wandb={project}: Weights & Biases does not start: {error} Without a login, WANDB_MODE=offline keeps "
+            "its log on this machine"
+        ) from None
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
