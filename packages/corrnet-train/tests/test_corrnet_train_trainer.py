@@ -145,6 +145,13 @@ def test_bad_settings_stop_before_any_work(make_config, override, message):
     assert not config.run.dir.exists()
 
 
+def test_every_line_of_metrics_is_json_whatever_the_gradient(tmp_path):
+    log = MetricsLog(tmp_path)
+    log.write("train", 1, loss=1.5, grad_norm=float("inf"))
+    log.close()
+    assert read_metrics(tmp_path) == [{"kind": "train", "step": 1, "loss": 1.5, "grad_norm": None}]
+
+
 def test_metrics_are_cut_back_to_where_a_run_continues(tmp_path):
     log = MetricsLog(tmp_path)
     for step in (1, 2, 3):

@@ -1,6 +1,7 @@
 """The record of a run: `metrics.jsonl`, TensorBoard and Weights & Biases, without gaps or repeats on resume."""
 
 import json
+import math
 import secrets
 from pathlib import Path
 from typing import Any
@@ -40,8 +41,15 @@ class MetricsLog:
         self._board = SummaryWriter(folder / "tensorboard", purge_step=step + 1)
 
     def write(self, kind: str, step: int, **values: Any) -> None:
-        """Records `values` under `kind` ("train" or "eval") after `step` steps."""
-        self._file.write(json.dumps({"kind": kind, "step": step, **values}) + "\n")
+        """Records `values` under `kind` ("train" or "eval") after `step` steps.
+
+        JSON has no infinite numbers: the norm of a gradient that fp16 skips is null in the file.
+        """
+        finite = {
+            name: None if isinstance(value, float) and not math.isfinite(value) else value
+            for name, value in values.items()
+        }
+        self._file.write(json.dumps({"kind": kind, "step": step, **finite}) + "\n")
         self._file.flush()
         for name, value in values.items():
             self._board.add_scalar(f"{kind}/{name}", value, step)
