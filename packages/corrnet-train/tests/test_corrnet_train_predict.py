@@ -139,6 +139,17 @@ def test_names_that_mean_nothing_stop_before_the_first_video(trained, tmp_path):
         find_videos([str(tmp_path / "empty")])
     assert "give --hop too" in corrnet("predict", "a.mp4", "--annotate", "b.mp4", code=2)
     assert "--hop slides over one video, got 2" in corrnet("predict", "a", "b", "--hop", 1, code=2)
+    assert "--smoothing 0.5 is for" in corrnet("predict", "a.mp4", "--smoothing", 0.5, code=2)
+    assert "give one of them" in corrnet("predict", "a.mp4", "--hop", 4, "--num-clips", 3, code=2)
+
+
+def test_ctrl_c_before_the_first_window_is_an_end_like_any_other(trained, monkeypatch):
+    def windows(*args, **kwargs):
+        raise KeyboardInterrupt
+        yield
+
+    monkeypatch.setattr("corrnet_train.stream.classify_stream", windows)
+    corrnet("predict", "camera:0", "--hop", 4, "--checkpoint", trained, code=0)
 
 
 def test_a_sliding_window_is_shown_and_drawn(trained, folder, tmp_path):

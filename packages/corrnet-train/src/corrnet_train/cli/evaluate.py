@@ -167,6 +167,10 @@ def predict(
 
     if hop is None and annotate is not None:
         raise ValueError("--annotate draws the classes of a sliding window: give --hop too")
+    if hop is None and smoothing:
+        raise ValueError(f"--smoothing {smoothing:g} is for a sliding window: give --hop too")
+    if hop is not None and num_clips is not None:
+        raise ValueError("--num-clips is for whole videos, --hop slides a window: give one of them")
     if hop is not None and len(videos) != 1:
         raise ValueError(f"--hop slides over one video, got {len(videos)}")
     classifier = ClipClassifier.from_checkpoint(checkpoint_file(checkpoint), device=device)
@@ -220,6 +224,7 @@ def _predict_windows(
     from corrnet_train.stream import classify_stream
 
     records = []
+    interrupted = False
     windows = classify_stream(
         classifier, source, hop=hop, smoothing=smoothing, annotate=annotate, top=min(top, 3)
     )
@@ -233,10 +238,11 @@ def _predict_windows(
             pairs = zip(window.prediction.classes, window.prediction.probabilities, strict=True)
             records.append({"frame": window.frame, "seconds": window.seconds, "probabilities": dict(pairs)})
     except KeyboardInterrupt:  # the way to end a camera
+        interrupted = True
         windows.close()
     if json_file is not None:
         write_json(json_file, records)
-    if not records:
+    if not records and not interrupted:
         raise ValueError(
             f"{source} has fewer frames than a clip spans, {classifier.clip.span}; leave --hop out"
         )
