@@ -103,3 +103,9 @@ def test_a_program_that_differs_is_not_kept(classifier, tmp_path, monkeypatch):
 def test_the_ending_must_be_that_of_the_format(classifier, tmp_path):
     with pytest.raises(ValueError, match=r"expected the ending .onnx"):
         export_model(classifier, tmp_path / "model.pt2", format="onnx")
+
+
+def test_an_ending_of_weights_is_not_taken_for_a_folder(tmp_path):
+    result = runner.invoke(app, ["export", str(tmp_path), str(tmp_path / "model.pt")])
+    assert result.exit_code == 2
+    assert "ends like a file of weights: .pt2 is a torch.export program" in " ".join(result.output.split())

@@ -1,3 +1,4 @@
+import json
 import resource
 import subprocess
 import sys
@@ -35,3 +36,9 @@ Checkpoint(step=1, config={{}}, classes=["a"], model=state, optimizer={{}}, load
     )
     assert result.returncode != 0
     assert list(tmp_path.iterdir()) == [], result.stderr
+
+
+def test_numbers_that_json_lacks_are_written_as_their_names(tmp_path):
+    path = tmp_path / "a.json"
+    write_json(path, {"batches": [{"loss": float("nan")}], "norm": float("inf"), "lr": 0.1})
+    assert json.loads(path.read_text()) == {"batches": [{"loss": "nan"}], "norm": "inf", "lr": 0.1}

@@ -16,7 +16,7 @@ COMPLETE = [recipe.name for recipe in list_recipes() if not recipe.is_part]
 
 
 def corrnet(*arguments, exit_code=0):
-    result = CliRunner().invoke(app, list(arguments), env={"COLUMNS": "200"})
+    result = CliRunner().invoke(app, list(arguments), env={"COLUMNS": "1000"})
     assert result.exit_code == exit_code, result.output
     return result.output
 

@@ -189,3 +189,35 @@ def test_ctrl_c_on_the_command_saves_and_says_how_to_resume(motionbench, tmp_pat
     assert "Traceback" not in errors
     step = Checkpoint.load(tmp_path / "run" / "checkpoints" / "last.pt").step
     assert 3 <= step < 400
+
+
+HOLD = """
+import sys
+from pathlib import Path
+from corrnet_train.files import only_user
+with only_user(Path(sys.argv[1])):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_two_processes_do_not_train_in_one_folder(make_config):
+    config = make_config("optim.epochs=0.25")
+    config.run.dir.mkdir(parents=True)
+    command = [sys.executable, "-c", HOLD, str(config.run.dir)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout.readline() == b"held\n"
+        with pytest.raises(ValueError, match=r"another process trains in .*run: wait for it"):
+            Trainer(config).run()
+        assert not (config.run.dir / "metrics.jsonl").exists()
+        other.kill()  # a killed process leaves no lock
+        other.wait()
+    assert Trainer(config).run().finished
+
+
+def test_fp16_stops_when_no_scale_of_the_loss_helps(make_config):
+    trainer = Trainer(make_config("run.precision=fp16"))
+    trainer.train_step.scaler.scale(torch.ones(()))  # makes the scale
+    assert trainer._skips_overflow()
+    trainer.train_step.scaler.update(0.5)
+    assert not trainer._skips_overflow()

@@ -1,7 +1,9 @@
 """Writing files so that a name either holds the whole content or does not exist."""
 
 import contextlib
+import fcntl
 import json
+import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -33,5 +35,32 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Writes `value` as indented JSON, atomically."""
-    write_text(path, json.dumps(value, indent=2) + "\n")
+    """Writes `value` as indented JSON, atomically; numbers that JSON lacks, infinite ones, as their names."""
+    write_text(path, json.dumps(_named(value), indent=2, allow_nan=False) + "\n")
+
+
+@contextlib.contextmanager
+def only_user(folder: Path) -> Iterator[None]:
+    """Keeps other processes of this machine from using a folder in the same way; it is free again when this one ends.
+
+    Raises:
+        ValueError: another process uses it.
+    """
+    with (folder / ".lock").open("a") as file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
+            raise ValueError(
+                f"another process trains in {folder}: wait for it, or choose another run.dir"
+            ) from None
+        except OSError:
+            pass  # storage without locks
+        yield
+
+
+def _named(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if isinstance(value, dict):
+        return {key: _named(item) for key, item in value.items()}
+    return [_named(item) for item in value] if isinstance(value, (list, tuple)) else value

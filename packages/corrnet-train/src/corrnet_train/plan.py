@@ -11,14 +11,16 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd.graph import saved_tensors_hooks
 
 from corrnet_models import count_gmacs, count_parameters
+from corrnet_train.augment import make_loss
 from corrnet_train.config import RunConfig
 from corrnet_train.inference import build_model
 from corrnet_train.prefetch import DeviceBatch
 from corrnet_train.step import TrainStep, autocast
 from corrnet_train.trainer import Trainer
 
-_CPU_GMACS = 80  # of the clips that are timed at once without a GPU: a few seconds
+_CPU_GMACS = 80  # of the clips that are timed at once without a GPU: a few seconds in fp32
 _TIMED_STEPS = 2
+_MOST_SECONDS = 20  # after which no further step is timed
 _TIMED_BATCHES = 4
 
 
@@ -156,16 +158,20 @@ def _clip_seconds(trainer: Trainer, gmacs: float) -> float:
         device=trainer.device,
         precision=trainer.config.run.precision,
         flow_channels=clip.num_flow_channels,
+        loss=make_loss(trainer.config.augment),
+        mix=trainer.augment if num_clips > 1 else None,
     )
     buffers = [buffer.clone() for buffer in trainer.model.buffers()]
-    seconds = []
+    seconds: list[float] = []
     for number in range(1 + _TIMED_STEPS):
+        if sum(seconds) > _MOST_SECONDS:
+            break
         start = time.perf_counter()
         step(repeat(batch), step=number, rate=0.0).values()
         seconds.append(time.perf_counter() - start)
     for buffer, kept in zip(trainer.model.buffers(), buffers, strict=True):
         buffer.copy_(kept)
-    return min(seconds[1:]) / num_clips
+    return min(seconds[1:] or seconds) / num_clips  # the first one also warms up
 
 
 def _loader_seconds(trainer: Trainer) -> float:

@@ -4,6 +4,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,7 +26,7 @@ from corrnet_train.distributed import (
     wrap,
 )
 from corrnet_train.evaluate import ONE_RANK, check_classes, evaluate
-from corrnet_train.files import write_json
+from corrnet_train.files import only_user, write_json
 from corrnet_train.flops import peak_flops, training_flops
 from corrnet_train.inference import ClipClassifier, build_model
 from corrnet_train.initialize import initialize
@@ -204,9 +205,16 @@ class Trainer:
 
         Raises:
             TrainingDiverged: the loss became infinite or not a number; the last checkpoint stays as it was.
+            ValueError: another process trains in the same folder.
         """
         if self.ranks.is_first:
             self.folder.mkdir(parents=True, exist_ok=True)
+        # Jobs of torchrun have a scheduler, and locks on shared storage may outlive a machine that failed.
+        with nullcontext() if self.ranks.launched else only_user(self.folder):
+            return self._run()
+
+    def _run(self) -> TrainResult:
+        if self.ranks.is_first:
             remove_unfinished(self.last_checkpoint.parent)
         self.log = RunLog(
             self.config,
@@ -309,8 +317,7 @@ class Trainer:
     def _checked(self, result: StepResult) -> StepValues:
         """The figures of a step, when they are finite."""
         values = result.values()
-        overflow_is_skipped = self.config.run.precision == "fp16"
-        if math.isfinite(values.loss) and (math.isfinite(values.grad_norm) or overflow_is_skipped):
+        if math.isfinite(values.loss) and (math.isfinite(values.grad_norm) or self._skips_overflow()):
             return values
         batches = self.ranks.gather(
             [
@@ -329,6 +336,10 @@ class Trainer:
         raise on_every_rank(
             TrainingDiverged(diverged_message(values, result.step, result.rate, keys, self.folder))
         )
+
+    def _skips_overflow(self) -> bool:
+        """Whether fp16 skips a step and lowers the scale of the loss; below 1 the gradient itself overflows."""
+        return self.config.run.precision == "fp16" and self.train_step.scaler.get_scale() >= 1
 
     def _evaluate(self) -> None:
         config = self.config

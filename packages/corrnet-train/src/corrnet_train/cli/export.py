@@ -36,6 +36,11 @@ def export(
     from corrnet_train.inference import ClipClassifier
 
     endings: dict[str, Literal["hub", "torch", "onnx"]] = {".pt2": "torch", ".onnx": "onnx"}
+    if format is None and path.suffix in {".pt", ".pth", ".ckpt", ".bin", ".safetensors", ".ep"}:
+        raise ValueError(
+            f"{path} ends like a file of weights: .pt2 is a torch.export program, .onnx a graph, and a name without "
+            "such an ending a folder; or give --format"
+        )
     chosen = format or endings.get(path.suffix, "hub")
     classifier = ClipClassifier.from_checkpoint(checkpoint_file(checkpoint), device="cpu")
     exported = export_model(classifier, path, format=chosen)

@@ -63,10 +63,13 @@ def train(
     import torch
 
     from corrnet_train.config import load_config
-    from corrnet_train.distributed import joined_ranks
+    from corrnet_train.distributed import joined_ranks, on_every_rank
     from corrnet_train.trainer import Trainer, last_checkpoint
 
-    config = load_config(recipe, overrides)
+    try:
+        config = load_config(recipe, overrides)
+    except ValueError as error:
+        raise on_every_rank(error) from None
     with joined_ranks(config.run.device, timeout=config.train.timeout) as ranks:
         if (requeue or ranks.goes_on) and last_checkpoint(config).exists():
             resume = True
