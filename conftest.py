@@ -14,3 +14,9 @@ def pytest_configure(config: pytest.Config) -> None:
         config.addinivalue_line("python_files", "bench_*.py")
         if config.args_source is not pytest.Config.ArgsSource.ARGS:
             config.args = [str(config.rootpath / "bench")]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests of minutes go first, so that no worker is left alone with them at the end."""
+    longest = ("test_installed_wheels", "test_corrnet_train_kills", "test_demo", "test_corrnet_train_ranks")
+    items.sort(key=lambda item: not any(name in item.nodeid for name in longest))
