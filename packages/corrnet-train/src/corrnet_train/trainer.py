@@ -283,7 +283,9 @@ class Trainer:
                     self._evaluate()
                 if save:
                     paths = [self.last_checkpoint]
-                    if self.schedule.keeps(self.step):  # first: killed between the two, the run makes both again
+                    if self.schedule.keeps(
+                        self.step
+                    ):  # first: killed between the two, the run makes both again
                         paths.insert(0, self.last_checkpoint.with_name(f"step-{self.step:08d}.pt"))
                     stalled = self.writer.stalled
                     self.save(*paths)
