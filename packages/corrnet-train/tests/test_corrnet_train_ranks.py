@@ -22,7 +22,6 @@ from typer.testing import CliRunner
 from corrnet_train import shardfiles
 from corrnet_train.checkpoint import Checkpoint, CheckpointError, weights_hash
 from corrnet_train.cli import app
-from corrnet_train.cli.common import checkpoint_file
 from corrnet_train.config import config_to_dict
 from corrnet_train.distributed import Ranks
 from corrnet_train.evaluate import evaluate
@@ -272,16 +271,13 @@ def test_a_run_moves_to_other_numbers_of_processes_split_or_not(runs):
 def test_one_process_evaluates_a_checkpoint_in_shards(runs, motionbench):
     seen, folder = runs
     run = folder / "fsdp2"
-    classifier = ClipClassifier.from_checkpoint(checkpoint_file(run), device="cpu")
+    classifier = ClipClassifier.from_checkpoint(run, device="cpu")
     assert {rank["hash"] for rank in seen["fsdp", 2]} == {weights_hash(classifier.model)}
     ((top1,),) = figures(folder, "fsdp", 2, "eval", "video_top1")
     result = evaluate(classifier, open_shards(motionbench[1]), "val", num_clips=1)
     assert result.video_top1 == top1
     for path in (run / "checkpoints" / "best.pt", (run / "checkpoints" / "last.pt").resolve()):
-        assert (
-            weights_hash(ClipClassifier.from_checkpoint(checkpoint_file(path)).model)
-            == seen["fsdp", 2][0]["hash"]
-        )
+        assert weights_hash(ClipClassifier.from_checkpoint(path).model) == seen["fsdp", 2][0]["hash"]
 
 
 @pytest.mark.slow

@@ -68,12 +68,3 @@ def escape(text: str) -> str:
 def workers(num_workers: int) -> int:
     """Number of processes of the option `--num-workers`."""
     return num_workers or os.cpu_count() or 1
-
-
-def checkpoint_file(path: Path) -> Path:
-    """The checkpoint that an argument means: itself, that of a run, or the folder of an exported model."""
-    from corrnet_models import is_pretrained
-    from corrnet_train.sharded import is_sharded
-
-    is_run = path.is_dir() and not is_pretrained(path) and not is_sharded(path)
-    return path / "checkpoints" / "last.pt" if is_run else path

@@ -14,7 +14,6 @@ from corrnet_train.cli.common import (
     Checkpoint,
     Device,
     NumClips,
-    checkpoint_file,
     err,
     escape,
     out,
@@ -77,7 +76,7 @@ def evaluate_command(
             shard_set = open_shards(shards)
             total = shard_set.num_samples(split)
             own_device = str(ranks.device(device))
-            classifier = ClipClassifier.from_checkpoint(checkpoint_file(checkpoint), device=own_device)
+            classifier = ClipClassifier.from_checkpoint(checkpoint, device=own_device)
         ranks.check_equal("the manifest of the shards", shard_set.manifest_hash)
         if ranks.world_size > 1:  # training may have moved last.pt on in between
             ranks.check_equal(f"the weights in {checkpoint}", weights_hash(classifier.model))
@@ -173,7 +172,7 @@ def predict(
         raise ValueError("--num-clips is for whole videos, --hop slides a window: give one of them")
     if hop is not None and len(videos) != 1:
         raise ValueError(f"--hop slides over one video, got {len(videos)}")
-    classifier = ClipClassifier.from_checkpoint(checkpoint_file(checkpoint), device=device)
+    classifier = ClipClassifier.from_checkpoint(checkpoint, device=device)
     if hop is None:
         _predict_videos(classifier, videos, num_clips or classifier.num_clips, top, json_file)
     else:

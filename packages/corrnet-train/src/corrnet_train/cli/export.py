@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from corrnet_train.cli.common import Checkpoint, checkpoint_file, out, reports_errors
+from corrnet_train.cli.common import Checkpoint, out, reports_errors
 
 
 @reports_errors
@@ -42,7 +42,7 @@ def export(
             "such an ending a folder; or give --format"
         )
     chosen = format or endings.get(path.suffix, "hub")
-    classifier = ClipClassifier.from_checkpoint(checkpoint_file(checkpoint), device="cpu")
+    classifier = ClipClassifier.from_checkpoint(checkpoint, device="cpu")
     exported = export_model(classifier, path, format=chosen)
     out.print(f"exported: {exported.path}", highlight=False, soft_wrap=True)
     if exported.difference is not None:

@@ -11,7 +11,6 @@ from corrnet_train.cli.common import (
     EXIT_VIDEOS_LEFT_OUT,
     Device,
     NumClips,
-    checkpoint_file,
     err,
     escape,
     out,
@@ -72,7 +71,7 @@ def features(
 
     found = find_videos(videos) if videos else PackedSplit(open_shards(shards or ""), split)
     total = num_videos(found)
-    classifier = ClipClassifier.from_checkpoint(checkpoint_file(checkpoint), device=device)
+    classifier = ClipClassifier.from_checkpoint(checkpoint, device=device)
     with progress_bar(err) as bar:
         task = bar.add_task("features", total=total)
 

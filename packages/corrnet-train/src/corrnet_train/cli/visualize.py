@@ -10,7 +10,6 @@ from corrnet_train.cli.common import (
     EXIT_INTERRUPTED,
     Checkpoint,
     Device,
-    checkpoint_file,
     err,
     out,
     reports_errors,
@@ -55,7 +54,7 @@ def filters(
     from corrnet_train.layers import chosen_layers
     from corrnet_train.report.filterpage import write_filters
 
-    classifier = ClipClassifier.from_checkpoint(checkpoint_file(checkpoint), device="cpu")
+    classifier = ClipClassifier.from_checkpoint(checkpoint, device="cpu")
     layers = chosen_layers(classifier.video_model, layer or [])
     write_filters(
         layers, output, title=f"Filters of {checkpoint}", max_frames=max_frames, max_channels=max_channels
@@ -98,7 +97,7 @@ def motion(
     from corrnet_train.report.motionfield import check_suffix, write_motion
 
     check_suffix(output)
-    classifier = ClipClassifier.from_checkpoint(checkpoint_file(checkpoint), device=device)
+    classifier = ClipClassifier.from_checkpoint(checkpoint, device=device)
     chosen = chosen_layers(classifier.video_model, [layer] if layer else [])[0]
     with progress_bar(err) as bar, interrupt_flag() as flag:
         task = bar.add_task("frames", total=min(max_frames, count_frames(video) or max_frames))
