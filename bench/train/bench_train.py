@@ -22,6 +22,7 @@ from rich.console import Console
 from bench.interleave import quantiles
 from bench.ops.cases import FULL
 from bench.train.loops import BareLoop, Laps, Turns, make_config, make_shards
+from bench.train.train_report import AGAIN, BARE, OURS, SAVING
 from corrnet_models import create_model
 from corrnet_train.checkpoint import Checkpoint
 from corrnet_train.malloc import keep_freed_memory
@@ -83,10 +84,10 @@ def test_overhead(benchmark, record, shards, tmp_path, case):
     base, again = turns.bare
     rounds = range(len(turns.saved))
     chosen = {
-        "bare loop": (base, list(rounds)),
-        "bare loop once more": (again, list(rounds)),
-        "corrnet train": (turns.ours, [i for i in rounds if not turns.saved[i]]),
-        "corrnet train, blocks with a checkpoint": (turns.ours, [i for i in rounds if turns.saved[i]]),
+        BARE: (base, list(rounds)),
+        AGAIN: (again, list(rounds)),
+        OURS: (turns.ours, [i for i in rounds if not turns.saved[i]]),
+        SAVING: (turns.ours, [i for i in rounds if turns.saved[i]]),
     }
     common = {"block": BLOCK, "checkpoint_every": 100}
     rows = [

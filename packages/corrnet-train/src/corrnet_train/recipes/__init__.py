@@ -5,7 +5,6 @@ command line the same is written `kinetics400+corrnet50`.
 """
 
 import importlib.resources
-from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.resources.abc import Traversable
 from pathlib import Path
@@ -38,14 +37,14 @@ class Recipe:
 def list_recipes() -> list[Recipe]:
     """The recipes that ship with the package, by name."""
     return [
-        Recipe(name, _summary(text), is_part=is_part(read_recipe(name)))
-        for name, text in sorted(_shipped().items())
+        Recipe(name, _summary(file.read_text("utf-8")), is_part=is_part(read_recipe(name)))
+        for name, file in sorted(_shipped().items())
     ]
 
 
 def recipe_names() -> list[str]:
     """Names of the recipes that ship with the package, sorted."""
-    return sorted(entry.name.removesuffix(".yaml") for entry in _files())
+    return sorted(_shipped())
 
 
 def read_recipe(recipe: str | Path) -> Tree:
@@ -125,7 +124,7 @@ def _read_one(recipe: str, folder: Path, readers: tuple[str, ...]) -> Tree:
     if path.is_file():
         name, text, folder = str(path.resolve()), path.read_text(encoding="utf-8"), path.parent
     elif recipe in (shipped := _shipped()):
-        name, text, folder = recipe, shipped[recipe], Path()
+        name, text, folder = recipe, shipped[recipe].read_text("utf-8"), Path()
     else:
         by = f" (extended by {readers[-1]})" if readers else ""
         raise ConfigError(f"no recipe {recipe}{by}: neither a file nor one of {', '.join(recipe_names())}")
@@ -154,13 +153,10 @@ def _parse(text: str, source: str) -> Tree:
     return tree
 
 
-def _shipped() -> dict[str, str]:
-    return {entry.name.removesuffix(".yaml"): entry.read_text("utf-8") for entry in _files()}
-
-
-def _files() -> Iterator[Traversable]:
-    folder = importlib.resources.files("corrnet_train.recipes")
-    return (entry for entry in folder.iterdir() if entry.name.endswith(".yaml"))
+def _shipped() -> dict[str, Traversable]:
+    """The files beside this module, by name."""
+    files = importlib.resources.files("corrnet_train.recipes").iterdir()
+    return {file.name.removesuffix(".yaml"): file for file in files if file.name.endswith(".yaml")}
 
 
 def _summary(text: str) -> str:
