@@ -14,10 +14,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from corrnet_models import create_model
-from corrnet_train.inference import ClipClassifier
-from corrnet_train.layers import CorrelationLayer, correlation_layers
-from corrnet_train.motion import _best_offsets, _descriptors, _inputs, _volume
-from corrnet_train.report.filters import nearest_first
+from corrnet_train.analysis.correlation_layers import CorrelationLayer, correlation_layers, nearest_first
+from corrnet_train.analysis.motion import _best_offsets, _descriptors, _inputs, _volume
+from corrnet_train.inference.classifier import ClipClassifier
 from video_data import ClipConfig
 
 SIDE = 112

@@ -13,24 +13,18 @@ from rich.console import Console
 from torch import Tensor
 
 from corrnet_models import count_gmacs, count_parameters
-from corrnet_train.config import RunConfig, load_config
-from corrnet_train.evaluate import EvalResult, evaluate
-from corrnet_train.files import write_text
-from corrnet_train.inference import ClipClassifier, build_model
-from corrnet_train.layers import correlation_layers
-from corrnet_train.metrics import read_metrics
-from corrnet_train.progress import progress_bar
-from corrnet_train.report import (
-    CurvePoint,
-    DatasetSummary,
-    EvalPoint,
-    ModelResult,
-    Results,
-    SampleView,
-    results_table,
-    write_report,
-)
-from corrnet_train.trainer import Trainer, TrainResult
+from corrnet_train.analysis.correlation_layers import correlation_layers
+from corrnet_train.config.schema import RunConfig, load_config
+from corrnet_train.evaluation.evaluate import EvalResult, evaluate
+from corrnet_train.inference.classifier import ClipClassifier, build_model
+from corrnet_train.report.pages.comparison import write_report
+from corrnet_train.report.results import CurvePoint, DatasetSummary, EvalPoint, ModelResult, Results
+from corrnet_train.report.samples import SampleView
+from corrnet_train.report.table import results_table
+from corrnet_train.training.metrics_log import read_metrics
+from corrnet_train.training.trainer import Trainer, TrainResult
+from corrnet_train.utils.files import write_text
+from corrnet_train.utils.progress import progress_bar
 from video_data import (
     MotionBenchConfig,
     PackOptions,

@@ -5,8 +5,14 @@ import pytest
 import torch
 from torch import nn
 
-from corrnet_train.checkpoint import Checkpoint, CheckpointError, check_resumable, load_weights, weights_hash
-from corrnet_train.config import config_to_dict
+from corrnet_train.checkpoint.state import (
+    Checkpoint,
+    CheckpointError,
+    check_resumable,
+    load_weights,
+    weights_hash,
+)
+from corrnet_train.config.schema import config_to_dict
 
 
 def checkpoint(config=None, **changes):

@@ -5,7 +5,7 @@ import pytest
 from typer.testing import CliRunner
 
 from corrnet_train.cli import app
-from corrnet_train.config import load_config
+from corrnet_train.config.schema import load_config
 
 runner = CliRunner()
 

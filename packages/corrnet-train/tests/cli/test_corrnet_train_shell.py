@@ -12,7 +12,7 @@ import pytest
 from corrnet_models import list_models
 from corrnet_train.cli.complete import model_names
 from corrnet_train.cli.demo import motionbench
-from corrnet_train.recipes import recipe_names
+from corrnet_train.config.recipes import recipe_names
 from video_data import MotionBenchConfig
 
 ENVIRONMENT = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}

@@ -1,7 +1,8 @@
 import pytest
 
 from corrnet_models import list_models
-from corrnet_train.config import (
+from corrnet_train.config.recipes import flatten, list_recipes, read_recipe
+from corrnet_train.config.schema import (
     ConfigError,
     RunConfig,
     config_to_dict,
@@ -9,7 +10,6 @@ from corrnet_train.config import (
     parse_config,
     recipe_schema,
 )
-from corrnet_train.recipes import flatten, list_recipes, read_recipe
 
 COMPLETE = [recipe.name for recipe in list_recipes() if not recipe.is_part]
 PARTS = [recipe.name for recipe in list_recipes() if recipe.is_part]

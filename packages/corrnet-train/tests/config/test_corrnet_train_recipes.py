@@ -7,10 +7,10 @@ import yaml
 from typer.testing import CliRunner
 
 from corrnet_train.cli import app
-from corrnet_train.config import load_config, parse_config
-from corrnet_train.metrics import read_metrics
-from corrnet_train.recipes import list_recipes
-from corrnet_train.trainer import Trainer
+from corrnet_train.config.recipes import list_recipes
+from corrnet_train.config.schema import load_config, parse_config
+from corrnet_train.training.metrics_log import read_metrics
+from corrnet_train.training.trainer import Trainer
 
 COMPLETE = [recipe.name for recipe in list_recipes() if not recipe.is_part]
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from corrnet_train.checkpoint import Checkpoint
-from corrnet_train.metrics import read_metrics
+from corrnet_train.checkpoint.state import Checkpoint
+from corrnet_train.training.metrics_log import read_metrics
 
 SCRIPT = Path(__file__).with_name("ranks") / "kills.py"
 

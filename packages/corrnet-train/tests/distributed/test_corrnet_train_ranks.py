@@ -19,18 +19,18 @@ import torch
 import yaml
 from typer.testing import CliRunner
 
-from corrnet_train import shardfiles
-from corrnet_train.checkpoint import Checkpoint, CheckpointError, weights_hash
+from corrnet_train.checkpoint import sharded
+from corrnet_train.checkpoint.folders import link, remove_unlinked
+from corrnet_train.checkpoint.sharded import read_shards
+from corrnet_train.checkpoint.state import Checkpoint, CheckpointError, weights_hash
 from corrnet_train.cli import app
-from corrnet_train.config import config_to_dict
-from corrnet_train.distributed import Ranks
-from corrnet_train.evaluate import evaluate
-from corrnet_train.inference import ClipClassifier
-from corrnet_train.metrics import read_metrics
-from corrnet_train.rendezvous import meet
-from corrnet_train.sharded import link, remove_unlinked
-from corrnet_train.shardfiles import read_shards
-from corrnet_train.trainer import Trainer
+from corrnet_train.config.schema import config_to_dict
+from corrnet_train.distributed.ranks import Ranks
+from corrnet_train.distributed.rendezvous import meet
+from corrnet_train.evaluation.evaluate import evaluate
+from corrnet_train.inference.classifier import ClipClassifier
+from corrnet_train.training.metrics_log import read_metrics
+from corrnet_train.training.trainer import Trainer
 from video_data import open_shards
 
 WORLD_SIZES = (1, 2, 4)
@@ -318,7 +318,7 @@ def test_a_checkpoint_is_read_again_when_training_moves_its_link_on_meanwhile(ru
             remove_unlinked(tmp_path)
         return read_shards(folder)
 
-    monkeypatch.setattr(shardfiles, "read_shards", read)
+    monkeypatch.setattr(sharded, "read_shards", read)
     assert len(Checkpoint.load(last).rng) == 2, "the checkpoint of two processes"
     assert not (tmp_path / "shards-00000001").exists()
 
@@ -376,7 +376,7 @@ def test_a_run_that_was_refused_is_not_continued_by_the_next_start(make_config, 
         def joined(*args, **kwargs):
             yield Ranks(restarts=restarts, kept=store)
 
-        monkeypatch.setattr("corrnet_train.distributed.joined_ranks", joined)
+        monkeypatch.setattr("corrnet_train.distributed.ranks.joined_ranks", joined)
         result = CliRunner().invoke(app, ["train", str(tmp_path / "recipe.yaml")])
         return result.exit_code, "already holds a run" in result.stderr
 

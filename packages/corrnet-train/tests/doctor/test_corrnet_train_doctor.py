@@ -22,7 +22,7 @@ from typer.testing import CliRunner
 
 import corr_ops
 from corrnet_train.cli import app
-from corrnet_train.distributed import Ranks, RanksError
+from corrnet_train.distributed.ranks import Ranks, RanksError
 from corrnet_train.doctor import Options, choose_checks, examine, group, machine
 from corrnet_train.doctor.board import Board, connect
 from corrnet_train.doctor.checkup import Check, Context, run_checks
@@ -31,7 +31,7 @@ from corrnet_train.doctor.folder import run_folder
 from video_data import open_shards
 
 runner = CliRunner()
-SCRIPT = Path(__file__).with_name("ranks") / "silent_rank.py"
+SCRIPT = Path(__file__).parents[1] / "distributed" / "ranks" / "silent_rank.py"
 
 
 def doctor(*arguments, code=0):

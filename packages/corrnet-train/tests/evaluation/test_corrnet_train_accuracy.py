@@ -6,11 +6,11 @@ import json
 
 import pytest
 
-from corrnet_train.accuracy import VideoPrediction, classes_csv, predictions_csv, video_accuracy
-from corrnet_train.evaluate import evaluate
-from corrnet_train.inference import ClipClassifier
-from corrnet_train.report.evaluation import write_evaluation
-from corrnet_train.trainer import Trainer
+from corrnet_train.evaluation.accuracy import VideoPrediction, classes_csv, predictions_csv, video_accuracy
+from corrnet_train.evaluation.evaluate import evaluate
+from corrnet_train.inference.classifier import ClipClassifier
+from corrnet_train.report.pages.evaluation import write_evaluation
+from corrnet_train.training.trainer import Trainer
 from video_data import open_shards
 
 CLASSES = ["cat", "dog", "bird", "unseen"]

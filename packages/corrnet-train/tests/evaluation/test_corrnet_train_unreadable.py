@@ -12,9 +12,9 @@ from typer.testing import CliRunner
 
 from corrnet_models import create_model, save_pretrained
 from corrnet_train.cli import app
-from corrnet_train.distributed import Ranks
-from corrnet_train.evaluate import evaluate
-from corrnet_train.inference import ClipClassifier
+from corrnet_train.distributed.ranks import Ranks
+from corrnet_train.evaluation.evaluate import evaluate
+from corrnet_train.inference.classifier import ClipClassifier
 from video_data import ClipConfig, open_shards
 
 CLIP = ClipConfig(num_frames=8, crop_size=32)

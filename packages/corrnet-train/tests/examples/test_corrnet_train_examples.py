@@ -16,12 +16,12 @@ import yaml
 from torch.distributed.run import get_args_parser
 from typer.testing import CliRunner
 
-from corrnet_train.checkpoint import Checkpoint
+from corrnet_train.checkpoint.state import Checkpoint
 from corrnet_train.cli import app
-from corrnet_train.config import load_config
-from corrnet_train.metrics import read_metrics
+from corrnet_train.config.schema import load_config
+from corrnet_train.training.metrics_log import read_metrics
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[4]
 EXAMPLES = ROOT / "examples"
 README = ROOT / "packages" / "corrnet-train" / "README.md"
 SLURM = Path(__file__).with_name("cluster") / "slurm.py"

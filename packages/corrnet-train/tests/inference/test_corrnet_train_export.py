@@ -10,16 +10,16 @@ import torch
 from typer.testing import CliRunner
 
 from corrnet_train.cli import app
-from corrnet_train.export import ExportError, export_model
-from corrnet_train.inference import ClipClassifier
-from corrnet_train.trainer import Trainer
+from corrnet_train.inference.classifier import ClipClassifier
+from corrnet_train.inference.export import ExportError, export_model
+from corrnet_train.training.trainer import Trainer
 
 runner = CliRunner()
 
 
 @pytest.fixture(scope="module")
 def trained(motionbench, tmp_path_factory):
-    from corrnet_train.config import load_config
+    from corrnet_train.config.schema import load_config
 
     folder = tmp_path_factory.mktemp("export") / "run"
     overrides = [f"data.shards={motionbench[1]}", f"run.dir={folder}", "data.num_workers=0", "run.device=cpu"]
@@ -93,7 +93,7 @@ def test_a_folder_is_a_checkpoint_for_the_other_commands(trained, classifier, cl
 @pytest.mark.slow
 def test_a_program_that_differs_is_not_kept(classifier, tmp_path, monkeypatch):
     monkeypatch.setattr(
-        "corrnet_train.export._load_torch", lambda file: lambda clips: torch.zeros(len(clips), 8)
+        "corrnet_train.inference.export._load_torch", lambda file: lambda clips: torch.zeros(len(clips), 8)
     )
     with pytest.raises(ExportError, match="the exported program differs by"):
         export_model(classifier, tmp_path / "model.pt2", format="torch")

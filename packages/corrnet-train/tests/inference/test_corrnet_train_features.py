@@ -17,11 +17,11 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from corrnet_train.cli import app
-from corrnet_train.evaluate import evaluate
-from corrnet_train.features import PackedSplit, extract_features
-from corrnet_train.inference import ClipClassifier
-from corrnet_train.sources import VideoInput, find_videos
-from corrnet_train.stream import classify_stream
+from corrnet_train.evaluation.evaluate import evaluate
+from corrnet_train.inference.classifier import ClipClassifier
+from corrnet_train.inference.features import PackedSplit, extract_features
+from corrnet_train.inference.inputs import VideoInput, find_videos
+from corrnet_train.inference.stream import classify_stream
 from video_data import open_shards
 
 
@@ -136,7 +136,8 @@ def test_any_file_name_can_be_in_the_index_and_a_run_killed_while_it_ends_goes_o
     found = find_videos([str(odd)])
     with monkeypatch.context() as patch:
         patch.setattr(
-            "corrnet_train.featurefile.FeatureFile._write", lambda self, rows: (_ for _ in ()).throw(Killed)
+            "corrnet_train.inference.feature_file.FeatureFile._write",
+            lambda self, rows: (_ for _ in ()).throw(Killed),
         )
         with pytest.raises(Killed):
             extract_features(classifier, found, tmp_path / "f.npz", num_clips=1, num_workers=1)
@@ -239,7 +240,7 @@ def test_bad_input_stops_before_any_work(classifier, model_folder, motionbench, 
         "features", videos, *options[:2], "-o", tmp_path / "f.txt", code=2
     )
     assert "none of 1 videos can be read" in corrnet("features", videos / "b.mp4", *options, code=1)
-    from corrnet_train.featurefile import FeatureFile
+    from corrnet_train.inference.feature_file import FeatureFile
 
     held = FeatureFile(tmp_path / "f.npz", {}, num_features=512, per_clip=False)
     assert "another process is writing" in corrnet("features", videos / "a.mp4", *options, code=2)

@@ -1,15 +1,15 @@
 import pytest
 import torch
 
-from corrnet_train.evaluate import evaluate
-from corrnet_train.inference import ClipClassifier
-from corrnet_train.trainer import Trainer
+from corrnet_train.evaluation.evaluate import evaluate
+from corrnet_train.inference.classifier import ClipClassifier
+from corrnet_train.training.trainer import Trainer
 from video_data import open_shards
 
 
 @pytest.fixture(scope="module")
 def trained(motionbench, tmp_path_factory):
-    from corrnet_train.config import load_config
+    from corrnet_train.config.schema import load_config
 
     folder = tmp_path_factory.mktemp("trained")
     config = load_config(

@@ -13,11 +13,11 @@ import torch
 from typer.testing import CliRunner
 
 from corrnet_train.cli import app
-from corrnet_train.evaluate import evaluate
-from corrnet_train.inference import ClipClassifier
-from corrnet_train.sources import find_videos
-from corrnet_train.stream import classify_stream
-from corrnet_train.trainer import Trainer
+from corrnet_train.evaluation.evaluate import evaluate
+from corrnet_train.inference.classifier import ClipClassifier
+from corrnet_train.inference.inputs import find_videos
+from corrnet_train.inference.stream import classify_stream
+from corrnet_train.training.trainer import Trainer
 from video_data import open_shards
 
 runner = CliRunner()
@@ -31,7 +31,7 @@ def corrnet(*arguments, code=0):
 
 @pytest.fixture(scope="module")
 def trained(motionbench, tmp_path_factory):
-    from corrnet_train.config import load_config
+    from corrnet_train.config.schema import load_config
 
     folder = tmp_path_factory.mktemp("predict") / "run"
     overrides = [f"data.shards={motionbench[1]}", f"run.dir={folder}", "data.num_workers=0", "run.device=cpu"]
@@ -148,7 +148,7 @@ def test_ctrl_c_before_the_first_window_is_an_end_like_any_other(trained, monkey
         raise KeyboardInterrupt
         yield
 
-    monkeypatch.setattr("corrnet_train.stream.classify_stream", windows)
+    monkeypatch.setattr("corrnet_train.inference.stream.classify_stream", windows)
     corrnet("predict", "camera:0", "--hop", 4, "--checkpoint", trained, code=0)
 
 

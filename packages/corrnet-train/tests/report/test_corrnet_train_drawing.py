@@ -8,10 +8,9 @@ from fontTools.pens.ttGlyphPen import TTGlyphPen
 from matplotlib import font_manager
 from PIL import Image, ImageDraw
 
-from corrnet_train import drawing
-from corrnet_train.drawing import VideoWriter, text_font
-from corrnet_train.inference import Prediction
-from corrnet_train.stream import draw_classes
+from corrnet_train.inference.classifier import Prediction
+from corrnet_train.report.figures import video
+from corrnet_train.report.figures.video import VideoWriter, draw_classes, text_font
 
 
 def ink(text):
@@ -47,16 +46,16 @@ def test_a_font_of_the_system_draws_what_dejavu_lacks(tmp_path, monkeypatch):
     builder.save(tmp_path / "jump.ttf")
     monkeypatch.setattr(font_manager.fontManager, "ttflist", list(font_manager.fontManager.ttflist))
     font_manager.fontManager.addfont(tmp_path / "jump.ttf")
-    drawing._best_font.cache_clear()
+    video._best_font.cache_clear()
     assert text_font("跳", 20).getname()[0] == "Jump"
     assert ink("跳").any()
-    drawing._best_font.cache_clear()
+    video._best_font.cache_clear()
 
 
 def test_characters_that_no_font_has_are_named_once_and_drawn_as_boxes(monkeypatch, caplog):
     monkeypatch.setattr(font_manager.fontManager, "ttflist", [])
-    monkeypatch.setattr(drawing, "_warned", set())
-    drawing._best_font.cache_clear()
+    monkeypatch.setattr(video, "_warned", set())
+    video._best_font.cache_clear()
     image = Image.new("RGB", (128, 96))
     prediction = Prediction(["跳水", "diving\nboard\x00", "跳"], [0.5, 0.3, 0.2])
     draw_classes(image, prediction, 3)
@@ -65,7 +64,7 @@ def test_characters_that_no_font_has_are_named_once_and_drawn_as_boxes(monkeypat
     assert [record.getMessage().split(";")[0] for record in caplog.records] == [
         "no font of this system draws 水跳"
     ]
-    drawing._best_font.cache_clear()
+    video._best_font.cache_clear()
 
 
 def test_pictures_become_a_video_with_their_times(tmp_path):

@@ -14,21 +14,15 @@ from matplotlib.image import imread
 from pydantic import ValidationError
 from rich.console import Console
 
-from corrnet_train.report import (
-    Results,
-    SampleView,
-    filter_figure,
-    results_table,
-    wilson_interval,
-    write_report,
-)
-from corrnet_train.report.confusion import confusion_figure, worst_confusion
-from corrnet_train.report.curves import smoothing_window
-from corrnet_train.report.filters import largest_offsets
-from corrnet_train.report.samples import frame_images
-from corrnet_train.report.stats import running_mean
-from corrnet_train.report.svg import INK, inline, plain_label
-from corrnet_train.report.table import format_count, format_duration, format_number
+from corrnet_train.report.figures.confusion import confusion_figure, worst_confusion
+from corrnet_train.report.figures.curves import smoothing_window
+from corrnet_train.report.figures.filters import filter_figure, largest_offsets
+from corrnet_train.report.figures.style import INK, inline, plain_label
+from corrnet_train.report.pages.comparison import write_report
+from corrnet_train.report.results import Results
+from corrnet_train.report.samples import SampleView, frame_images
+from corrnet_train.report.stats import running_mean, wilson_interval
+from corrnet_train.report.table import format_count, format_duration, format_number, results_table
 
 CLASSES = ["down", "left", "up"]
 

@@ -13,13 +13,13 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from corrnet_models import create_model, save_pretrained
-from corrnet_train import motion
+from corrnet_train.analysis import motion
+from corrnet_train.analysis.correlation_layers import chosen_layers, correlation_layers
+from corrnet_train.analysis.motion import MotionField, count_frames, motion_fields
 from corrnet_train.cli import app
-from corrnet_train.inference import ClipClassifier
-from corrnet_train.layers import chosen_layers, correlation_layers
-from corrnet_train.motion import MotionField, count_frames, motion_fields
-from corrnet_train.report.filterpage import write_filters
-from corrnet_train.report.motionfield import draw_field, motion_colours, write_motion
+from corrnet_train.inference.classifier import ClipClassifier
+from corrnet_train.report.pages.filters import write_filters
+from corrnet_train.report.pages.motion import draw_field, motion_colours, write_motion
 from video_data import ClipConfig
 
 SIDE = 32

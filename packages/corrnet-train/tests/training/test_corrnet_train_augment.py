@@ -2,7 +2,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from corrnet_train.augment import Augment, AugmentConfig, make_loss
+from corrnet_train.config.schema import AugmentConfig
+from corrnet_train.training.augment import Augment, make_loss
 
 
 def clips(num, *, size=16, frames=4, seed=0):

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from corrnet_train.evaluate import evaluate
-from corrnet_train.features import PackedSplit, extract_features
-from corrnet_train.inference import ClipClassifier
-from corrnet_train.sources import VideoInput
-from corrnet_train.trainer import Trainer
+from corrnet_train.evaluation.evaluate import evaluate
+from corrnet_train.inference.classifier import ClipClassifier
+from corrnet_train.inference.features import PackedSplit, extract_features
+from corrnet_train.inference.inputs import VideoInput
+from corrnet_train.training.trainer import Trainer
 from video_data import PackOptions, open_shards, pack_csv
 
 pytest.importorskip("cv2")

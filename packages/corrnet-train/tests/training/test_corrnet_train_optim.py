@@ -5,7 +5,8 @@ import torch
 from torch import nn
 
 from corrnet_models import create_model
-from corrnet_train.optim import OptimConfig, averaged_model, build_optimizer, learning_rate, set_learning_rate
+from corrnet_train.config.schema import OptimConfig
+from corrnet_train.training.optim import averaged_model, build_optimizer, learning_rate, set_learning_rate
 
 
 def rates(num_steps, num_warmup_steps):

@@ -4,12 +4,12 @@ import pytest
 import torch
 import wandb
 
-from corrnet_train import flops
-from corrnet_train.checkpoint import Checkpoint, CheckpointError
-from corrnet_train.flops import peak_flops
-from corrnet_train.inference import ClipClassifier
-from corrnet_train.metrics import read_metrics
-from corrnet_train.trainer import Trainer
+from corrnet_train.checkpoint.state import Checkpoint, CheckpointError
+from corrnet_train.inference.classifier import ClipClassifier
+from corrnet_train.training import mfu
+from corrnet_train.training.metrics_log import read_metrics
+from corrnet_train.training.mfu import peak_flops
+from corrnet_train.training.trainer import Trainer
 from video_data import open_shards
 
 EVERYTHING = [
@@ -109,14 +109,14 @@ def test_without_tf32_and_for_parts_of_a_gpu_mfu_has_another_peak(monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA A100-SXM4-80GB")
     assert peak_flops(torch.device("cuda"), "fp32") == 19.5e12
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA A100-SXM4-40GB MIG 1g.5gb")
-    monkeypatch.setattr(flops, "_measured", lambda device, precision: 7.0)
+    monkeypatch.setattr(mfu, "_measured", lambda device, precision: 7.0)
     assert peak_flops(torch.device("cuda"), "bf16") == 7
 
 
 @pytest.fixture(scope="module")
 def pretrained(motionbench, tmp_path_factory):
     """The folder of a short run of corrnet_tiny with clips of 8 frames, with averaged weights."""
-    from corrnet_train.config import load_config
+    from corrnet_train.config.schema import load_config
 
     overrides = [
         f"data.shards={motionbench[1]}",

@@ -3,9 +3,9 @@ import torch
 from typer.testing import CliRunner
 
 from corrnet_train.cli import app
-from corrnet_train.inference import build_model
-from corrnet_train.plan import activation_bytes, make_plan
-from corrnet_train.trainer import Trainer
+from corrnet_train.inference.classifier import build_model
+from corrnet_train.training.dry_run import activation_bytes, make_plan
+from corrnet_train.training.trainer import Trainer
 
 
 def test_a_plan_tells_size_steps_memory_and_time_and_changes_nothing(make_config):

@@ -5,8 +5,9 @@ import torch
 from torch import nn
 
 from corrnet_models import create_model
-from corrnet_train.prefetch import DeviceBatch
-from corrnet_train.step import TrainConfig, TrainStep, prepare_model
+from corrnet_train.config.schema import TrainConfig
+from corrnet_train.training.prefetch import DeviceBatch
+from corrnet_train.training.step import TrainStep, prepare_model
 
 CPU = torch.device("cpu")
 

@@ -8,9 +8,9 @@ import time
 import pytest
 import torch
 
-from corrnet_train.checkpoint import Checkpoint, CheckpointError
-from corrnet_train.metrics import MetricsLog, read_metrics
-from corrnet_train.trainer import Trainer, TrainingDiverged
+from corrnet_train.checkpoint.state import Checkpoint, CheckpointError
+from corrnet_train.training.metrics_log import MetricsLog, read_metrics
+from corrnet_train.training.trainer import Trainer, TrainingDiverged
 
 MEASURED = ("clips_per_second", "mfu", "data_wait", "memory_gib")
 
@@ -194,7 +194,7 @@ def test_ctrl_c_on_the_command_saves_and_says_how_to_resume(motionbench, tmp_pat
 HOLD = """
 import sys
 from pathlib import Path
-from corrnet_train.files import only_user
+from corrnet_train.utils.files import only_user
 with only_user(Path(sys.argv[1])):
     print("held", flush=True)
     sys.stdin.read()

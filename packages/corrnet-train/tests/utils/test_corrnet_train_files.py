@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from corrnet_train.files import atomic_path, write_json
+from corrnet_train.utils.files import atomic_path, write_json
 
 
 def test_a_failed_write_leaves_the_old_content_and_nothing_else(tmp_path):
@@ -22,7 +22,7 @@ def test_a_full_disk_leaves_no_checkpoint_under_its_name(tmp_path):
     """A limit on the size of files stands for the full disk: writing fails in the middle in the same way."""
     code = f"""
 import pathlib, signal, torch
-from corrnet_train.checkpoint import Checkpoint
+from corrnet_train.checkpoint.state import Checkpoint
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 state = {{"weight": torch.zeros(1_000_000)}}
 Checkpoint(step=1, config={{}}, classes=["a"], model=state, optimizer={{}}, loader={{}}, rng={{}},

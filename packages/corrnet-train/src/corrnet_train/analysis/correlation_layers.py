@@ -1,8 +1,10 @@
-"""The correlation layers of a model, by name."""
+"""The correlation layers of a model by name, and the steps of their windows."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from corr_ops import VideoCorrelation
@@ -78,3 +80,15 @@ def chosen_layers(model: VideoModel, names: Sequence[str] = ()) -> list[Correlat
     if unknown:
         raise ValueError(f"no correlation layer {unknown[0]!r}; this model has {', '.join(layers)}")
     return [layers[name] for name in names] if names else list(layers.values())
+
+
+def nearest_first(radius: int) -> NDArray[np.int64]:
+    """The steps down and to the right of a window, int64 [(2*radius + 1)**2, 2]: the nearest to its centre first.
+
+    Args:
+        radius: Steps from the centre to a side.
+    """
+    steps = np.stack(np.meshgrid(*[np.arange(-radius, radius + 1)] * 2, indexing="ij"), axis=-1)
+    steps = steps.reshape(-1, 2)
+    ordered: NDArray[np.int64] = steps[np.argsort((steps**2).sum(axis=1), kind="stable")].astype(np.int64)
+    return ordered

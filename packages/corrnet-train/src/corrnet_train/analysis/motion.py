@@ -12,9 +12,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from corr_ops import correlation
-from corrnet_train.inference import ClipClassifier
-from corrnet_train.layers import CorrelationLayer
-from corrnet_train.report.filters import nearest_first
+from corrnet_train.analysis.correlation_layers import CorrelationLayer, nearest_first
+from corrnet_train.inference.classifier import ClipClassifier
 from video_data import VideoError, open_frames, sliding_clips
 from video_data.probe import open_video
 

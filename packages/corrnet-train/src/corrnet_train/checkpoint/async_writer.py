@@ -10,9 +10,9 @@ from typing import Any
 import torch.distributed as dist
 from torch import Tensor
 
-from corrnet_train.checkpoint import Checkpoint
-from corrnet_train.distributed import Ranks, on_every_rank, readable_errors
-from corrnet_train.sharded import link, remove_unlinked
+from corrnet_train.checkpoint.folders import link, remove_unlinked
+from corrnet_train.checkpoint.state import Checkpoint
+from corrnet_train.distributed.ranks import Ranks, on_every_rank, readable_errors
 
 
 class CheckpointWriter:

@@ -10,10 +10,11 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from corrnet_train.config import RESUMABLE_KEYS, RunConfig, config_to_dict
-from corrnet_train.files import atomic_path
-from corrnet_train.recipes import flatten
-from corrnet_train.sharded import is_sharded, placed_state, whole
+from corrnet_train.checkpoint.folders import is_sharded
+from corrnet_train.config.recipes import flatten
+from corrnet_train.config.schema import RESUMABLE_KEYS, RunConfig, config_to_dict
+from corrnet_train.distributed.parallelize import placed_state, whole
+from corrnet_train.utils.files import atomic_path
 
 FORMAT_VERSION = 2
 
@@ -68,7 +69,7 @@ class Checkpoint:
 
     def save_shards(self, folder: Path, group: dist.ProcessGroup, *, finish: Callable[[], None]) -> None:
         """Writes a checkpoint of which each process has its shards; see `write_shards`."""
-        from corrnet_train.shardfiles import write_shards
+        from corrnet_train.checkpoint.sharded import write_shards
 
         write_shards(self._content(), folder, group=group, finish=finish)
 
@@ -90,7 +91,7 @@ class Checkpoint:
         folder = path.resolve()
         try:
             if sharded:
-                from corrnet_train.shardfiles import read_shards
+                from corrnet_train.checkpoint.sharded import read_shards
 
                 content = read_shards(folder)
             else:

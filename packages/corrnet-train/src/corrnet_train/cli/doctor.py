@@ -12,7 +12,7 @@ from rich.table import Table
 
 from corrnet_train.cli.common import EXIT_FAILED, Device, err, escape, out, reports_errors
 from corrnet_train.cli.complete import model_names
-from corrnet_train.files import write_text
+from corrnet_train.utils.files import write_text
 
 if TYPE_CHECKING:
     from corrnet_train.doctor import CheckResult, Context

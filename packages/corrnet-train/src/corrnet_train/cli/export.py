@@ -32,8 +32,8 @@ def export(
 
     corrnet export runs/first/checkpoints/best.pt my-model.onnx
     """
-    from corrnet_train.export import TOLERANCE, export_model
-    from corrnet_train.inference import ClipClassifier
+    from corrnet_train.inference.classifier import ClipClassifier
+    from corrnet_train.inference.export import TOLERANCE, export_model
 
     endings: dict[str, Literal["hub", "torch", "onnx"]] = {".pt2": "torch", ".onnx": "onnx"}
     if format is None and path.suffix in {".pt", ".pth", ".ckpt", ".bin", ".safetensors", ".ep"}:

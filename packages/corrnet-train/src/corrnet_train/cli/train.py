@@ -10,7 +10,7 @@ from corrnet_train.cli.common import EXIT_INTERRUPTED, err, escape, out, reports
 from corrnet_train.cli.complete import recipe_names
 
 if TYPE_CHECKING:
-    from corrnet_train.trainer import Trainer
+    from corrnet_train.training.trainer import Trainer
 
 
 @reports_errors
@@ -62,9 +62,9 @@ def train(
     """
     import torch
 
-    from corrnet_train.config import load_config
-    from corrnet_train.distributed import joined_ranks, on_every_rank
-    from corrnet_train.trainer import Trainer, last_checkpoint
+    from corrnet_train.config.schema import load_config
+    from corrnet_train.distributed.ranks import joined_ranks, on_every_rank
+    from corrnet_train.training.trainer import Trainer, last_checkpoint
 
     try:
         config = load_config(recipe, overrides)
@@ -107,8 +107,8 @@ def _print_plan(trainer: "Trainer") -> None:
     """What the run would be."""
     import yaml
 
-    from corrnet_train.config import config_to_dict
-    from corrnet_train.plan import make_plan
+    from corrnet_train.config.schema import config_to_dict
+    from corrnet_train.training.dry_run import make_plan
 
     plan = make_plan(trainer)
     if not trainer.ranks.is_first:

@@ -16,7 +16,7 @@ from corrnet_train.cli.common import (
 )
 
 if TYPE_CHECKING:  # imported where it is used: it takes a second
-    from corrnet_train.motion import MotionField
+    from corrnet_train.analysis.motion import MotionField
 
 visualize_app = typer.Typer(
     no_args_is_help=True,
@@ -50,9 +50,9 @@ def filters(
 
     corrnet visualize filters runs/first --layer res2.corr --max-frames 32 --max-channels 64 -o res2.png
     """
-    from corrnet_train.inference import ClipClassifier
-    from corrnet_train.layers import chosen_layers
-    from corrnet_train.report.filterpage import write_filters
+    from corrnet_train.analysis.correlation_layers import chosen_layers
+    from corrnet_train.inference.classifier import ClipClassifier
+    from corrnet_train.report.pages.filters import write_filters
 
     classifier = ClipClassifier.from_checkpoint(checkpoint, device="cpu")
     layers = chosen_layers(classifier.video_model, layer or [])
@@ -89,12 +89,12 @@ def motion(
 
     corrnet visualize motion runs/first my.mp4 --layer res3.corr -o motion.html
     """
-    from corrnet_train.inference import ClipClassifier
-    from corrnet_train.interrupt import interrupt_flag
-    from corrnet_train.layers import chosen_layers
-    from corrnet_train.motion import count_frames, motion_fields
-    from corrnet_train.progress import progress_bar
-    from corrnet_train.report.motionfield import check_suffix, write_motion
+    from corrnet_train.analysis.correlation_layers import chosen_layers
+    from corrnet_train.analysis.motion import count_frames, motion_fields
+    from corrnet_train.inference.classifier import ClipClassifier
+    from corrnet_train.report.pages.motion import check_suffix, write_motion
+    from corrnet_train.utils.interrupt import interrupt_flag
+    from corrnet_train.utils.progress import progress_bar
 
     check_suffix(output)
     classifier = ClipClassifier.from_checkpoint(checkpoint, device=device)

@@ -154,8 +154,8 @@ def _parse(text: str, source: str) -> Tree:
 
 
 def _shipped() -> dict[str, Traversable]:
-    """The files beside this module, by name."""
-    files = importlib.resources.files("corrnet_train.recipes").iterdir()
+    """The files of the folder beside this module, by name."""
+    files = importlib.resources.files("corrnet_train.config").joinpath("recipes").iterdir()
     return {file.name.removesuffix(".yaml"): file for file in files if file.name.endswith(".yaml")}
 
 

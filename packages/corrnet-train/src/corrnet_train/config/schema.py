@@ -1,24 +1,27 @@
 """The configuration of a run: one pydantic tree, filled from a YAML recipe and `key=value` overrides."""
 
 import difflib
+import math
 from pathlib import Path
-from typing import Any, Self, get_args
+from typing import Any, Literal, Self, get_args
 
 from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
     NonNegativeInt,
+    PositiveFloat,
     PositiveInt,
     ValidationError,
     model_validator,
 )
 
-from corrnet_train.augment import AugmentConfig
-from corrnet_train.optim import OptimConfig
-from corrnet_train.recipes import ConfigError, apply_override, default_run_dir, read_recipe
-from corrnet_train.step import Precision, TrainConfig
+from corrnet_train.config.recipes import ConfigError, apply_override, default_run_dir, read_recipe
+from corrnet_train.utils.precision import Precision
 from video_data import ClipConfig
+
+BatchNorm = Literal["local", "sync"]
+Parallel = Literal["ddp", "fsdp"]
 
 _DERIVED_OPTIONS = {"num_classes": "the classes of data.shards", "num_frames": "data.clip.num_frames"}
 
@@ -63,6 +66,186 @@ class DataConfig(BaseModel):
     num_workers: NonNegativeInt = Field(
         2, description="decoding processes; 0 decodes in the training process"
     )
+
+
+MAX_MAGNITUDE = 10  # of RandAugment
+
+
+class AugmentConfig(BaseModel):
+    """What makes training harder than the data is; all of it is off by default, as in the paper."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    rand_augment: float = Field(
+        0,
+        ge=0,
+        le=MAX_MAGNITUDE,
+        description="magnitude of RandAugment (Cubuk et al. 2020), 9 is usual: two operations a clip, the same for "
+        "all of its frames; needs the extra augment",
+    )
+    mixup: float = Field(0, ge=0, description="alpha of mixup (Zhang et al. 2018), 0.8 is usual")
+    cutmix: float = Field(
+        0,
+        ge=0,
+        description="alpha of cutmix (Yun et al. 2019), 1 is usual; with mixup, batches take turns by chance",
+    )
+    label_smoothing: float = Field(
+        0, ge=0, lt=1, description="share of the target that goes to all classes alike, 0.1 is usual"
+    )
+    repeats: PositiveInt = Field(
+        1,
+        description="repeated augmentation (Hoffer et al. 2020): clips that a batch holds of each of its videos, each "
+        "cut anew",
+    )
+
+
+class OptimConfig(BaseModel):
+    """How the weights are learned; lengths are in epochs."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: Literal["sgd", "adamw"] = Field("sgd", description="optimiser")
+    lr: PositiveFloat = Field(0.1, description="peak learning rate, for `lr_batch_size` clips a step")
+    lr_batch_size: PositiveInt | None = Field(
+        None, description="batch size that `lr` is meant for; none: lr is used as it is, for any batch_size"
+    )
+    lr_scaling: Literal["linear", "sqrt"] = Field(
+        "linear", description="how lr grows with batch_size / lr_batch_size (linear: Goyal et al. 2017)"
+    )
+    layer_decay: float = Field(
+        1,
+        gt=0,
+        le=1,
+        description="factor of the learning rate from each stage to the one before it, for fine-tuning",
+    )
+    momentum: float = Field(0.9, ge=0, lt=1, description="momentum (SGD only)")
+    weight_decay: float = Field(
+        1e-4, ge=0, description="decay of convolution, correlation and linear weights"
+    )
+    batch_size: PositiveInt = Field(32, description="clips a step over all processes")
+    epochs: PositiveFloat = Field(250, description="length of the training")
+    samples_per_epoch: PositiveInt | None = Field(
+        None, description="clips of an epoch; none: one pass over the training split"
+    )
+    warmup_epochs: float = Field(40, ge=0, description="linear warm-up, part of `epochs`")
+    clip_grad_norm: PositiveFloat | None = Field(None, description="largest gradient norm; none: no clipping")
+    ema_decay: float = Field(
+        0,
+        ge=0,
+        lt=1,
+        description="decay of the average of the weights that is evaluated, 0.9999 is usual; 0: none",
+    )
+
+    @model_validator(mode="after")
+    def _check_warmup(self) -> Self:
+        if self.warmup_epochs > self.epochs:
+            raise ValueError(
+                f"optim.warmup_epochs={self.warmup_epochs:g} is a part of optim.epochs={self.epochs:g} and cannot be "
+                "more: the learning rate would never reach its peak"
+            )
+        return self
+
+    @property
+    def peak_lr(self) -> float:
+        """Peak learning rate for `batch_size`."""
+        ratio = 1.0 if self.lr_batch_size is None else self.batch_size / self.lr_batch_size
+        return self.lr * (ratio if self.lr_scaling == "linear" else math.sqrt(ratio))
+
+    def epoch_samples(self, num_samples: int) -> int:
+        """Clips of an epoch on `num_samples` training videos."""
+        return self.samples_per_epoch or num_samples
+
+    def num_steps(self, num_samples: int) -> int:
+        """Steps of the whole training on `num_samples` training videos."""
+        return math.ceil(self.epochs * self.epoch_samples(num_samples) / self.batch_size)
+
+    def num_warmup_steps(self, num_samples: int) -> int:
+        """Steps of the linear warm-up on `num_samples` training videos."""
+        return round(self.warmup_epochs * self.epoch_samples(num_samples) / self.batch_size)
+
+
+class TrainConfig(BaseModel):
+    """How a step is computed; `optim.batch_size` is the global batch whatever stands here."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    micro_batch: PositiveInt | None = Field(
+        None,
+        description="clips that a process takes at once; more make up optim.batch_size by accumulation. "
+        "None: optim.batch_size / processes, without accumulation",
+    )
+    batch_norm: BatchNorm = Field(
+        "local",
+        description="local: batch norm over the clips a process takes at once; sync: over those of all processes",
+    )
+    parallel: Parallel = Field(
+        "ddp",
+        description="ddp: each process holds the whole model; fsdp: weights, gradients and optimiser state are split "
+        "among them, and so are checkpoints",
+    )
+    keep_every: PositiveInt | None = Field(
+        None, description="steps between checkpoints that are kept beside last and best"
+    )
+    timeout: PositiveFloat = Field(
+        600, description="seconds after which waiting for another process is an error"
+    )
+    channels_last: bool = Field(
+        True, description="keep convolution weights in channels_last_3d, as clips are"
+    )
+    compile: bool = Field(False, description="compile the model with torch.compile")
+    grad_checkpointing: bool = Field(
+        False, description="recompute each block in the backward pass: less memory, about a third more time"
+    )
+
+    def check_parallel(self, *, launched: bool) -> None:
+        """Checks that the processes can share the model as asked.
+
+        Args:
+            launched: whether torchrun has started the processes.
+
+        Raises:
+            ValueError: it is to be split, and is compiled or belongs to a process without others.
+        """
+        if self.parallel == "fsdp" and not launched:
+            raise ValueError(
+                "train.parallel=fsdp splits the model among processes of torchrun, and this is one without it: start "
+                "it with torchrun, or give train.parallel=ddp, which also continues checkpoints of fsdp"
+            )
+        if self.parallel == "fsdp" and self.compile:
+            raise ValueError(
+                "train.compile=true works with train.parallel=ddp only, got fsdp: give one or the other"
+            )
+
+    def norm_batch(self, batch_size: int, *, world_size: int = 1) -> int:
+        """Clips over which batch norm normalises; arguments as for `accumulation`."""
+        micro_batch, _ = self.accumulation(batch_size, world_size=world_size)
+        return micro_batch * (world_size if self.batch_norm == "sync" else 1)
+
+    def accumulation(self, batch_size: int, *, world_size: int = 1) -> tuple[int, int]:
+        """Splits the global batch: (clips of a micro-batch, micro-batches a step).
+
+        Args:
+            batch_size: clips a step over all processes, `optim.batch_size`.
+            world_size: number of processes.
+
+        Raises:
+            ValueError: the batch cannot be split evenly.
+        """
+        if self.micro_batch is None:
+            if batch_size % world_size:
+                raise ValueError(
+                    f"optim.batch_size={batch_size} cannot be shared equally by {world_size} processes: "
+                    f"give a multiple of {world_size}, like {_multiple(batch_size, world_size)}"
+                )
+            return batch_size // world_size, 1
+        together = self.micro_batch * world_size
+        if batch_size % together:
+            raise ValueError(
+                f"optim.batch_size={batch_size} is no multiple of train.micro_batch={self.micro_batch} x "
+                f"{world_size} processes = {together}: give a multiple, like {_multiple(batch_size, together)}, "
+                "or another train.micro_batch"
+            )
+        return self.micro_batch, batch_size // together
 
 
 class EvalConfig(BaseModel):
@@ -204,3 +387,7 @@ def _known_keys(section: list[str]) -> list[str]:
         candidates = [annotation, *get_args(annotation)]
         model = next(c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel))
     return list(model.model_fields)
+
+
+def _multiple(value: int, of: int) -> int:
+    return max(1, round(value / of)) * of

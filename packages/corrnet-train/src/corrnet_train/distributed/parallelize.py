@@ -1,46 +1,96 @@
-"""Where sharded things are: which tensors and checkpoints are, whole tensors in the place of shards, names of folders.
+"""How a model is shared among the processes: copies or shards of it, and tensors placed as shards are.
 
-A checkpoint of sharded weights is a folder into which each process writes its own shards. A name such as `last.pt` is
-a link to it, which moves on in one step. torch's module of shards takes half a second to import, so that it is
-imported where there are some.
+torch's module of shards takes half a second to import, so that it is imported where there are some.
 """
 
-import os
-import shutil
-from pathlib import Path
+import inspect
+import warnings
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
-from torch import Tensor
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
-REST, DESCRIPTION = "rest.pt", ".metadata"
+from corrnet_models.network import Stage
+from corrnet_train.config.schema import BatchNorm, Parallel
+from corrnet_train.distributed.ranks import Ranks, readable_errors
+from corrnet_train.distributed.sync_batchnorm import sync_batch_norm
 
 
-def is_sharded(path: Path) -> bool:
-    """Whether `path` is a folder of shards, or a link to one."""
-    return (path / DESCRIPTION).is_file() and (path / REST).is_file()
+def share_out(
+    model: nn.Module, ranks: Ranks, device: torch.device, *, batch_norm: BatchNorm, parallel: Parallel
+) -> None:
+    """Prepares a model for several processes, in place, before its optimiser is made.
+
+    Args:
+        model: the model on this process's device.
+        ranks: the processes.
+        device: this process's device.
+        batch_norm: `local` normalises over the clips that one process takes at once, `sync` over those of all.
+        parallel: `fsdp` splits weights, and with them gradients and optimiser state, among the processes, block by
+            block; `ddp` leaves a copy to each.
+    """
+    if batch_norm == "sync" and ranks.world_size > 1:
+        sync_batch_norm(model)
+    if parallel == "fsdp":
+        from torch.distributed.device_mesh import init_device_mesh
+        from torch.distributed.fsdp import fully_shard  # it takes half a second to import
+
+        mesh = init_device_mesh(device.type, (ranks.world_size,))
+        for stage in [module for module in model.modules() if isinstance(module, Stage)]:
+            for block in stage.children():
+                fully_shard(block, mesh=mesh)
+        fully_shard(
+            model, mesh=mesh, reshard_after_forward=True
+        )  # else some weights stay whole after evaluation
+
+
+def wrap(model: nn.Module, ranks: Ranks, device: torch.device) -> nn.Module:
+    """The module whose backward pass exchanges gradients; the model itself where it does so or is alone."""
+    if ranks.world_size == 1 or _is_split(model):
+        return model
+    # Running statistics are not used in training; see `copy_buffers`. torch 2.13 has given the option a new name.
+    names = inspect.signature(DistributedDataParallel.__init__).parameters
+    buffers = "forward_sync_buffers" if "forward_sync_buffers" in names else "broadcast_buffers"
+    options: dict[str, Any] = {buffers: False}
+    # Filters of 1x1x1 are contiguous in either memory format, and strides along a side of 1 mean nothing.
+    warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides", UserWarning)
+    return DistributedDataParallel(
+        model,
+        device_ids=[device.index] if device.type == "cuda" else None,
+        static_graph=True,
+        gradient_as_bucket_view=True,
+        **options,
+    )
+
+
+def _is_split(model: nn.Module) -> bool:
+    return hasattr(model, "set_requires_gradient_sync")
+
+
+def gradient_exchange(model: nn.Module, exchange: bool) -> AbstractContextManager[None]:
+    """Context of a micro-batch of a wrapped model: whether gradients are exchanged after it."""
+    if isinstance(model, DistributedDataParallel):
+        return nullcontext() if exchange else model.no_sync()
+    if _is_split(model):
+        model.set_requires_gradient_sync(exchange)  # type: ignore[operator]
+    return nullcontext()
+
+
+def copy_buffers(model: nn.Module, ranks: Ranks) -> None:
+    """Gives every process the running statistics of rank 0, which are those a checkpoint holds."""
+    if ranks.world_size > 1:
+        with torch.no_grad(), readable_errors(ranks):
+            for buffer in model.buffers():
+                dist.broadcast(buffer, src=0)
 
 
 def has_shards(tensor: Tensor) -> bool:
     """Whether a tensor is sharded over the processes, a DTensor."""
     return hasattr(tensor, "full_tensor")
-
-
-def link(path: Path, folder: Path) -> None:
-    """Makes `path` a link to a folder beside it; it means the old or the new checkpoint at every moment."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.unlink(missing_ok=True)
-    temporary.symlink_to(folder.name, target_is_directory=True)
-    temporary.replace(path)
-    sync_folder(path.parent)
-
-
-def remove_unlinked(folder: Path) -> None:
-    """Removes the shards to which no name leads any more."""
-    used = {path.resolve() for path in folder.iterdir() if path.is_symlink()}
-    for path in folder.glob("shards-*"):
-        if path.resolve() not in used:
-            shutil.rmtree(path)
 
 
 def placed_like(value: Tensor, like: Tensor) -> Tensor:
@@ -76,12 +126,3 @@ def whole(tensor: Tensor) -> Tensor:
     """A tensor with all of its shards; all processes call it."""
     gathered: Tensor = tensor.full_tensor() if has_shards(tensor) else tensor  # type: ignore[attr-defined]
     return gathered
-
-
-def sync_folder(folder: Path) -> None:
-    """Waits until the names in a folder are on disk."""
-    number = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(number)
-    finally:
-        os.close(number)

@@ -1,32 +1,25 @@
-"""The processes that train together: who they are, what they tell each other, how a model is shared out.
+"""The processes that train together: who they are, what they tell each other, and the device of each.
 
 `torchrun` starts them and says in environment variables who is who. Without it there is one process and nothing here
 does anything.
 """
 
-import inspect
 import os
 import socket
-import warnings
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributed.distributed_c10d import Store
-from torch.nn.parallel import DistributedDataParallel
 
-from corrnet_models.network import Stage
-from corrnet_train.batchnorm import sync_batch_norm
-from corrnet_train.rendezvous import fresh_store, kept_store
+from corrnet_train.distributed.rendezvous import fresh_store, kept_store
 
 T = TypeVar("T")
-BatchNorm = Literal["local", "sync"]
-Parallel = Literal["ddp", "fsdp"]
 
 TORCHRUN_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
@@ -127,12 +120,7 @@ class Ranks:
         Raises:
             ValueError: the name is unknown, or this machine has too few such devices for its processes.
         """
-        if name == "auto":
-            name = "cuda" if torch.cuda.is_available() else "cpu"
-        try:
-            device = torch.device(name)
-        except RuntimeError:
-            raise ValueError(f"unknown device {name!r}: give auto, cpu, cuda or cuda:N") from None
+        device = _parse_device(name)
         if device.type != "cuda":
             return device
         if self.local_world_size > 1 and device.index is not None:
@@ -211,6 +199,21 @@ class Ranks:
                 )
 
 
+ONE_RANK = Ranks()
+
+
+def resolve_device(name: str) -> torch.device:
+    """The device of a `run.device` setting where one process runs; "auto" is CUDA when there is one.
+
+    Raises:
+        ValueError: the name is unknown or this machine has no such device.
+    """
+    device = _parse_device(name)
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ValueError(f"device {name} is not there: torch sees {torch.cuda.device_count()} CUDA devices")
+    return device
+
+
 @contextmanager
 def joined_ranks(device_name: str, *, timeout: float) -> Iterator[Ranks]:
     """Joins the processes that torchrun started: NCCL and gloo on GPUs, gloo on CPUs.
@@ -249,74 +252,6 @@ def joined_ranks(device_name: str, *, timeout: float) -> Iterator[Ranks]:
     dist.destroy_process_group()  # after an error it could wait for processes that are gone
 
 
-def share_out(
-    model: nn.Module, ranks: Ranks, device: torch.device, *, batch_norm: BatchNorm, parallel: Parallel
-) -> None:
-    """Prepares a model for several processes, in place, before its optimiser is made.
-
-    Args:
-        model: the model on this process's device.
-        ranks: the processes.
-        device: this process's device.
-        batch_norm: `local` normalises over the clips that one process takes at once, `sync` over those of all.
-        parallel: `fsdp` splits weights, and with them gradients and optimiser state, among the processes, block by
-            block; `ddp` leaves a copy to each.
-    """
-    if batch_norm == "sync" and ranks.world_size > 1:
-        sync_batch_norm(model)
-    if parallel == "fsdp":
-        from torch.distributed.device_mesh import init_device_mesh
-        from torch.distributed.fsdp import fully_shard  # it takes half a second to import
-
-        mesh = init_device_mesh(device.type, (ranks.world_size,))
-        for stage in [module for module in model.modules() if isinstance(module, Stage)]:
-            for block in stage.children():
-                fully_shard(block, mesh=mesh)
-        fully_shard(
-            model, mesh=mesh, reshard_after_forward=True
-        )  # else some weights stay whole after evaluation
-
-
-def wrap(model: nn.Module, ranks: Ranks, device: torch.device) -> nn.Module:
-    """The module whose backward pass exchanges gradients; the model itself where it does so or is alone."""
-    if ranks.world_size == 1 or _is_split(model):
-        return model
-    # Running statistics are not used in training; see `copy_buffers`. torch 2.13 has given the option a new name.
-    names = inspect.signature(DistributedDataParallel.__init__).parameters
-    buffers = "forward_sync_buffers" if "forward_sync_buffers" in names else "broadcast_buffers"
-    options: dict[str, Any] = {buffers: False}
-    # Filters of 1x1x1 are contiguous in either memory format, and strides along a side of 1 mean nothing.
-    warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides", UserWarning)
-    return DistributedDataParallel(
-        model,
-        device_ids=[device.index] if device.type == "cuda" else None,
-        static_graph=True,
-        gradient_as_bucket_view=True,
-        **options,
-    )
-
-
-def _is_split(model: nn.Module) -> bool:
-    return hasattr(model, "set_requires_gradient_sync")
-
-
-def gradient_exchange(model: nn.Module, exchange: bool) -> AbstractContextManager[None]:
-    """Context of a micro-batch of a wrapped model: whether gradients are exchanged after it."""
-    if isinstance(model, DistributedDataParallel):
-        return nullcontext() if exchange else model.no_sync()
-    if _is_split(model):
-        model.set_requires_gradient_sync(exchange)  # type: ignore[operator]
-    return nullcontext()
-
-
-def copy_buffers(model: nn.Module, ranks: Ranks) -> None:
-    """Gives every process the running statistics of rank 0, which are those a checkpoint holds."""
-    if ranks.world_size > 1:
-        with torch.no_grad(), readable_errors(ranks):
-            for buffer in model.buffers():
-                dist.broadcast(buffer, src=0)
-
-
 @contextmanager
 def readable_errors(ranks: Ranks, *, computes: bool = False) -> Iterator[None]:
     """A block that exchanges something.
@@ -341,3 +276,12 @@ def readable_errors(ranks: Ranks, *, computes: bool = False) -> Iterator[None]:
 
 def _first_line(error: Exception) -> str:
     return f"{error}".strip().splitlines()[0] if f"{error}".strip() else type(error).__name__
+
+
+def _parse_device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.device(name)
+    except RuntimeError:
+        raise ValueError(f"unknown device {name!r}: give auto, cpu, cuda or cuda:N") from None

@@ -13,7 +13,7 @@ from datetime import timedelta
 # torch.distributed has them too, but not their types.
 from torch._C._distributed_c10d import HashStore, PrefixStore, Store, TCPStore
 
-from corrnet_train.distributed import Ranks, RanksError
+from corrnet_train.distributed.ranks import Ranks, RanksError
 
 
 class Board:

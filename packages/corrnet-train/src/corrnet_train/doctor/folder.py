@@ -11,7 +11,7 @@ import torch
 from corrnet_models import count_parameters, create_model
 from corrnet_train.doctor.checkup import Context
 from corrnet_train.doctor.finding import Finding, failed
-from corrnet_train.files import write_text
+from corrnet_train.utils.files import write_text
 
 _GIB = 1 << 30
 _COPIES = 3  # last, best, and the one that is being written

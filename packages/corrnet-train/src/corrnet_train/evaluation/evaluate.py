@@ -9,15 +9,14 @@ from pathlib import Path
 import av
 from torch import Tensor
 
-from corrnet_train.accuracy import VideoAccuracy, VideoPrediction, video_accuracy
-from corrnet_train.checkpoint import weights_hash
-from corrnet_train.distributed import Ranks, on_every_rank
-from corrnet_train.evaljournal import EvalJournal, EvalPart
-from corrnet_train.inference import ClipClassifier
+from corrnet_train.checkpoint.state import weights_hash
+from corrnet_train.distributed.ranks import ONE_RANK, Ranks, on_every_rank
+from corrnet_train.evaluation.accuracy import VideoAccuracy, VideoPrediction, video_accuracy
+from corrnet_train.evaluation.journal import EvalJournal, EvalPart
+from corrnet_train.inference.classifier import ClipClassifier
 from video_data import ShardSet, Unreadable, ViewBatch, test_loader
 
 Fingerprint = dict[str, str | int]
-ONE_RANK = Ranks()
 _log = logging.getLogger(__name__)
 
 

@@ -10,8 +10,8 @@ from typing import Any, TextIO
 
 import numpy as np
 
-from corrnet_train.accuracy import VideoPrediction
-from corrnet_train.files import write_text
+from corrnet_train.evaluation.accuracy import VideoPrediction
+from corrnet_train.utils.files import write_text
 from video_data import Unreadable
 
 _log = logging.getLogger(__name__)

@@ -8,28 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from corrnet_models import StageName, VideoModel, create_model, is_pretrained, load_pretrained
-from corrnet_train.checkpoint import Checkpoint, load_weights
-from corrnet_train.config import RunConfig, parse_config
-from corrnet_train.sharded import is_sharded
-from corrnet_train.step import Precision, autocast
+from corrnet_train.checkpoint.folders import is_sharded
+from corrnet_train.checkpoint.state import Checkpoint, load_weights
+from corrnet_train.config.schema import RunConfig, parse_config
+from corrnet_train.distributed.ranks import resolve_device
+from corrnet_train.utils.precision import Precision, autocast
 from video_data import ClipConfig, decode_views, normalize
-
-
-def resolve_device(name: str) -> torch.device:
-    """The device of a `run.device` setting; "auto" is CUDA when there is one.
-
-    Raises:
-        ValueError: the name is unknown or this machine has no such device.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise ValueError(f"unknown device {name!r}: give auto, cpu, cuda or cuda:N") from None
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ValueError(f"device {name} is not there: torch sees {torch.cuda.device_count()} CUDA devices")
-    return device
 
 
 def build_model(config: RunConfig, num_classes: int) -> VideoModel:

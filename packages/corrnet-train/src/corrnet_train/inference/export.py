@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 import corr_ops
 from corrnet_models import VideoModel, save_pretrained
-from corrnet_train.files import atomic_path, write_json
-from corrnet_train.inference import ClipClassifier
+from corrnet_train.inference.classifier import ClipClassifier
+from corrnet_train.utils.files import atomic_path, write_json
 from video_data import normalize
 
 Format = Literal["hub", "torch", "onnx"]

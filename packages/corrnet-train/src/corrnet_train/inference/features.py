@@ -11,10 +11,10 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from corrnet_models import STAGES
-from corrnet_train.checkpoint import weights_hash
-from corrnet_train.featurefile import FeatureFile, VideoRecord, check_path
-from corrnet_train.inference import ClipClassifier
-from corrnet_train.sources import VideoInput
+from corrnet_train.checkpoint.state import weights_hash
+from corrnet_train.inference.classifier import ClipClassifier
+from corrnet_train.inference.feature_file import FeatureFile, VideoRecord, check_path
+from corrnet_train.inference.inputs import VideoInput
 from video_data import ClipConfig, ShardSet, ViewStart, decode_timed_views, test_loader
 from video_data.workers import make_data_loader
 

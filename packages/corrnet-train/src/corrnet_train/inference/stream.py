@@ -1,19 +1,13 @@
-"""Classifying a stream as it comes: a sliding window, smoothed probabilities, the picture with its classes."""
+"""Predictions for a stream as it comes: a sliding window and smoothed probabilities."""
 
 import time
-from collections.abc import Generator
-from contextlib import ExitStack
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
-from pathlib import Path
 
-from PIL import Image, ImageDraw
 from torch import Tensor
 
-from corrnet_train.drawing import VideoWriter, text_font
-from corrnet_train.inference import ClipClassifier, Prediction
+from corrnet_train.inference.classifier import ClipClassifier, Prediction
 from video_data import WindowFrame, open_frames, sliding_clips
-
-_FALLBACK_RATE = 25
 
 
 @dataclass(frozen=True)
@@ -39,9 +33,8 @@ def classify_stream(
     *,
     hop: int = 8,
     smoothing: float = 0.0,
-    annotate: Path | None = None,
-    top: int = 3,
     max_frames: int | None = None,
+    on_frame: Callable[[WindowFrame, Prediction | None], None] | None = None,
 ) -> Generator[WindowPrediction, None, None]:
     """Classifies a file, a camera or a network stream in windows.
 
@@ -50,9 +43,8 @@ def classify_stream(
         source: as `video_data.open_frames` takes it.
         hop: frames from one window to the next.
         smoothing: weight of the probabilities before, from 0 (each window by itself) to below 1.
-        annotate: an mp4 file to write, each frame with the classes of the last window.
-        top: classes to draw.
         max_frames: frames after which to stop; None goes on to the end.
+        on_frame: called with each frame and the classes of the last window, None before the first one.
 
     Raises:
         ValueError: the source cannot be opened or a number is out of range.
@@ -61,9 +53,7 @@ def classify_stream(
         raise ValueError(f"smoothing must be from 0 to below 1, got {smoothing}")
     smoothed: Tensor | None = None
     shown: Prediction | None = None
-    with ExitStack() as stack:
-        frames = stack.enter_context(open_frames(source))
-        writer = stack.enter_context(VideoWriter(annotate)) if annotate is not None else None
+    with open_frames(source) as frames:
         for window in sliding_clips(frames, classifier.clip, hop=hop):
             if window.clip is not None:
                 start = time.perf_counter()
@@ -72,30 +62,7 @@ def classify_stream(
                 shown = classifier.ranked(smoothed)
                 latency = time.perf_counter() - start
                 yield WindowPrediction(window.number, window.seconds, shown, latency)
-            if writer is not None:
-                seconds = window.number / _FALLBACK_RATE if window.seconds is None else window.seconds
-                writer.add(_annotated(window, shown, top), seconds)
+            if on_frame is not None:
+                on_frame(window, shown)
             if max_frames is not None and window.number + 1 >= max_frames:
                 break
-
-
-def _annotated(window: WindowFrame, prediction: Prediction | None, top: int) -> Image.Image:
-    """The picture of a frame, with classes drawn onto it."""
-    image = Image.fromarray(window.frame.to_ndarray(format="rgb24")).rotate(window.rotation, expand=True)
-    if prediction is not None:
-        draw_classes(image, prediction, top)
-    return image
-
-
-def draw_classes(image: Image.Image, prediction: Prediction, top: int) -> None:
-    """Draws the most probable classes with bars into the upper left corner."""
-    size = max(10, image.height // 18)
-    draw = ImageDraw.Draw(image, "RGBA")
-    width = min(image.width, 16 * size)
-    pairs = list(zip(prediction.classes, prediction.probabilities, strict=True))[:top]
-    for row, (name, probability) in enumerate(pairs):
-        y = round(row * 1.5 * size)
-        draw.rectangle((0, y, width, y + 1.5 * size), fill=(0, 0, 0, 140))
-        draw.rectangle((0, y, width * probability, y + 1.5 * size), fill=(40, 120, 220, 160))
-        text = f"{probability:4.0%}  {' '.join(name.split())}"
-        draw.text((0.3 * size, y + 0.15 * size), text, font=text_font(text, size), fill="white")

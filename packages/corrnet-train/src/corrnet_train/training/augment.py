@@ -9,42 +9,13 @@ from functools import partial
 from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 from torch import Tensor
 from torch.nn import functional as F
 
+from corrnet_train.config.schema import MAX_MAGNITUDE, AugmentConfig
 from video_data import PIXEL_MEAN, PIXEL_STD
 
 NUM_OPERATIONS = 2  # of RandAugment, a clip
-MAX_MAGNITUDE = 10
-
-
-class AugmentConfig(BaseModel):
-    """What makes training harder than the data is; all of it is off by default, as in the paper."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    rand_augment: float = Field(
-        0,
-        ge=0,
-        le=MAX_MAGNITUDE,
-        description="magnitude of RandAugment (Cubuk et al. 2020), 9 is usual: two operations a clip, the same for "
-        "all of its frames; needs the extra augment",
-    )
-    mixup: float = Field(0, ge=0, description="alpha of mixup (Zhang et al. 2018), 0.8 is usual")
-    cutmix: float = Field(
-        0,
-        ge=0,
-        description="alpha of cutmix (Yun et al. 2019), 1 is usual; with mixup, batches take turns by chance",
-    )
-    label_smoothing: float = Field(
-        0, ge=0, lt=1, description="share of the target that goes to all classes alike, 0.1 is usual"
-    )
-    repeats: PositiveInt = Field(
-        1,
-        description="repeated augmentation (Hoffer et al. 2020): clips that a batch holds of each of its videos, each "
-        "cut anew",
-    )
 
 
 class Augment:

@@ -11,12 +11,13 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd.graph import saved_tensors_hooks
 
 from corrnet_models import count_gmacs, count_parameters
-from corrnet_train.augment import make_loss
-from corrnet_train.config import RunConfig
-from corrnet_train.inference import build_model
-from corrnet_train.prefetch import DeviceBatch
-from corrnet_train.step import TrainStep, autocast
-from corrnet_train.trainer import Trainer
+from corrnet_train.config.schema import RunConfig
+from corrnet_train.inference.classifier import build_model
+from corrnet_train.training.augment import make_loss
+from corrnet_train.training.prefetch import DeviceBatch
+from corrnet_train.training.step import TrainStep
+from corrnet_train.training.trainer import Trainer
+from corrnet_train.utils.precision import autocast
 
 _CPU_GMACS = 80  # of the clips that are timed at once without a GPU: a few seconds in fp32
 _TIMED_STEPS = 2

@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from corrnet_models import VideoModel
-from corrnet_train.checkpoint import CheckpointError, load_weights
-from corrnet_train.inference import ClipClassifier
+from corrnet_train.checkpoint.state import CheckpointError, load_weights
+from corrnet_train.inference.classifier import ClipClassifier
 
 HEAD = "fc."
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch.utils.tensorboard import SummaryWriter
 
-from corrnet_train.files import write_text
+from corrnet_train.utils.files import write_text
 
 
 class MetricsLog:

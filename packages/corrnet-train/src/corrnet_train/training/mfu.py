@@ -6,7 +6,7 @@ import time
 import torch
 
 from corrnet_models import VideoModel, count_gmacs
-from corrnet_train.step import Precision, autocast
+from corrnet_train.utils.precision import Precision, autocast
 
 # Dense peaks of the makers' data sheets in TFLOP/s.
 _SHEETS: dict[str, dict[str, float]] = {

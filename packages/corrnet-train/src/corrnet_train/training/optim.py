@@ -1,77 +1,13 @@
-"""Optimiser, learning-rate schedule (paper section 5: SGD, linear warm-up, cosine) and averaged weights."""
+"""The optimiser, the learning rate of a step (paper section 5: SGD, linear warm-up, cosine) and averaged weights."""
 
 import math
-from typing import Any, Literal, Self
+from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-
-class OptimConfig(BaseModel):
-    """How the weights are learned; lengths are in epochs."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    name: Literal["sgd", "adamw"] = Field("sgd", description="optimiser")
-    lr: PositiveFloat = Field(0.1, description="peak learning rate, for `lr_batch_size` clips a step")
-    lr_batch_size: PositiveInt | None = Field(
-        None, description="batch size that `lr` is meant for; none: lr is used as it is, for any batch_size"
-    )
-    lr_scaling: Literal["linear", "sqrt"] = Field(
-        "linear", description="how lr grows with batch_size / lr_batch_size (linear: Goyal et al. 2017)"
-    )
-    layer_decay: float = Field(
-        1,
-        gt=0,
-        le=1,
-        description="factor of the learning rate from each stage to the one before it, for fine-tuning",
-    )
-    momentum: float = Field(0.9, ge=0, lt=1, description="momentum (SGD only)")
-    weight_decay: float = Field(
-        1e-4, ge=0, description="decay of convolution, correlation and linear weights"
-    )
-    batch_size: PositiveInt = Field(32, description="clips a step over all processes")
-    epochs: PositiveFloat = Field(250, description="length of the training")
-    samples_per_epoch: PositiveInt | None = Field(
-        None, description="clips of an epoch; none: one pass over the training split"
-    )
-    warmup_epochs: float = Field(40, ge=0, description="linear warm-up, part of `epochs`")
-    clip_grad_norm: PositiveFloat | None = Field(None, description="largest gradient norm; none: no clipping")
-    ema_decay: float = Field(
-        0,
-        ge=0,
-        lt=1,
-        description="decay of the average of the weights that is evaluated, 0.9999 is usual; 0: none",
-    )
-
-    @model_validator(mode="after")
-    def _check_warmup(self) -> Self:
-        if self.warmup_epochs > self.epochs:
-            raise ValueError(
-                f"optim.warmup_epochs={self.warmup_epochs:g} is a part of optim.epochs={self.epochs:g} and cannot be "
-                "more: the learning rate would never reach its peak"
-            )
-        return self
-
-    @property
-    def peak_lr(self) -> float:
-        """Peak learning rate for `batch_size`."""
-        ratio = 1.0 if self.lr_batch_size is None else self.batch_size / self.lr_batch_size
-        return self.lr * (ratio if self.lr_scaling == "linear" else math.sqrt(ratio))
-
-    def epoch_samples(self, num_samples: int) -> int:
-        """Clips of an epoch on `num_samples` training videos."""
-        return self.samples_per_epoch or num_samples
-
-    def num_steps(self, num_samples: int) -> int:
-        """Steps of the whole training on `num_samples` training videos."""
-        return math.ceil(self.epochs * self.epoch_samples(num_samples) / self.batch_size)
-
-    def num_warmup_steps(self, num_samples: int) -> int:
-        """Steps of the linear warm-up on `num_samples` training videos."""
-        return round(self.warmup_epochs * self.epoch_samples(num_samples) / self.batch_size)
+from corrnet_train.config.schema import OptimConfig
 
 
 def learning_rate(step: int, *, peak: float, num_steps: int, num_warmup_steps: int) -> float:

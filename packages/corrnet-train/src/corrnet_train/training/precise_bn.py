@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from fvcore.nn.precise_bn import get_bn_modules, update_bn_stats
 from torch import Tensor, nn
 
-from corrnet_train.distributed import Ranks
+from corrnet_train.distributed.ranks import Ranks
 
 
 def estimate_statistics(model: nn.Module, batches: Iterable[Tensor], num_batches: int, ranks: Ranks) -> None:

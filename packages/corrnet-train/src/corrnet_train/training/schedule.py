@@ -1,7 +1,7 @@
 """What happens at which step of a run: learning rates, log lines, evaluations and checkpoints."""
 
-from corrnet_train.config import RunConfig
-from corrnet_train.optim import learning_rate
+from corrnet_train.config.schema import RunConfig
+from corrnet_train.training.optim import learning_rate
 
 
 class Schedule:

@@ -5,119 +5,20 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from corrnet_train.distributed import BatchNorm, Parallel
-from corrnet_train.optim import set_learning_rate
-from corrnet_train.prefetch import DeviceBatch
-from corrnet_train.sharded import whole
+from corrnet_train.config.schema import TrainConfig
+from corrnet_train.distributed.parallelize import whole
+from corrnet_train.training.optim import set_learning_rate
+from corrnet_train.training.prefetch import DeviceBatch
+from corrnet_train.utils.precision import Precision, autocast
 from video_data import YuvClips, normalize
 
-Precision = Literal["fp32", "bf16", "fp16"]
 Loss = Callable[[Tensor, Tensor], Tensor]
 Mix = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
-
-AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
-
-
-def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[None]:
-    """Context in which a model computes with a precision."""
-    dtype = AUTOCAST[precision]
-    context: AbstractContextManager[None] = torch.autocast(device.type, dtype, enabled=dtype is not None)
-    return context
-
-
-class TrainConfig(BaseModel):
-    """How a step is computed; `optim.batch_size` is the global batch whatever stands here."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    micro_batch: PositiveInt | None = Field(
-        None,
-        description="clips that a process takes at once; more make up optim.batch_size by accumulation. "
-        "None: optim.batch_size / processes, without accumulation",
-    )
-    batch_norm: BatchNorm = Field(
-        "local",
-        description="local: batch norm over the clips a process takes at once; sync: over those of all processes",
-    )
-    parallel: Parallel = Field(
-        "ddp",
-        description="ddp: each process holds the whole model; fsdp: weights, gradients and optimiser state are split "
-        "among them, and so are checkpoints",
-    )
-    keep_every: PositiveInt | None = Field(
-        None, description="steps between checkpoints that are kept beside last and best"
-    )
-    timeout: PositiveFloat = Field(
-        600, description="seconds after which waiting for another process is an error"
-    )
-    channels_last: bool = Field(
-        True, description="keep convolution weights in channels_last_3d, as clips are"
-    )
-    compile: bool = Field(False, description="compile the model with torch.compile")
-    grad_checkpointing: bool = Field(
-        False, description="recompute each block in the backward pass: less memory, about a third more time"
-    )
-
-    def check_parallel(self, *, launched: bool) -> None:
-        """Checks that the processes can share the model as asked.
-
-        Args:
-            launched: whether torchrun has started the processes.
-
-        Raises:
-            ValueError: it is to be split, and is compiled or belongs to a process without others.
-        """
-        if self.parallel == "fsdp" and not launched:
-            raise ValueError(
-                "train.parallel=fsdp splits the model among processes of torchrun, and this is one without it: start "
-                "it with torchrun, or give train.parallel=ddp, which also continues checkpoints of fsdp"
-            )
-        if self.parallel == "fsdp" and self.compile:
-            raise ValueError(
-                "train.compile=true works with train.parallel=ddp only, got fsdp: give one or the other"
-            )
-
-    def norm_batch(self, batch_size: int, *, world_size: int = 1) -> int:
-        """Clips over which batch norm normalises; arguments as for `accumulation`."""
-        micro_batch, _ = self.accumulation(batch_size, world_size=world_size)
-        return micro_batch * (world_size if self.batch_norm == "sync" else 1)
-
-    def accumulation(self, batch_size: int, *, world_size: int = 1) -> tuple[int, int]:
-        """Splits the global batch: (clips of a micro-batch, micro-batches a step).
-
-        Args:
-            batch_size: clips a step over all processes, `optim.batch_size`.
-            world_size: number of processes.
-
-        Raises:
-            ValueError: the batch cannot be split evenly.
-        """
-        if self.micro_batch is None:
-            if batch_size % world_size:
-                raise ValueError(
-                    f"optim.batch_size={batch_size} cannot be shared equally by {world_size} processes: "
-                    f"give a multiple of {world_size}, like {_multiple(batch_size, world_size)}"
-                )
-            return batch_size // world_size, 1
-        together = self.micro_batch * world_size
-        if batch_size % together:
-            raise ValueError(
-                f"optim.batch_size={batch_size} is no multiple of train.micro_batch={self.micro_batch} x "
-                f"{world_size} processes = {together}: give a multiple, like {_multiple(batch_size, together)}, "
-                "or another train.micro_batch"
-            )
-        return self.micro_batch, batch_size // together
-
-
-def _multiple(value: int, of: int) -> int:
-    return max(1, round(value / of)) * of
 
 
 def prepare_model(model: nn.Module, config: TrainConfig) -> nn.Module:

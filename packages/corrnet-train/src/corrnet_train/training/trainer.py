@@ -13,34 +13,33 @@ import torch
 from rich.console import Console
 
 from corrnet_models import VideoModel
-from corrnet_train.augment import Augment, make_loss
-from corrnet_train.checkpoint import Checkpoint, check_resumable, load_weights
-from corrnet_train.config import RunConfig, config_to_dict
-from corrnet_train.distributed import (
-    Ranks,
+from corrnet_train.checkpoint.async_writer import CheckpointWriter, ShardedCheckpointWriter, remove_unfinished
+from corrnet_train.checkpoint.state import Checkpoint, check_resumable, load_weights
+from corrnet_train.config.schema import RunConfig, config_to_dict
+from corrnet_train.distributed.parallelize import (
     copy_buffers,
     gradient_exchange,
-    on_every_rank,
-    readable_errors,
+    place_optimizer_state,
+    placed_state,
     share_out,
     wrap,
 )
-from corrnet_train.evaluate import ONE_RANK, check_classes, evaluate
-from corrnet_train.files import only_user, write_json
-from corrnet_train.flops import peak_flops, training_flops
-from corrnet_train.inference import ClipClassifier, build_model
-from corrnet_train.initialize import initialize
-from corrnet_train.interrupt import Flag, interrupt_flag
-from corrnet_train.meter import Meter
-from corrnet_train.optim import averaged_model, build_optimizer
-from corrnet_train.precise_bn import estimate_statistics
-from corrnet_train.prefetch import DeviceBatch, Prefetcher
-from corrnet_train.progress import progress_bar, training_bar
-from corrnet_train.runlog import RunLog
-from corrnet_train.schedule import Schedule
-from corrnet_train.sharded import place_optimizer_state, placed_state
-from corrnet_train.step import StepResult, StepValues, TrainStep, autocast, diverged_message, prepare_model
-from corrnet_train.writer import CheckpointWriter, ShardedCheckpointWriter, remove_unfinished
+from corrnet_train.distributed.ranks import ONE_RANK, Ranks, on_every_rank, readable_errors
+from corrnet_train.evaluation.evaluate import check_classes, evaluate
+from corrnet_train.inference.classifier import ClipClassifier, build_model
+from corrnet_train.training.augment import Augment, make_loss
+from corrnet_train.training.initialize import initialize
+from corrnet_train.training.mfu import peak_flops, training_flops
+from corrnet_train.training.optim import averaged_model, build_optimizer
+from corrnet_train.training.precise_bn import estimate_statistics
+from corrnet_train.training.prefetch import DeviceBatch, Prefetcher
+from corrnet_train.training.run_log import Meter, RunLog
+from corrnet_train.training.schedule import Schedule
+from corrnet_train.training.step import StepResult, StepValues, TrainStep, diverged_message, prepare_model
+from corrnet_train.utils.files import only_user, write_json
+from corrnet_train.utils.interrupt import Flag, interrupt_flag
+from corrnet_train.utils.precision import autocast
+from corrnet_train.utils.progress import progress_bar, training_bar
 from video_data import LoaderState, ShardSet, TrainLoader, normalize, open_shards, train_loader
 
 

@@ -4,8 +4,8 @@ import os
 import signal
 from pathlib import Path
 
-from corrnet_train import trainer
 from corrnet_train.cli import main
+from corrnet_train.training import trainer
 
 
 class Killed(trainer.Trainer):

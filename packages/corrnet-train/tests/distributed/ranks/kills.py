@@ -15,10 +15,10 @@ from pathlib import Path
 import torch
 from many_runs import fork
 
-from corrnet_train.checkpoint import Checkpoint
-from corrnet_train.config import load_config
-from corrnet_train.distributed import joined_ranks
-from corrnet_train.trainer import Trainer, last_checkpoint
+from corrnet_train.checkpoint.state import Checkpoint
+from corrnet_train.config.schema import load_config
+from corrnet_train.distributed.ranks import joined_ranks
+from corrnet_train.training.trainer import Trainer, last_checkpoint
 
 
 def train(rank, world_size, port, overrides):

@@ -15,12 +15,12 @@ import torch
 import torch._dynamo  # which FSDP imports: once for all processes
 from torch import nn
 
-from corrnet_train.batchnorm import sync_batch_norm
-from corrnet_train.checkpoint import weights_hash
-from corrnet_train.config import load_config
-from corrnet_train.distributed import joined_ranks
-from corrnet_train.precise_bn import estimate_statistics
-from corrnet_train.trainer import Trainer
+from corrnet_train.checkpoint.state import weights_hash
+from corrnet_train.config.schema import load_config
+from corrnet_train.distributed.ranks import joined_ranks
+from corrnet_train.distributed.sync_batchnorm import sync_batch_norm
+from corrnet_train.training.precise_bn import estimate_statistics
+from corrnet_train.training.trainer import Trainer
 
 
 class Watched(Trainer):

@@ -10,13 +10,13 @@ import torch
 from torch import nn
 
 from corrnet_models import create_model
-from corrnet_train.checkpoint import Checkpoint, weights_hash
-from corrnet_train.distributed import gradient_exchange, share_out, wrap
-from corrnet_train.optim import OptimConfig, build_optimizer
-from corrnet_train.prefetch import DeviceBatch
-from corrnet_train.sharded import whole
-from corrnet_train.step import TrainStep
-from corrnet_train.writer import ShardedCheckpointWriter
+from corrnet_train.checkpoint.async_writer import ShardedCheckpointWriter
+from corrnet_train.checkpoint.state import Checkpoint, weights_hash
+from corrnet_train.config.schema import OptimConfig
+from corrnet_train.distributed.parallelize import gradient_exchange, share_out, whole, wrap
+from corrnet_train.training.optim import build_optimizer
+from corrnet_train.training.prefetch import DeviceBatch
+from corrnet_train.training.step import TrainStep
 
 CPU = torch.device("cpu")
 CASES = [

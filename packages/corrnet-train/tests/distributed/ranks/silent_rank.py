@@ -10,7 +10,7 @@ import sys
 import time
 
 from corrnet_train.cli import app
-from corrnet_train.distributed import Ranks
+from corrnet_train.distributed.ranks import Ranks
 from corrnet_train.doctor import Options, choose_checks
 from corrnet_train.doctor.board import Board, connect
 from corrnet_train.doctor.checkup import Context, run_checks

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from corrnet_train.report.svg import INK, ON_FILL, RIGHT, WRONG, figure_style, plain_label, render
+from corrnet_train.report.figures.style import INK, ON_FILL, RIGHT, WRONG, figure_style, plain_label, render
 
 _MAX_NUMBERED = 20
 _MAX_LABELLED = 40

@@ -8,9 +8,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
+from corrnet_train.report.figures.style import INK, figure_style, render, series_color, series_dash
 from corrnet_train.report.results import ModelResult
 from corrnet_train.report.stats import running_mean
-from corrnet_train.report.svg import INK, figure_style, render, series_color, series_dash
 
 _SIZE_INCHES = (5.0, 3.1)
 

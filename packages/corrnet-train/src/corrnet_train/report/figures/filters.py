@@ -13,24 +13,13 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import Tensor
 
-from corrnet_train.report.svg import figure_style, plain_label, render, render_png
+from corrnet_train.analysis.correlation_layers import nearest_first
+from corrnet_train.report.figures.style import figure_style, plain_label, render, render_png
 
 # Dark in the middle, so that the white arrows stand out on weights near the mean as well.
 _COLORMAP = LinearSegmentedColormap.from_list(
     "filters", ["#8fd0ff", "#3d92dd", "#1c4f80", "#17181c", "#7d4214", "#dd7d22", "#ffc078"]
 )
-
-
-def nearest_first(radius: int) -> NDArray[np.int64]:
-    """The steps down and to the right of a window, int64 [(2*radius + 1)**2, 2]: the nearest to its centre first.
-
-    Args:
-        radius: Steps from the centre to a side.
-    """
-    steps = np.stack(np.meshgrid(*[np.arange(-radius, radius + 1)] * 2, indexing="ij"), axis=-1)
-    steps = steps.reshape(-1, 2)
-    ordered: NDArray[np.int64] = steps[np.argsort((steps**2).sum(axis=1), kind="stable")].astype(np.int64)
-    return ordered
 
 
 def largest_offsets(weight: Tensor) -> NDArray[np.int64]:

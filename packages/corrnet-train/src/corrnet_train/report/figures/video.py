@@ -1,18 +1,21 @@
-"""Text on pictures, and pictures as a video."""
+"""Pictures as a video, the frames of a stream with their classes, and text on pictures."""
 
 import functools
 import logging
 from contextlib import ExitStack
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import av
 import numpy as np
-from PIL import Image, ImageFont
+from PIL import Image, ImageDraw, ImageFont
 
-from corrnet_train.files import atomic_path
+from corrnet_train.inference.classifier import Prediction
+from corrnet_train.utils.files import atomic_path
+from video_data import WindowFrame
 
+_FALLBACK_RATE = 25  # frames a second of a stream without times
 _log = logging.getLogger(__name__)
 _warned: set[str] = set()
 
@@ -82,15 +85,15 @@ class VideoWriter:
         self._stream: Any = None
         self._last = -1
 
-    def __enter__(self) -> "VideoWriter":
+    def __enter__(self) -> Self:
         """Opens the file."""
         file = self._stack.enter_context(atomic_path(self._path))
         self._container = self._stack.enter_context(av.open(str(file), "w", format="mp4"))
         return self
 
     def __exit__(self, *exception: Any) -> None:
-        """Completes the file; a generator that is closed counts as a good end."""
-        if exception[0] not in (None, GeneratorExit):
+        """Completes the file."""
+        if exception[0] is not None:
             self._stack.__exit__(*exception)
         elif self._stream is not None:
             self._container.mux(self._stream.encode())
@@ -119,3 +122,40 @@ class VideoWriter:
         frame.pts = self._last = max(self._last + 1, round(1000 * seconds))
         frame.time_base = Fraction(1, 1000)
         self._container.mux(self._stream.encode(frame))
+
+
+class AnnotatedVideo(VideoWriter):
+    """Writes the frames of a stream to an mp4 file, each with the classes of the last window.
+
+    Args:
+        path: the file.
+        top: classes to draw.
+
+    Raises:
+        ValueError: at the end, there was no frame.
+    """
+
+    def __init__(self, path: Path, *, top: int = 3) -> None:
+        super().__init__(path)
+        self._top = top
+
+    def add_frame(self, frame: WindowFrame, prediction: Prediction | None) -> None:
+        """Adds a frame, as `classify_stream` hands it to `on_frame`."""
+        picture = Image.fromarray(frame.frame.to_ndarray(format="rgb24")).rotate(frame.rotation, expand=True)
+        if prediction is not None:
+            draw_classes(picture, prediction, self._top)
+        self.add(picture, frame.number / _FALLBACK_RATE if frame.seconds is None else frame.seconds)
+
+
+def draw_classes(image: Image.Image, prediction: Prediction, top: int) -> None:
+    """Draws the most probable classes with bars into the upper left corner."""
+    size = max(10, image.height // 18)
+    draw = ImageDraw.Draw(image, "RGBA")
+    width = min(image.width, 16 * size)
+    pairs = list(zip(prediction.classes, prediction.probabilities, strict=True))[:top]
+    for row, (name, probability) in enumerate(pairs):
+        y = round(row * 1.5 * size)
+        draw.rectangle((0, y, width, y + 1.5 * size), fill=(0, 0, 0, 140))
+        draw.rectangle((0, y, width * probability, y + 1.5 * size), fill=(40, 120, 220, 160))
+        text = f"{probability:4.0%}  {' '.join(name.split())}"
+        draw.text((0.3 * size, y + 0.15 * size), text, font=text_font(text, size), fill="white")

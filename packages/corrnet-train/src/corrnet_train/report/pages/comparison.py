@@ -9,15 +9,15 @@ from typing import Any
 
 from torch import Tensor
 
-from corrnet_train.files import write_text
-from corrnet_train.report.confusion import confusion_figure, worst_confusion
-from corrnet_train.report.curves import accuracy_figure, loss_figure, smoothing_window
-from corrnet_train.report.filters import filter_figure
-from corrnet_train.report.html import render_page
+from corrnet_train.report.figures.confusion import confusion_figure, worst_confusion
+from corrnet_train.report.figures.curves import accuracy_figure, loss_figure, smoothing_window
+from corrnet_train.report.figures.filters import filter_figure
+from corrnet_train.report.figures.style import inline, series_dash, series_variable
+from corrnet_train.report.pages.render import render_page
 from corrnet_train.report.results import ModelResult, Results
 from corrnet_train.report.samples import SampleView, frame_images
-from corrnet_train.report.svg import inline, series_dash, series_variable
 from corrnet_train.report.table import COLUMNS, best_models, format_percent, video_interval
+from corrnet_train.utils.files import write_text
 
 
 def write_report(
@@ -54,7 +54,7 @@ def write_report(
 def _render(results: Results, filters: Mapping[str, Tensor], samples: Sequence[SampleView]) -> str:
     created = datetime.fromisoformat(results.created)
     return render_page(
-        "template.html",
+        "comparison.html",
         results=results,
         created=f"{created.day} {created:%B %Y, %H:%M %Z}".rstrip(),
         columns=COLUMNS,

@@ -14,10 +14,10 @@ from matplotlib.figure import Figure
 from matplotlib.image import imsave
 from matplotlib.ticker import MaxNLocator
 
-from corrnet_train.files import atomic_path, write_text
-from corrnet_train.report.html import render_page
-from corrnet_train.report.svg import figure_style, inline, plain_label, render, series_color
+from corrnet_train.report.figures.style import figure_style, inline, plain_label, render, series_color
+from corrnet_train.report.pages.render import render_page
 from corrnet_train.report.table import format_duration
+from corrnet_train.utils.files import atomic_path, write_text
 from video_data import Inspection, Thumbnails
 from video_data.inspection import Distribution
 from video_data.manifest import Coverage
@@ -163,7 +163,7 @@ def _page(inspection: Inspection, clips: Sequence[Thumbnails]) -> str:
         for name, members in _by_class(clips)
     ]
     return render_page(
-        "sheet.html",
+        "contact_sheet.html",
         title=Path(inspection.path.rstrip("/")).name or inspection.path,
         path=inspection.path,
         rows=summary_rows(inspection),

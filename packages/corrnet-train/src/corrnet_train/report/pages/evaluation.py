@@ -4,13 +4,13 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from corrnet_train.accuracy import Calibration, classes_csv, predictions_csv, unreadable_csv
-from corrnet_train.evaluate import EvalResult
-from corrnet_train.files import write_json, write_text
-from corrnet_train.report.confusion import confusion_figure, worst_confusion
-from corrnet_train.report.html import render_page
-from corrnet_train.report.svg import INK, figure_style, inline, render, series_color
+from corrnet_train.evaluation.accuracy import Calibration, classes_csv, predictions_csv, unreadable_csv
+from corrnet_train.evaluation.evaluate import EvalResult
+from corrnet_train.report.figures.confusion import confusion_figure, worst_confusion
+from corrnet_train.report.figures.style import INK, figure_style, inline, render, series_color
+from corrnet_train.report.pages.render import render_page
 from corrnet_train.report.table import format_percent
+from corrnet_train.utils.files import write_json, write_text
 
 
 def write_evaluation(result: EvalResult, classes: list[str], folder: Path, *, title: str) -> None:

@@ -9,11 +9,11 @@ from pathlib import Path
 from PIL import Image
 from torch import Tensor
 
-from corrnet_train.files import atomic_path, write_text
-from corrnet_train.layers import CorrelationLayer
-from corrnet_train.report.filters import filter_figure
-from corrnet_train.report.html import render_page
-from corrnet_train.report.svg import inline
+from corrnet_train.analysis.correlation_layers import CorrelationLayer
+from corrnet_train.report.figures.filters import filter_figure
+from corrnet_train.report.figures.style import inline
+from corrnet_train.report.pages.render import render_page
+from corrnet_train.utils.files import atomic_path, write_text
 
 SUFFIXES = (".html", ".png")
 

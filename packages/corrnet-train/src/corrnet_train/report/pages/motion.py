@@ -12,11 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageEnhance
 
-from corrnet_train.drawing import VideoWriter, text_font
-from corrnet_train.files import atomic_path, write_text
-from corrnet_train.layers import CorrelationLayer
-from corrnet_train.motion import MotionField
-from corrnet_train.report.html import render_page
+from corrnet_train.analysis.correlation_layers import CorrelationLayer
+from corrnet_train.analysis.motion import MotionField
+from corrnet_train.report.figures.video import VideoWriter, text_font
+from corrnet_train.report.pages.render import render_page
+from corrnet_train.utils.files import atomic_path, write_text
 
 SUFFIXES = (".mp4", ".png", ".html")
 _SIDE = 448  # pixels of a drawn frame, at least
