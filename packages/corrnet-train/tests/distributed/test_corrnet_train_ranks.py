@@ -28,7 +28,7 @@ from corrnet_train.config.schema import config_to_dict
 from corrnet_train.distributed.ranks import Ranks
 from corrnet_train.distributed.rendezvous import meet
 from corrnet_train.evaluation.evaluate import evaluate
-from corrnet_train.inference.classifier import ClipClassifier
+from corrnet_train.inference.classifier import VideoClassifier
 from corrnet_train.training.metrics_log import read_metrics
 from corrnet_train.training.trainer import Trainer
 from video_data import open_shards
@@ -271,13 +271,13 @@ def test_a_run_moves_to_other_numbers_of_processes_split_or_not(runs):
 def test_one_process_evaluates_a_checkpoint_in_shards(runs, motionbench):
     seen, folder = runs
     run = folder / "fsdp2"
-    classifier = ClipClassifier.from_checkpoint(run, device="cpu")
+    classifier = VideoClassifier.from_checkpoint(run, device="cpu")
     assert {rank["hash"] for rank in seen["fsdp", 2]} == {weights_hash(classifier.model)}
     ((top1,),) = figures(folder, "fsdp", 2, "eval", "video_top1")
     result = evaluate(classifier, open_shards(motionbench[1]), "val", num_clips=1)
     assert result.video_top1 == top1
     for path in (run / "checkpoints" / "best.pt", (run / "checkpoints" / "last.pt").resolve()):
-        assert weights_hash(ClipClassifier.from_checkpoint(path).model) == seen["fsdp", 2][0]["hash"]
+        assert weights_hash(VideoClassifier.from_checkpoint(path).model) == seen["fsdp", 2][0]["hash"]
 
 
 @pytest.mark.slow

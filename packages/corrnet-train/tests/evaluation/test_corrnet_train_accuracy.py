@@ -8,7 +8,7 @@ import pytest
 
 from corrnet_train.evaluation.accuracy import VideoPrediction, classes_csv, predictions_csv, video_accuracy
 from corrnet_train.evaluation.evaluate import evaluate
-from corrnet_train.inference.classifier import ClipClassifier
+from corrnet_train.inference.classifier import VideoClassifier
 from corrnet_train.report.pages.evaluation import write_evaluation
 from corrnet_train.training.trainer import Trainer
 from video_data import open_shards
@@ -92,7 +92,7 @@ def test_tables_as_csv() -> None:
 
 def test_three_crops_of_each_clip_are_averaged(make_config, motionbench, tmp_path) -> None:
     config = make_config("optim.epochs=0.25", "eval.every_epochs=0")
-    classifier = ClipClassifier.from_checkpoint(Trainer(config).run().checkpoint, device="cpu")
+    classifier = VideoClassifier.from_checkpoint(Trainer(config).run().checkpoint, device="cpu")
     shards = open_shards(motionbench[1])
     result = evaluate(classifier, shards, "test", num_clips=2, num_crops=3)
     one = evaluate(classifier, shards, "test", num_clips=2)

@@ -14,7 +14,7 @@ from corrnet_models import create_model, save_pretrained
 from corrnet_train.cli import app
 from corrnet_train.distributed.ranks import Ranks
 from corrnet_train.evaluation.evaluate import evaluate
-from corrnet_train.inference.classifier import ClipClassifier
+from corrnet_train.inference.classifier import VideoClassifier
 from video_data import ClipConfig, open_shards
 
 CLIP = ClipConfig(num_frames=8, crop_size=32)
@@ -45,7 +45,7 @@ def broken(motionbench, tmp_path_factory):
 def classifier(broken):
     torch.manual_seed(0)
     model = create_model("r2d_tiny", num_frames=8, num_classes=8)
-    return ClipClassifier(model, classes=list(broken.classes), clip=CLIP, device=torch.device("cpu"))
+    return VideoClassifier(model, classes=list(broken.classes), clip=CLIP, device=torch.device("cpu"))
 
 
 @dataclass(frozen=True)
@@ -173,7 +173,7 @@ def test_a_stopped_evaluation_goes_on_to_the_same_result(classifier, broken, tmp
 
 
 def test_ctrl_c_says_that_the_same_command_goes_on(command, tmp_path, monkeypatch):
-    probabilities, calls = ClipClassifier.video_probabilities, []
+    probabilities, calls = VideoClassifier.video_probabilities, []
 
     def interrupted(self, views):
         calls.append(len(views))
@@ -181,7 +181,7 @@ def test_ctrl_c_says_that_the_same_command_goes_on(command, tmp_path, monkeypatc
             raise KeyboardInterrupt
         return probabilities(self, views)
 
-    monkeypatch.setattr(ClipClassifier, "video_probabilities", interrupted)
+    monkeypatch.setattr(VideoClassifier, "video_probabilities", interrupted)
     arguments = [*command, "--output", str(tmp_path)]
     stopped = CliRunner().invoke(app, arguments)
     assert stopped.exit_code == 130 and "the same command goes on where it was" in stopped.stderr

@@ -10,7 +10,7 @@ import torch
 from typer.testing import CliRunner
 
 from corrnet_train.cli import app
-from corrnet_train.inference.classifier import ClipClassifier
+from corrnet_train.inference.classifier import VideoClassifier
 from corrnet_train.inference.export import ExportError, export_model
 from corrnet_train.training.trainer import Trainer
 
@@ -30,7 +30,7 @@ def trained(motionbench, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def classifier(trained):
-    return ClipClassifier.from_checkpoint(trained / "checkpoints" / "last.pt", device="cpu")
+    return VideoClassifier.from_checkpoint(trained / "checkpoints" / "last.pt", device="cpu")
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +78,7 @@ def test_an_onnx_graph_gives_the_same_probabilities(trained, classifier, clips, 
 
 def test_a_folder_is_a_checkpoint_for_the_other_commands(trained, classifier, clips, motionbench, tmp_path):
     export(trained, tmp_path / "model")
-    loaded = ClipClassifier.from_checkpoint(tmp_path / "model", device="cpu")
+    loaded = VideoClassifier.from_checkpoint(tmp_path / "model", device="cpu")
     assert (loaded.classes, loaded.clip) == (classifier.classes, classifier.clip)
     assert torch.equal(loaded.clip_probabilities(clips), classifier.clip_probabilities(clips))
     command = ["eval", str(tmp_path / "model"), str(motionbench[1]), "--split", "test", "--num-clips", "1"]
@@ -87,7 +87,7 @@ def test_a_folder_is_a_checkpoint_for_the_other_commands(trained, classifier, cl
     config = json.loads((tmp_path / "model" / "config.json").read_text())
     (tmp_path / "model" / "config.json").write_text(json.dumps(config | {"metadata": {}}))
     with pytest.raises(ValueError, match="without the recipe of its clips"):
-        ClipClassifier.from_checkpoint(tmp_path / "model", device="cpu")
+        VideoClassifier.from_checkpoint(tmp_path / "model", device="cpu")
 
 
 @pytest.mark.slow

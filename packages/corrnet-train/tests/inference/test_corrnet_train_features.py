@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 from corrnet_train.cli import app
 from corrnet_train.evaluation.evaluate import evaluate
-from corrnet_train.inference.classifier import ClipClassifier
+from corrnet_train.inference.classifier import VideoClassifier
 from corrnet_train.inference.features import PackedSplit, extract_features
 from corrnet_train.inference.inputs import VideoInput, find_videos
 from corrnet_train.inference.stream import classify_stream
@@ -41,7 +41,7 @@ def rows_of(path):
 
 @pytest.fixture(scope="module")
 def classifier(model_folder):
-    return ClipClassifier.from_checkpoint(model_folder, device="cpu")
+    return VideoClassifier.from_checkpoint(model_folder, device="cpu")
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from corrnet_train.evaluation.evaluate import evaluate
-from corrnet_train.inference.classifier import ClipClassifier
+from corrnet_train.inference.classifier import VideoClassifier
 from corrnet_train.training.trainer import Trainer
 from video_data import open_shards
 
@@ -24,7 +24,7 @@ def trained(motionbench, tmp_path_factory):
 
 def test_evaluate_counts_every_video_once_whatever_the_batches(trained, motionbench):
     shards = open_shards(motionbench[1])
-    classifier = ClipClassifier.from_checkpoint(trained, device="cpu")
+    classifier = VideoClassifier.from_checkpoint(trained, device="cpu")
     one = evaluate(classifier, shards, "test", num_clips=3, batch_size=1)
     many = evaluate(classifier, shards, "test", num_clips=3, batch_size=5, num_workers=2)
     assert one.num_videos == many.num_videos == 16
@@ -40,7 +40,7 @@ def test_evaluate_counts_every_video_once_whatever_the_batches(trained, motionbe
 
 def test_predicting_a_file_equals_evaluating_it(trained, motionbench):
     videos, shards = motionbench[0], open_shards(motionbench[1])
-    classifier = ClipClassifier.from_checkpoint(trained, device="cpu")
+    classifier = VideoClassifier.from_checkpoint(trained, device="cpu")
     result = evaluate(classifier, shards, "test", num_clips=4, batch_size=1)
     for record, evaluated in zip(shards.samples("test"), result.predictions, strict=True):
         predicted = classifier.predict(videos / record.source, num_clips=4)
@@ -51,7 +51,7 @@ def test_predicting_a_file_equals_evaluating_it(trained, motionbench):
 
 
 def test_video_probabilities_are_the_mean_over_the_clips(trained):
-    classifier = ClipClassifier.from_checkpoint(trained, device="cpu")
+    classifier = VideoClassifier.from_checkpoint(trained, device="cpu")
     views = torch.randint(0, 256, (2, 3, 3, 8, 32, 32), dtype=torch.uint8)
     clips, videos = classifier.video_probabilities(views)
     assert clips.shape == (2, 3, 8) and videos.shape == (2, 8)
@@ -61,7 +61,7 @@ def test_video_probabilities_are_the_mean_over_the_clips(trained):
 
 def test_another_label_map_is_refused(trained, motionbench):
     shards = open_shards(motionbench[1])
-    classifier = ClipClassifier.from_checkpoint(trained, device="cpu")
+    classifier = VideoClassifier.from_checkpoint(trained, device="cpu")
     classifier.classes = [*classifier.classes[:-1], "sideways"]
     with pytest.raises(
         ValueError, match=f"class 7 is '{shards.classes[7]}' in the shards, 'sideways' in the model"

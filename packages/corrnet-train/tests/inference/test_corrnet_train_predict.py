@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from corrnet_train.cli import app
 from corrnet_train.evaluation.evaluate import evaluate
-from corrnet_train.inference.classifier import ClipClassifier
+from corrnet_train.inference.classifier import VideoClassifier
 from corrnet_train.inference.inputs import find_videos
 from corrnet_train.inference.stream import classify_stream
 from corrnet_train.training.trainer import Trainer
@@ -41,7 +41,7 @@ def trained(motionbench, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def classifier(trained):
-    return ClipClassifier.from_checkpoint(trained / "checkpoints" / "last.pt", device="cpu")
+    return VideoClassifier.from_checkpoint(trained / "checkpoints" / "last.pt", device="cpu")
 
 
 @pytest.fixture

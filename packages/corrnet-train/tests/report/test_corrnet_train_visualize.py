@@ -17,7 +17,7 @@ from corrnet_train.analysis import motion
 from corrnet_train.analysis.correlation_layers import chosen_layers, correlation_layers
 from corrnet_train.analysis.motion import MotionField, count_frames, motion_fields
 from corrnet_train.cli import app
-from corrnet_train.inference.classifier import ClipClassifier
+from corrnet_train.inference.classifier import VideoClassifier
 from corrnet_train.report.pages.filters import write_filters
 from corrnet_train.report.pages.motion import draw_field, motion_colours, write_motion
 from video_data import ClipConfig
@@ -59,7 +59,7 @@ def write_video(path, velocity, num_frames=15):
 def make_classifier(clip=CLIP, **options):
     torch.manual_seed(0)
     model = create_model("corrnet_tiny", num_frames=clip.num_frames, num_classes=2, **options)
-    return ClipClassifier(model, classes=["a", "b"], clip=clip, device=torch.device("cpu"))
+    return VideoClassifier(model, classes=["a", "b"], clip=clip, device=torch.device("cpu"))
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from corrnet_train.evaluation.evaluate import evaluate
-from corrnet_train.inference.classifier import ClipClassifier
+from corrnet_train.inference.classifier import VideoClassifier
 from corrnet_train.inference.features import PackedSplit, extract_features
 from corrnet_train.inference.inputs import VideoInput
 from corrnet_train.training.trainer import Trainer
@@ -40,7 +40,7 @@ def test_models_of_flow_train_and_are_evaluated(
     )
     trainer = Trainer(config)
     trainer.run()
-    classifier = ClipClassifier.from_checkpoint(trainer.last_checkpoint, device="cpu")
+    classifier = VideoClassifier.from_checkpoint(trainer.last_checkpoint, device="cpu")
     shards = open_shards(flow_shards)
     result = evaluate(classifier, shards, "test", num_clips=2)
     assert result.num_videos == 16

@@ -5,7 +5,7 @@ import torch
 import wandb
 
 from corrnet_train.checkpoint.state import Checkpoint, CheckpointError
-from corrnet_train.inference.classifier import ClipClassifier
+from corrnet_train.inference.classifier import VideoClassifier
 from corrnet_train.training import mfu
 from corrnet_train.training.metrics_log import read_metrics
 from corrnet_train.training.mfu import peak_flops
@@ -49,7 +49,7 @@ def test_a_run_with_every_option_goes_on_to_the_bit(make_config):
 def test_averaged_weights_are_those_that_are_evaluated_and_used(make_config):
     result = Trainer(make_config("optim.ema_decay=0.9")).run()
     checkpoint = Checkpoint.load(result.checkpoint)
-    used = ClipClassifier.from_checkpoint(result.checkpoint, device="cpu").model.state_dict()
+    used = VideoClassifier.from_checkpoint(result.checkpoint, device="cpu").model.state_dict()
     assert checkpoint.weights.keys() == checkpoint.model.keys()
     assert all(torch.equal(used[name], tensor) for name, tensor in checkpoint.weights.items())
     assert any(not torch.equal(used[name], tensor) for name, tensor in checkpoint.model.items())

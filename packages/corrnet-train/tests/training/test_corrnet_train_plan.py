@@ -3,7 +3,7 @@ import torch
 from typer.testing import CliRunner
 
 from corrnet_train.cli import app
-from corrnet_train.inference.classifier import build_model
+from corrnet_train.inference.classifier import build_from_config
 from corrnet_train.training.dry_run import activation_bytes, make_plan
 from corrnet_train.training.trainer import Trainer
 
@@ -30,7 +30,7 @@ def test_a_plan_tells_size_steps_memory_and_time_and_changes_nothing(make_config
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_the_memory_of_activations_is_what_a_real_pass_keeps(make_config, precision):
     config = make_config(f"run.precision={precision}", model="corrnet_tiny")
-    model = build_model(config, 8).train()
+    model = build_from_config(config, 8).train()
     own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
     kept = {}
 

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from corr_ops import correlation
 from corrnet_train.analysis.correlation_layers import CorrelationLayer, nearest_first
-from corrnet_train.inference.classifier import ClipClassifier
+from corrnet_train.inference.classifier import VideoClassifier
 from video_data import VideoError, open_frames, sliding_clips
 from video_data.probe import open_video
 
@@ -59,7 +59,7 @@ class _Picture:
 
 
 def motion_fields(
-    classifier: ClipClassifier, source: str, layer: CorrelationLayer, *, max_frames: int | None = None
+    classifier: VideoClassifier, source: str, layer: CorrelationLayer, *, max_frames: int | None = None
 ) -> Generator[MotionField, None, None]:
     """Matches the frames of a video by the features that a correlation layer compares.
 
@@ -103,7 +103,7 @@ def motion_fields(
 
 
 def _windows(
-    classifier: ClipClassifier, source: str, hop: int, max_frames: int | None
+    classifier: VideoClassifier, source: str, hop: int, max_frames: int | None
 ) -> Iterator[list[_Picture]]:
     """Every `frame_stride`-th frame as the model sees it, in windows that share a frame with the next one.
 
@@ -130,7 +130,7 @@ def _windows(
         raise ValueError(f"{source} has no frames")
 
 
-def _inputs(classifier: ClipClassifier, clips: Tensor, layer: CorrelationLayer) -> Tensor:
+def _inputs(classifier: VideoClassifier, clips: Tensor, layer: CorrelationLayer) -> Tensor:
     """What a correlation layer gets, float32 [N, C, L, H, W]."""
     with _watched(layer) as seen:
         classifier.run(clips, lambda x: classifier.video_model.forward_features(x, layer.stage))

@@ -13,7 +13,7 @@ from torch import nn
 from corrnet_train.checkpoint.folders import is_sharded
 from corrnet_train.config.recipes import flatten
 from corrnet_train.config.schema import RESUMABLE_KEYS, RunConfig, config_to_dict
-from corrnet_train.distributed.parallelize import placed_state, whole
+from corrnet_train.distributed.parallelize import full_tensor, placed_state
 from corrnet_train.utils.files import atomic_path
 
 FORMAT_VERSION = 2
@@ -158,7 +158,7 @@ def weights_hash(model: nn.Module) -> str:
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(f"{name}{list(tensor.shape)}{tensor.dtype}".encode())
-        digest.update(whole(tensor.detach()).cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
+        digest.update(full_tensor(tensor.detach()).cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:16]
 
 

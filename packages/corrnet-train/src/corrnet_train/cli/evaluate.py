@@ -23,7 +23,7 @@ from corrnet_train.cli.common import (
 )
 
 if TYPE_CHECKING:  # imported where it is used: it takes a second
-    from corrnet_train.inference.classifier import ClipClassifier
+    from corrnet_train.inference.classifier import VideoClassifier
 
 _MOST_APART = 3600  # seconds for which processes wait for the slowest one at the end
 
@@ -68,7 +68,7 @@ def evaluate_command(
     from corrnet_train.checkpoint.state import weights_hash
     from corrnet_train.distributed.ranks import joined_ranks
     from corrnet_train.evaluation.evaluate import evaluate
-    from corrnet_train.inference.classifier import ClipClassifier
+    from corrnet_train.inference.classifier import VideoClassifier
     from corrnet_train.utils.progress import progress_bar
     from video_data import open_shards
 
@@ -77,7 +77,7 @@ def evaluate_command(
             shard_set = open_shards(shards)
             total = shard_set.num_samples(split)
             own_device = str(ranks.device(device))
-            classifier = ClipClassifier.from_checkpoint(checkpoint, device=own_device)
+            classifier = VideoClassifier.from_checkpoint(checkpoint, device=own_device)
         ranks.check_equal("the manifest of the shards", shard_set.manifest_hash)
         if ranks.world_size > 1:  # training may have moved last.pt on in between
             ranks.check_equal(f"the weights in {checkpoint}", weights_hash(classifier.model))
@@ -163,7 +163,7 @@ def predict(
 
     corrnet predict my.mp4 --hop 4 --annotate out.mp4
     """
-    from corrnet_train.inference.classifier import ClipClassifier
+    from corrnet_train.inference.classifier import VideoClassifier
 
     if hop is None and annotate is not None:
         raise ValueError("--annotate draws the classes of a sliding window: give --hop too")
@@ -173,7 +173,7 @@ def predict(
         raise ValueError("--num-clips is for whole videos, --hop slides a window: give one of them")
     if hop is not None and len(videos) != 1:
         raise ValueError(f"--hop slides over one video, got {len(videos)}")
-    classifier = ClipClassifier.from_checkpoint(checkpoint, device=device)
+    classifier = VideoClassifier.from_checkpoint(checkpoint, device=device)
     if hop is None:
         _predict_videos(classifier, videos, num_clips or classifier.num_clips, top, json_file)
     else:
@@ -181,7 +181,7 @@ def predict(
 
 
 def _predict_videos(
-    classifier: "ClipClassifier", names: list[str], num_clips: int, top: int, json_file: Path | None
+    classifier: "VideoClassifier", names: list[str], num_clips: int, top: int, json_file: Path | None
 ) -> None:
     from corrnet_train.inference.inputs import find_videos
     from corrnet_train.utils.files import write_json
@@ -212,7 +212,7 @@ def _predict_videos(
 
 
 def _predict_windows(
-    classifier: "ClipClassifier",
+    classifier: "VideoClassifier",
     source: str,
     hop: int,
     smoothing: float,

@@ -63,7 +63,7 @@ def features(
     """
     if bool(videos) == (shards is not None):
         raise ValueError("give videos, or --shards FOLDER with --split")
-    from corrnet_train.inference.classifier import ClipClassifier
+    from corrnet_train.inference.classifier import VideoClassifier
     from corrnet_train.inference.features import PackedSplit, extract_features, num_videos
     from corrnet_train.inference.inputs import find_videos
     from corrnet_train.utils.progress import progress_bar
@@ -71,7 +71,7 @@ def features(
 
     found = find_videos(videos) if videos else PackedSplit(open_shards(shards or ""), split)
     total = num_videos(found)
-    classifier = ClipClassifier.from_checkpoint(checkpoint, device=device)
+    classifier = VideoClassifier.from_checkpoint(checkpoint, device=device)
     with progress_bar(err) as bar:
         task = bar.add_task("features", total=total)
 

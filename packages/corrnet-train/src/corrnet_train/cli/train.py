@@ -71,7 +71,7 @@ def train(
     except ValueError as error:
         raise on_every_rank(error) from None
     with joined_ranks(config.run.device, timeout=config.train.timeout) as ranks:
-        if (requeue or ranks.goes_on) and last_checkpoint(config).exists():
+        if (requeue or ranks.was_restarted) and last_checkpoint(config).exists():
             resume = True
         try:
             try:

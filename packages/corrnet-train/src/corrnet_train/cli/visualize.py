@@ -51,10 +51,10 @@ def filters(
     corrnet visualize filters runs/first --layer res2.corr --max-frames 32 --max-channels 64 -o res2.png
     """
     from corrnet_train.analysis.correlation_layers import chosen_layers
-    from corrnet_train.inference.classifier import ClipClassifier
+    from corrnet_train.inference.classifier import VideoClassifier
     from corrnet_train.report.pages.filters import write_filters
 
-    classifier = ClipClassifier.from_checkpoint(checkpoint, device="cpu")
+    classifier = VideoClassifier.from_checkpoint(checkpoint, device="cpu")
     layers = chosen_layers(classifier.video_model, layer or [])
     write_filters(
         layers, output, title=f"Filters of {checkpoint}", max_frames=max_frames, max_channels=max_channels
@@ -91,13 +91,13 @@ def motion(
     """
     from corrnet_train.analysis.correlation_layers import chosen_layers
     from corrnet_train.analysis.motion import count_frames, motion_fields
-    from corrnet_train.inference.classifier import ClipClassifier
+    from corrnet_train.inference.classifier import VideoClassifier
     from corrnet_train.report.pages.motion import check_suffix, write_motion
     from corrnet_train.utils.interrupt import interrupt_flag
     from corrnet_train.utils.progress import progress_bar
 
     check_suffix(output)
-    classifier = ClipClassifier.from_checkpoint(checkpoint, device=device)
+    classifier = VideoClassifier.from_checkpoint(checkpoint, device=device)
     chosen = chosen_layers(classifier.video_model, [layer] if layer else [])[0]
     with progress_bar(err) as bar, interrupt_flag() as flag:
         task = bar.add_task("frames", total=min(max_frames, count_frames(video) or max_frames))

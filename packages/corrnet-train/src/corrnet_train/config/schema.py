@@ -26,7 +26,7 @@ Parallel = Literal["ddp", "fsdp"]
 _DERIVED_OPTIONS = {"num_classes": "the classes of data.shards", "num_frames": "data.clip.num_frames"}
 
 
-class ModelConfig(BaseModel):
+class ModelSection(BaseModel):
     """Which model; its clip length comes from `data.clip`, its classes from the shards."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -291,7 +291,7 @@ class RunConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    model: ModelConfig = Field(default_factory=ModelConfig)
+    model: ModelSection = Field(default_factory=ModelSection)
     data: DataConfig
     augment: AugmentConfig = Field(default_factory=AugmentConfig)
     optim: OptimConfig = Field(default_factory=OptimConfig)

@@ -20,7 +20,7 @@ from corrnet_train.distributed.ranks import Ranks, readable_errors
 from corrnet_train.distributed.sync_batchnorm import sync_batch_norm
 
 
-def share_out(
+def parallelize(
     model: nn.Module, ranks: Ranks, device: torch.device, *, batch_norm: BatchNorm, parallel: Parallel
 ) -> None:
     """Prepares a model for several processes, in place, before its optimiser is made.
@@ -122,7 +122,7 @@ def place_optimizer_state(state: dict[str, Any], optimizer: Optimizer) -> dict[s
     return {**state, "state": placed}
 
 
-def whole(tensor: Tensor) -> Tensor:
+def full_tensor(tensor: Tensor) -> Tensor:
     """A tensor with all of its shards; all processes call it."""
     gathered: Tensor = tensor.full_tensor() if has_shards(tensor) else tensor  # type: ignore[attr-defined]
     return gathered

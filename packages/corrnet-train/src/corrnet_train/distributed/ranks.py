@@ -102,7 +102,7 @@ class Ranks:
         return f"rank {self.rank} of {self.world_size} on {socket.gethostname()}"
 
     @property
-    def goes_on(self) -> bool:
+    def was_restarted(self) -> bool:
         """Whether torchrun has started the processes again after they began to work."""
         was_refused = (
             self.kept is not None and self.kept.check([_REFUSED]) and self.kept.get(_REFUSED) == b"yes"

@@ -13,7 +13,7 @@ from corrnet_train.checkpoint.state import weights_hash
 from corrnet_train.distributed.ranks import ONE_RANK, Ranks, on_every_rank
 from corrnet_train.evaluation.accuracy import VideoAccuracy, VideoPrediction, video_accuracy
 from corrnet_train.evaluation.journal import EvalJournal, EvalPart
-from corrnet_train.inference.classifier import ClipClassifier
+from corrnet_train.inference.classifier import VideoClassifier
 from video_data import ShardSet, Unreadable, ViewBatch, test_loader
 
 Fingerprint = dict[str, str | int]
@@ -61,7 +61,7 @@ class EvalResult:
 
 
 def evaluate(
-    classifier: ClipClassifier,
+    classifier: VideoClassifier,
     shards: ShardSet,
     split: str,
     *,
@@ -139,7 +139,7 @@ def evaluate(
     )
 
 
-def _evaluate_batch(classifier: ClipClassifier, batch: ViewBatch, shards: ShardSet, split: str) -> EvalPart:
+def _evaluate_batch(classifier: VideoClassifier, batch: ViewBatch, shards: ShardSet, split: str) -> EvalPart:
     assert isinstance(batch.video, Tensor)
     clips, videos = classifier.video_probabilities(batch.video)
     ranked = clips.topk(min(5, len(classifier.classes))).indices
@@ -203,7 +203,7 @@ def check_classes(classes: list[str], shards: ShardSet) -> None:
 
 
 def fingerprint(
-    classifier: ClipClassifier,
+    classifier: VideoClassifier,
     shards: ShardSet,
     split: str,
     *,

@@ -16,7 +16,7 @@ from corrnet_train.utils.precision import Precision, autocast
 from video_data import ClipConfig, decode_views, normalize
 
 
-def build_model(config: RunConfig, num_classes: int) -> VideoModel:
+def build_from_config(config: RunConfig, num_classes: int) -> VideoModel:
     """The model of a run, for its clip length and classes.
 
     Raises:
@@ -51,7 +51,7 @@ class Prediction:
     probabilities: list[float]
 
 
-class ClipClassifier:
+class VideoClassifier:
     """A trained model with everything needed to classify a video.
 
     Args:
@@ -81,7 +81,7 @@ class ClipClassifier:
         self.num_clips = num_clips
 
     @classmethod
-    def from_checkpoint(cls, path: Path, *, device: str = "auto") -> "ClipClassifier":
+    def from_checkpoint(cls, path: Path, *, device: str = "auto") -> "VideoClassifier":
         """Builds the model a checkpoint describes and loads its weights.
 
         Args:
@@ -98,7 +98,7 @@ class ClipClassifier:
             path = path / "checkpoints" / "last.pt"
         checkpoint = Checkpoint.load(path)
         config = parse_config(checkpoint.config)
-        model = build_model(config, len(checkpoint.classes))
+        model = build_from_config(config, len(checkpoint.classes))
         load_weights(model, checkpoint.weights, source=str(path))
         return cls(
             model,
@@ -110,7 +110,7 @@ class ClipClassifier:
         )
 
     @classmethod
-    def _from_folder(cls, folder: Path, device: str) -> "ClipClassifier":
+    def _from_folder(cls, folder: Path, device: str) -> "VideoClassifier":
         pretrained = load_pretrained(folder)
         if not pretrained.classes or "clip" not in pretrained.metadata:
             raise ValueError(f"{folder} holds a model without classes or without the recipe of its clips")

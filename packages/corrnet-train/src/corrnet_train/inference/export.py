@@ -1,6 +1,6 @@
 """Trained models in other forms: a folder for the Hugging Face Hub, a torch.export program, an ONNX graph.
 
-Programs and graphs take clips as they are cut from videos, uint8, and return probabilities: what `ClipClassifier` does
+Programs and graphs take clips as they are cut from videos, uint8, and return probabilities: what `VideoClassifier` does
 with clips is inside of them. Each is run beside the model before it counts as exported.
 """
 
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import corr_ops
 from corrnet_models import VideoModel, save_pretrained
-from corrnet_train.inference.classifier import ClipClassifier
+from corrnet_train.inference.classifier import VideoClassifier
 from corrnet_train.utils.files import atomic_path, write_json
 from video_data import normalize
 
@@ -41,7 +41,7 @@ class Exported:
 
 
 class _Program(nn.Module):
-    """Clips to probabilities, as `ClipClassifier.clip_probabilities` without autocast."""
+    """Clips to probabilities, as `VideoClassifier.clip_probabilities` without autocast."""
 
     def __init__(self, model: nn.Module, flow_channels: int) -> None:
         super().__init__()
@@ -53,7 +53,7 @@ class _Program(nn.Module):
         return scores.float().softmax(dim=1)
 
 
-def export_model(classifier: ClipClassifier, path: Path, *, format: Format) -> Exported:
+def export_model(classifier: VideoClassifier, path: Path, *, format: Format) -> Exported:
     """Writes a trained model in another form.
 
     Args:
@@ -140,7 +140,7 @@ def _import_onnx() -> Any:
     return onnxruntime
 
 
-def _usage(classifier: ClipClassifier) -> dict[str, Any]:
+def _usage(classifier: VideoClassifier) -> dict[str, Any]:
     clip = classifier.clip
     channels = {"rgb": "RGB", "flow": "optical flow x, y", "both": "RGB, optical flow x, y"}[clip.modality]
     return {

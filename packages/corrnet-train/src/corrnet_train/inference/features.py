@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 
 from corrnet_models import STAGES
 from corrnet_train.checkpoint.state import weights_hash
-from corrnet_train.inference.classifier import ClipClassifier
+from corrnet_train.inference.classifier import VideoClassifier
 from corrnet_train.inference.feature_file import FeatureFile, VideoRecord, check_path
 from corrnet_train.inference.inputs import VideoInput
 from video_data import ClipConfig, ShardSet, ViewStart, decode_timed_views, test_loader
@@ -49,7 +49,7 @@ class Features:
 
 
 def extract_features(
-    classifier: ClipClassifier,
+    classifier: VideoClassifier,
     videos: Sequence[VideoInput] | PackedSplit,
     path: Path,
     *,
@@ -62,8 +62,8 @@ def extract_features(
 ) -> Features:
     """Writes the features of videos to a file, with an index.
 
-    Clips are cut as by `ClipClassifier.predict`. Features of the last stage are what the classifier gets: its scores of
-    a clip are `model.fc(features)`. When it is stopped, the same call goes on with the next video.
+    Clips are cut as by `VideoClassifier.predict`. Features of the last stage are what the classifier gets: its scores
+    of a clip are `model.fc(features)`. When it is stopped, the same call goes on with the next video.
 
     Args:
         classifier: the model.

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from corrnet_train.inference.classifier import ClipClassifier, Prediction
+from corrnet_train.inference.classifier import Prediction, VideoClassifier
 from video_data import WindowFrame, open_frames, sliding_clips
 
 
@@ -28,7 +28,7 @@ class WindowPrediction:
 
 
 def classify_stream(
-    classifier: ClipClassifier,
+    classifier: VideoClassifier,
     source: str,
     *,
     hop: int = 8,

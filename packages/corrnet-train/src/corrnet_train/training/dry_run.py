@@ -12,7 +12,7 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from corrnet_models import count_gmacs, count_parameters
 from corrnet_train.config.schema import RunConfig
-from corrnet_train.inference.classifier import build_model
+from corrnet_train.inference.classifier import build_from_config
 from corrnet_train.training.augment import make_loss
 from corrnet_train.training.prefetch import DeviceBatch
 from corrnet_train.training.step import TrainStep
@@ -126,7 +126,7 @@ def activation_bytes(config: RunConfig, num_classes: int, num_clips: int) -> int
     """
     kept: dict[int, torch.UntypedStorage] = {}
     with FakeTensorMode():
-        model = build_model(config, num_classes).train()
+        model = build_from_config(config, num_classes).train()
         model.set_grad_checkpointing(config.train.grad_checkpointing)
         own = {parameter.untyped_storage()._cdata for parameter in model.parameters()}
 

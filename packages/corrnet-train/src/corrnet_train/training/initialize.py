@@ -4,7 +4,7 @@ from pathlib import Path
 
 from corrnet_models import VideoModel
 from corrnet_train.checkpoint.state import CheckpointError, load_weights
-from corrnet_train.inference.classifier import ClipClassifier
+from corrnet_train.inference.classifier import VideoClassifier
 
 HEAD = "fc."
 
@@ -26,7 +26,7 @@ def initialize(model: VideoModel, source: Path, *, classes: list[str], new_head:
     Raises:
         CheckpointError: the weights do not fit, or belong to other classes and `new_head` is not set.
     """
-    trained = ClipClassifier.from_checkpoint(source, device="cpu")
+    trained = VideoClassifier.from_checkpoint(source, device="cpu")
     if not new_head and trained.classes != classes:
         raise CheckpointError(
             f"{source} tells apart {_classes(trained.classes)}, the shards have {_classes(classes)}: "

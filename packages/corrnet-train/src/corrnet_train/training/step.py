@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from corrnet_train.config.schema import TrainConfig
-from corrnet_train.distributed.parallelize import whole
+from corrnet_train.distributed.parallelize import full_tensor
 from corrnet_train.training.optim import set_learning_rate
 from corrnet_train.training.prefetch import DeviceBatch
 from corrnet_train.utils.precision import Precision, autocast
@@ -181,7 +181,7 @@ class TrainStep:
             keys=keys,
         )
 
-    def settle(self, clips: Tensor) -> None:
+    def warm_up(self, clips: Tensor) -> None:
         """Goes through one step that changes nothing, before the first one.
 
         A wrapped model arranges its exchange of gradients by what it sees in its first step. If that were a real one,
@@ -216,7 +216,7 @@ class TrainStep:
     def _update(self) -> Tensor:
         """Clips and applies the gradient; returns its norm before clipping, float32."""
         self.scaler.unscale_(self._optimizer)
-        grad_norm = whole(nn.utils.clip_grad_norm_(self._parameters, self._limit))
+        grad_norm = full_tensor(nn.utils.clip_grad_norm_(self._parameters, self._limit))
         self.scaler.step(self._optimizer)
         self.scaler.update()
         if self._after_update is not None:

@@ -19,14 +19,14 @@ from corrnet_train.config.schema import RunConfig, config_to_dict
 from corrnet_train.distributed.parallelize import (
     copy_buffers,
     gradient_exchange,
+    parallelize,
     place_optimizer_state,
     placed_state,
-    share_out,
     wrap,
 )
 from corrnet_train.distributed.ranks import ONE_RANK, Ranks, on_every_rank, readable_errors
 from corrnet_train.evaluation.evaluate import check_classes, evaluate
-from corrnet_train.inference.classifier import ClipClassifier, build_model
+from corrnet_train.inference.classifier import VideoClassifier, build_from_config
 from corrnet_train.training.augment import Augment, make_loss
 from corrnet_train.training.initialize import initialize
 from corrnet_train.training.mfu import peak_flops, training_flops
@@ -107,9 +107,9 @@ class Trainer:
         self.averaged = averaged_model(self.model, config.optim.ema_decay) if config.optim.ema_decay else None
         evaluated = self.model if self.averaged is None else self.averaged.module
         for model in dict.fromkeys([self.model, evaluated]):
-            share_out(model, ranks, self.device, batch_norm=train.batch_norm, parallel=train.parallel)
+            parallelize(model, ranks, self.device, batch_norm=train.batch_norm, parallel=train.parallel)
         self.optimizer = build_optimizer(self.model, config.optim)
-        self.classifier = ClipClassifier(
+        self.classifier = VideoClassifier(
             evaluated,
             classes=list(self.shards.classes),
             clip=config.data.clip,
@@ -174,7 +174,7 @@ class Trainer:
     def _build_model(self, *, fresh: bool) -> VideoModel:
         config = self.config.model
         torch.manual_seed(self.config.run.seed)
-        model = build_model(self.config, len(self.shards.classes))
+        model = build_from_config(self.config, len(self.shards.classes))
         if fresh and config.init_from is not None:
             classes = list(self.shards.classes)
             message = initialize(model, config.init_from, classes=classes, new_head=config.new_head)
@@ -242,7 +242,7 @@ class Trainer:
         if self.wrapped is not self.model:
             clip = config.data.clip
             shape = (self.micro_batch, clip.num_channels, clip.num_frames, clip.crop_size, clip.crop_size)
-            self.train_step.settle(
+            self.train_step.warm_up(
                 torch.zeros(shape, device=self.device).contiguous(memory_format=torch.channels_last_3d)
             )
         meter = Meter(

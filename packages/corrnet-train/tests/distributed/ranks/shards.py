@@ -13,7 +13,7 @@ from corrnet_models import create_model
 from corrnet_train.checkpoint.async_writer import ShardedCheckpointWriter
 from corrnet_train.checkpoint.state import Checkpoint, weights_hash
 from corrnet_train.config.schema import OptimConfig
-from corrnet_train.distributed.parallelize import gradient_exchange, share_out, whole, wrap
+from corrnet_train.distributed.parallelize import full_tensor, gradient_exchange, parallelize, wrap
 from corrnet_train.training.optim import build_optimizer
 from corrnet_train.training.prefetch import DeviceBatch
 from corrnet_train.training.step import TrainStep
@@ -31,7 +31,7 @@ def step_of(
 ):
     model = copy.deepcopy(model)
     model.set_grad_checkpointing(recompute)
-    share_out(model, ranks, CPU, batch_norm=batch_norm, parallel=parallel)
+    parallelize(model, ranks, CPU, batch_norm=batch_norm, parallel=parallel)
     optimizer = build_optimizer(model, OptimConfig(name=name, lr=0.01))
     wrapped = wrap(model, ranks, CPU)
     step = TrainStep(
@@ -42,7 +42,7 @@ def step_of(
     if precision == "fp16":  # the first step overflows and is skipped, the second one is taken
         step.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10, backoff_factor=2.0**-5)
     if wrapped is not model:
-        step.settle(torch.zeros(2, 3, 4, 16, 16))
+        step.warm_up(torch.zeros(2, 3, 4, 16, 16))
     return model, step
 
 
@@ -66,7 +66,7 @@ def steps_equal_those_of_copies(ranks):
         start, close = dict(model.named_parameters()), {"rtol": 1e-3, "atol": 2e-4}
         for (name, one), other in zip(copied.named_parameters(), sharded.parameters(), strict=True):
             assert other.to_local().numel() <= -(-len(one) // ranks.world_size) * one[0].numel(), name
-            torch.testing.assert_close(whole(other.detach()), one.detach(), **close)
+            torch.testing.assert_close(full_tensor(other.detach()), one.detach(), **close)
         assert any(not torch.equal(one, start[name]) for name, one in copied.named_parameters())
         for one, other in itertools.zip_longest(copied.buffers(), sharded.buffers()):
             torch.testing.assert_close(other, one, **close)
@@ -77,7 +77,7 @@ def a_full_disk_keeps_the_checkpoint_before(ranks, folder):
     torch.manual_seed(1)
     model = nn.Sequential(nn.Linear(2000, 41), nn.Linear(41, 3))  # 41 and 3 rows: uneven and empty shards
     expected = weights_hash(model)
-    share_out(model, ranks, CPU, batch_norm="local", parallel="fsdp")
+    parallelize(model, ranks, CPU, batch_norm="local", parallel="fsdp")
     writer, last = ShardedCheckpointWriter(ranks, timeout=60), Path(folder) / "last.pt"
 
     def save(step, last=last):
