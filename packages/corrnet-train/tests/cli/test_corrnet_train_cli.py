@@ -74,7 +74,7 @@ def test_eval_prints_accuracies_and_fingerprint_and_writes_json(run, motionbench
         assert text in output
     written = json.loads((tmp_path / "eval" / "result.json").read_text())
     assert written["num_videos"] == 16 and written["fingerprint"]["split"] == "test"
-    assert written["fingerprint"]["views"] == "2 clips x 1 centre crop"  # eval.num_clips of the run
+    assert written["fingerprint"]["views"] == "2 clips x 1 center crop"  # eval.num_clips of the run
 
 
 def test_predict_shows_bars_and_goes_on_after_a_broken_video(run, motionbench, tmp_path):

@@ -97,7 +97,7 @@ def test_three_crops_of_each_clip_are_averaged(make_config, motionbench, tmp_pat
     result = evaluate(classifier, shards, "test", num_clips=2, num_crops=3)
     one = evaluate(classifier, shards, "test", num_clips=2)
     assert result.fingerprint["views"] == "2 clips x 3 crops"
-    assert one.fingerprint["views"] == "2 clips x 1 centre crop"
+    assert one.fingerprint["views"] == "2 clips x 1 center crop"
     assert (result.num_videos, len(result.predictions)) == (16, 16)
     assert len({entry.key for entry in result.predictions}) == 16
     assert {entry.source for entry in result.predictions} == {r.source for r in shards.samples("test")}

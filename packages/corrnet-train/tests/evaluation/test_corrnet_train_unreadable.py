@@ -164,7 +164,7 @@ def test_a_stopped_evaluation_goes_on_to_the_same_result(classifier, broken, tmp
         classifier, broken, "test", **{**options, "num_clips": 1}, journal=journal, on_batch=seen.append
     )
     assert seen[0] == 0 and other.num_clips == 1
-    assert "with views 2 clips x 1 centre crop, now it is 1 clips x 1 centre crop: all videos" in caplog.text
+    assert "with views 2 clips x 1 center crop, now it is 1 clips x 1 center crop: all videos" in caplog.text
     with pytest.raises(ValueError, match="num_crops must be 1 or 3, got 2"):
         evaluate(classifier, broken, "test", num_crops=2, journal=tmp_path / "other.jsonl")
     assert not (tmp_path / "other.jsonl").exists()

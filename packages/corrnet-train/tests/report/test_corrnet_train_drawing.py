@@ -14,7 +14,7 @@ from corrnet_train.report.figures.video import VideoWriter, draw_classes, text_f
 
 
 def ink(text):
-    """The pixels that a text colours."""
+    """The pixels that a text colors."""
     image = Image.new("L", (400, 40))
     ImageDraw.Draw(image).text((2, 2), text, font=text_font(text, 24), fill=255)
     return np.asarray(image)

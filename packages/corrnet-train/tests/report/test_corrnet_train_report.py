@@ -211,7 +211,7 @@ def test_ids_are_unique_and_every_reference_resolves(tmp_path):
     assert {first or second for first, second in references} <= set(ids)
 
 
-def test_page_has_light_and_dark_colours_and_no_stand_in_left(tmp_path):
+def test_page_has_light_and_dark_colors_and_no_stand_in_left(tmp_path):
     source, _ = write_page(tmp_path / "report.html", make_results(model_record("a"), model_record("b")))
     assert "prefers-color-scheme: dark" in source
     assert "currentColor" in source
@@ -219,8 +219,8 @@ def test_page_has_light_and_dark_colours_and_no_stand_in_left(tmp_path):
     assert not re.search(r"#010[12]0[0-9a-f]", source)
     used = set(re.findall(r"var\((--[a-z0-9-]+)\)", source))
     light, dark = re.findall(r":root \{(.*?)\}", source, flags=re.DOTALL)
-    colours = {name for name in used if name not in {"--color", "--low", "--high", "--at"}}
-    assert all(f"{name}:" in light and f"{name}:" in dark for name in colours)
+    colors = {name for name in used if name not in {"--color", "--low", "--high", "--at"}}
+    assert all(f"{name}:" in light and f"{name}:" in dark for name in colors)
 
 
 def test_untrusted_text_is_escaped(tmp_path):
@@ -458,7 +458,7 @@ def test_filter_figure_scale_resolves_tiny_differences():
     assert {">0.9999300<", ">1.0000100<", ">1.0000900<"} <= set(re.findall(r">\d\.\d+<", document))
 
 
-def test_filter_figure_colours_keep_image_orientation():
+def test_filter_figure_colors_keep_image_orientation():
     weight = torch.ones(1, 1, 3, 3)
     weight[0, 0, 0, 2] = 2.0
     document = filter_figure(weight, title="orientation")
@@ -510,7 +510,7 @@ def test_confusion_figure_holds_every_count_and_label():
         assert labels.count(name) == 2
 
 
-def test_confusion_figure_tells_right_from_wrong_by_colour():
+def test_confusion_figure_tells_right_from_wrong_by_color():
     text = confusion_figure([[3, 0], [2, 1]], ["a", "b"]).decode()
     fills = re.findall(r"fill: (var\(--(?:right|wrong)\))(?:; opacity: ([\d.]+))?", text)
     # A cell's strength is 0.12 plus 0.88 of its share of the row.
@@ -539,7 +539,7 @@ def test_worst_confusion_ignores_the_diagonal():
     assert worst_confusion([[4, 0], [0, 5]]) is None
 
 
-def test_inline_figure_keeps_a_label_that_looks_like_a_colour():
+def test_inline_figure_keeps_a_label_that_looks_like_a_color():
     document = confusion_figure([[1, 0], [0, 1]], [INK, "b"])
     svg = inline(document, prefix="p")
     assert f">{INK}<" in svg

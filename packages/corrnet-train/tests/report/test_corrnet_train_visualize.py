@@ -19,7 +19,7 @@ from corrnet_train.analysis.motion import MotionField, count_frames, motion_fiel
 from corrnet_train.cli import app
 from corrnet_train.inference.classifier import VideoClassifier
 from corrnet_train.report.pages.filters import write_filters
-from corrnet_train.report.pages.motion import draw_field, motion_colours, write_motion
+from corrnet_train.report.pages.motion import draw_field, motion_colors, write_motion
 from video_data import ClipConfig
 
 SIDE = 32
@@ -33,7 +33,7 @@ def corrnet(*arguments, code=0):
 
 
 def texture(side):
-    """Smooth random colours that repeat at the borders."""
+    """Smooth random colors that repeat at the borders."""
     coarse = torch.rand(1, 3, side // 4, side // 4, generator=torch.Generator().manual_seed(1))
     padded = torch.nn.functional.pad(coarse, (2, 2, 2, 2), mode="circular")
     fine = torch.nn.functional.interpolate(padded, scale_factor=4, mode="bicubic", align_corners=False)
@@ -98,7 +98,7 @@ def test_what_stands_still_has_no_motion(classifier, tmp_path):
     for layer in correlation_layers(classifier.model):
         for field in motion_fields(classifier, str(video), layer):
             assert np.abs(field.motion).max() < 0.1 * layer.spatial_stride
-    with av.open(str(tmp_path / "grey.mp4"), "w") as container:
+    with av.open(str(tmp_path / "gray.mp4"), "w") as container:
         stream = container.add_stream("libx264", rate=25)
         stream.width, stream.height, stream.pix_fmt = SIDE, SIDE, "yuv420p"
         for number in range(9):  # a flat picture that grows brighter
@@ -106,7 +106,7 @@ def test_what_stands_still_has_no_motion(classifier, tmp_path):
             container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
         container.mux(stream.encode())
     first = correlation_layers(classifier.model)[0]
-    for field in motion_fields(classifier, str(tmp_path / "grey.mp4"), first):
+    for field in motion_fields(classifier, str(tmp_path / "gray.mp4"), first):
         assert np.abs(np.median(field.motion.reshape(-1, 2), axis=0)).max() < 0.1 * first.spatial_stride
 
 
@@ -145,12 +145,12 @@ def test_every_frame_has_one_field(name, frame_stride, num_frames, numbers, tmp_
     assert [field.number for field in some] == [number for number in numbers if number < 5]
 
 
-def test_colours_are_directions_and_arrows_end_at_their_position(classifier):
+def test_colors_are_directions_and_arrows_end_at_their_position(classifier):
     directions = np.array([[1, 0], [0, 1], [-1, 0], [0, -1]], dtype=np.float32)
-    colours, weights = motion_colours(4 * directions, 16)
+    colors, weights = motion_colors(4 * directions, 16)
     assert weights == pytest.approx([0.5] * 4)
-    assert colours[0].tolist() == [255, 0, 0] and colours[2].tolist() == [0, 255, 255]
-    assert len({tuple(colour) for colour in colours.tolist()}) == 4
+    assert colors[0].tolist() == [255, 0, 0] and colors[2].tolist() == [0, 255, 255]
+    assert len({tuple(color) for color in colors.tolist()}) == 4
     layer = correlation_layers(classifier.model)[0]
     motion = np.zeros((16, 16, 2), dtype=np.float32)
     still = MotionField(1, 0.04, np.full((32, 32, 3), 90, dtype=np.uint8), motion.copy(), motion[..., 0])
@@ -160,7 +160,7 @@ def test_colours_are_directions_and_arrows_end_at_their_position(classifier):
     changed = np.abs(after - before).max(axis=-1)[:448] > 60
     rows, columns = np.nonzero(changed)
     tip = 9.5 * 28
-    assert columns.min() == pytest.approx(tip, abs=4 + 14)  # the coloured position is around the tip
+    assert columns.min() == pytest.approx(tip, abs=4 + 14)  # the colored position is around the tip
     assert columns.max() == pytest.approx(tip + 4 * 14, abs=4)
     assert rows.min() > tip - 16 and rows.max() < tip + 16
 

@@ -31,7 +31,7 @@ class CorrelationLayer:
 
     @property
     def reach(self) -> int:
-        """Positions from the centre of its window to its sides."""
+        """Positions from the center of its window to its sides."""
         return self.module.kernel_size[0] // 2 * self.module.dilation[0]
 
     @property
@@ -83,10 +83,10 @@ def chosen_layers(model: VideoModel, names: Sequence[str] = ()) -> list[Correlat
 
 
 def nearest_first(radius: int) -> NDArray[np.int64]:
-    """The steps down and to the right of a window, int64 [(2*radius + 1)**2, 2]: the nearest to its centre first.
+    """The steps down and to the right of a window, int64 [(2*radius + 1)**2, 2]: the nearest to its center first.
 
     Args:
-        radius: Steps from the centre to a side.
+        radius: Steps from the center to a side.
     """
     steps = np.stack(np.meshgrid(*[np.arange(-radius, radius + 1)] * 2, indexing="ij"), axis=-1)
     steps = steps.reshape(-1, 2)

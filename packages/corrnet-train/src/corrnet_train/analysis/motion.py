@@ -70,7 +70,7 @@ def motion_fields(
     the frame, or from farther away than the window reaches, has no true match.
 
     Args:
-        classifier: the model; frames are cut and normalised as for `predict`.
+        classifier: the model; frames are cut and normalized as for `predict`.
         source: as `video_data.open_frames` takes it.
         layer: a correlation layer of the model.
         max_frames: frames of the video after which to stop; None goes on to the end.
@@ -188,7 +188,7 @@ def _best_offsets(volume: NDArray[np.float32], reach: int) -> tuple[NDArray[np.f
     whole = steps[best]
     offsets = whole.astype(np.float32)
     for axis in (0, 1):
-        low, high = (_neighbours(volume, whole, reach, axis, side) for side in (-1, 1))
+        low, high = (_neighbors(volume, whole, reach, axis, side) for side in (-1, 1))
         curvature = low - 2 * similarity + high
         is_peak = (low > _OUTSIDE) & (high > _OUTSIDE) & (curvature < -1e-6)
         shift = np.divide(low - high, 2 * curvature, out=np.zeros_like(low), where=is_peak)
@@ -196,7 +196,7 @@ def _best_offsets(volume: NDArray[np.float32], reach: int) -> tuple[NDArray[np.f
     return offsets, similarity
 
 
-def _neighbours(
+def _neighbors(
     volume: NDArray[np.float32], steps: NDArray[np.int64], reach: int, axis: int, side: int
 ) -> NDArray[np.float32]:
     """Similarity one step beside the given ones; that of outside where the window ends."""

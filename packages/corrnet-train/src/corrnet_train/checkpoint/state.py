@@ -32,14 +32,14 @@ class Checkpoint:
         config: the run's configuration (`config_to_dict`).
         classes: class names in the order of the model's outputs.
         model: state dict of the model.
-        optimizer: state dict of the optimiser.
+        optimizer: state dict of the optimizer.
         loader: state of the training loader (manifest hash, split, seed, position).
         rng: the generator states of torch by device name, for each rank.
         best_top1: best held-out video top-1 so far, in 0..1; -1 before the first evaluation.
         train_seconds: time spent training so far, in seconds.
         scaler: state of the loss scaler; empty without fp16.
         ema: state of the averaged weights (`optim.averaged_model`); empty where they are not kept.
-        norm_batch: clips over which batch norm normalised; None where it is not recorded.
+        norm_batch: clips over which batch norm normalized; None where it is not recorded.
     """
 
     step: int

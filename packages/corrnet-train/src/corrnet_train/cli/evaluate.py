@@ -35,7 +35,7 @@ def evaluate_command(
     split: Annotated[str, typer.Option(help="Which split.")] = "val",
     num_clips: NumClips = None,
     num_crops: Annotated[
-        int, typer.Option(help="1: the centre of the picture; 3: three places along its longer side.")
+        int, typer.Option(help="1: the center of the picture; 3: three places along its longer side.")
     ] = 1,
     batch_size: Annotated[int, typer.Option(help="Videos a step.", min=1)] = 4,
     num_workers: Annotated[int, typer.Option(help="Decoding processes.", min=0)] = 1,

@@ -125,7 +125,7 @@ def _print_plan(trainer: "Trainer") -> None:
         "steps": f"{plan.num_steps}, {plan.num_warmup_steps} of them warm-up to a learning rate of {plan.peak_lr:g}",
         "memory": f"about {_gib(memory.total)} on each device ({trainer.device}): activations "
         f"{_gib(memory.activations)}, weights {_gib(memory.weights)}, gradients {_gib(memory.gradients)}, "
-        f"optimiser {_gib(memory.optimizer)}",
+        f"optimizer {_gib(memory.optimizer)}",
         "speed": f"{1 / plan.clip_seconds:.3g} clips/s computed, {1 / plan.loader_seconds:.3g} clips/s loaded by "
         f"{config.data.num_workers} workers, on each of {plan.world_size} devices",
         "time": f"about {timedelta(seconds=round(plan.seconds))}, without evaluation"

@@ -77,7 +77,7 @@ def motion(
     max_frames: Annotated[int, typer.Option(help="Frames of the video to look at.", min=2)] = 300,
     device: Device = "auto",
 ) -> None:
-    """Draw the motion that a correlation layer matches, as arrows and colours over the frames.
+    """Draw the motion that a correlation layer matches, as arrows and colors over the frames.
 
     The layer's features of each frame are compared with those of the frame before, as far as its window reaches; the
     best match at each position is drawn. A video shows every frame, a picture or a page eight of them. Ctrl-C ends it

@@ -104,7 +104,7 @@ class OptimConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    name: Literal["sgd", "adamw"] = Field("sgd", description="optimiser")
+    name: Literal["sgd", "adamw"] = Field("sgd", description="optimizer")
     lr: PositiveFloat = Field(0.1, description="peak learning rate, for `lr_batch_size` clips a step")
     lr_batch_size: PositiveInt | None = Field(
         None, description="batch size that `lr` is meant for; none: lr is used as it is, for any batch_size"
@@ -180,7 +180,7 @@ class TrainConfig(BaseModel):
     )
     parallel: Parallel = Field(
         "ddp",
-        description="ddp: each process holds the whole model; fsdp: weights, gradients and optimiser state are split "
+        description="ddp: each process holds the whole model; fsdp: weights, gradients and optimizer state are split "
         "among them, and so are checkpoints",
     )
     keep_every: PositiveInt | None = Field(
@@ -217,7 +217,7 @@ class TrainConfig(BaseModel):
             )
 
     def norm_batch(self, batch_size: int, *, world_size: int = 1) -> int:
-        """Clips over which batch norm normalises; arguments as for `accumulation`."""
+        """Clips over which batch norm normalizes; arguments as for `accumulation`."""
         micro_batch, _ = self.accumulation(batch_size, world_size=world_size)
         return micro_batch * (world_size if self.batch_norm == "sync" else 1)
 

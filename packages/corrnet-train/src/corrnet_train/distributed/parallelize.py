@@ -23,14 +23,14 @@ from corrnet_train.distributed.sync_batchnorm import sync_batch_norm
 def parallelize(
     model: nn.Module, ranks: Ranks, device: torch.device, *, batch_norm: BatchNorm, parallel: Parallel
 ) -> None:
-    """Prepares a model for several processes, in place, before its optimiser is made.
+    """Prepares a model for several processes, in place, before its optimizer is made.
 
     Args:
         model: the model on this process's device.
         ranks: the processes.
         device: this process's device.
-        batch_norm: `local` normalises over the clips that one process takes at once, `sync` over those of all.
-        parallel: `fsdp` splits weights, and with them gradients and optimiser state, among the processes, block by
+        batch_norm: `local` normalizes over the clips that one process takes at once, `sync` over those of all.
+        parallel: `fsdp` splits weights, and with them gradients and optimizer state, among the processes, block by
             block; `ddp` leaves a copy to each.
     """
     if batch_norm == "sync" and ranks.world_size > 1:
@@ -110,7 +110,7 @@ def placed_state(state: dict[str, Any], like: dict[str, Any]) -> dict[str, Any]:
 
 
 def place_optimizer_state(state: dict[str, Any], optimizer: Optimizer) -> dict[str, Any]:
-    """A state dict of whole tensors as the optimiser's parameters are placed."""
+    """A state dict of whole tensors as the optimizer's parameters are placed."""
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     placed = {
         number: {

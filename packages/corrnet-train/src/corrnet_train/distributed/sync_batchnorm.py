@@ -1,4 +1,4 @@
-"""Batch normalisation over the clips of all processes."""
+"""Batch normalization over the clips of all processes."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 
 def sync_batch_norm(model: nn.Module) -> None:
-    """Replaces batch norms by ones that normalise over all processes, in place; names of weights stay.
+    """Replaces batch norms by ones that normalize over all processes, in place; names of weights stay.
 
     torch's own `SyncBatchNorm` serves GPUs; it refuses tensors on a CPU, which `HostSyncBatchNorm` serves.
     """
@@ -34,7 +34,7 @@ class HostSyncBatchNorm(nn.BatchNorm3d):
         return new
 
     def forward(self, input: Tensor) -> Tensor:
-        """Normalises [N, C, L, H, W], of equal shape in all processes."""
+        """Normalizes [N, C, L, H, W], of equal shape in all processes."""
         if not self.training:
             return super().forward(input)
         self._check_input_dim(input)
@@ -43,10 +43,10 @@ class HostSyncBatchNorm(nn.BatchNorm3d):
         x = input.float()
         count = input.numel() // input.shape[1] * dist.get_world_size()
         mean = _sum_over_ranks(x.sum(axes, dtype=torch.float64)) / count
-        centred = x - mean.float().view(shape)  # first, so that nothing cancels in the variance's gradient
-        variance = _sum_over_ranks(centred.square().sum(axes, dtype=torch.float64)) / count
+        centered = x - mean.float().view(shape)  # first, so that nothing cancels in the variance's gradient
+        variance = _sum_over_ranks(centered.square().sum(axes, dtype=torch.float64)) / count
         self._track(mean.detach(), variance.detach(), count)
-        out = centred * (variance + self.eps).rsqrt().float().view(shape)
+        out = centered * (variance + self.eps).rsqrt().float().view(shape)
         if self.affine:
             out = out * self.weight.view(shape) + self.bias.view(shape)
         return out.to(input.dtype)

@@ -86,7 +86,7 @@ def _see(folder: Path, context: Context) -> Finding | None:
 def _room(folder: Path, context: Context) -> Finding:
     name = context.options.model
     with torch.device("meta"):
-        # Weights and two moments an AdamW optimiser keeps for each.
+        # Weights and two moments an AdamW optimizer keeps for each.
         checkpoint = 3 * 4 * count_parameters(create_model(name))
     free, needed = shutil.disk_usage(folder).free, _COPIES * checkpoint
     figures = {"free_bytes": free, "needed_bytes": needed}

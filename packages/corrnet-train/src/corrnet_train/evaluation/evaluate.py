@@ -83,7 +83,7 @@ def evaluate(
         shards: an open shard set.
         split: name of the split.
         num_clips: clips spaced uniformly over each video.
-        num_crops: 1 for the centre of the picture, 3 for three places along its longer side.
+        num_crops: 1 for the center of the picture, 3 for three places along its longer side.
         batch_size: videos a step.
         num_workers: decoding processes.
         on_batch: called after every step with the number of videos in it, of this process, and at the start with how
@@ -225,7 +225,7 @@ def fingerprint(
         "videos": num_videos,
         "videos packed": shards.num_samples(split),
         "videos listed": listed.get(split, "unknown"),
-        "views": f"{num_clips} clips x " + ("1 centre crop" if num_crops == 1 else f"{num_crops} crops"),
+        "views": f"{num_clips} clips x " + ("1 center crop" if num_crops == 1 else f"{num_crops} crops"),
         "clip": f"{clip.num_frames} frames, stride {clip.frame_stride}, {clip.crop_size} px, {clip.modality}",
         "resize": f"short side {clip.short_side_range[0]} px",
         "decoder": f"PyAV {av.__version__}, FFmpeg {av.ffmpeg_version_info}",

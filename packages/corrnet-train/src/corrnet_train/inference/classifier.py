@@ -1,4 +1,4 @@
-"""The one inference pipeline: evaluation, prediction and features cut and normalise clips by the same code."""
+"""The one inference pipeline: evaluation, prediction and features cut and normalize clips by the same code."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -55,7 +55,7 @@ class VideoClassifier:
     """A trained model with everything needed to classify a video.
 
     Args:
-        model: maps normalised clips [N, C, L, H, W] to logits [N, classes].
+        model: maps normalized clips [N, C, L, H, W] to logits [N, classes].
         classes: class names in the order of the logits.
         clip: how clips are cut.
         device: where the model runs.
@@ -148,7 +148,7 @@ class VideoClassifier:
 
     @torch.no_grad()  # split weights come and go, and training could not use those of inference mode
     def run(self, video: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
-        """What a function makes of normalised clips, in the model's precision and with the model in evaluation mode.
+        """What a function makes of normalized clips, in the model's precision and with the model in evaluation mode.
 
         Args:
             video: uint8 [N, C, L, H, W].

@@ -19,7 +19,7 @@ NUM_OPERATIONS = 2  # of RandAugment, a clip
 
 
 class Augment:
-    """Changes normalised clips [N, C, L, H, W] and their labels [N] before a training step.
+    """Changes normalized clips [N, C, L, H, W] and their labels [N] before a training step.
 
     Args:
         config: what to do.

@@ -1,4 +1,4 @@
-"""How much of the arithmetic that a device can do goes into training: model FLOP utilisation (MFU)."""
+"""How much of the arithmetic that a device can do goes into training: model FLOP utilization (MFU)."""
 
 import sys
 import time

@@ -1,4 +1,4 @@
-"""The optimiser, the learning rate of a step (paper section 5: SGD, linear warm-up, cosine) and averaged weights."""
+"""The optimizer, the learning rate of a step (paper section 5: SGD, linear warm-up, cosine) and averaged weights."""
 
 import math
 from typing import Any
@@ -28,7 +28,7 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
 
 
 def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optimizer:
-    """The optimiser of `config` over the parameters of `model`; norm scales and biases are not decayed.
+    """The optimizer of `config` over the parameters of `model`; norm scales and biases are not decayed.
 
     Args:
         model: a model of corrnet-models, or any module when `layer_decay` is 1.

@@ -13,7 +13,7 @@ def estimate_statistics(model: nn.Module, batches: Iterable[Tensor], num_batches
 
     Args:
         model: a model with batch norms; it is left in training mode.
-        batches: normalised clips [N, C, L, H, W] of this process, at least `num_batches`.
+        batches: normalized clips [N, C, L, H, W] of this process, at least `num_batches`.
         num_batches: batches of each process that are used.
         ranks: the processes; the statistics are those over the clips of all of them.
     """

@@ -24,7 +24,7 @@ class Meter:
     """
 
     def __init__(self, *, clip_flops: float, peak_flops: float) -> None:
-        self._utilisation = clip_flops / peak_flops
+        self._utilization = clip_flops / peak_flops
         self._clear()
 
     def add(self, step: StepValues, num_clips: int) -> None:
@@ -48,7 +48,7 @@ class Meter:
             "loss": self._loss / self._steps,
             "top1": self._correct / self._clips,
             "clips_per_second": clips_per_second,
-            "mfu": clips_per_second * self._utilisation,
+            "mfu": clips_per_second * self._utilization,
             "data_wait": self._waited / self._seconds,
             "checkpoint_stall": self._stalled / self._seconds,
             "grad_norm": self._grad_norm,

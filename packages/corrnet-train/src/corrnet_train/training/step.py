@@ -93,7 +93,7 @@ class TrainStep:
     """Takes training steps.
 
     Args:
-        model: maps normalised clips [N, C, L, H, W] to logits [N, classes]; it may be wrapped for several processes.
+        model: maps normalized clips [N, C, L, H, W] to logits [N, classes]; it may be wrapped for several processes.
         optimizer: over the model's parameters.
         device: where the model is.
         precision: "fp32", or the type of autocast; "fp16" scales the loss.

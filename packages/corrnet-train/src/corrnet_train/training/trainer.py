@@ -439,7 +439,7 @@ class Trainer:
                 torch.cuda.set_rng_state(rng["cuda"], self.device)
         if checkpoint.norm_batch not in (None, self._norm_batch()):
             self.console.print(
-                f"[yellow]batch norm normalised over {checkpoint.norm_batch} clips before, over "
+                f"[yellow]batch norm normalized over {checkpoint.norm_batch} clips before, over "
                 f"{self._norm_batch()} from here on[/]: the run will not end as it would have. With "
                 f"train.micro_batch={checkpoint.norm_batch} and train.batch_norm=local it does for any number of "
                 "processes",

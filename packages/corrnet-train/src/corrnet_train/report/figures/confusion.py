@@ -11,7 +11,7 @@ from matplotlib.patches import Rectangle
 from corrnet_train.report.figures.style import INK, ON_FILL, RIGHT, WRONG, figure_style, plain_label, render
 
 _MAX_NUMBERED = 20
-_MAX_LABELLED = 40
+_MAX_LABELED = 40
 
 
 def worst_confusion(confusion: Sequence[Sequence[int]]) -> tuple[int, int, int] | None:
@@ -36,7 +36,7 @@ def worst_confusion(confusion: Sequence[Sequence[int]]) -> tuple[int, int, int] 
 def confusion_figure(confusion: Sequence[Sequence[int]], classes: Sequence[str]) -> bytes:
     """One confusion matrix as an SVG document.
 
-    The strength of a cell's colour is its share of the row. Beyond 20 classes the counts are left out,
+    The strength of a cell's color is its share of the row. Beyond 20 classes the counts are left out,
     beyond 40 the class names.
 
     Args:
@@ -85,7 +85,7 @@ def _label_axes(axes: Axes, classes: Sequence[str]) -> None:
     axes.set_ylabel("true", labelpad=6)
     axes.spines[:].set_visible(False)
     axes.tick_params(which="both", length=0)
-    if size <= _MAX_LABELLED:
+    if size <= _MAX_LABELED:
         labels = [plain_label(name, max_length=14) for name in classes]
         font = 9 if size <= 12 else 6
         axes.set_xticks(range(size), labels, rotation=45, ha="right", rotation_mode="anchor", fontsize=font)
@@ -96,6 +96,6 @@ def _label_axes(axes: Axes, classes: Sequence[str]) -> None:
     else:
         axes.set_xticks([])
         axes.set_yticks([])
-    edges = [index - 0.5 for index in range(size + 1)] if size <= _MAX_LABELLED else [-0.5, size - 0.5]
+    edges = [index - 0.5 for index in range(size + 1)] if size <= _MAX_LABELED else [-0.5, size - 0.5]
     axes.hlines(edges, -0.5, size - 0.5, color=INK, alpha=0.14, linewidth=0.7)
     axes.vlines(edges, -0.5, size - 0.5, color=INK, alpha=0.14, linewidth=0.7)

@@ -45,7 +45,7 @@ def accuracy_figure(models: Sequence[ModelResult], *, num_classes: int) -> bytes
     """Held-out video top-1 over steps, one line per model, as an SVG document.
 
     Args:
-        models: The models, in the order that fixes their colours.
+        models: The models, in the order that fixes their colors.
         num_classes: Gives the accuracy of a uniform guess, drawn as a faint line.
     """
     with figure_style():

@@ -23,13 +23,13 @@ _COLORMAP = LinearSegmentedColormap.from_list(
 
 
 def largest_offsets(weight: Tensor) -> NDArray[np.int64]:
-    """Where each filter is largest, as steps from its centre.
+    """Where each filter is largest, as steps from its center.
 
     Args:
         weight: Filters [L, C, K, K] with odd K.
 
     Returns:
-        Steps down and to the right [L, C, 2]. Among equal weights the one nearest to the centre counts,
+        Steps down and to the right [L, C, 2]. Among equal weights the one nearest to the center counts,
         then the first in row order; a constant filter gives (0, 0).
     """
     values = weight.detach().cpu().double().numpy()
@@ -52,11 +52,11 @@ def filter_figure(
 ) -> bytes:
     """Draw correlation filters as in the paper's Figure 4.
 
-    Rows are frames, columns are channels; each tile is one K x K filter in image orientation. The colours
+    Rows are frames, columns are channels; each tile is one K x K filter in image orientation. The colors
     are symmetric about the mean of the weights shown and reach the weight farthest from it, so nothing
     is clipped and a tile's strength can be compared with any other. The mean, not the initial value, is the
-    middle because weight decay moves all weights together. A white arrow goes from the window's centre to
-    the largest weight; there is none where the centre itself is largest.
+    middle because weight decay moves all weights together. A white arrow goes from the window's center to
+    the largest weight; there is none where the center itself is largest.
 
     Args:
         weight: Filters [L, C, K, K] with odd K, any floating dtype and device.
@@ -66,7 +66,7 @@ def filter_figure(
         format: What is written.
 
     Returns:
-        An SVG document with transparent background, whose text takes the colour of its surroundings; or a PNG file with
+        An SVG document with transparent background, whose text takes the color of its surroundings; or a PNG file with
         black text on white.
 
     Raises:
@@ -96,7 +96,7 @@ def filter_figure(
     canvas[:, :size, :, :size] = values.transpose(0, 2, 1, 3)
     canvas = canvas.reshape(num_frames * pitch, num_channels * pitch)[:-1, :-1]
     mean = float(values.mean())
-    # Equal weights have no range; any positive one shows them in the middle colour.
+    # Equal weights have no range; any positive one shows them in the middle color.
     reach = float(np.abs(values - mean).max()) if values.max() > values.min() else 1.0
     # Enough digits for the ends of the scale to read differently from its middle.
     digits = max(0, 2 - math.floor(math.log10(reach)))

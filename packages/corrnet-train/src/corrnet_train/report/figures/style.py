@@ -1,6 +1,6 @@
 """SVG figures that follow the page they stand in.
 
-Matplotlib writes fixed colours. The figures here are drawn with stand-in colours, one per role, which
+Matplotlib writes fixed colors. The figures here are drawn with stand-in colors, one per role, which
 `render` turns into `currentColor` or a CSS variable: text and lines then suit light and dark pages.
 """
 
@@ -60,12 +60,12 @@ def figure_style() -> Iterator[None]:
 
 
 def series_color(index: int) -> str:
-    """Stand-in colour of the index-th model."""
+    """Stand-in color of the index-th model."""
     return f"#0102{index % NUM_SERIES:02x}"
 
 
 def series_variable(index: int) -> str:
-    """CSS value of the index-th model's colour."""
+    """CSS value of the index-th model's color."""
     return _ROLES[series_color(index)]
 
 
@@ -82,7 +82,7 @@ def plain_label(text: str, *, max_length: int = 24) -> str:
 
 
 def render(figure: Figure) -> bytes:
-    """Write a figure as a standalone SVG document with its stand-in colours resolved."""
+    """Write a figure as a standalone SVG document with its stand-in colors resolved."""
     buffer = io.BytesIO()
     nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
     figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)

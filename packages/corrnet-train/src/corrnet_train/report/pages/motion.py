@@ -76,7 +76,7 @@ def write_motion(
 
 
 def draw_field(field: MotionField, layer: CorrelationLayer) -> Image.Image:
-    """One frame with colours and arrows for its motion, and the legend below.
+    """One frame with colors and arrows for its motion, and the legend below.
 
     An arrow ends at the position it belongs to and is as long as the motion there. The hue is its direction, the
     saturation grows with the square root of its length up to as far as the layer reaches.
@@ -88,10 +88,10 @@ def draw_field(field: MotionField, layer: CorrelationLayer) -> Image.Image:
     factor = max(1, -(-_SIDE // field.picture.shape[0]))
     side = factor * field.picture.shape[0]
     limit = layer.reach * layer.spatial_stride
-    colours, weights = motion_colours(field.motion, limit)
+    colors, weights = motion_colors(field.motion, limit)
     frame = Image.fromarray(field.picture).resize((side, side), Image.Resampling.BILINEAR)
-    frame = ImageEnhance.Color(frame).enhance(0.25)  # so that colours mean motion
-    overlay = Image.fromarray(colours).resize((side, side), Image.Resampling.NEAREST)
+    frame = ImageEnhance.Color(frame).enhance(0.25)  # so that colors mean motion
+    overlay = Image.fromarray(colors).resize((side, side), Image.Resampling.NEAREST)
     mask = Image.fromarray((150 * weights).astype(np.uint8)).resize((side, side), Image.Resampling.NEAREST)
     canvas = Image.new("RGB", (side, side + _LEGEND), (20, 22, 26))
     canvas.paste(Image.composite(overlay, frame, mask))
@@ -99,15 +99,13 @@ def draw_field(field: MotionField, layer: CorrelationLayer) -> Image.Image:
     _draw_arrows(draw, field.motion * factor, side)
     canvas.paste(_wheel(_LEGEND - 12), (side - _LEGEND + 6, side + 6))
     step = "" if layer.temporal_stride == 1 else f" in {layer.temporal_stride} frames"
-    text = "\n".join([*_caption(field).split(": "), f"{layer.name}: full colour at {limit} px{step}"])
+    text = "\n".join([*_caption(field).split(": "), f"{layer.name}: full color at {limit} px{step}"])
     draw.multiline_text((10, side + 8), text, font=text_font(text, 14), fill=_INK, spacing=5)
     return canvas
 
 
-def motion_colours(
-    motion: NDArray[np.float32], limit: float
-) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-    """Colours of motion [..., 2] to the right and down: RGB [..., 3] and their weights [...] in 0..1.
+def motion_colors(motion: NDArray[np.float32], limit: float) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+    """Colors of motion [..., 2] to the right and down: RGB [..., 3] and their weights [...] in 0..1.
 
     Args:
         motion: In pixels.
@@ -116,9 +114,9 @@ def motion_colours(
     right, down = motion[..., 0], motion[..., 1]
     hue = np.arctan2(down, right) / (2 * math.pi) % 1 * 6
     channels = [np.clip(np.abs((hue + shift) % 6 - 3) - 1, 0, 1) for shift in (0, 4, 2)]
-    colours: NDArray[np.uint8] = (255 * np.stack(channels, axis=-1)).round().astype(np.uint8)
+    colors: NDArray[np.uint8] = (255 * np.stack(channels, axis=-1)).round().astype(np.uint8)
     weights: NDArray[np.float32] = np.sqrt(np.hypot(right, down) / limit).clip(0, 1).astype(np.float32)
-    return colours, weights
+    return colors, weights
 
 
 def _draw_arrows(draw: ImageDraw.ImageDraw, motion: NDArray[np.float32], side: int) -> None:
@@ -144,18 +142,18 @@ def _draw_arrow(
         (tip[0] - head * math.cos(angle + turn), tip[1] - head * math.sin(angle + turn))
         for turn in (-0.5, 0.5)
     ]
-    for colour, width in (((0, 0, 0), 3), ((255, 255, 255), 1)):
-        draw.line([tail, tip], fill=colour, width=width)
-        draw.line([barbs[0], tip, barbs[1]], fill=colour, width=width)
+    for color, width in (((0, 0, 0), 3), ((255, 255, 255), 1)):
+        draw.line([tail, tip], fill=color, width=width)
+        draw.line([barbs[0], tip, barbs[1]], fill=color, width=width)
 
 
 def _wheel(size: int) -> Image.Image:
-    """The colours of all directions; full colour at the rim."""
+    """The colors of all directions; full color at the rim."""
     steps = np.linspace(-1, 1, size, dtype=np.float32)
     motion = np.stack(np.meshgrid(steps, steps), axis=-1)
-    colours, weights = motion_colours(motion, 1.0)
+    colors, weights = motion_colors(motion, 1.0)
     inside = np.hypot(*np.moveaxis(motion, -1, 0)) <= 1
-    shades = np.where(inside[..., None], 255 - weights[..., None] * (255.0 - colours), (20, 22, 26))
+    shades = np.where(inside[..., None], 255 - weights[..., None] * (255.0 - colors), (20, 22, 26))
     return Image.fromarray(shades.round().astype(np.uint8))
 
 
