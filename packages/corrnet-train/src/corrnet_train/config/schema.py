@@ -2,6 +2,7 @@
 
 import difflib
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, Self, get_args
 
@@ -318,7 +319,7 @@ RESUMABLE_KEYS = {
 }  # fmt: skip
 
 
-def load_config(recipe: str | Path, overrides: list[str] | None = None) -> RunConfig:
+def load_config(recipe: str | Path, overrides: Sequence[str] | None = None) -> RunConfig:
     """Reads a recipe and applies overrides.
 
     Args:

@@ -14,7 +14,7 @@ from corrnet_train.distributed.ranks import ONE_RANK, Ranks, on_every_rank
 from corrnet_train.evaluation.accuracy import VideoAccuracy, VideoPrediction, video_accuracy
 from corrnet_train.evaluation.journal import EvalJournal, EvalPart
 from corrnet_train.inference.classifier import VideoClassifier
-from video_data import ShardSet, Unreadable, ViewBatch, test_loader
+from video_data import ShardSet, Unreadable, ViewBatch, open_shards, test_loader
 
 Fingerprint = dict[str, str | int]
 _log = logging.getLogger(__name__)
@@ -62,7 +62,7 @@ class EvalResult:
 
 def evaluate(
     classifier: VideoClassifier,
-    shards: ShardSet,
+    shards: ShardSet | str | Path,
     split: str,
     *,
     num_clips: int = 10,
@@ -71,7 +71,7 @@ def evaluate(
     num_workers: int = 0,
     on_batch: Callable[[int], None] = lambda num_videos: None,
     ranks: Ranks = ONE_RANK,
-    journal: Path | None = None,
+    journal: str | Path | None = None,
 ) -> EvalResult:
     """Classifies every video of `split` from `num_clips` x `num_crops` views each.
 
@@ -80,7 +80,7 @@ def evaluate(
 
     Args:
         classifier: the model with its classes, which must be those of the shards.
-        shards: an open shard set.
+        shards: an open shard set, or the folder or URL of one.
         split: name of the split.
         num_clips: clips spaced uniformly over each video.
         num_crops: 1 for the center of the picture, 3 for three places along its longer side.
@@ -97,12 +97,14 @@ def evaluate(
             range.
         RuntimeError: none of the videos can be read.
     """
+    if not isinstance(shards, ShardSet):
+        shards = open_shards(shards)
     check_classes(classifier.classes, shards)
     if journal is not None and ranks.world_size > 1:
         raise ValueError(f"a journal is for one process, got {ranks.world_size}")
     views = {"num_clips": num_clips, "num_crops": num_crops}
     settings = {} if journal is None else fingerprint(classifier, shards, split, **views, num_videos=0)
-    work = EvalJournal(journal, settings)
+    work = EvalJournal(None if journal is None else Path(journal), settings)
     try:
         loader = test_loader(
             shards,

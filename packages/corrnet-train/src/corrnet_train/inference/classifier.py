@@ -12,6 +12,7 @@ from corrnet_train.checkpoint.folders import is_sharded
 from corrnet_train.checkpoint.state import Checkpoint, load_weights
 from corrnet_train.config.schema import RunConfig, parse_config
 from corrnet_train.distributed.ranks import resolve_device
+from corrnet_train.inference.inputs import VideoInput
 from corrnet_train.utils.precision import Precision, autocast
 from video_data import ClipConfig, decode_views, normalize
 
@@ -81,7 +82,7 @@ class VideoClassifier:
         self.num_clips = num_clips
 
     @classmethod
-    def from_checkpoint(cls, path: Path, *, device: str = "auto") -> "VideoClassifier":
+    def from_checkpoint(cls, path: str | Path, *, device: str = "auto") -> "VideoClassifier":
         """Builds the model a checkpoint describes and loads its weights.
 
         Args:
@@ -92,6 +93,7 @@ class VideoClassifier:
             CheckpointError: the file is no checkpoint, or its weights do not fit its own configuration.
             ValueError: the folder holds no model, or one without classes or the recipe of clips.
         """
+        path = Path(path)
         if path.is_dir() and not is_sharded(path):
             if is_pretrained(path):
                 return cls._from_folder(path, device)
@@ -174,16 +176,18 @@ class VideoClassifier:
         clips = self.clip_probabilities(views.flatten(0, 1)).unflatten(0, views.shape[:2])
         return clips, clips.mean(dim=1)
 
-    def predict(self, source: Path | bytes, *, num_clips: int = 10) -> Prediction:
-        """Classifies one video file.
+    def predict(self, source: str | Path | bytes, *, num_clips: int = 10) -> Prediction:
+        """Classifies one video.
 
         Args:
-            source: path or content of a video.
+            source: path of a video file or of a folder of frames, URL, or content of a file.
             num_clips: clips spaced uniformly over the video.
 
         Raises:
             ValueError: the video cannot be read; the message says why.
         """
+        if isinstance(source, str):
+            source = VideoInput(source).read()
         views = decode_views(source, self.clip, num_clips)
         _, probabilities = self.video_probabilities(views[None])
         return self.ranked(probabilities[0])

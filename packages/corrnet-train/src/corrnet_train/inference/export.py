@@ -53,7 +53,7 @@ class _Program(nn.Module):
         return scores.float().softmax(dim=1)
 
 
-def export_model(classifier: VideoClassifier, path: Path, *, format: Format) -> Exported:
+def export_model(classifier: VideoClassifier, path: str | Path, *, format: Format) -> Exported:
     """Writes a trained model in another form.
 
     Args:
@@ -68,6 +68,7 @@ def export_model(classifier: VideoClassifier, path: Path, *, format: Format) -> 
         ImportError: ONNX export without its packages (extra `onnx`).
     """
     assert isinstance(classifier.model, VideoModel)
+    path = Path(path)
     if format == "hub":
         metadata = {
             "clip": classifier.clip.model_dump(mode="json"),

@@ -14,7 +14,7 @@ from corrnet_models import STAGES
 from corrnet_train.checkpoint.state import weights_hash
 from corrnet_train.inference.classifier import VideoClassifier
 from corrnet_train.inference.feature_file import FeatureFile, VideoRecord, check_path
-from corrnet_train.inference.inputs import VideoInput
+from corrnet_train.inference.inputs import VideoInput, find_videos
 from video_data import ClipConfig, ShardSet, ViewStart, decode_timed_views, test_loader
 from video_data.workers import make_data_loader
 
@@ -50,8 +50,8 @@ class Features:
 
 def extract_features(
     classifier: VideoClassifier,
-    videos: Sequence[VideoInput] | PackedSplit,
-    path: Path,
+    videos: str | Path | Sequence[str | Path | VideoInput] | PackedSplit,
+    path: str | Path,
     *,
     num_clips: int = 10,
     per_clip: bool = False,
@@ -67,7 +67,7 @@ def extract_features(
 
     Args:
         classifier: the model.
-        videos: files, or a split of a shard set.
+        videos: files, folders and URLs, or a split of a shard set.
         path: a file `.npz` or `.safetensors`; the index is beside it and ends in `.csv`.
         num_clips: clips spaced uniformly over each video.
         per_clip: whether each clip has a row; else a row is the mean over the clips of a video.
@@ -77,8 +77,8 @@ def extract_features(
         on_video: called with the number of videos that are done and the last one of them; None at the start.
 
     Raises:
-        ValueError: the file cannot be written or was begun with other settings, there is no such stage or split, or a
-            number is out of range.
+        ValueError: a video is missing, the file cannot be written or was begun with other settings, there is no such
+            stage or split, or a number is out of range.
         RuntimeError: no video can be read.
         ImportError: a package for URLs or optical flow is missing.
     """
@@ -88,11 +88,13 @@ def extract_features(
         raise ValueError(
             f"num_clips must be at least 1 and num_workers at least 0, got {num_clips} and {num_workers}"
         )
+    path = Path(path)
     check_path(path, overwrite=overwrite)
+    found = _find(videos)
     info = classifier.video_model.feature_info
     num_features = sum(entry.channels for entry in info if entry.module.endswith(stage))
     settings = {
-        **_settings_of(videos),
+        **_settings_of(found),
         "weights": weights_hash(classifier.model),
         "clip": classifier.clip.model_dump(mode="json"),
         "num_clips": num_clips,
@@ -103,7 +105,7 @@ def extract_features(
     file = FeatureFile(path, settings, num_features=num_features, per_clip=per_clip, overwrite=overwrite)
     try:
         on_video(file.num_videos, None)
-        for record, views in _read(videos, classifier.clip, num_clips, num_workers, first=file.num_videos):
+        for record, views in _read(found, classifier.clip, num_clips, num_workers, first=file.num_videos):
             rows = np.empty((0, num_features), dtype=np.float32)
             if views is not None:
                 clips = classifier.clip_features(views, stage=stage)
@@ -114,6 +116,16 @@ def extract_features(
     finally:
         file.close()
     return Features(path, file.index_path, num_rows, num_features, unreadable)
+
+
+def _find(
+    videos: str | Path | Sequence[str | Path | VideoInput] | PackedSplit,
+) -> list[VideoInput] | PackedSplit:
+    if isinstance(videos, PackedSplit):
+        return videos
+    named = [videos] if isinstance(videos, (str, Path)) else videos
+    found = ([video] if isinstance(video, VideoInput) else find_videos([str(video)]) for video in named)
+    return [video for some in found for video in some]
 
 
 def num_videos(videos: Sequence[VideoInput] | PackedSplit) -> int:
