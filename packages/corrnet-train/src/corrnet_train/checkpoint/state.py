@@ -12,7 +12,7 @@ from torch import nn
 
 from corrnet_train.checkpoint.folders import is_sharded
 from corrnet_train.config.recipes import flatten
-from corrnet_train.config.schema import RESUMABLE_KEYS, RunConfig, config_to_dict
+from corrnet_train.config.schema import RunConfig, config_to_dict, resumable_keys
 from corrnet_train.distributed.parallelize import full_tensor, placed_state
 from corrnet_train.utils.files import atomic_path
 
@@ -141,7 +141,7 @@ def check_resumable(checkpoint: Checkpoint, config: RunConfig, *, source: str) -
     """
     old, new = flatten(checkpoint.config), flatten(config_to_dict(config))
     changed = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
-    changed = [key for key in changed if key not in RESUMABLE_KEYS]
+    changed = [key for key in changed if key not in resumable_keys()]
     if changed:
         lines = [f"  {key}: {old.get(key)!r} in the checkpoint, {new.get(key)!r} now" for key in changed]
         raise CheckpointError(

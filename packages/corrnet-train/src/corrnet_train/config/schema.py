@@ -4,7 +4,7 @@ import difflib
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, Self, get_args
+from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 
 from pydantic import (
     BaseModel,
@@ -24,6 +24,10 @@ from video_data import ClipConfig
 BatchNorm = Literal["local", "sync"]
 Parallel = Literal["ddp", "fsdp"]
 
+T = TypeVar("T")
+_RESUMABLE = "may differ between a run and its continuation: it does not change what is learned"
+Resumable = Annotated[T, _RESUMABLE]
+
 _DERIVED_OPTIONS = {"num_classes": "the classes of data.shards", "num_frames": "data.clip.num_frames"}
 
 
@@ -36,7 +40,7 @@ class ModelSection(BaseModel):
     options: dict[str, Any] = Field(
         default_factory=dict, description="fields of the model's own configuration, like dropout"
     )
-    init_from: Path | None = Field(
+    init_from: Resumable[Path | None] = Field(
         None,
         description="a checkpoint, the folder of a run or of an exported model whose weights to start from; "
         "unlike --resume, nothing else is taken",
@@ -60,11 +64,11 @@ class DataConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    shards: Path = Field(description="folder written by `corrnet pack`")
+    shards: Resumable[Path] = Field(description="folder written by `corrnet pack`")
     train_split: str = Field("train", description="split to learn from")
     eval_split: str = Field("val", description="split that accuracy is measured on while training")
     clip: ClipConfig = Field(default_factory=ClipConfig)
-    num_workers: NonNegativeInt = Field(
+    num_workers: Resumable[NonNegativeInt] = Field(
         2, description="decoding processes; 0 decodes in the training process"
     )
 
@@ -170,7 +174,7 @@ class TrainConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    micro_batch: PositiveInt | None = Field(
+    micro_batch: Resumable[PositiveInt | None] = Field(
         None,
         description="clips that a process takes at once; more make up optim.batch_size by accumulation. "
         "None: optim.batch_size / processes, without accumulation",
@@ -179,22 +183,22 @@ class TrainConfig(BaseModel):
         "local",
         description="local: batch norm over the clips a process takes at once; sync: over those of all processes",
     )
-    parallel: Parallel = Field(
+    parallel: Resumable[Parallel] = Field(
         "ddp",
         description="ddp: each process holds the whole model; fsdp: weights, gradients and optimizer state are split "
         "among them, and so are checkpoints",
     )
-    keep_every: PositiveInt | None = Field(
+    keep_every: Resumable[PositiveInt | None] = Field(
         None, description="steps between checkpoints that are kept beside last and best"
     )
-    timeout: PositiveFloat = Field(
+    timeout: Resumable[PositiveFloat] = Field(
         600, description="seconds after which waiting for another process is an error"
     )
-    channels_last: bool = Field(
+    channels_last: Resumable[bool] = Field(
         True, description="keep convolution weights in channels_last_3d, as clips are"
     )
-    compile: bool = Field(False, description="compile the model with torch.compile")
-    grad_checkpointing: bool = Field(
+    compile: Resumable[bool] = Field(False, description="compile the model with torch.compile")
+    grad_checkpointing: Resumable[bool] = Field(
         False, description="recompute each block in the backward pass: less memory, about a third more time"
     )
 
@@ -254,14 +258,16 @@ class EvalConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    num_clips: PositiveInt = Field(
+    num_clips: Resumable[PositiveInt] = Field(
         10, description="clips spaced uniformly over each video by `corrnet eval`, `predict` and `features`"
     )
-    batch_size: PositiveInt = Field(4, description="videos a step of each process, while training")
-    every_epochs: float = Field(
+    batch_size: Resumable[PositiveInt] = Field(4, description="videos a step of each process, while training")
+    every_epochs: Resumable[float] = Field(
         1, ge=0, description="epochs between evaluations while training; 0: only at the end"
     )
-    num_clips_training: PositiveInt = Field(1, description="clips a video in the evaluations while training")
+    num_clips_training: Resumable[PositiveInt] = Field(
+        1, description="clips a video in the evaluations while training"
+    )
     precise_bn: NonNegativeInt = Field(
         0, description="clips from which batch norm's statistics are estimated anew before each evaluation"
     )
@@ -272,17 +278,17 @@ class RunSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    dir: Path = Field(
+    dir: Resumable[Path] = Field(
         Path("runs/default"), description="folder of checkpoints, metrics and TensorBoard events"
     )
     seed: int = Field(0, description="seed of weights, order and augmentation")
-    device: str = Field("auto", description="auto (cuda when there is one), cpu, cuda or cuda:N")
+    device: Resumable[str] = Field("auto", description="auto (cuda when there is one), cpu, cuda or cuda:N")
     precision: Precision = Field(
         "fp32", description="bf16, fp16: autocast, weights stay in fp32; fp16 scales the loss"
     )
-    checkpoint_every: PositiveInt = Field(500, description="steps between checkpoints")
-    log_every: PositiveInt = Field(10, description="steps between lines of metrics.jsonl")
-    wandb: str | None = Field(
+    checkpoint_every: Resumable[PositiveInt] = Field(500, description="steps between checkpoints")
+    log_every: Resumable[PositiveInt] = Field(10, description="steps between lines of metrics.jsonl")
+    wandb: Resumable[str | None] = Field(
         None, description="project of Weights & Biases to log to as well (extra wandb); none: no such log"
     )
 
@@ -308,15 +314,6 @@ class RunConfig(BaseModel):
                 "picture would have to turn its optical flow"
             )
         return self
-
-
-# Keys that may differ between a run and its continuation: they do not change what is learned.
-RESUMABLE_KEYS = {
-    "model.init_from", "data.shards", "data.num_workers", "eval.every_epochs", "eval.batch_size", "eval.num_clips",
-    "eval.num_clips_training", "run.dir", "run.device", "run.checkpoint_every", "run.log_every", "run.wandb",
-    "train.channels_last", "train.compile", "train.grad_checkpointing", "train.keep_every",
-    "train.timeout", "train.micro_batch", "train.parallel",
-}  # fmt: skip
 
 
 def load_config(recipe: str | Path, overrides: Sequence[str] | None = None) -> RunConfig:
@@ -353,6 +350,18 @@ def parse_config(tree: dict[str, Any]) -> RunConfig:
 def config_to_dict(config: RunConfig) -> dict[str, Any]:
     """The configuration as plain JSON types (paths as strings)."""
     return config.model_dump(mode="json")
+
+
+def resumable_keys(section: type[BaseModel] = RunConfig, prefix: str = "") -> set[str]:
+    """Keys that may differ between a run and its continuation: those that are `Resumable`."""
+    keys = set()
+    for name, field in section.model_fields.items():
+        kind = field.annotation
+        if _RESUMABLE in field.metadata:
+            keys.add(f"{prefix}{name}")
+        elif isinstance(kind, type) and issubclass(kind, BaseModel):
+            keys |= resumable_keys(kind, f"{prefix}{name}.")
+    return keys
 
 
 def recipe_schema() -> dict[str, Any]:
