@@ -1,4 +1,4 @@
-"""Checkpoints are written by a thread while training goes on; training waits only for the copy in memory."""
+"""Writers that save checkpoints in a thread while training continues; it waits only for the copy in memory."""
 
 import shutil
 import threading

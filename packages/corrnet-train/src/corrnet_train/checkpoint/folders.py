@@ -1,7 +1,8 @@
 """Checkpoints of shards as names in a folder: which names are such checkpoints, and where each of them leads.
 
 A checkpoint of sharded weights is a folder into which each process writes its own shards. A name such as `last.pt` is
-a link to it, which moves on in one step.
+a link to it, which moves on in one step. `sharded` reads and writes what is inside; importing it takes a second, which
+who only asks for the kind of a checkpoint need not wait for.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""Shards of nested values in a folder: `torch.distributed.checkpoint` for tensors, one file for all else.
+"""Reading and writing a checkpoint in shards: `torch.distributed.checkpoint` for tensors, one file for all else.
 
 It finds the pieces of a tensor again for any number of processes.
 """

@@ -1,4 +1,4 @@
-"""Checkpoints: written atomically, read with `weights_only=True`, compared before they are used."""
+"""What a checkpoint holds, how it is saved and loaded, and whether a run may continue from it."""
 
 import hashlib
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""How a model is shared among the processes: copies or shards of it, and tensors placed as shards are.
+"""How a model is shared among processes: as copies or in shards, and how whole tensors become shards and back.
 
 torch's module of shards takes half a second to import, so that it is imported where there are some.
 """

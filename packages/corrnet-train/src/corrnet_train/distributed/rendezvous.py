@@ -1,4 +1,4 @@
-"""How the processes of one start find each other, and not what is left of those of the start before."""
+"""How processes find each other when they start, also after a restart that left old addresses behind."""
 
 import json
 import time

@@ -1,4 +1,4 @@
-"""What the processes tell each other while they are checked.
+"""A board on which processes leave their findings for each other while they are checked.
 
 It is the store with which torchrun's processes find each other, without a process group: so it still tells who did
 not answer when a collective hangs.

@@ -1,4 +1,4 @@
-"""What is done of an evaluation, on disk while it runs, so that a stopped one goes on."""
+"""The journal of an evaluation: a file of the videos that are done, from which a stopped evaluation continues."""
 
 import base64
 import json

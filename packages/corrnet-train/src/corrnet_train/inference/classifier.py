@@ -1,4 +1,4 @@
-"""The one inference pipeline: evaluation, prediction and features cut and normalize clips by the same code."""
+"""`VideoClassifier`: a trained model with its classes and clips, the one path from videos to probabilities."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Files of features: rows and their index, kept while they are made, so that a killed run goes on where it was."""
+"""Files of features and their index, written row by row, so that a killed extraction continues where it was."""
 
 import csv
 import fcntl

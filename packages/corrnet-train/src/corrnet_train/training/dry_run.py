@@ -1,4 +1,4 @@
-"""What a run would be, without running it: size, memory, and time from a few real steps and batches."""
+"""The plan of a run that is not started: its size, memory, and time from a few real steps and batches."""
 
 import time
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Starting from trained weights: all or nothing, for other clip lengths and, when asked, other classes."""
+"""Starting a run from trained weights, also for other clip lengths and, when asked, for other classes."""
 
 from pathlib import Path
 

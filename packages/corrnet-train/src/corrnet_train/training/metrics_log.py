@@ -1,4 +1,4 @@
-"""The record of a run: `metrics.jsonl`, TensorBoard and Weights & Biases, without gaps or repeats on resume."""
+"""The metrics of a run in `metrics.jsonl`, TensorBoard and Weights & Biases, without gaps or repeats on resume."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""How much of the arithmetic that a device can do goes into training: model FLOP utilization (MFU)."""
+"""Model FLOP utilization (MFU): the share of a device's arithmetic that goes into training."""
 
 import sys
 import time

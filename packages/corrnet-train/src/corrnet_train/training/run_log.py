@@ -1,4 +1,4 @@
-"""What a run tells of itself: the figures of a log line, files of metrics, and lines on the console."""
+"""The log of a run: figures over the last steps, written to files of metrics and to the console."""
 
 from datetime import timedelta
 

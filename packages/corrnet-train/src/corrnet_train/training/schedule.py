@@ -1,4 +1,4 @@
-"""What happens at which step of a run: learning rates, log lines, evaluations and checkpoints."""
+"""The schedule of a run: the steps of log lines, evaluations and checkpoints, and the learning rate of each step."""
 
 from corrnet_train.config.schema import RunConfig
 from corrnet_train.training.optim import learning_rate

@@ -1,4 +1,4 @@
-"""Writing files so that a name either holds the whole content or does not exist."""
+"""Files that are written whole or not at all, and a lock on a folder."""
 
 import contextlib
 import fcntl

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM while training: the step is finished, then the run stops and saves."""
+"""Ctrl-C and SIGTERM as a flag that a loop looks at, so that it can finish its step and save."""
 
 import signal
 from collections.abc import Iterator

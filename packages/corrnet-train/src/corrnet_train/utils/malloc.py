@@ -1,4 +1,4 @@
-"""How the C library's allocator treats memory that is freed."""
+"""A setting of the C library's allocator: freed memory stays with the process."""
 
 import ctypes
 

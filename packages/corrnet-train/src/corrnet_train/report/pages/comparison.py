@@ -1,4 +1,4 @@
-"""The report as one HTML page that loads nothing from elsewhere."""
+"""The comparison of models as one HTML page that loads nothing from elsewhere."""
 
 from __future__ import annotations
 
