@@ -25,7 +25,12 @@ def test_packages_import_only_along_the_arrows():
 
 @pytest.mark.parametrize(
     ("package", "imported"),
-    [("corr-ops/src/corr_ops", "corrnet_models"), ("video-data/src/video_data", "corr_ops")],
+    [
+        ("corr-ops/src/corr_ops", "corrnet_models"),
+        ("video-data/src/video_data", "corr_ops"),
+        ("corrnet-train/src/corrnet_train/utils", "corrnet_train.training.step"),
+        ("corrnet-train/src/corrnet_train/report/figures", "corrnet_train.report.pages.render"),
+    ],
 )
 def test_an_import_against_the_arrows_is_found(tmp_path, package, imported):
     shutil.copytree(
