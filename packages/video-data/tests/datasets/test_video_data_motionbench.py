@@ -7,15 +7,9 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from video_data import (
-    MOTIONBENCH_CLASSES,
-    MotionBenchConfig,
-    generate_motionbench,
-    open_shards,
-    pack_csv,
-    probe_video,
-)
-from video_data.motionbench import motionbench_frames
+from video_data import MotionBenchConfig, generate_motionbench, open_shards, pack_csv
+from video_data.datasets.motionbench import MOTIONBENCH_CLASSES, motionbench_frames
+from video_data.media.container import probe_video
 
 CONFIG = MotionBenchConfig(num_train=32, num_val=8, num_test=16)
 DIRECTIONS = {
@@ -127,7 +121,7 @@ def test_an_interrupted_run_is_finished(bench, tmp_path, monkeypatch):
             raise OSError("No space left on device")
         path.write_bytes(content)
 
-    monkeypatch.setattr("video_data.motionbench.write_atomic", failing)
+    monkeypatch.setattr("video_data.datasets.motionbench.write_atomic", failing)
     with pytest.raises(OSError, match="No space"):
         generate_motionbench(tmp_path, CONFIG, progress=False)
     assert not (tmp_path / "motionbench.csv").exists()

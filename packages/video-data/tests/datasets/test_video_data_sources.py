@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from video_data import (
+from video_data import PackOptions, open_shards, pack_listing
+from video_data.datasets import (
     MISSING,
-    PackOptions,
     list_csv,
     list_diving48,
     list_folder,
@@ -19,8 +19,6 @@ from video_data import (
     list_something,
     list_sports1m,
     list_ucf101,
-    open_shards,
-    pack_listing,
 )
 
 

@@ -8,15 +8,9 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from video_data import (
-    ClipConfig,
-    PackOptions,
-    open_shards,
-    pack_folder,
-    pack_hf_dataset,
-    to_hf_dataset,
-    webdataset_pipeline,
-)
+from video_data import ClipConfig, PackOptions, open_shards, pack_folder
+from video_data.integrations.huggingface import pack_hf_dataset, to_hf_dataset
+from video_data.integrations.webdataset import webdataset_pipeline
 
 CLIP = ClipConfig(num_frames=4, crop_size=16, short_side=(20, 24))
 

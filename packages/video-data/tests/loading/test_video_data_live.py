@@ -7,7 +7,8 @@ from functools import partial
 import numpy as np
 import pytest
 
-from video_data import ClipConfig, decode_views, open_frames, sliding_clips
+from video_data import ClipConfig, decode_views
+from video_data.loading.live import open_frames, sliding_clips
 
 CLIP = ClipConfig(num_frames=4, frame_stride=2, crop_size=64, short_side=(64, 64))
 

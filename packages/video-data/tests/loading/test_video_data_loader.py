@@ -19,15 +19,15 @@ from video_data import (
     LoaderState,
     PackOptions,
     VideoError,
-    decode_timed_views,
     decode_views,
+    eval_loader,
     normalize,
     open_shards,
     pack_folder,
     train_loader,
 )
-from video_data import test_loader as view_loader  # pytest would collect it as a test under its own name
-from video_data.order import SampleOrder
+from video_data.loading.views import decode_timed_views
+from video_data.sampling.order import SampleOrder
 
 CLIP = ClipConfig(num_frames=4, crop_size=16, short_side=(20, 24))
 WHOLE = ClipConfig(num_frames=4, crop_size=64, short_side=(64, 64))
@@ -329,7 +329,7 @@ def test_every_video_is_tested_once(world_size, num_workers, shards):
     seen: list[int] = []
     lengths = set()
     for rank in range(world_size):
-        loader = view_loader(
+        loader = eval_loader(
             shards,
             "train",
             CLIP,
@@ -360,19 +360,19 @@ def test_every_video_is_tested_once(world_size, num_workers, shards):
 def test_testing_goes_on_from_a_video(first, world_size, shards):
     num_videos = shards.num_samples("train")
     options = {"num_clips": 1, "batch_size": 2, "world_size": world_size, "first": first}
-    loaders = [view_loader(shards, "train", CLIP, rank=rank, **options) for rank in range(world_size)]
+    loaders = [eval_loader(shards, "train", CLIP, rank=rank, **options) for rank in range(world_size)]
     assert len({len(loader) for loader in loaders}) == 1
     indices = [index for loader in loaders for batch in loader for index in batch.index[batch.valid].tolist()]
     assert sorted(indices) == list(range(first, num_videos))
-    assert list(view_loader(shards, "train", CLIP, first=num_videos)) == []
+    assert list(eval_loader(shards, "train", CLIP, first=num_videos)) == []
     with pytest.raises(
         ValueError, match=rf"first must be from 0 to the {num_videos} videos of split train, got -1"
     ):
-        view_loader(shards, "train", CLIP, first=-1)
+        eval_loader(shards, "train", CLIP, first=-1)
 
 
 def test_views_say_where_they_begin(shards):
-    batch = next(iter(view_loader(shards, "train", CLIP, num_clips=3, batch_size=2)))
+    batch = next(iter(eval_loader(shards, "train", CLIP, num_clips=3, batch_size=2)))
     for row, starts in enumerate(batch.starts):
         info = shards.info("train", row)
         content = shards.read("train", row)
@@ -413,7 +413,7 @@ def test_three_crops_follow_each_clip(make_video):
 
 
 def test_predicting_a_file_sees_what_testing_sees(shards, tmp_path):
-    batch = next(iter(view_loader(shards, "train", CLIP, num_clips=3, batch_size=2)))
+    batch = next(iter(eval_loader(shards, "train", CLIP, num_clips=3, batch_size=2)))
     for row in range(2):
         content = shards.read("train", row)
         path = tmp_path / f"{row}.mp4"
@@ -438,7 +438,7 @@ def test_an_unreadable_file_is_named(tmp_path):
 def test_an_unreadable_test_video_stops_the_test(damaged_shards):
     shards, broken = damaged_shards
     with pytest.raises(RuntimeError, match=broken[0]):
-        list(view_loader(shards, "train", CLIP, num_clips=1))
+        list(eval_loader(shards, "train", CLIP, num_clips=1))
 
 
 def test_normalize_scales_and_keeps_the_memory_layout():
@@ -464,7 +464,7 @@ def test_workers_send_small_tensors_by_value(shards, monkeypatch):
     monkeypatch.setitem(ForkingPickler._extra_reducers, Tensor, reduce)
     for loader in (
         train_loader(shards, "train", CLIP, batch_size=3, seed=0),
-        view_loader(shards, "train", CLIP),
+        eval_loader(shards, "train", CLIP),
     ):
         batch = next(iter(loader))
         got = pickle.loads(ForkingPickler.dumps(batch))

@@ -9,10 +9,12 @@ import av
 import numpy as np
 import pytest
 
-from video_data.clips import Box
-from video_data.decode import RgbGraph, decode_frames
-from video_data.encode import reencode_video
-from video_data.probe import VIDEO_SUFFIXES, VideoError, decode_packets, open_video, probe_video
+from video_data.media.container import decode_packets, open_video, probe_video
+from video_data.media.decode import decode_frames
+from video_data.media.encode import reencode_video
+from video_data.media.filters import RgbGraph
+from video_data.media.limits import VIDEO_SUFFIXES, VideoError
+from video_data.sampling.clips import Box
 
 WHOLE = Box(0, 0, 64, 64)
 B_FRAMES = {"x264-params": "keyint=10:min-keyint=10:scenecut=0:bframes=3:b-pyramid=normal"}
@@ -76,7 +78,7 @@ def test_every_wanted_frame_is_the_right_one(kind, make_video, frame_numbers):
 def test_reencoding_keeps_every_frame_and_its_time(kind, make_video, frame_numbers):
     video = make_video(range(40), **KINDS[kind])
     before = probe_video(video)
-    packed = reencode_video(video, short_side=None, gop=12, crf=20)
+    packed = reencode_video(video, max_short_side=None, gop=12, crf=20)
     info = probe_video(packed)
     assert info.codec == "h264"
     assert info.keyframes.tolist() == [0, 12, 24, 36]
@@ -184,7 +186,7 @@ def test_rotation_is_applied(rotation, turns, make_video, tmp_path):
     # The left half of the coded picture lies elsewhere after turning.
     box = {90: Box(0, 32, 32, 32), 180: Box(32, 0, 32, 32), 270: Box(0, 0, 32, 32)}[rotation]
     assert np.abs(decode_frames(rotated, info, [0], [box], 32)[0, 0].astype(int) - expected).max() <= 2
-    again = reencode_video(rotated, short_side=None, gop=12, crf=1)
+    again = reencode_video(rotated, max_short_side=None, gop=12, crf=1)
     info = probe_video(again)
     assert info.rotation == 0
     assert np.abs(decode_frames(again, info, [0], [box], 32)[0, 0].astype(int) - expected).max() <= 12
@@ -208,15 +210,15 @@ def test_colours_follow_the_tags(matrix, full_range):
         output.mux(stream.encode(frame))
         output.mux(stream.encode())
     video = buffer.getvalue()
-    for content in (video, reencode_video(video, short_side=None, gop=12, crf=1)):
+    for content in (video, reencode_video(video, max_short_side=None, gop=12, crf=1)):
         pixels = decode_frames(content, probe_video(content), [0], [WHOLE], 64)[0, 0]
         assert np.abs(pixels.astype(int) - colour).max() <= 6
 
 
 def test_short_side_shrinks_but_never_enlarges(make_video):
     video = make_video(range(3), size=(160, 96))
-    assert probe_video(reencode_video(video, short_side=48, gop=12, crf=20)).display_size == (80, 48)
-    assert probe_video(reencode_video(video, short_side=256, gop=12, crf=20)).display_size == (160, 96)
+    assert probe_video(reencode_video(video, max_short_side=48, gop=12, crf=20)).display_size == (80, 48)
+    assert probe_video(reencode_video(video, max_short_side=256, gop=12, crf=20)).display_size == (160, 96)
 
 
 @pytest.mark.parametrize(
@@ -257,11 +259,11 @@ def test_a_sample_cannot_open_other_files(name, make_video, tmp_path):
 
 def test_limits_of_frame_size_and_count_are_kept(make_video, monkeypatch):
     video = make_video(range(20))
-    monkeypatch.setattr("video_data.probe.MAX_FRAMES", 10)
+    monkeypatch.setattr("video_data.media.container.MAX_FRAMES", 10)
     with pytest.raises(VideoError, match="more than 10 frames"):
         probe_video(video)
     monkeypatch.undo()
-    monkeypatch.setattr("video_data.probe.MAX_PIXELS", 1000)
+    monkeypatch.setattr("video_data.media.limits.MAX_PIXELS", 1000)
     with pytest.raises(VideoError, match="larger than 1000 pixels"):
         probe_video(video)
 

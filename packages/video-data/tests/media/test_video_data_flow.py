@@ -18,18 +18,18 @@ from video_data import (
     PackOptions,
     VideoError,
     decode_views,
+    eval_loader,
     normalize,
     open_shards,
     pack_folder,
-    to_hf_dataset,
     train_loader,
     verify_shards,
-    webdataset_pipeline,
 )
-from video_data import test_loader as view_loader
-from video_data.clips import Box
-from video_data.flow import FLOW_LIMIT, decode_flow, flow_video, quantize_flow
-from video_data.probe import probe_video
+from video_data.integrations.huggingface import to_hf_dataset
+from video_data.integrations.webdataset import webdataset_pipeline
+from video_data.media.container import probe_video
+from video_data.media.flow import FLOW_LIMIT, decode_flow, flow_video, quantize_flow
+from video_data.sampling.clips import Box
 
 pytest.importorskip("cv2")
 
@@ -120,7 +120,7 @@ def test_flow_is_that_of_the_turned_picture(tmp_path):
         shards = open_shards(tmp_path / mode)
         assert shards.info("train", 0).display_size == (64, 96)
         assert shards.flow_info("train", 0).display_size == (64, 192)
-        (batch,) = view_loader(shards, "train", CLIP, num_clips=1, batch_size=2)
+        (batch,) = eval_loader(shards, "train", CLIP, num_clips=1, batch_size=2)
         motion = pixels(batch.video[0, 0, :, :, 12:-12, 12:-12]).mean((1, 2, 3))
         assert np.abs(motion - (0, -3)).max() < 0.6, mode
 
@@ -280,7 +280,7 @@ def test_flow_of_mirrored_training_clips_is_mirrored(packed):
 
 def test_views_of_a_set_and_of_a_file_are_the_same(packed, videos):
     shards = open_shards(packed)
-    (batch,) = view_loader(shards, "train", BOTH, num_clips=2, num_crops=3, batch_size=9)
+    (batch,) = eval_loader(shards, "train", BOTH, num_clips=2, num_crops=3, batch_size=9)
     assert batch.video.shape == (9, 6, 5, 4, 48, 48)
     source = videos / shards.sample("train", 2).source
     assert torch.equal(decode_views(source, BOTH, 2, num_crops=3), batch.video[2])
@@ -320,7 +320,7 @@ def test_flow_of_a_set_without_it_is_refused(without_flow, packed):
         clip = CLIP.model_copy(update={"modality": modality})
         for make in (
             lambda clip=clip: train_loader(shards, "train", clip, batch_size=1, seed=0),
-            lambda clip=clip: view_loader(shards, "train", clip),
+            lambda clip=clip: eval_loader(shards, "train", clip),
             lambda clip=clip: webdataset_pipeline(shards, "train", clip),
         ):
             with pytest.raises(
@@ -328,7 +328,7 @@ def test_flow_of_a_set_without_it_is_refused(without_flow, packed):
             ):
                 make()
     with pytest.raises(ValueError, match="needs pixels 'rgb', got 'yuv'"):
-        view_loader(open_shards(packed), "train", CLIP, pixels="yuv")
+        eval_loader(open_shards(packed), "train", CLIP, pixels="yuv")
 
 
 def test_without_opencv_packing_names_the_extra(videos, tmp_path, monkeypatch):

@@ -23,25 +23,26 @@ from video_data import (
     ClipConfig,
     PackOptions,
     ShardError,
-    decode,
     decode_views,
+    eval_loader,
     open_shards,
     pack_folder,
-    to_rgb,
     train_loader,
 )
-from video_data import test_loader as view_loader
-from video_data.clips import Box
-from video_data.decode import decode_frames
-from video_data.encode import reencode_video
-from video_data.manifest import MAX_BYTES, SampleRecord
-from video_data.probe import VideoError, open_video, probe_video
+from video_data.media import decode
+from video_data.media.container import open_video, probe_video
+from video_data.media.decode import decode_frames
+from video_data.media.encode import reencode_video
+from video_data.media.limits import MAX_BYTES, VideoError
+from video_data.media.planes import to_rgb
+from video_data.sampling.clips import Box
+from video_data.shards.format import SampleRecord
 
 CLIP = ClipConfig(num_frames=4, crop_size=16, short_side=(20, 24))
 WHOLE = Box(0, 0, 64, 64)
 NO_B_FRAMES = {"x264-params": "keyint=5:scenecut=0:bframes=0"}
 B_FRAMES = {"x264-params": "keyint=10:min-keyint=10:scenecut=0:bframes=3:b-pyramid=normal"}
-TOOL = Path(__file__).parents[1] / "tools" / "mutate.py"
+TOOL = Path(__file__).parents[2] / "tools" / "mutate.py"
 
 
 def audio_only() -> bytes:
@@ -83,7 +84,7 @@ def remux(video: bytes, container: str, change) -> bytes:
     ids=["sound only", "no frames"],
 )
 def test_a_file_without_pictures_is_refused(make, reason):
-    for read in (probe_video, lambda video: reencode_video(video, short_side=None, gop=12, crf=20)):
+    for read in (probe_video, lambda video: reencode_video(video, max_short_side=None, gop=12, crf=20)):
         with pytest.raises(VideoError) as error:
             read(make())
         assert error.value.reason in (reason, "EOFError: End of file")
@@ -102,7 +103,7 @@ def test_times_that_go_back_are_refused_for_copying_and_put_right_when_encoded(m
     for video in (exchanged, as_avi):
         with pytest.raises(VideoError, match="time stamps go back; pack it with mode reencode"):
             probe_video(video)
-        packed = reencode_video(video, short_side=None, gop=12, crf=10)
+        packed = reencode_video(video, max_short_side=None, gop=12, crf=10)
         info = probe_video(packed)
         assert (np.diff(info.pts) > 0).all()
         assert frame_numbers(decode_frames(packed, info, range(20), [WHOLE], 64)[0]) == list(range(20))
@@ -125,7 +126,7 @@ def test_frames_with_one_time_are_indexed_once_and_kept_when_encoded(make_video,
     assert info.num_frames < 20
     shown = frame_numbers(decode_frames(video, info, range(info.num_frames), [WHOLE], 64)[0])
     assert shown == sorted(shown)
-    packed = probe_video(reencode_video(video, short_side=None, gop=12, crf=10))
+    packed = probe_video(reencode_video(video, max_short_side=None, gop=12, crf=10))
     assert packed.num_frames == 20
 
 
@@ -154,7 +155,7 @@ def test_absurd_declared_sizes_are_refused_before_memory_is_taken(tmp_path):
     script = (
         "import resource, sys\n"
         "from pathlib import Path\n"
-        "from video_data.probe import VideoError, probe_video\n"
+        "from video_data.media.container import probe_video; from video_data.media.limits import VideoError\n"
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         "for path in sys.argv[1:]:\n"
         "    try: probe_video(Path(path))\n"
@@ -187,11 +188,11 @@ def test_a_declared_number_of_frames_is_not_believed(make_video):
 def test_decoding_stops_when_its_time_is_over(make_video, monkeypatch):
     video = make_video(range(40))
     info = probe_video(video)
-    monkeypatch.setattr("video_data.decode.MAX_CLIP_SECONDS", 0.0)
+    monkeypatch.setattr("video_data.media.decode.MAX_CLIP_SECONDS", 0.0)
     with pytest.raises(VideoError, match="more than 0 seconds of processor time") as error:
         decode_frames(video, info, [1, 30], [WHOLE], 64)
     assert error.value.reason == "too much time"
-    monkeypatch.setattr("video_data.probe.MAX_SECONDS", 0.0)
+    monkeypatch.setattr("video_data.media.container.MAX_SECONDS", 0.0)
     with pytest.raises(VideoError) as error:
         probe_video(video)
     assert error.value.reason == "too much time"
@@ -362,7 +363,7 @@ def test_what_cannot_be_read_is_replaced_counted_and_logged_once_a_reason(num_wo
 @pytest.mark.parametrize("pixels", ["rgb", "yuv"])
 def test_a_test_goes_on_past_what_cannot_be_read_where_it_is_told_to(pixels, broken_set):
     options = {"num_clips": 2, "batch_size": 5, "pixels": pixels}
-    batches = list(view_loader(broken_set, "train", CLIP, **options, skip_unreadable=True))
+    batches = list(eval_loader(broken_set, "train", CLIP, **options, skip_unreadable=True))
     unreadable = {entry.number: entry for batch in batches for entry in batch.unreadable}
     assert sorted(unreadable) == [1, 6, 12, 13, 14, 15, 20, 21, 22, 23]
     assert Counter(entry.reason for entry in unreadable.values()) == REASONS
@@ -377,7 +378,7 @@ def test_a_test_goes_on_past_what_cannot_be_read_where_it_is_told_to(pixels, bro
         assert [bool(key) for key in batch.keys] == batch.valid.tolist()
         assert (batch.index[~batch.valid] == -1).all() and (batch.label[~batch.valid] == -1).all()
     with pytest.raises(RuntimeError, match=r"test video .* of split train cannot be read"):
-        list(view_loader(broken_set, "train", CLIP, **options))
+        list(eval_loader(broken_set, "train", CLIP, **options))
 
 
 def test_a_run_stops_with_a_summary_when_the_budget_is_passed(broken_set):

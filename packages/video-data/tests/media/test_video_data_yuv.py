@@ -12,19 +12,17 @@ import torch
 from video_data import (
     ClipConfig,
     PackOptions,
-    YuvClips,
     decode_views,
+    eval_loader,
     normalize,
     open_shards,
     pack_folder,
-    probe_video,
-    to_rgb,
     train_loader,
 )
-from video_data import test_loader as view_loader
-from video_data.clips import Box
-from video_data.decode import decode_frames
-from video_data.yuv import PlaneLayout, decode_planes, join_planes
+from video_data.media.container import probe_video
+from video_data.media.decode import decode_frames
+from video_data.media.planes import PlaneLayout, YuvClips, decode_planes, join_planes, to_rgb
+from video_data.sampling.clips import Box
 
 LARGEST, MEAN = 5, 1.0  # of 255, as the docstring of to_rgb says
 
@@ -143,8 +141,8 @@ def test_the_training_loader_hands_out_planes(clip, num_workers, shards):
 def test_the_test_loader_hands_out_planes(shards):
     options = {"num_clips": 2, "num_crops": 3, "batch_size": 2, "rank": 1, "world_size": 4}
     for ours, theirs in zip(
-        view_loader(shards, "train", CLIP, **options, pixels="yuv"),
-        view_loader(shards, "train", CLIP, **options),
+        eval_loader(shards, "train", CLIP, **options, pixels="yuv"),
+        eval_loader(shards, "train", CLIP, **options),
         strict=True,
     ):
         assert_equal_pictures(to_rgb(ours.video), theirs.video)
@@ -154,7 +152,7 @@ def test_the_test_loader_hands_out_planes(shards):
 def test_planes_of_a_batch_that_only_fills_up_a_rank_are_black(shards):
     num_videos = shards.num_samples("train")
     options = {"num_clips": 1, "batch_size": 1, "rank": num_videos, "world_size": num_videos + 1}
-    (batch,) = view_loader(shards, "train", CLIP, **options, pixels="yuv")
+    (batch,) = eval_loader(shards, "train", CLIP, **options, pixels="yuv")
     assert batch.valid.tolist() == [False]
     video = to_rgb(batch.video)
     assert video.shape == (1, 1, 3, CLIP.num_frames, CLIP.crop_size, CLIP.crop_size)
@@ -164,7 +162,7 @@ def test_planes_of_a_batch_that_only_fills_up_a_rank_are_black(shards):
 def test_unknown_pixels_are_refused(shards):
     for call in (
         lambda: train_loader(shards, "train", CLIP, batch_size=1, seed=0, pixels="bgr"),
-        lambda: view_loader(shards, "train", CLIP, pixels="bgr"),
+        lambda: eval_loader(shards, "train", CLIP, pixels="bgr"),
         lambda: decode_views(b"", CLIP, 1, pixels="bgr"),
     ):
         with pytest.raises(ValueError, match="pixels must be 'rgb' or 'yuv', got 'bgr'"):

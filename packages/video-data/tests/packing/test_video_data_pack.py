@@ -24,10 +24,10 @@ from video_data import (
     sample_thumbnails,
     verify_shards,
 )
-from video_data.clips import Box, ClipConfig
-from video_data.decode import decode_frames
-from video_data.manifest import from_runs, to_runs
-from video_data.shardwriter import sample_key
+from video_data.media.decode import decode_frames
+from video_data.packing._shard_writer import sample_key
+from video_data.sampling.clips import Box, ClipConfig
+from video_data.shards.format import from_runs, to_runs
 
 COPY = PackOptions(mode="copy")
 
@@ -284,7 +284,7 @@ def test_a_finished_set_is_replaced_only_when_asked(class_folder, make_video, tm
 
 
 def test_a_missing_encoder_is_told_before_any_work(class_folder, tmp_path, monkeypatch):
-    monkeypatch.setattr("video_data.encode._ENCODER", "libx264_that_is_not_there")
+    monkeypatch.setattr("video_data.media.encode._ENCODER", "libx264_that_is_not_there")
     with pytest.raises(ValueError, match="no libx264_that_is_not_there encoder"):
         pack_folder(class_folder, tmp_path / "shards", progress=False)
     assert not (tmp_path / "shards").exists()
@@ -358,7 +358,7 @@ def damage(folder, file, change):
         ("manifest.json", lambda b: b[:50], r"manifest.json: content"),
         (
             "manifest.json",
-            lambda b: b.replace(b'"format_version": 2', b'"format_version": 1'),
+            lambda b: b.replace(b'"format_version": 3', b'"format_version": 2'),
             "format 1 was written by another version of video-data, this one reads 2: pack the videos again",
         ),
         ("manifest.json", lambda b: b.replace(b'"size"', b'"length"'), r"manifest.json: shards.0"),

@@ -17,23 +17,21 @@ import pytest
 
 from video_data import (
     ClipConfig,
-    Entry,
-    Listing,
     PackOptions,
-    decode_timed_views,
     decode_views,
     inspect_shards,
     merge_parts,
-    open_frames,
     open_shards,
     pack_folder,
     pack_listing,
     verify_shards,
 )
-from video_data.clips import Box
-from video_data.decode import decode_frames
-from video_data.journal import Journal
-from video_data.sources import MISSING
+from video_data.datasets import MISSING, Entry, Listing
+from video_data.loading.live import open_frames
+from video_data.loading.views import decode_timed_views
+from video_data.media.decode import decode_frames
+from video_data.packing._journal import Journal
+from video_data.sampling.clips import Box
 
 WHOLE = Box(0, 0, 64, 64)
 COPY = PackOptions(mode="copy", shard_size=5)
@@ -99,7 +97,7 @@ def test_killed_at_any_moment_it_goes_on_to_the_same_bytes(class_folder, tmp_pat
 
 def test_what_is_done_is_not_done_again(class_folder, tmp_path, monkeypatch):
     pack_folder(class_folder, tmp_path / "whole", options=COPY, progress=False)
-    from video_data import pack
+    from video_data.packing import pack
 
     calls = []
 
@@ -357,7 +355,9 @@ def test_large_or_other_pictures_are_encoded_again(make_picture, frame_numbers, 
         picture_folder(tmp_path / "png", [make_picture(i, codec="png") for i in range(5)], "png"),
         picture_folder(tmp_path / "sizes", [make_picture(i, (64, 48 + 16 * (i % 2))) for i in range(5)]),
     ]
-    pack_listing(listing(entries), tmp_path / "shards", options=PackOptions(short_side=64), progress=False)
+    pack_listing(
+        listing(entries), tmp_path / "shards", options=PackOptions(max_short_side=64), progress=False
+    )
     shards = open_shards(tmp_path / "shards")
     sizes = {}
     for index, record in enumerate(shards.samples("train")):
@@ -430,7 +430,7 @@ def test_a_process_that_dies_is_told_with_what_it_worked_on(class_folder, tmp_pa
     script = tmp_path / "script.py"
     script.write_text(
         "import os, signal, sys\n"
-        "from video_data import pool\n"
+        "from video_data.utils import pool\n"
         "def work(item):\n"
         "    if item == 5: os.kill(os.getpid(), signal.SIGKILL)\n"
         "    return item\n"
@@ -451,7 +451,7 @@ def test_worker_processes_end_when_the_main_process_is_killed(tmp_path):
     script = tmp_path / "script.py"
     script.write_text(
         "import os, time\n"
-        "from video_data import pool\n"
+        "from video_data.utils import pool\n"
         "def work(item):\n"
         "    print(os.getpid(), flush=True)\n"
         "    time.sleep(60)\n"

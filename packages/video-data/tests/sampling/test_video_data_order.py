@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from video_data import ClipConfig
-from video_data.clips import (
+from video_data.sampling.clips import (
     clip_frames,
     num_starts,
     repeat_factor,
@@ -15,7 +15,7 @@ from video_data.clips import (
     view_boxes,
     view_starts,
 )
-from video_data.order import SHUFFLE_WINDOW, SampleOrder, permutation, uniforms
+from video_data.sampling.order import SHUFFLE_WINDOW, SampleOrder, permutation, uniforms
 
 
 def one_pass(sizes, seed, pass_index):

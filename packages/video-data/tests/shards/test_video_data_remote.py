@@ -10,9 +10,16 @@ from collections import Counter
 import pytest
 import torch
 
-from video_data import ClipConfig, PackOptions, ShardError, open_shards, pack_folder, train_loader
-from video_data import remote as remote_module
-from video_data import test_loader as view_loader
+from video_data import (
+    ClipConfig,
+    PackOptions,
+    ShardError,
+    eval_loader,
+    open_shards,
+    pack_folder,
+    train_loader,
+)
+from video_data.shards import _remote as remote_module
 
 fsspec = pytest.importorskip("fsspec")
 
@@ -104,7 +111,7 @@ def test_memory(local, in_memory, tmp_path):
     assert_reads_as_local(local, shards)
     files = {path.read_bytes() for path in local.glob("train-*")}
     assert {path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == files
-    assert len(next(iter(view_loader(shards, "train", CLIP, num_clips=2))).keys) == 1
+    assert len(next(iter(eval_loader(shards, "train", CLIP, num_clips=2))).keys) == 1
 
 
 def test_http_with_workers_that_share_a_cache(local, over_http, tmp_path):

@@ -7,7 +7,8 @@ import tarfile
 
 import pytest
 
-from video_data import ErrorBudget, tar_samples
+from video_data.shards.untrusted_tar import tar_samples
+from video_data.utils.error_budget import ErrorBudget
 
 
 def write_tar(path, members, *, format=tarfile.USTAR_FORMAT):

@@ -17,7 +17,7 @@ from collections import Counter
 import pytest
 
 from video_data import PackOptions, open_shards, pack_folder, verify_shards
-from video_data import verify as verify_module
+from video_data.shards import verify as verify_module
 
 
 @pytest.fixture(scope="module")

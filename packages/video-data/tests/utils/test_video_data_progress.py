@@ -6,9 +6,9 @@ import threading
 import pytest
 from rich.console import Console
 
-from video_data import progress
-from video_data.pool import map_in_order
-from video_data.progress import ProgressDisplay
+from video_data.utils import progress
+from video_data.utils.pool import map_in_order
+from video_data.utils.progress import ProgressDisplay
 
 
 class Log(io.StringIO):

@@ -5,8 +5,8 @@ import os
 import pytest
 
 from video_data import ClipConfig, PackOptions, open_shards, pack_folder, suggest_num_workers, train_loader
-from video_data import workers as workers_module
-from video_data.workers import available_cores
+from video_data.utils import workers as workers_module
+from video_data.utils.workers import available_cores
 
 CLIP = ClipConfig(num_frames=4, crop_size=16, short_side=(20, 24))
 

@@ -1,14 +1,14 @@
 """Listing data sets: what their distributions hold becomes a `Listing`, which `pack_listing` packs."""
 
-from video_data.sources.diving48 import list_diving48
-from video_data.sources.folder import list_folder
-from video_data.sources.hmdb51 import list_hmdb51
-from video_data.sources.kinetics import list_kinetics
-from video_data.sources.listing import MISSING, SPLIT_NAMES, Entry, Listing
-from video_data.sources.something import list_something
-from video_data.sources.sports1m import list_sports1m
-from video_data.sources.table import list_csv
-from video_data.sources.ucf101 import list_ucf101
+from video_data.datasets.csv_file import list_csv
+from video_data.datasets.diving48 import list_diving48
+from video_data.datasets.folder import list_folder
+from video_data.datasets.hmdb51 import list_hmdb51
+from video_data.datasets.kinetics import list_kinetics
+from video_data.datasets.listing import MISSING, SPLIT_NAMES, Entry, Listing
+from video_data.datasets.something import list_something
+from video_data.datasets.sports1m import list_sports1m
+from video_data.datasets.ucf101 import list_ucf101
 
 __all__ = [
     "MISSING",

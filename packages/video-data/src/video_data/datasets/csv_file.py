@@ -3,8 +3,8 @@
 from fractions import Fraction
 from pathlib import Path
 
-from video_data.sources.files import read_csv
-from video_data.sources.listing import MISSING, SPLIT_NAMES, Entry, Listing, require_two_classes
+from video_data.datasets.finder import read_csv
+from video_data.datasets.listing import MISSING, SPLIT_NAMES, Entry, Listing, require_two_classes
 
 
 def list_csv(csv_path: Path, root: Path | None = None, *, frame_rate: Fraction | None = None) -> Listing:

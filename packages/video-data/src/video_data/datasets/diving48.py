@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from video_data.manifest import Split
-from video_data.sources.files import Finder, find_file, find_files, read_json
-from video_data.sources.listing import Collection, Listing
+from video_data.datasets.finder import Finder, find_file, find_files, read_json
+from video_data.datasets.listing import Collection, Listing
+from video_data.shards.format import Split
 
 _FILES = {"V1": "Diving48_{}.json", "V2": "Diving48_V2_{}.json"}
 _EXPECTED = "a list of objects with vid_name and label"

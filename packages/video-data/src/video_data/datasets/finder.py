@@ -9,8 +9,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from video_data.pictures import PICTURE_SUFFIXES
-from video_data.probe import VIDEO_SUFFIXES
+from video_data.media.limits import VIDEO_SUFFIXES
+from video_data.media.pictures import PICTURE_SUFFIXES
 
 
 class Finder:
@@ -48,16 +48,16 @@ class Finder:
         return self._nearest(self._folders.get(name, []), ())
 
     def _nearest(self, paths: list[Path], near: Iterable[str]) -> Path | None:
-        wanted = {normalised(name) for name in near}
+        wanted = {normalized(name) for name in near}
 
         def strangeness(path: Path) -> tuple[int, str]:
-            parts = {normalised(part) for part in path.relative_to(self.root).parts[:-1]}
+            parts = {normalized(part) for part in path.relative_to(self.root).parts[:-1]}
             return -len(parts & wanted), path.as_posix()
 
         return min(paths, key=strangeness, default=None)
 
 
-def normalised(name: str) -> str:
+def normalized(name: str) -> str:
     """A class name as folders of several distributions spell it: without case, spaces, `_` and punctuation."""
     return re.sub(r"[\W_]+", "", name.lower())
 

@@ -3,10 +3,10 @@
 from fractions import Fraction
 from pathlib import Path
 
-from video_data.manifest import Split
-from video_data.pictures import PICTURE_SUFFIXES
-from video_data.probe import VIDEO_SUFFIXES
-from video_data.sources.listing import SPLIT_NAMES, Entry, Listing, display_path, require_two_classes
+from video_data.datasets.listing import SPLIT_NAMES, Entry, Listing, display_path, require_two_classes
+from video_data.media.limits import VIDEO_SUFFIXES
+from video_data.media.pictures import PICTURE_SUFFIXES
+from video_data.shards.format import Split
 
 
 def list_folder(src: Path, *, frame_rate: Fraction | None = None) -> Listing:

@@ -3,9 +3,9 @@
 import re
 from pathlib import Path
 
-from video_data.manifest import Split
-from video_data.sources.files import Finder, find_files, read_lines
-from video_data.sources.listing import Collection, Listing
+from video_data.datasets.finder import Finder, find_files, read_lines
+from video_data.datasets.listing import Collection, Listing
+from video_data.shards.format import Split
 
 _SPLITS: dict[str, Split | None] = {"0": None, "1": "train", "2": "test"}
 

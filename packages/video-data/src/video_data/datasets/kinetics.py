@@ -4,9 +4,9 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from video_data.manifest import Split
-from video_data.sources.files import Finder, find_files, read_csv
-from video_data.sources.listing import Collection, Listing
+from video_data.datasets.finder import Finder, find_files, read_csv
+from video_data.datasets.listing import Collection, Listing
+from video_data.shards.format import Split
 
 _EXPECTED = "expected label,youtube_id,time_start,time_end,split"
 _SPLITS: dict[str, Split] = {

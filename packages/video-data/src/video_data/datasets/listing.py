@@ -6,7 +6,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from video_data.manifest import Split
+from video_data.shards.format import Split
 
 SPLIT_NAMES: dict[str, Split] = {
     "train": "train",

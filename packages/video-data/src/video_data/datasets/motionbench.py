@@ -15,10 +15,10 @@ from av.video.frame import VideoFrame
 from av.video.reformatter import VideoReformatter
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from video_data.encode import check_encoder, encode_h264
-from video_data.files import write_atomic
-from video_data.order import hash_words
-from video_data.pool import map_in_order
+from video_data.media.encode import check_encoder, encode_h264
+from video_data.sampling.order import hash_words
+from video_data.utils.files import write_atomic
+from video_data.utils.pool import map_in_order
 
 MOTIONBENCH_CLASSES = ("up", "up-right", "right", "down-right", "down", "down-left", "left", "up-left")
 

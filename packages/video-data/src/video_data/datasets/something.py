@@ -3,9 +3,9 @@
 from fractions import Fraction
 from pathlib import Path
 
-from video_data.manifest import Split
-from video_data.sources.files import Finder, find_file, find_files, read_json, read_lines
-from video_data.sources.listing import Collection, Listing
+from video_data.datasets.finder import Finder, find_file, find_files, read_json, read_lines
+from video_data.datasets.listing import Collection, Listing
+from video_data.shards.format import Split
 
 _PREFIX = "something-something-v"
 _FILES: dict[str, Split] = {"train": "train", "validation": "val"}

@@ -4,11 +4,13 @@ from dataclasses import replace
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
-from video_data.manifest import Split
-from video_data.pool import map_in_order
-from video_data.probe import VideoError, describe, open_video
-from video_data.sources.files import Finder, find_file, read_lines
-from video_data.sources.listing import Collection, Entry, Listing
+from video_data.datasets.finder import Finder, find_file, read_lines
+from video_data.datasets.listing import Collection, Entry, Listing
+from video_data.media.container import open_video
+from video_data.media.limits import VideoError
+from video_data.shards.format import Split
+from video_data.utils.errors import describe
+from video_data.utils.pool import map_in_order
 
 
 def list_sports1m(

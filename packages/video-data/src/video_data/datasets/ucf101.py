@@ -2,9 +2,9 @@
 
 from pathlib import Path, PurePosixPath
 
-from video_data.manifest import Split
-from video_data.sources.files import Finder, find_file, read_lines
-from video_data.sources.listing import Collection, Listing
+from video_data.datasets.finder import Finder, find_file, read_lines
+from video_data.datasets.listing import Collection, Listing
+from video_data.shards.format import Split
 
 
 def list_ucf101(src: Path, *, fold: int = 1, annotations: Path | None = None) -> Listing:

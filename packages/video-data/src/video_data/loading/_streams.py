@@ -5,11 +5,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from video_data.clips import Box, ClipConfig
-from video_data.decode import decode_clips
-from video_data.flow import decode_flow
-from video_data.probe import VideoInfo, VideoSource
-from video_data.shards import ShardSet
+from video_data.media.container import VideoInfo, VideoSource
+from video_data.media.decode import decode_clips
+from video_data.media.flow import decode_flow
+from video_data.sampling.clips import Box, ClipConfig
+from video_data.shards.reader import ShardSet
 
 Stream = tuple[VideoSource, VideoInfo]
 

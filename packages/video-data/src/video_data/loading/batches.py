@@ -6,8 +6,8 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from video_data.flow import NO_MOTION
-from video_data.yuv import YuvClips, to_rgb
+from video_data.media.flow import NO_MOTION
+from video_data.media.planes import YuvClips, to_rgb
 
 PixelFormat = Literal["rgb", "yuv"]
 

@@ -13,11 +13,13 @@ import torch
 from av.video.frame import VideoFrame
 from torch import Tensor
 
-from video_data.batches import channels_first
-from video_data.clips import ClipConfig, view_boxes
-from video_data.decode import RgbGraph
-from video_data.pictures import pictures_video
-from video_data.probe import VideoError, decode_packets, describe, frame_rotation, open_video
+from video_data.loading.batches import channels_first
+from video_data.media.container import decode_packets, open_video
+from video_data.media.filters import RgbGraph, frame_rotation
+from video_data.media.limits import VideoError
+from video_data.media.pictures import pictures_video
+from video_data.sampling.clips import ClipConfig, view_boxes
+from video_data.utils.errors import describe
 
 _TIMEOUT = 10.0  # seconds without an answer
 _LIVE_SCHEMES = ("rtsp", "rtmp", "udp", "srt", "http", "https")

@@ -10,16 +10,16 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from video_data.batches import Batch, PixelFormat, Replacement, channels_first, check_options
-from video_data.budget import ErrorBudget
-from video_data.clips import ClipConfig, ClipSpec, train_clip
-from video_data.manifest import SampleRecord
-from video_data.order import SampleOrder
-from video_data.probe import VideoError
-from video_data.shards import ShardError, ShardSet
-from video_data.streams import Streams, check_streams, decode_streams, read_streams
-from video_data.workers import batch_buffer, make_data_loader
-from video_data.yuv import PlaneLayout, YuvClips, decode_planes, join_planes
+from video_data.loading._streams import Streams, check_streams, decode_streams, read_streams
+from video_data.loading.batches import Batch, PixelFormat, Replacement, channels_first, check_options
+from video_data.media.limits import VideoError
+from video_data.media.planes import PlaneLayout, YuvClips, decode_planes, join_planes
+from video_data.sampling.clips import ClipConfig, ClipSpec, train_clip
+from video_data.sampling.order import SampleOrder
+from video_data.shards.format import SampleRecord
+from video_data.shards.reader import ShardError, ShardSet
+from video_data.utils.error_budget import ErrorBudget
+from video_data.utils.workers import batch_buffer, make_data_loader
 
 _MAX_REPLACEMENTS = 32  # neighbours that are tried for one unreadable sample
 

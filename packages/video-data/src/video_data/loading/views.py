@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from video_data.batches import (
+from video_data.loading._streams import Streams, check_streams, decode_streams, read_streams
+from video_data.loading.batches import (
     PixelFormat,
     Unreadable,
     ViewBatch,
@@ -18,20 +19,20 @@ from video_data.batches import (
     check_options,
     check_pixels,
 )
-from video_data.clips import ClipConfig, clip_frames, view_boxes, view_starts
-from video_data.decode import unique_frames
-from video_data.encode import reencode_video
-from video_data.flow import flow_video
-from video_data.manifest import PackOptions
-from video_data.pictures import pictures_video
-from video_data.probe import UnindexableVideo, VideoError, VideoInfo, VideoSource, probe_video
-from video_data.shards import ShardError, ShardSet
-from video_data.streams import Streams, check_streams, decode_streams, read_streams
-from video_data.workers import batch_buffer, make_data_loader
-from video_data.yuv import PlaneLayout, YuvClips, decode_planes, join_planes
+from video_data.media.container import VideoInfo, VideoSource, probe_video
+from video_data.media.decode import unique_frames
+from video_data.media.encode import reencode_video
+from video_data.media.flow import flow_video
+from video_data.media.limits import UnindexableVideo, VideoError
+from video_data.media.pictures import pictures_video
+from video_data.media.planes import PlaneLayout, YuvClips, decode_planes, join_planes
+from video_data.sampling.clips import ClipConfig, clip_frames, view_boxes, view_starts
+from video_data.shards.format import PackOptions
+from video_data.shards.reader import ShardError, ShardSet
+from video_data.utils.workers import batch_buffer, make_data_loader
 
 
-def test_loader(
+def eval_loader(
     shards: ShardSet,
     split: str,
     clip: ClipConfig,
@@ -111,7 +112,7 @@ def decode_views(
 def decode_views(
     source: VideoSource, clip: ClipConfig, num_clips: int, *, num_crops: int = 1, pixels: PixelFormat = "rgb"
 ) -> Tensor | YuvClips:
-    """Cuts the test views of one video, exactly as `test_loader` does for a packed one.
+    """Cuts the test views of one video, exactly as `eval_loader` does for a packed one.
 
     A video whose frames cannot be found by their times is encoded again first. For optical flow it is encoded as
     packing does by default, and its flow computed (extra `flow`).
@@ -188,14 +189,14 @@ def _index(source: VideoSource) -> tuple[VideoSource, VideoInfo]:
     try:
         return source, probe_video(source)
     except UnindexableVideo:
-        content = reencode_video(source, short_side=None, gop=12, crf=12)
+        content = reencode_video(source, max_short_side=None, gop=12, crf=12)
         return content, probe_video(content)
 
 
 def _with_flow(source: VideoSource, clip: ClipConfig) -> tuple[Streams, VideoInfo]:
     """What `clip` needs of a video and its flow as packing makes them, and the video's index."""
     options = PackOptions()
-    content = reencode_video(source, short_side=options.short_side, gop=options.gop, crf=options.crf)
+    content = reencode_video(source, max_short_side=options.max_short_side, gop=options.gop, crf=options.crf)
     flow = flow_video(content, gop=options.gop)
     info = probe_video(content)
     rgb = None if clip.modality == "flow" else (content, info)

@@ -6,7 +6,6 @@ number, the bytes and the time are limited. Whatever goes wrong is raised as `Vi
 """
 
 import io
-import time
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,53 +20,20 @@ from av.packet import Packet
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
-# File name endings without the dot, lower case.
-VIDEO_SUFFIXES = frozenset(
-    ("3gp", "avi", "flv", "gif", "m4v", "mkv", "mov", "mp4", "mpeg", "mpg", "mts", "ogv", "ts", "webm", "wmv")
+from video_data.media.filters import frame_rotation
+from video_data.media.limits import (
+    FORMAT_WHITELIST,
+    MAX_FRAMES,
+    MAX_PIXELS,
+    MAX_SECONDS,
+    Deadline,
+    UnindexableVideo,
+    VideoError,
+    check_frame_size,
 )
-# Their demuxers read one stream of bytes and open nothing else: no playlists, no concat, no image patterns.
-FORMAT_WHITELIST = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpeg,mpegvideo,mpegts,flv,gif,ogg,asf"
-MAX_PIXELS = 1 << 25  # of one frame; 8K UHD is 33.2 million
-MAX_FRAMES = 1 << 20  # of one video
-MAX_BYTES = 1 << 31  # of one video
-MAX_SECONDS = (
-    3600.0  # of processor time to decode one video from end to end; packing encodes in this time too
-)
-MAX_CLIP_SECONDS = 120.0  # of processor time to decode the clips of one sample
+from video_data.utils.errors import describe
 
 VideoSource = bytes | Path
-
-
-class VideoError(ValueError):
-    """A video cannot be read; the message says why, without its path.
-
-    Attributes:
-        reason: the message without what differs from video to video, to count by.
-    """
-
-    def __init__(self, message: str, *, reason: str | None = None) -> None:
-        super().__init__(message)
-        self.reason = reason or message
-
-
-class UnindexableVideo(VideoError):
-    """A video whose frames cannot be found again by their times; encoding it again helps."""
-
-    def __init__(self, message: str) -> None:
-        super().__init__(f"{message}; pack it with mode reencode")
-
-
-class Deadline:
-    """A limit on the processor time of this thread. It does not run while other programs have the processor."""
-
-    def __init__(self, seconds: float) -> None:
-        self._seconds = seconds
-        self._end = time.thread_time() + seconds
-
-    def check(self) -> None:
-        """Raises `VideoError` when the time is over."""
-        if time.thread_time() > self._end:
-            raise VideoError(f"more than {self._seconds:g} seconds of processor time", reason="too much time")
 
 
 class _LimitedFile:
@@ -178,23 +144,6 @@ def open_video(
         raise VideoError(describe(error), reason=reason) from error
 
 
-def check_frame_size(width: int, height: int) -> None:
-    """Raises `VideoError` unless a frame has at least 2x2 and at most `MAX_PIXELS` pixels."""
-    if min(width, height) < 2:
-        raise VideoError(f"frames of {width}x{height} pixels are too small", reason="frames are too small")
-    if width * height > MAX_PIXELS:
-        raise VideoError(
-            f"frames of {width}x{height} pixels are larger than {MAX_PIXELS} pixels",
-            reason="frames are too large",
-        )
-
-
-def describe(error: BaseException) -> str:
-    """One line that says what an exception means, without file names."""
-    text = getattr(error, "strerror", None) or str(error) or "no details"
-    return f"{type(error).__name__}: {' '.join(str(text).split())}"[:200]
-
-
 @contextmanager
 def demux(container: InputContainer, stream: VideoStream) -> Iterator[Iterator["Packet[VideoStream]"]]:
     """The packets of a stream. PyAV loses 300 bytes for each of its iterators that is left early and not closed."""
@@ -227,12 +176,6 @@ def decode_packets(
             for frame in frames:
                 check_frame_size(frame.width, frame.height)
             yield packet, frames
-
-
-def frame_rotation(frame: VideoFrame) -> int:
-    """Counter-clockwise rotation of a frame in degrees: 0, 90, 180 or 270; other angles count as 0."""
-    angle = frame.rotation % 360
-    return angle if angle % 90 == 0 else 0
 
 
 def probe_video(source: VideoSource) -> VideoInfo:

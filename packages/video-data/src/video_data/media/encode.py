@@ -9,15 +9,9 @@ from av.container import InputContainer
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
-from video_data.decode import filter_graph, rotation_filters
-from video_data.probe import (
-    VideoError,
-    VideoSource,
-    decode_packets,
-    demux,
-    frame_rotation,
-    open_video,
-)
+from video_data.media.container import VideoSource, decode_packets, demux, open_video
+from video_data.media.filters import filter_graph, frame_rotation, rotation_filters
+from video_data.media.limits import VideoError
 
 _ENCODER = "libx264"
 # FFmpeg's numbers of SMPTE 170M and of the limited ("MPEG") and full ranges.
@@ -82,7 +76,7 @@ def _x264_options(gop: int, crf: int) -> dict[str, str]:
 def reencode_video(
     source: VideoSource,
     *,
-    short_side: int | None,
+    max_short_side: int | None,
     gop: int,
     crf: int,
     span: tuple[float, float] | None = None,
@@ -94,7 +88,7 @@ def reencode_video(
 
     Args:
         source: content of the video, or its path.
-        short_side: longest allowed shorter side in pixels; smaller pictures keep their size. None keeps all
+        max_short_side: longest allowed shorter side in pixels; smaller pictures keep their size. None keeps all
             sizes.
         gop: frames from one keyframe to the next.
         crf: constant rate factor of x264.
@@ -112,13 +106,15 @@ def reencode_video(
         else:
             frames = _decoded_span(container, stream, *span)
         step = _frame_duration(stream.time_base, stream.average_rate)
-        upright = _upright_frames(frames, short_side, step, stream.sample_aspect_ratio)
+        upright = _upright_frames(frames, max_short_side, step, stream.sample_aspect_ratio)
         return encode_h264(upright, gop=gop, crf=crf)
 
 
-def reencode_pictures(frames: Iterable[VideoFrame], *, short_side: int | None, gop: int, crf: int) -> bytes:
+def reencode_pictures(
+    frames: Iterable[VideoFrame], *, max_short_side: int | None, gop: int, crf: int
+) -> bytes:
     """Encodes single pictures with times as `reencode_video` does; the first one decides the size."""
-    return encode_h264(_upright_frames(frames, short_side, 1, None), gop=gop, crf=crf)
+    return encode_h264(_upright_frames(frames, max_short_side, 1, None), gop=gop, crf=crf)
 
 
 def _decoded(container: InputContainer, stream: VideoStream) -> Iterator[VideoFrame]:
@@ -163,7 +159,7 @@ def _frame_duration(time_base: Fraction | None, rate: Fraction | None) -> int:
 
 
 def _upright_frames(
-    frames: Iterable[VideoFrame], short_side: int | None, step: int, pixel_aspect: Fraction | None
+    frames: Iterable[VideoFrame], max_short_side: int | None, step: int, pixel_aspect: Fraction | None
 ) -> Iterator[VideoFrame]:
     """Turns frames upright, scales them to one size and gives them increasing times that start at 0."""
     graph, kind, size = None, None, None
@@ -172,7 +168,7 @@ def _upright_frames(
         if kind != (frame.width, frame.height, frame.format.name):
             kind = (frame.width, frame.height, frame.format.name)
             rotation = frame_rotation(frame)
-            size = size or _target_size(frame, rotation, short_side, pixel_aspect)
+            size = size or _target_size(frame, rotation, max_short_side, pixel_aspect)
             graph = filter_graph(
                 frame,
                 *rotation_filters(rotation),
@@ -193,11 +189,11 @@ def _upright_frames(
 
 
 def _target_size(
-    frame: VideoFrame, rotation: int, short_side: int | None, pixel_aspect: Fraction | None
+    frame: VideoFrame, rotation: int, max_short_side: int | None, pixel_aspect: Fraction | None
 ) -> tuple[int, int]:
-    """Width and height of the upright picture: square pixels, even, its shorter side at most `short_side`."""
+    """Width and height of the upright picture: square pixels, even, its shorter side at most `max_short_side`."""
     width, height = frame.width * float(pixel_aspect or 1), float(frame.height)
     if rotation % 180:
         width, height = height, width
-    scale = min(1.0, short_side / min(width, height)) if short_side else 1.0
+    scale = min(1.0, max_short_side / min(width, height)) if max_short_side else 1.0
     return max(2, 2 * round(width * scale / 2)), max(2, 2 * round(height * scale / 2))

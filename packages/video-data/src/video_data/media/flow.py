@@ -16,19 +16,13 @@ import numpy as np
 from av.filter import Graph
 from av.video.frame import VideoFrame
 
-from video_data.clips import Box
-from video_data.decode import filter_graph, plane_rows, read_frames, rotation_filters, unique_frames
-from video_data.encode import encode_h264
-from video_data.probe import (
-    VideoError,
-    VideoInfo,
-    VideoSource,
-    check_frame_size,
-    decode_packets,
-    describe,
-    frame_rotation,
-    open_video,
-)
+from video_data.media.container import VideoInfo, VideoSource, decode_packets, open_video
+from video_data.media.decode import read_frames, unique_frames
+from video_data.media.encode import encode_h264
+from video_data.media.filters import filter_graph, frame_rotation, plane_rows, rotation_filters
+from video_data.media.limits import VideoError, check_frame_size
+from video_data.sampling.clips import Box
+from video_data.utils.errors import describe
 
 FLOW_LIMIT = 20.0  # pixels; what two-stream networks are usually trained with
 FLOW_CRF = 18

@@ -11,16 +11,10 @@ from av.packet import Packet
 from av.video.codeccontext import VideoCodecContext
 from av.video.frame import VideoFrame
 
-from video_data.encode import reencode_pictures
-from video_data.probe import (
-    MAX_FRAMES,
-    MAX_PIXELS,
-    UnindexableVideo,
-    VideoError,
-    check_frame_size,
-    describe,
-    probe_video,
-)
+from video_data.media.container import probe_video
+from video_data.media.encode import reencode_pictures
+from video_data.media.limits import MAX_FRAMES, MAX_PIXELS, UnindexableVideo, VideoError, check_frame_size
+from video_data.utils.errors import describe
 
 FRAME_RATE = Fraction(25)  # where none is known
 PICTURE_SUFFIXES = frozenset(("jpg", "jpeg", "png"))
@@ -84,7 +78,7 @@ def pictures_video(folder: Path, frame_rate: Fraction = FRAME_RATE) -> bytes:
             return content
         except UnindexableVideo:  # pictures of several sizes
             pass
-    return reencode_pictures(picture_frames(pictures, frame_rate), short_side=None, gop=12, crf=12)
+    return reencode_pictures(picture_frames(pictures, frame_rate), max_short_side=None, gop=12, crf=12)
 
 
 def motion_jpeg(pictures: list[Path], frame_rate: Fraction) -> bytes:

@@ -11,10 +11,11 @@ from av.filter import Graph
 from av.video.frame import VideoFrame
 from torch import Tensor
 
-from video_data.clips import Box
-from video_data.decode import filter_graph, plane_rows, read_frames, rotation_filters
-from video_data.probe import VideoInfo, VideoSource
-from video_data.workers import batch_buffer
+from video_data.media.container import VideoInfo, VideoSource
+from video_data.media.decode import read_frames
+from video_data.media.filters import filter_graph, plane_rows, rotation_filters
+from video_data.sampling.clips import Box
+from video_data.utils.workers import batch_buffer
 
 P = TypeVar("P", np.ndarray, Tensor)
 

@@ -3,10 +3,12 @@
 import hashlib
 from dataclasses import dataclass, replace
 
-from video_data.encode import reencode_pictures, reencode_video
-from video_data.flow import flow_video
-from video_data.manifest import PackOptions
-from video_data.pictures import (
+from video_data.datasets import Entry
+from video_data.media.container import VideoInfo, probe_video
+from video_data.media.encode import reencode_pictures, reencode_video
+from video_data.media.flow import flow_video
+from video_data.media.limits import MAX_BYTES, VIDEO_SUFFIXES, UnindexableVideo, VideoError
+from video_data.media.pictures import (
     are_jpeg,
     hash_pictures,
     list_pictures,
@@ -14,16 +16,8 @@ from video_data.pictures import (
     picture_frames,
     shorter_side,
 )
-from video_data.probe import (
-    MAX_BYTES,
-    VIDEO_SUFFIXES,
-    UnindexableVideo,
-    VideoError,
-    VideoInfo,
-    describe,
-    probe_video,
-)
-from video_data.sources import Entry
+from video_data.shards.format import PackOptions
+from video_data.utils.errors import describe
 
 
 @dataclass(frozen=True)
@@ -60,7 +54,11 @@ def _from_file(entry: Entry, options: PackOptions) -> Loaded:
         raise VideoError("empty file")
     if options.mode == "reencode":
         content = reencode_video(
-            entry.path, short_side=options.short_side, gop=options.gop, crf=options.crf, span=entry.span
+            entry.path,
+            max_short_side=options.max_short_side,
+            gop=options.gop,
+            crf=options.crf,
+            span=entry.span,
         )
         with entry.path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
@@ -80,7 +78,7 @@ def _from_pictures(entry: Entry, options: PackOptions) -> Loaded:
         raise VideoError("a folder of pictures, for which the frame rate must be given")
     pictures = list_pictures(entry.path)
     digest = hash_pictures(pictures)
-    limit = options.short_side if options.mode == "reencode" else None
+    limit = options.max_short_side if options.mode == "reencode" else None
     if are_jpeg(pictures) and (limit is None or shorter_side(pictures) <= limit):
         try:
             return _indexed(motion_jpeg(pictures, entry.frame_rate), "mp4", digest)
@@ -90,7 +88,9 @@ def _from_pictures(entry: Entry, options: PackOptions) -> Loaded:
     if options.mode == "copy":
         raise VideoError("pictures that are not all JPEG; mode reencode takes them")
     frames = picture_frames(pictures, entry.frame_rate)
-    content = reencode_pictures(frames, short_side=options.short_side, gop=options.gop, crf=options.crf)
+    content = reencode_pictures(
+        frames, max_short_side=options.max_short_side, gop=options.gop, crf=options.crf
+    )
     return _indexed(content, "mp4", digest)
 
 

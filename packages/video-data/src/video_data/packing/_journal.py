@@ -15,8 +15,8 @@ from pathlib import Path
 
 import av
 
-from video_data.files import atomic_file, temporary_name, write_atomic
-from video_data.manifest import (
+from video_data.datasets import Entry
+from video_data.shards.format import (
     DroppedEntry,
     PackOptions,
     Positive,
@@ -27,7 +27,7 @@ from video_data.manifest import (
     model_bytes,
     parse_file,
 )
-from video_data.sources import Entry
+from video_data.utils.files import atomic_file, temporary_name, write_atomic
 
 _FOLDER = ".packing"
 _LISTING = "listing.jsonl.gz"

@@ -9,9 +9,10 @@ from typing import Any, BinaryIO, Self
 
 from webdataset.writer import TarWriter
 
-from video_data.files import atomic_file, write_atomic
-from video_data.load import Loaded
-from video_data.manifest import (
+from video_data.datasets import Entry
+from video_data.media.container import VideoInfo
+from video_data.packing._ingest import Loaded
+from video_data.shards.format import (
     FLOW_SUFFIX,
     FlowRecord,
     PackOptions,
@@ -22,8 +23,7 @@ from video_data.manifest import (
     model_bytes,
     to_runs,
 )
-from video_data.probe import VideoInfo
-from video_data.sources import Entry
+from video_data.utils.files import atomic_file, write_atomic
 
 _TAR_BLOCK = 512
 _MAX_NAME = 48  # characters of the original name that a key keeps

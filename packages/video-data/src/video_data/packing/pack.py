@@ -8,12 +8,22 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from video_data.encode import check_encoder
-from video_data.files import write_atomic
-from video_data.flow import check_flow
-from video_data.journal import Group, GroupRecord, Journal, Plan, listing_hash, listing_line, tool_versions
-from video_data.load import load
-from video_data.manifest import (
+from video_data.datasets import MISSING, Entry, Listing, list_csv, list_folder
+from video_data.media.encode import check_encoder
+from video_data.media.flow import check_flow
+from video_data.packing._ingest import load
+from video_data.packing._journal import (
+    Group,
+    GroupRecord,
+    Journal,
+    Plan,
+    listing_hash,
+    listing_line,
+    tool_versions,
+)
+from video_data.packing._shard_writer import ShardWriter, sample_key
+from video_data.sampling.order import permutation
+from video_data.shards.format import (
     MANIFEST_NAME,
     SPLITS,
     Coverage,
@@ -29,10 +39,8 @@ from video_data.manifest import (
     model_bytes,
     parse_file,
 )
-from video_data.order import permutation
-from video_data.pool import map_in_order
-from video_data.shardwriter import ShardWriter, sample_key
-from video_data.sources import MISSING, Entry, Listing, list_csv, list_folder
+from video_data.utils.files import write_atomic
+from video_data.utils.pool import map_in_order
 
 _SHARD_FILE = re.compile(r"(train|val|test)-[0-9]{6}(-[0-9]{2,})?\.(tar|json)")
 _MOST_DUPLICATES = 1000  # groups that are listed; all are counted

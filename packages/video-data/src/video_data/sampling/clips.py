@@ -5,7 +5,7 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from video_data.order import uniforms
+from video_data.sampling.order import uniforms
 
 _PAPER_CROP = 224
 _PAPER_SHORT_SIDE = (256, 320)

@@ -13,8 +13,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-from video_data.manifest import MANIFEST_NAME, Manifest, ShardEntry, load_manifest
-from video_data.probe import describe
+from video_data.shards.format import MANIFEST_NAME, Manifest, ShardEntry, load_manifest
+from video_data.utils.errors import describe
 
 DEFAULT_CACHE_BYTES = 64 << 30
 _CHUNK = 1 << 20

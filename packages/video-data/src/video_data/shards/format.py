@@ -9,7 +9,8 @@ from typing import Annotated, Literal, TypeVar
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from video_data.probe import MAX_BYTES, MAX_FRAMES, VIDEO_SUFFIXES, VideoInfo
+from video_data.media.container import VideoInfo
+from video_data.media.limits import MAX_BYTES, MAX_FRAMES, VIDEO_SUFFIXES
 
 MANIFEST_NAME = "manifest.json"
 FLOW_SUFFIX = "flow.mp4"  # webdataset takes what is before the first dot for the key
@@ -20,7 +21,7 @@ Run = tuple[int, Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1, le=MAX_
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 NonNegative = Annotated[int, Field(ge=0)]
 Positive = Annotated[int, Field(ge=1)]
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 M = TypeVar("M", bound=BaseModel)
 
 
@@ -51,7 +52,7 @@ class PackOptions(StrictModel):
 
     Attributes:
         mode: `reencode` writes H.264 made for random access; `copy` keeps the original bytes.
-        short_side: reencode: longest allowed shorter side in pixels, smaller pictures keep their size; None
+        max_short_side: reencode: longest allowed shorter side in pixels, smaller pictures keep their size; None
             keeps all.
         gop: reencode: frames from one keyframe to the next.
         crf: reencode: constant rate factor of x264, smaller is better.
@@ -66,7 +67,7 @@ class PackOptions(StrictModel):
     """
 
     mode: Literal["reencode", "copy"] = "reencode"
-    short_side: int | None = Field(default=256, ge=2)
+    max_short_side: int | None = Field(default=256, ge=2)
     gop: int = Field(default=12, ge=1, le=250)
     crf: int = Field(default=20, ge=0, le=51)
     shard_size: int = Field(default=256, ge=1)
@@ -89,7 +90,7 @@ class FlowRecord(StrictModel):
     """The optical flow of a sample: a grey H.264 video, the member `<key>.flow.mp4` of the tar.
 
     It has as many frames as the sample's video and is as wide as its displayed picture and twice as high; see
-    `video_data.flow`.
+    `video_data.media.flow`.
 
     Attributes:
         offset: first byte of the member in the tar.

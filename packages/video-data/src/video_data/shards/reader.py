@@ -9,7 +9,9 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from video_data.manifest import (
+from video_data.media.container import VideoInfo
+from video_data.shards._remote import DEFAULT_CACHE_BYTES, RemoteFiles, is_url
+from video_data.shards.format import (
     FLOW_SUFFIX,
     FlowRecord,
     Manifest,
@@ -19,8 +21,7 @@ from video_data.manifest import (
     load_index,
     load_manifest,
 )
-from video_data.probe import VideoInfo, describe
-from video_data.remote import DEFAULT_CACHE_BYTES, RemoteFiles, is_url
+from video_data.utils.errors import describe
 
 _CACHED_INDEXES = 64  # more than the shards that one shuffle window touches
 _OPEN_FILES = (

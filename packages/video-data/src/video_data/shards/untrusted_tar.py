@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
-from video_data.budget import ErrorBudget
-from video_data.manifest import FLOW_SUFFIX
-from video_data.probe import MAX_BYTES, VIDEO_SUFFIXES
+from video_data.media.limits import MAX_BYTES, VIDEO_SUFFIXES
+from video_data.shards.format import FLOW_SUFFIX
+from video_data.utils.error_budget import ErrorBudget
 
 METADATA_SUFFIXES = frozenset(("cls", "json", "txt"))
 MAX_METADATA_BYTES = 1 << 20

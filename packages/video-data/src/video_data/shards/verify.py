@@ -14,7 +14,10 @@ from typing import Any, BinaryIO
 
 from pydantic import BaseModel, ConfigDict
 
-from video_data.manifest import (
+from video_data.media.container import VideoInfo, probe_video
+from video_data.media.limits import VideoError
+from video_data.shards._remote import RemoteFiles, is_url
+from video_data.shards.format import (
     FLOW_SUFFIX,
     SPLITS,
     FlowRecord,
@@ -25,10 +28,9 @@ from video_data.manifest import (
     load_index,
     load_manifest,
 )
-from video_data.pool import map_in_order
-from video_data.probe import VideoError, VideoInfo, describe, probe_video
-from video_data.remote import RemoteFiles, is_url
-from video_data.shards import LocalFiles
+from video_data.shards.reader import LocalFiles
+from video_data.utils.errors import describe
+from video_data.utils.pool import map_in_order
 
 _SAMPLES_PER_TASK = 16  # small enough for a steady progress bar, large enough to read an index once for many
 _CHUNK = 1 << 20

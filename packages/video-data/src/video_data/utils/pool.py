@@ -24,7 +24,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from video_data.progress import ProgressDisplay
+from video_data.utils.progress import ProgressDisplay
 
 T = TypeVar("T")
 R = TypeVar("R")
