@@ -24,7 +24,7 @@ from video_data.media.flow import (
     FLOW_CRF,
     FLOW_LIMIT,
     farneback_flow,
-    grey_pictures,
+    gray_pictures,
     quantize_flow,
     single_threaded,
 )
@@ -65,7 +65,7 @@ def decode(content: bytes) -> np.ndarray:
 def measure(path: Path) -> None:
     options = PackOptions()
     content = reencode_video(path, max_short_side=options.max_short_side, gop=options.gop, crf=options.crf)
-    pictures = list(grey_pictures(content))
+    pictures = list(gray_pictures(content))
     num_all, pictures = len(pictures), pictures[:NUM_FRAMES]
     start = time.thread_time()
     with single_threaded():

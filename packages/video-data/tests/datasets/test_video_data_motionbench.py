@@ -76,7 +76,7 @@ def csv_hashes(folder):
 
 
 def test_the_patch_moves_along_the_direction_of_its_class():
-    """The only place that moves between two frames is the patch: its centre, on a torus, gives the step."""
+    """The only place that moves between two frames is the patch: its center, on a torus, gives the step."""
     config = MotionBenchConfig(num_train=80, size=64, sprite_size=(16, 20))
     found: dict[str, set[float]] = {name: set() for name in MOTIONBENCH_CLASSES}
     for number in range(80):
@@ -138,7 +138,7 @@ def test_another_configuration_in_the_same_folder_is_refused(bench):
 
 
 @pytest.mark.parametrize(
-    "options", [{"size": 47}, {"num_train": -1}, {"sprite_size": (10, 99)}, {"colour": "red"}]
+    "options", [{"size": 47}, {"num_train": -1}, {"sprite_size": (10, 99)}, {"color": "red"}]
 )
 def test_wrong_options_are_refused(options):
     with pytest.raises(ValueError, match=next(iter(options))):

@@ -194,11 +194,11 @@ def test_rotation_is_applied(rotation, turns, make_video, tmp_path):
 
 @pytest.mark.parametrize("full_range", [False, True])
 @pytest.mark.parametrize("matrix", ["bt709", "smpte170m"])
-def test_colours_follow_the_tags(matrix, full_range):
-    colour = np.zeros((64, 64, 3), dtype=np.uint8) + np.array([200, 60, 30], dtype=np.uint8)
+def test_colors_follow_the_tags(matrix, full_range):
+    color = np.zeros((64, 64, 3), dtype=np.uint8) + np.array([200, 60, 30], dtype=np.uint8)
     code = {"bt709": 1, "smpte170m": 6}[matrix]
     color_range = 2 if full_range else 1
-    frame = av.VideoFrame.from_ndarray(colour, format="rgb24").reformat(
+    frame = av.VideoFrame.from_ndarray(color, format="rgb24").reformat(
         format="yuv420p", dst_colorspace={1: 1, 6: 5}[code], dst_color_range=color_range
     )
     buffer = io.BytesIO()
@@ -212,7 +212,7 @@ def test_colours_follow_the_tags(matrix, full_range):
     video = buffer.getvalue()
     for content in (video, reencode_video(video, max_short_side=None, gop=12, crf=1)):
         pixels = decode_frames(content, probe_video(content), [0], [WHOLE], 64)[0, 0]
-        assert np.abs(pixels.astype(int) - colour).max() <= 6
+        assert np.abs(pixels.astype(int) - color).max() <= 6
 
 
 def test_short_side_shrinks_but_never_enlarges(make_video):

@@ -53,8 +53,8 @@ def moving_video(motion, *, num_frames=8, size=(64, 64), seed=0, rotation=0):
         for number in range(num_frames):
             places = np.stack([x - motion[0] * number, y - motion[1] * number], -1)
             picture = np.sin(places @ waves[0].T + waves[1]).sum(-1) * 20 + 128
-            grey = np.repeat(picture.clip(0, 255).astype(np.uint8)[..., None], 3, -1)
-            frame = VideoFrame.from_ndarray(grey, format="rgb24")
+            gray = np.repeat(picture.clip(0, 255).astype(np.uint8)[..., None], 3, -1)
+            frame = VideoFrame.from_ndarray(gray, format="rgb24")
             frame.pts, frame.time_base = number, Fraction(1, 25)
             output.mux(stream.encode(frame))
         output.mux(stream.encode())

@@ -28,7 +28,7 @@ LARGEST, MEAN = 5, 1.0  # of 255, as the docstring of to_rgb says
 
 
 def textured_video(pix_fmt: str = "yuv420p", size: tuple[int, int] = (96, 72), **tags: int) -> bytes:
-    """Eight frames of moving coloured waves."""
+    """Eight frames of moving colored waves."""
     buffer = io.BytesIO()
     rows, columns = np.mgrid[0 : size[1], 0 : size[0]]
     with av.open(buffer, "w", format="mp4") as output:
@@ -95,7 +95,7 @@ def test_other_formats_are_converted_to_planes_first(pix_fmt):
     video, box = textured_video(pix_fmt), Box(8, 4, 56, 56)
     expected = decode_frames(video, probe_video(video), [1, 4, 6], [box], 48)[0]
     difference = np.abs(on_device(video, box, 48).astype(int) - expected)
-    assert difference.mean() <= 8  # colour has half the resolution
+    assert difference.mean() <= 8  # color has half the resolution
 
 
 def test_painted_numbers_survive(make_video, frame_numbers):

@@ -50,7 +50,7 @@ def list_kinetics(src: Path, *, annotations: Path | None = None) -> Listing:
     tables = [path for path in find_files(annotations or src, ["*.csv"]) if _is_kinetics(path)]
     if not tables:
         raise ValueError(f"no csv file of Kinetics in {annotations or src}: {_EXPECTED}")
-    clips, num_unlabelled = _read_clips(tables)
+    clips, num_unlabeled = _read_clips(tables)
     classes = tuple(sorted({clip.label for clip in clips if clip.split == "train"}))
     if not classes:
         raise ValueError(f"no rows of the split train in {', '.join(map(str, tables))}: they give the labels")
@@ -66,7 +66,7 @@ def list_kinetics(src: Path, *, annotations: Path | None = None) -> Listing:
         if path is None and ids[clip.youtube_id] == 1:
             path = finder.video(clip.youtube_id, near=near)
         found.add(clip.name, path, clip.split, clip.label)
-    notes = [f"{num_unlabelled} videos without a label are not packed"] if num_unlabelled else []
+    notes = [f"{num_unlabeled} videos without a label are not packed"] if num_unlabeled else []
     return found.listing(f"Kinetics-{len(classes)}", classes, *notes)
 
 
@@ -76,12 +76,12 @@ def _is_kinetics(path: Path) -> bool:
 
 
 def _read_clips(tables: list[Path]) -> tuple[list[_Clip], int]:
-    """The labelled clips of csv files, and the number of those without a label."""
-    clips, num_unlabelled = [], 0
+    """The labeled clips of csv files, and the number of those without a label."""
+    clips, num_unlabeled = [], 0
     for path in tables:
         for line, row in read_csv(path, ("youtube_id", "time_start", "time_end", "split"), _EXPECTED):
             if not row.get("label"):
-                num_unlabelled += 1
+                num_unlabeled += 1
                 continue
             split = _SPLITS.get(row["split"].lower())
             if split is None:
@@ -93,4 +93,4 @@ def _read_clips(tables: list[Path]) -> tuple[list[_Clip], int]:
                 times = f"{row['time_start']!r} and {row['time_end']!r}"
                 raise ValueError(f"{path}, line {line}: times {times} are no seconds") from None
             clips.append(_Clip(split, row["label"], row["youtube_id"], start, end))
-    return clips, num_unlabelled
+    return clips, num_unlabeled

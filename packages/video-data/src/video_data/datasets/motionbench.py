@@ -146,10 +146,10 @@ def _class_of(number: int) -> str:
 
 
 def _texture(random: np.random.RandomState, side: int) -> np.ndarray:
-    """Blocks of 3x3 pixels in random colours, float64 [side, side, 3] from 0 to 255."""
+    """Blocks of 3x3 pixels in random colors, float64 [side, side, 3] from 0 to 255."""
     blocks = -(-side // 3)
-    colours = random.randint(0, 256, (blocks, blocks, 3)).astype(np.float64)
-    return colours.repeat(3, 0).repeat(3, 1)[:side, :side]
+    colors = random.randint(0, 256, (blocks, blocks, 3)).astype(np.float64)
+    return colors.repeat(3, 0).repeat(3, 1)[:side, :side]
 
 
 def _shifted(picture: np.ndarray, offset: np.ndarray) -> np.ndarray:

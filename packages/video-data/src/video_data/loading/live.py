@@ -39,7 +39,7 @@ class WindowFrame:
         number: its place in the stream, from 0.
         seconds: its time from the first frame; None where the stream has no times.
         rotation: degrees counter-clockwise by which it is turned for display.
-        clip: uint8 [C, L, H, W] with the strides of channels_last_3d: the centre of the last frames, as
+        clip: uint8 [C, L, H, W] with the strides of channels_last_3d: the center of the last frames, as
             `decode_views` cuts it; None between two windows.
     """
 

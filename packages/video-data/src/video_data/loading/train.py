@@ -21,7 +21,7 @@ from video_data.shards.reader import ShardError, ShardSet
 from video_data.utils.error_budget import ErrorBudget
 from video_data.utils.workers import batch_buffer, make_data_loader
 
-_MAX_REPLACEMENTS = 32  # neighbours that are tried for one unreadable sample
+_MAX_REPLACEMENTS = 32  # neighbors that are tried for one unreadable sample
 
 
 class LoaderState(BaseModel):

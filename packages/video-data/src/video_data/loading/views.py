@@ -58,7 +58,7 @@ def eval_loader(
         split: split to read.
         clip: the clip that the network sees.
         num_clips: clips of each video; 10 in the paper, 30 for the last rows of its Tables 6 and 7.
-        num_crops: crops of each clip: 1 for the centre, 3 spread along the longer side.
+        num_crops: crops of each clip: 1 for the center, 3 spread along the longer side.
         batch_size: videos of a batch on each rank; the last batch may be smaller.
         num_workers: decoding processes; 0 decodes in this process.
         rank: number of this process among those that test together.
@@ -121,7 +121,7 @@ def decode_views(
         source: path or content of a video, or a folder of pictures, which counts as 25 frames a second.
         clip: the clip that the network sees.
         num_clips: clips spaced uniformly over the video.
-        num_crops: crops of each clip: 1 for the centre, 3 spread along the longer side.
+        num_crops: crops of each clip: 1 for the center, 3 spread along the longer side.
         pixels: `rgb` for a tensor, `yuv` for planes that `to_rgb` resizes and converts.
 
     Returns:

@@ -33,8 +33,8 @@ def encode_h264(frames: Iterable[VideoFrame], *, gop: int, crf: int) -> bytes:
     """Encodes frames to an mp4 file; equal frames give equal bytes.
 
     Args:
-        frames: at least one frame, all yuv420p of one even size, or all grey of one size, with increasing pts and a
-            time base. Grey frames use the full range, others the limited one.
+        frames: at least one frame, all yuv420p of one even size, or all gray of one size, with increasing pts and a
+            time base. Gray frames use the full range, others the limited one.
         gop: frames from one keyframe to the next; no frame refers across a keyframe.
         crf: constant rate factor of x264; smaller is better, 18 is visually close to lossless.
 

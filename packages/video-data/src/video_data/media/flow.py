@@ -1,4 +1,4 @@
-"""Optical flow by Farneback's method: computed when packing, kept as a grey video beside the sample's own.
+"""Optical flow by Farneback's method: computed when packing, kept as a gray video beside the sample's own.
 
 Frame i of a flow video is the motion from frame i to frame i + 1 of the video, in pixels of its displayed picture, x to
 the right and y downwards; the last frame repeats the one before. The upper half of its picture holds x, the lower y. A
@@ -62,10 +62,10 @@ def flow_video(source: VideoSource, *, gop: int) -> bytes:
             height.
         ImportError: OpenCV is missing (extra `flow`).
     """
-    return encode_h264(_flow_frames(grey_pictures(source)), gop=gop, crf=FLOW_CRF)
+    return encode_h264(_flow_frames(gray_pictures(source)), gop=gop, crf=FLOW_CRF)
 
 
-def grey_pictures(source: VideoSource) -> Iterator[np.ndarray]:
+def gray_pictures(source: VideoSource) -> Iterator[np.ndarray]:
     """The displayed pictures of a video, uint8 [H, W]."""
     with open_video(source) as (container, stream):
         graph: Graph | None = None
@@ -77,8 +77,8 @@ def grey_pictures(source: VideoSource) -> Iterator[np.ndarray]:
                     graph = filter_graph(frame, *rotation_filters(frame_rotation(frame)), ("format", "gray"))
                 assert graph is not None
                 graph.vpush(frame)
-                grey = graph.vpull()
-                yield plane_rows(grey, 0)[:, : grey.width].copy()
+                gray = graph.vpull()
+                yield plane_rows(gray, 0)[:, : gray.width].copy()
 
 
 def _flow_frames(pictures: Iterator[np.ndarray]) -> Iterator[VideoFrame]:
@@ -101,7 +101,7 @@ def _flow_frames(pictures: Iterator[np.ndarray]) -> Iterator[VideoFrame]:
 
 
 def farneback_flow(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Motion in pixels from one grey picture to another, float32 [H, W, 2], x to the right and y downwards."""
+    """Motion in pixels from one gray picture to another, float32 [H, W, 2], x to the right and y downwards."""
     flow: np.ndarray = _import_cv2().calcOpticalFlowFarneback(first, second, None, **_FARNEBACK)
     return flow
 

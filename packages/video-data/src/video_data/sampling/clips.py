@@ -144,7 +144,7 @@ def source_crop_size(size: tuple[int, int], crop_size: int, short_side: int) -> 
 
     Resizing the shorter side to `short_side` and then cutting `crop_size` pixels shows the same part of the
     picture as cutting this square first and resizing it to `crop_size`. The side is rounded down to an even
-    number, at least 2, because the colour planes of most videos have half the resolution.
+    number, at least 2, because the color planes of most videos have half the resolution.
     """
     return max(2, min(size) * crop_size // short_side // 2 * 2)
 
@@ -161,7 +161,7 @@ def view_starts(num_video_frames: int, clip: ClipConfig, num_clips: int) -> list
 
 
 def view_boxes(size: tuple[int, int], clip: ClipConfig, num_crops: int) -> list[Box]:
-    """Crops of a test view: the centre, or three spread along the longer side.
+    """Crops of a test view: the center, or three spread along the longer side.
 
     The picture counts as resized so that its shorter side is the smaller end of `clip.short_side_range`.
     """

@@ -87,7 +87,7 @@ class PackOptions(StrictModel):
 
 
 class FlowRecord(StrictModel):
-    """The optical flow of a sample: a grey H.264 video, the member `<key>.flow.mp4` of the tar.
+    """The optical flow of a sample: a gray H.264 video, the member `<key>.flow.mp4` of the tar.
 
     It has as many frames as the sample's video and is as wide as its displayed picture and twice as high; see
     `video_data.media.flow`.
