@@ -8,7 +8,7 @@ from video_data.datasets.listing import MISSING, SPLIT_NAMES, Entry, Listing, re
 
 
 def list_csv(csv_path: Path, root: Path | None = None, *, frame_rate: Fraction | None = None) -> Listing:
-    """Lists the videos of a csv with the header `path,label` or `path,label,split` (other columns are
+    """List the videos of a csv with the header `path,label` or `path,label,split` (other columns are
     ignored).
 
     Args:

@@ -11,7 +11,7 @@ _EXPECTED = "a list of objects with vid_name and label"
 
 
 def list_diving48(src: Path, *, version: str | None = None, annotations: Path | None = None) -> Listing:
-    """Lists Diving48 from `Diving48_{train,test}.json` (V1, that of the paper) or `Diving48_V2_{train,test}.json`.
+    """List Diving48 from `Diving48_{train,test}.json` (V1, that of the paper) or `Diving48_V2_{train,test}.json`.
 
     Each is a list of objects with `vid_name` and `label`. `Diving48_vocab.json` names the classes, four words each;
     without it they are named by their numbers. Videos are named `<vid_name>.mp4`, hold one dive each, and may lie

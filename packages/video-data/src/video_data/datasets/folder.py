@@ -10,7 +10,7 @@ from video_data.shards.format import Split
 
 
 def list_folder(src: Path, *, frame_rate: Fraction | None = None) -> Listing:
-    """Lists `src/<class>/**/<video>` or `src/<split>/<class>/**/<video>`.
+    """List `src/<class>/**/<video>` or `src/<split>/<class>/**/<video>`.
 
     The second form is taken when every folder in `src` is named train, val, valid, validation or test; in the
     first form all videos belong to train. Files without a video ending and hidden files are passed over.

@@ -11,7 +11,7 @@ _SPLITS: dict[str, Split | None] = {"0": None, "1": "train", "2": "test"}
 
 
 def list_hmdb51(src: Path, *, fold: int = 1, annotations: Path | None = None) -> Listing:
-    """Lists HMDB51 from the files `<class>_test_split<fold>.txt`, as in `testTrainMulti_7030_splits`.
+    """List HMDB51 from the files `<class>_test_split<fold>.txt`, as in `testTrainMulti_7030_splits`.
 
     Each has `<video>.avi <use>` with 1 for training, 2 for testing and 0 for videos that this fold leaves out. Videos
     may lie anywhere under `src`, best in a folder for each class, and have any video ending.

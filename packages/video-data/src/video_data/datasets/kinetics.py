@@ -32,7 +32,7 @@ class _Clip:
 
 
 def list_kinetics(src: Path, *, annotations: Path | None = None) -> Listing:
-    """Lists Kinetics from its csv files, whose header is `label,youtube_id,time_start,time_end,split[,is_cc]`.
+    """List Kinetics from its csv files, whose header is `label,youtube_id,time_start,time_end,split[,is_cc]`.
 
     Videos may lie anywhere under `src`, in one folder, by split or by class, with any video ending. They are named
     `<youtube_id>_<start>_<end>` with six digits for each time, or `<youtube_id>` where the csv files have one clip of

@@ -76,7 +76,7 @@ class Collection:
         self._seen: set[tuple[Split, str]] = set()
 
     def add(self, name: str, path: Path | None, split: Split, label: str, **fields: Any) -> None:
-        """Takes a video by its name in the data set; `path` is None when it was not found."""
+        """Take a video by its name in the data set; `path` is None when it was not found."""
         source = name if path is None else display_path(path.relative_to(self._src))
         entry = Entry(path or self._src / name, source, split, label, **fields)
         if (split, name) in self._seen:
@@ -108,7 +108,7 @@ def display_path(path: Path) -> str:
 
 
 def require_two_classes(entries: list[Entry], origin: Path) -> None:
-    """Raises ValueError when all entries have the same class."""
+    """Raise ValueError when all entries have the same class."""
     labels = sorted({entry.label for entry in entries})
     if len(labels) < 2:
         raise ValueError(f"only one class in {origin}: {labels[0]!r}; a classifier needs at least two")

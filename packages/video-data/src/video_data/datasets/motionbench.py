@@ -71,7 +71,7 @@ class MotionBenchConfig(BaseModel):
 def generate_motionbench(
     dest: str | Path, config: MotionBenchConfig | None = None, *, num_workers: int = 1, progress: bool = True
 ) -> Path:
-    """Writes MotionBench as H.264 files with csv lists.
+    """Write MotionBench as H.264 files with csv lists.
 
     The files are `videos/<split>/<class>/<split>-<number>.mp4`, `train.csv`, `val.csv`, `test.csv` and
     `motionbench.csv` with the columns `path,label,split` that `pack_csv` reads, and `motionbench.json` with
@@ -114,7 +114,7 @@ def generate_motionbench(
 
 
 def motionbench_frames(config: MotionBenchConfig, split: str, number: int) -> np.ndarray:
-    """Draws one video, uint8 [num_frames, size, size, 3].
+    """Draw one video, uint8 [num_frames, size, size, 3].
 
     A patch moves over a still ground along its class's direction at a constant speed and comes back in on the
     other side. Positions are fractions of pixels from the first frame on, so sharpness does not tell
@@ -153,7 +153,7 @@ def _texture(random: np.random.RandomState, side: int) -> np.ndarray:
 
 
 def _shifted(picture: np.ndarray, offset: np.ndarray) -> np.ndarray:
-    """Moves a picture by fractions of pixels with bilinear weights; what leaves comes back opposite."""
+    """Move a picture by fractions of pixels with bilinear weights; what leaves comes back opposite."""
     whole = np.floor(offset).astype(int)
     row, column = offset - whole
     moved = np.roll(picture, whole, (0, 1))

@@ -13,7 +13,7 @@ _FRAME_RATE_V1 = Fraction(12)
 
 
 def list_something(src: Path, *, annotations: Path | None = None) -> Listing:
-    """Lists Something-Something; which version it is follows from the annotation files.
+    """List Something-Something; which version it is follows from the annotation files.
 
     Version 1: `something-something-v1-labels.csv` (a class a line), `-train.csv` and `-validation.csv` (`id;label`, no
     header), and a folder of JPEG frames `<id>/00001.jpg`, at 12 frames a second, for each video. Version 2:

@@ -22,7 +22,7 @@ def list_sports1m(
     num_workers: int = 1,
     progress: bool = True,
 ) -> Listing:
-    """Lists Sports-1M from `train_partition.txt`, `test_partition.txt` and `labels.txt`, as in its folder `original`.
+    """List Sports-1M from `train_partition.txt`, `test_partition.txt` and `labels.txt`, as in its folder `original`.
 
     A line of a partition is `<URL> <label>[,<label>...]`, labels counted from 0 into the lines of `labels.txt`. The
     first label is the class, the rest are kept as further ones. Videos are files whose name is the video's id of the

@@ -8,7 +8,7 @@ from video_data.shards.format import Split
 
 
 def list_ucf101(src: Path, *, fold: int = 1, annotations: Path | None = None) -> Listing:
-    """Lists UCF101 from `classInd.txt`, `trainlist0N.txt` and `testlist0N.txt`, as in `ucfTrainTestlist`.
+    """List UCF101 from `classInd.txt`, `trainlist0N.txt` and `testlist0N.txt`, as in `ucfTrainTestlist`.
 
     `classInd.txt` has `<number> <class>`, counted from 1; the lists have `<class>/<video>.avi`, for training followed
     by the number. Videos may lie anywhere under `src` and have any video ending.

@@ -81,7 +81,7 @@ def pack_hf_dataset(
     options: PackOptions | None = None,
     progress: bool = True,
 ) -> PackReport:
-    """Packs a video data set of `datasets` (extra `hf`) into shards.
+    """Pack a video data set of `datasets` (extra `hf`) into shards.
 
     Videos are written to a temporary folder beside `dest` first, where they are not files already; a data set that
     names local files has those packed. Nothing is decoded by `datasets`.
@@ -131,7 +131,7 @@ def pack_hf_dataset(
 
 
 def _write_video(value: Mapping[str, Any], folder: Path, number: int) -> Path:
-    """Puts a video of `datasets` into a folder, where it gets its number and what is known of its name."""
+    """Put a video of `datasets` into a folder, where it gets its number and what is known of its name."""
     content, original = value.get("bytes"), Path(value.get("path") or "")
     suffix = original.suffix[1:].lower()
     if suffix not in VIDEO_SUFFIXES:

@@ -23,7 +23,7 @@ class Streams:
 
 
 def check_streams(shards: ShardSet, clip: ClipConfig, pixels: str) -> None:
-    """Raises ValueError when a set cannot give the clips that are wanted."""
+    """Raise ValueError when a set cannot give the clips that are wanted."""
     if clip.modality == "rgb":
         return
     if not shards.has_flow:
@@ -36,7 +36,7 @@ def check_streams(shards: ShardSet, clip: ClipConfig, pixels: str) -> None:
 
 
 def read_streams(shards: ShardSet, split: str, index: int, info: VideoInfo, clip: ClipConfig) -> Streams:
-    """Reads what clips of a sample are cut from.
+    """Read what clips of a sample are cut from.
 
     Args:
         shards: an open shard set that `check_streams` accepts.
@@ -63,7 +63,7 @@ def decode_streams(
     flip: bool = False,
     out: np.ndarray,
 ) -> None:
-    """Decodes the same clips and crops of all streams.
+    """Decode the same clips and crops of all streams.
 
     Args:
         streams: what to cut from.

@@ -129,7 +129,7 @@ class ViewBatch(_SmallByValue):
 def normalize(
     video: Tensor | YuvClips, dtype: torch.dtype = torch.float32, *, flow_channels: int = 0
 ) -> Tensor:
-    """Scales pixels to about zero mean and unit variance: (video / 255 - 0.45) / 0.225 for every channel.
+    """Scale pixels to about zero mean and unit variance: (video / 255 - 0.45) / 0.225 for every channel.
 
     The paper gives no constants; these are close to the means and deviations of natural video. Optical flow is scaled
     alike, but so that no motion is 0. It runs on the device of `video` and keeps its strides.
@@ -161,7 +161,7 @@ def normalize(
 
 
 def channels_first(pixels: Tensor) -> Tensor:
-    """Moves the channels of [..., L, H, W, C] to [..., C, L, H, W] without copying."""
+    """Move the channels of [..., L, H, W, C] to [..., C, L, H, W] without copying."""
     return pixels.movedim(-1, -4)
 
 
@@ -172,7 +172,7 @@ def _pin_clips(video: Tensor | YuvClips) -> Tensor | YuvClips:
 
 
 def check_options(*, batch_size: int, num_workers: int, rank: int, world_size: int, pixels: str) -> None:
-    """Raises ValueError for an option out of its range."""
+    """Raise ValueError for an option out of its range."""
     if batch_size < 1 or num_workers < 0:
         raise ValueError(
             f"batch_size must be at least 1 and num_workers at least 0, got {batch_size} and {num_workers}"
@@ -183,6 +183,6 @@ def check_options(*, batch_size: int, num_workers: int, rank: int, world_size: i
 
 
 def check_pixels(pixels: str) -> None:
-    """Raises ValueError for an unknown kind of pixels."""
+    """Raise ValueError for an unknown kind of pixels."""
     if pixels not in ("rgb", "yuv"):
         raise ValueError(f"pixels must be 'rgb' or 'yuv', got {pixels!r}")

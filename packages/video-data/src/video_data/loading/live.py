@@ -51,7 +51,7 @@ class WindowFrame:
 
 
 def sliding_clips(frames: Iterable[VideoFrame], clip: ClipConfig, *, hop: int) -> Iterator[WindowFrame]:
-    """Hands out every frame, and every `hop` frames the clip that ends there.
+    """Hand out every frame, and every `hop` frames the clip that ends there.
 
     The first clip comes when the window is full. It spans `clip.span` frames, of which it shows every
     `frame_stride`-th.
@@ -91,7 +91,7 @@ def sliding_clips(frames: Iterable[VideoFrame], clip: ClipConfig, *, hop: int) -
 
 @contextmanager
 def open_frames(source: str) -> Iterator[Iterator[VideoFrame]]:
-    """Opens a video file, a camera or a network stream.
+    """Open a video file, a camera or a network stream.
 
     Args:
         source: a path, also of a folder of pictures; `camera:0` for the first camera; or a URL of rtsp, rtmp, udp, srt,

@@ -51,7 +51,7 @@ class LoaderState(BaseModel):
 
     @classmethod
     def from_dict(cls, values: dict[str, Any], *, expected: "LoaderState | None" = None) -> Self:
-        """Restores a state.
+        """Restore a state.
 
         Args:
             values: what `to_dict` returned.
@@ -102,7 +102,7 @@ class TrainLoader:
         return len(self._sampler)
 
     def __iter__(self) -> Iterator[Batch]:
-        """Yields `len(self)` batches. The first sample that is replaced for a reason is logged as a warning.
+        """Yield `len(self)` batches. The first sample that is replaced for a reason is logged as a warning.
 
         Raises:
             RuntimeError: more samples than the error budget allows could not be read.
@@ -133,7 +133,7 @@ def train_loader(
     pixels: PixelFormat = "rgb",
     multiprocessing_context: str | None = None,
 ) -> TrainLoader:
-    """Loads training clips in an order that depends on (manifest, split, seed) alone.
+    """Load training clips in an order that depends on (manifest, split, seed) alone.
 
     The stream of samples has no end: pass after pass over the split, each in its own order, and batches may
     straddle two passes. Global batch b holds the positions from `position + b * batch_size * world_size` on;
@@ -243,7 +243,7 @@ class _TrainDataset(Dataset[Batch]):
     def _read(
         self, position: int, clips: "_RgbClips | _YuvClips", row: int, replaced: list[Replacement]
     ) -> SampleRecord:
-        """Reads the sample at a position, or the next in the order that can be read, into a row of `clips`."""
+        """Read the sample at a position, or the next in the order that can be read, into a row of `clips`."""
         pass_index, offset = divmod(position // self._repeats, self._order.num_samples)
         tries = min(_MAX_REPLACEMENTS, self._order.num_samples)
         for step in range(tries):

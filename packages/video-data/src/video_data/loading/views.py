@@ -48,7 +48,7 @@ def eval_loader(
     skip_unreadable: bool = False,
     multiprocessing_context: str | None = None,
 ) -> "DataLoader[ViewBatch]":
-    """Loads every video of a split once, as clips spaced uniformly over it (paper section 5).
+    """Load every video of a split once, as clips spaced uniformly over it (paper section 5).
 
     The shorter side counts as resized to the smaller end of `clip.short_side_range`. Rank r takes the videos
     r, r + world_size, and so on; ranks that have one video less get a row with `valid` false at the end.
@@ -112,7 +112,7 @@ def decode_views(
 def decode_views(
     source: VideoSource, clip: ClipConfig, num_clips: int, *, num_crops: int = 1, pixels: PixelFormat = "rgb"
 ) -> Tensor | YuvClips:
-    """Cuts the test views of one video, exactly as `eval_loader` does for a packed one.
+    """Cut the test views of one video, exactly as `eval_loader` does for a packed one.
 
     A video whose frames cannot be found by their times is encoded again first. For optical flow it is encoded as
     packing does by default, and its flow computed (extra `flow`).
@@ -137,7 +137,7 @@ def decode_views(
 def decode_timed_views(
     source: VideoSource, clip: ClipConfig, num_clips: int
 ) -> tuple[Tensor, list[ViewStart]]:
-    """Cuts the test views of one video as `decode_views` does, and says where they begin.
+    """Cut the test views of one video as `decode_views` does, and say where they begin.
 
     Args:
         source: path or content of a video, or a folder of pictures.
@@ -265,7 +265,7 @@ class _ViewDataset(Dataset[ViewBatch]):
     def _read(
         self, index: int, info: VideoInfo, row: int, rgb: Tensor | None
     ) -> list[tuple[PlaneLayout, np.ndarray]]:
-        """Writes the views of a video into its row of `rgb`; without that, returns their planes."""
+        """Write the views of a video into its row of `rgb`; without that, return their planes."""
         streams = read_streams(self._shards, self._split, index, info, self._clip)
         if rgb is not None:
             self._views.read_rgb(streams, info, rgb[row].numpy())
@@ -289,7 +289,7 @@ class _Views:
         self._clip = clip
 
     def read_rgb(self, streams: Streams, info: VideoInfo, out: np.ndarray) -> None:
-        """Writes the views into `out`, uint8 of `shape`."""
+        """Write the views into `out`, uint8 of `shape`."""
         boxes = view_boxes(info.display_size, self._clip, self._num_crops)
         out = out.reshape(self._num_clips, self._num_crops, *self.shape[1:])
         decode_streams(streams, self._clips(info), boxes, self._clip.crop_size, out=out)

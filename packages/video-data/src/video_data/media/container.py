@@ -92,7 +92,7 @@ class VideoInfo:
 def open_video(
     source: VideoSource, *, format: str | None = None, probe: bool = True, max_seconds: float = MAX_SECONDS
 ) -> Iterator[tuple[InputContainer, VideoStream]]:
-    """Opens the first video stream of a source for decoding on the calling thread.
+    """Open the first video stream of a source for decoding on the calling thread.
 
     Args:
         source: content of a video, or its path.
@@ -179,7 +179,7 @@ def decode_packets(
 
 
 def probe_video(source: VideoSource) -> VideoInfo:
-    """Decodes a whole video once and indexes its frames.
+    """Decode a whole video once and index its frames.
 
     The index lists the frames that the decoder really delivers: declared frame counts and packet lists of
     broken, cut or fragmented files are not trusted.

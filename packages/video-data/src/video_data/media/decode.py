@@ -30,7 +30,7 @@ def decode_clips(
     flip: bool = False,
     out: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Decodes clips of a video as RGB crops.
+    """Decode clips of a video as RGB crops.
 
     Each frame is decoded and converted once, in one pass over the video that seeks across gaps without a
     wanted frame, straight to its place in the result.
@@ -69,7 +69,7 @@ def decode_clips(
 def decode_frames(
     source: VideoSource, info: VideoInfo, frames: Sequence[int], boxes: Sequence[Box], size: int
 ) -> np.ndarray:
-    """Decodes frames of a video as RGB crops, as `decode_clips` does for one clip.
+    """Decode frames of a video as RGB crops, as `decode_clips` does for one clip.
 
     Returns:
         uint8 [len(boxes), len(frames), size, size, 3].
@@ -91,7 +91,7 @@ def unique_frames(clips: Sequence[Sequence[int]]) -> tuple[list[int], list[list[
 def read_frames(
     source: VideoSource, info: VideoInfo, frames: Sequence[int]
 ) -> Iterator[tuple[int, VideoFrame]]:
-    """Decodes frames of a video, each once, in one pass that seeks across gaps without a wanted frame.
+    """Decode frames of a video, each once, in one pass that seeks across gaps without a wanted frame.
 
     Args:
         source: content of the video, or its path.
@@ -147,7 +147,7 @@ def read_frames(
 
 
 def _segments(info: VideoInfo, frames: Sequence[int]) -> Iterator[tuple[int, list[int]]]:
-    """Groups frames by the keyframe to seek to (0 for the first group when it needs no seek).
+    """Group frames by the keyframe to seek to (0 for the first group when it needs no seek).
 
     A group ends where a seek to the next keyframe passes over at least `_LEAST_GAP` frames.
     """

@@ -19,7 +19,7 @@ _BT601, _LIMITED, _FULL = 6, 1, 2
 
 
 def check_encoder() -> None:
-    """Raises ValueError when this build of FFmpeg cannot encode H.264."""
+    """Raise ValueError when this build of FFmpeg cannot encode H.264."""
     try:
         av.Codec(_ENCODER, "w")
     except Exception as error:
@@ -30,7 +30,7 @@ def check_encoder() -> None:
 
 
 def encode_h264(frames: Iterable[VideoFrame], *, gop: int, crf: int) -> bytes:
-    """Encodes frames to an mp4 file; equal frames give equal bytes.
+    """Encode frames to an mp4 file; equal frames give equal bytes.
 
     Args:
         frames: at least one frame, all yuv420p of one even size, or all gray of one size, with increasing pts and a
@@ -81,7 +81,7 @@ def reencode_video(
     crf: int,
     span: tuple[float, float] | None = None,
 ) -> bytes:
-    """Decodes a video and encodes it again as H.264, yuv420p, BT.601 limited range, without sound.
+    """Decode a video and encode it again as H.264, yuv420p, BT.601 limited range, without sound.
 
     Rotation and the shape of pixels are applied, every frame is kept with its time (counted from the first
     frame), and sides are rounded to even numbers.
@@ -113,7 +113,7 @@ def reencode_video(
 def reencode_pictures(
     frames: Iterable[VideoFrame], *, max_short_side: int | None, gop: int, crf: int
 ) -> bytes:
-    """Encodes single pictures with times as `reencode_video` does; the first one decides the size."""
+    """Encode single pictures with times as `reencode_video` does; the first one decides the size."""
     return encode_h264(_upright_frames(frames, max_short_side, 1, None), gop=gop, crf=crf)
 
 
@@ -161,7 +161,7 @@ def _frame_duration(time_base: Fraction | None, rate: Fraction | None) -> int:
 def _upright_frames(
     frames: Iterable[VideoFrame], max_short_side: int | None, step: int, pixel_aspect: Fraction | None
 ) -> Iterator[VideoFrame]:
-    """Turns frames upright, scales them to one size and gives them increasing times that start at 0."""
+    """Turn frames upright, scale them to one size and give them increasing times that start at 0."""
     graph, kind, size = None, None, None
     first_pts, last_pts = None, -1
     for frame in frames:

@@ -46,7 +46,7 @@ class RgbGraph:
         self._size = size
 
     def convert(self, frame: VideoFrame, out: np.ndarray) -> None:
-        """Writes the converted frame into `out`, uint8 [size, size, 3]."""
+        """Write the converted frame into `out`, uint8 [size, size, 3]."""
         self._graph.vpush(frame)
         picture = self._graph.vpull()
         assert (picture.width, picture.height) == (self._size, self._size)

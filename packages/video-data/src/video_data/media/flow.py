@@ -42,12 +42,12 @@ _FARNEBACK: dict[str, Any] = {
 
 
 def check_flow() -> None:
-    """Raises ImportError, with the extra's name, when OpenCV is missing."""
+    """Raise ImportError, with the extra's name, when OpenCV is missing."""
     _import_cv2()
 
 
 def flow_video(source: VideoSource, *, gop: int) -> bytes:
-    """Computes the flow of a video from frame to frame and encodes it.
+    """Compute the flow of a video from frame to frame and encode it.
 
     Args:
         source: content of a video, or its path; of a packed one to get the flow that packing stores.
@@ -108,7 +108,7 @@ def farneback_flow(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 
 @contextmanager
 def single_threaded() -> Iterator[None]:
-    """Keeps OpenCV on the calling thread: processes share the cores here."""
+    """Keep OpenCV on the calling thread: processes share the cores here."""
     cv2 = _import_cv2()
     threads = cv2.getNumThreads()
     cv2.setNumThreads(1)
@@ -143,7 +143,7 @@ def decode_flow(
     flip: bool = False,
     out: np.ndarray,
 ) -> None:
-    """Decodes clips of a flow video as crops that match those of `decode_clips`.
+    """Decode clips of a flow video as crops that match those of `decode_clips`.
 
     Motion is given in pixels of the result: scaling a crop scales it too, and mirroring turns x around.
 
@@ -194,7 +194,7 @@ class _FlowCutter:
         self._size = size
 
     def cut(self, frame: VideoFrame, out: np.ndarray) -> None:
-        """Writes the crop of a frame into `out`, uint8 [size, size, 2]."""
+        """Write the crop of a frame into `out`, uint8 [size, size, 2]."""
         for half, (graph, table) in enumerate(zip(self._graphs, self._tables, strict=True)):
             graph.vpush(frame)
             out[..., half] = np.take(table, plane_rows(graph.vpull(), 0)[:, : self._size])

@@ -44,13 +44,13 @@ class Deadline:
         self._end = time.thread_time() + seconds
 
     def check(self) -> None:
-        """Raises `VideoError` when the time is over."""
+        """Raise `VideoError` when the time is over."""
         if time.thread_time() > self._end:
             raise VideoError(f"more than {self._seconds:g} seconds of processor time", reason="too much time")
 
 
 def check_frame_size(width: int, height: int) -> None:
-    """Raises `VideoError` unless a frame has at least 2x2 and at most `MAX_PIXELS` pixels."""
+    """Raise `VideoError` unless a frame has at least 2x2 and at most `MAX_PIXELS` pixels."""
     if min(width, height) < 2:
         raise VideoError(f"frames of {width}x{height} pixels are too small", reason="frames are too small")
     if width * height > MAX_PIXELS:

@@ -82,7 +82,7 @@ def pictures_video(folder: Path, frame_rate: Fraction = FRAME_RATE) -> bytes:
 
 
 def motion_jpeg(pictures: list[Path], frame_rate: Fraction) -> bytes:
-    """Puts JPEG pictures into an mp4 file as they are, each a keyframe.
+    """Put JPEG pictures into an mp4 file as they are, each a keyframe.
 
     Args:
         pictures: JPEG files of one size, in order.
@@ -108,7 +108,7 @@ def motion_jpeg(pictures: list[Path], frame_rate: Fraction) -> bytes:
 
 
 def picture_frames(pictures: list[Path], frame_rate: Fraction) -> Iterator[VideoFrame]:
-    """Decodes pictures one after the other.
+    """Decode pictures one after the other.
 
     Raises:
         VideoError: one cannot be decoded; the message names it.

@@ -84,7 +84,7 @@ class YuvClips:
 
 
 def to_rgb(clips: YuvClips) -> Tensor:
-    """Resizes and converts clips on the device on which their planes are.
+    """Resize and convert clips on the device on which their planes are.
 
     It does what decoding to RGB does: planes are resized bilinearly, each chroma sample counts for 2x2 pixels, and
     the matrix and range are those of the video. For 8-bit 4:2:0 video and even sizes results differ by the rounding
@@ -110,7 +110,7 @@ def to_rgb(clips: YuvClips) -> Tensor:
 def decode_planes(
     source: VideoSource, info: VideoInfo, frames: Sequence[int], boxes: Sequence[Box]
 ) -> list[tuple[PlaneLayout, np.ndarray]]:
-    """Decodes frames of a video as Y, U and V planes of crops, without scaling.
+    """Decode frames of a video as Y, U and V planes of crops, without scaling.
 
     Videos that are rotated or not 8-bit 4:2:0 are converted to that first.
 
@@ -160,7 +160,7 @@ class _PlaneCutter:
             target[slot] = rows[y : y + box.height // half, x : x + box.width // half]
 
     def _set_kind(self, frame: VideoFrame, kind: tuple[str, int, int]) -> None:
-        """Takes the matrix and range of the first frame; frames of other kinds are converted to the usual ones."""
+        """Take the matrix and range of the first frame; frames of other kinds are converted to the usual ones."""
         name, matrix, color_range = kind
         box = self._box
         if self._kind is None and name in _PLANAR and self._rotation == 0:
@@ -184,7 +184,7 @@ class _PlaneCutter:
 def join_planes(
     parts: Sequence[tuple[PlaneLayout, np.ndarray]], *, shape: tuple[int, ...], size: int, num_frames: int
 ) -> YuvClips:
-    """Puts the planes of many crops into one buffer.
+    """Put the planes of many crops into one buffer.
 
     Args:
         parts: layouts and their planes.
@@ -230,7 +230,7 @@ def _pictures(planes: Tensor, layout: PlaneLayout, size: int) -> Tensor:
 
 
 def _resize(plane: Tensor, size: int) -> Tensor:
-    """Resizes [T, h, w] to float32 [T, size, size] of whole numbers, as FFmpeg scales planes."""
+    """Resize [T, h, w] to float32 [T, size, size] of whole numbers, as FFmpeg scales planes."""
     plane = plane.float()
     if plane.shape[-2] != size:
         plane = _weights(plane.shape[-2], size).to(plane.device) @ plane

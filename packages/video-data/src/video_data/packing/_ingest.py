@@ -40,7 +40,7 @@ class Loaded:
 
 
 def load(entry: Entry, options: PackOptions) -> Loaded | str:
-    """Reads or re-encodes a video and indexes its frames; a text is the reason why that failed."""
+    """Read or re-encode a video and index its frames; a text is the reason why that failed."""
     try:
         loaded = _from_pictures(entry, options) if entry.path.is_dir() else _from_file(entry, options)
         return replace(loaded, flow=_flow(loaded.content, options)) if options.flow else loaded

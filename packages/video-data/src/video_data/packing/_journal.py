@@ -148,7 +148,7 @@ class Journal:
         return parse_file(Plan, path.read_bytes(), path) if path.is_file() else None
 
     def begin(self, plan: Plan, listed: Sequence[str]) -> None:
-        """Writes the plan, and the list of videos as lines of `listing_line`."""
+        """Write the plan, and the list of videos as lines of `listing_line`."""
         self._folder.mkdir(parents=True, exist_ok=True)
         with (
             atomic_file(self._folder / _LISTING) as file,
@@ -194,17 +194,17 @@ class Journal:
         return hashlib.sha256(index.read_bytes()).hexdigest() == shard.index_sha256
 
     def write(self, group: Group, record: GroupRecord) -> None:
-        """Records that a group is done."""
+        """Record that a group is done."""
         write_atomic(self._folder / f"{group.name}.json", model_bytes(record))
 
     def clean(self, groups: Sequence[Group]) -> None:
-        """Removes what writing these groups left when it was killed."""
+        """Remove what writing these groups left when it was killed."""
         for group in groups:
             for path in (*self.dest.glob(f".{group.name}*.tmp"), *self._folder.glob(f".{group.name}.*.tmp")):
                 path.unlink(missing_ok=True)
 
     def take(self, other: "Journal", group: Group) -> None:
-        """Takes over a group that is done in another folder; files are linked where that is possible, else copied."""
+        """Take over a group that is done in another folder; files are linked where that is possible, else copied."""
         record = other.record(group)
         if record is None:
             return
@@ -216,7 +216,7 @@ class Journal:
         self.write(group, record)
 
     def remove(self) -> None:
-        """Forgets the packing; shards stay."""
+        """Forget the packing; shards stay."""
         shutil.rmtree(self._folder, ignore_errors=True)
 
 

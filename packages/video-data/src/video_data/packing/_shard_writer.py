@@ -69,7 +69,7 @@ class ShardWriter:
             self._stack.__exit__(*exception)
 
     def add(self, entry: Entry, loaded: Loaded) -> None:
-        """Appends one sample."""
+        """Append one sample."""
         if self._samples and self._end >= self._options.max_shard_bytes:
             self._close()
         if not self._samples:

@@ -66,7 +66,7 @@ class PackReport:
 def pack_folder(
     src: str | Path, dest: str | Path, *, options: PackOptions | None = None, progress: bool = True
 ) -> PackReport:
-    """Packs a folder of videos, `src/<class>/<video>` or `src/<split>/<class>/<video>`, into shards.
+    """Pack a folder of videos, `src/<class>/<video>` or `src/<split>/<class>/<video>`, into shards.
 
     The second form is taken when every folder in `src` is named train, val, valid, validation or test;
     otherwise all videos belong to the split train. Otherwise as `pack_listing`.
@@ -85,7 +85,7 @@ def pack_csv(
     options: PackOptions | None = None,
     progress: bool = True,
 ) -> PackReport:
-    """Packs the videos that a csv with the header `path,label[,split]` lists into shards, as `pack_listing` does.
+    """Pack the videos that a csv with the header `path,label[,split]` lists into shards, as `pack_listing` does.
 
     Args:
         csv_path: UTF-8, comma separated; other columns are ignored. Without `split` all videos belong to
@@ -105,7 +105,7 @@ def pack_csv(
 def pack_listing(
     listing: Listing, dest: str | Path, *, options: PackOptions | None = None, progress: bool = True
 ) -> PackReport:
-    """Packs the videos of a data set into shards.
+    """Pack the videos of a data set into shards.
 
     Videos that cannot be read are listed in the manifest with the reason. The same videos and options give
     byte-identical shards, whatever the number of workers or parts. When it is stopped, at any moment and in any way,
@@ -155,7 +155,7 @@ def pack_listing(
 
 
 def merge_parts(dest: str | Path, *folders: str | Path, progress: bool = True) -> PackReport:
-    """Joins what was packed with `PackOptions.part` into one finished set.
+    """Join what was packed with `PackOptions.part` into one finished set.
 
     Args:
         dest: folder of the finished set, into which parts may have been packed.
@@ -254,7 +254,7 @@ def _pack_groups(
     options: PackOptions,
     progress: bool,
 ) -> None:
-    """Packs the groups that are not done."""
+    """Pack the groups that are not done."""
     left = [(group, entries) for group, entries in groups if journal.record(group) is None]
     journal.clean([group for group, _ in left])
     labels = {name: label for label, name in enumerate(plan.classes)}
@@ -286,7 +286,7 @@ def _pack_groups(
 
 
 def _finish(journal: Journal, plan: Plan) -> PackReport:
-    """Writes the manifest of a set whose groups are all done."""
+    """Write the manifest of a set whose groups are all done."""
     dest = journal.dest
     records = [record for group in plan.groups if (record := journal.record(group)) is not None]
     assert len(records) == len(plan.groups)

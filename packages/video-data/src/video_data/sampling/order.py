@@ -19,7 +19,7 @@ _CACHED_WINDOWS = 4
 
 
 def hash_words(*words: int, num_words: int = 1) -> list[int]:
-    """Hashes integers to `num_words` (at most 8) uniform 64-bit integers."""
+    """Hash integers to `num_words` (at most 8) uniform 64-bit integers."""
     data = b"".join(word.to_bytes(16, "little", signed=True) for word in words)
     digest = hashlib.blake2b(data, digest_size=8 * num_words).digest()
     return [int.from_bytes(digest[i : i + 8], "little") for i in range(0, len(digest), 8)]

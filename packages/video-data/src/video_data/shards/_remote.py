@@ -48,7 +48,7 @@ class RemoteFiles:
         self._cache.mkdir(parents=True, exist_ok=True)
 
     def load_manifest(self) -> tuple[Manifest, str]:
-        """Fetches and checks the manifest.
+        """Fetch and check the manifest.
 
         Raises:
             ValueError: it is missing or wrong, or a file that it lists is larger than the cache.
@@ -123,7 +123,7 @@ class RemoteFiles:
         raise AssertionError("unreachable")
 
     def _fetch(self, url: str, path: Path, digest: str, limit: int) -> None:
-        """Fetches a file that may have at most `limit` bytes; what is more is not read."""
+        """Fetch a file that may have at most `limit` bytes; what is more is not read."""
         temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         for attempt in range(_ATTEMPTS):
             try:
@@ -146,7 +146,7 @@ class RemoteFiles:
                 temporary.unlink(missing_ok=True)
 
     def _make_room(self, size: int) -> None:
-        """Removes the files that were used longest ago until `size` more bytes fit."""
+        """Remove the files that were used longest ago until `size` more bytes fit."""
         with self._locked("eviction"):
             entries = []
             for path in self._cache.iterdir():
@@ -164,7 +164,7 @@ class RemoteFiles:
 
     @contextmanager
     def _locked(self, name: str) -> Iterator[None]:
-        """Holds a lock among all processes that share the cache."""
+        """Hold a lock among all processes that share the cache."""
         import fcntl
 
         folder = self._cache / "locks"

@@ -309,7 +309,7 @@ class Manifest(_VersionedModel):
 
 
 def to_runs(values: Sequence[int] | np.ndarray) -> tuple[Run, ...]:
-    """Writes increasing integers as runs (first, step, count)."""
+    """Write increasing integers as runs (first, step, count)."""
     runs: list[Run] = []
     numbers = [int(value) for value in values]
     start = 0
@@ -335,7 +335,7 @@ def model_bytes(model: BaseModel, *, indent: int | None = None) -> bytes:
 
 
 def load_manifest(folder: Path) -> tuple[Manifest, str]:
-    """Reads and checks the manifest of a shard set.
+    """Read and check the manifest of a shard set.
 
     Returns:
         The manifest and the SHA-256 of its file, which identifies the whole set: it covers the hashes of all
@@ -360,7 +360,7 @@ def load_manifest(folder: Path) -> tuple[Manifest, str]:
 def load_index(
     path: Path, content: bytes, *, num_samples: int, num_classes: int, tar_size: int
 ) -> ShardIndex:
-    """Reads and checks the index of one shard.
+    """Read and check the index of one shard.
 
     Raises:
         ValueError: something in it is wrong; the message names it.
@@ -383,7 +383,7 @@ def load_index(
 
 
 def parse_file(model: type[M], content: bytes, path: Path) -> M:
-    """Parses a JSON file.
+    """Parse a JSON file.
 
     Raises:
         ValueError: it does not match the model; the message names the file and the first wrong field.

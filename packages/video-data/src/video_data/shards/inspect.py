@@ -121,7 +121,7 @@ class Inspection(StrictModel):
 
 
 def inspect_shards(shards: ShardSet, *, progress: bool = True) -> Inspection:
-    """Sums up a shard set. Manifest and indexes are read, videos are not.
+    """Sum up a shard set. Manifest and indexes are read, videos are not.
 
     Args:
         shards: an open shard set.

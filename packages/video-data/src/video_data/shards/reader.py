@@ -75,11 +75,11 @@ class ShardSet:
         self._files: OrderedDict[str, int] = OrderedDict()
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leaves out open files: another process opens its own."""
+        """Leave out open files: another process opens its own."""
         return {**self.__dict__, "_files": OrderedDict(), "_indexes": OrderedDict()}
 
     def __del__(self) -> None:
-        """Closes the tars."""
+        """Close the tars."""
         for descriptor in getattr(self, "_files", {}).values():
             os.close(descriptor)
 
@@ -289,7 +289,7 @@ class LocalFiles:
         self._folder = folder
 
     def load_manifest(self) -> tuple[Manifest, str]:
-        """Reads the manifest and checks that the files that it lists are there.
+        """Read the manifest and check that the files that it lists are there.
 
         Raises:
             ValueError: the manifest is missing or wrong, or a file it lists is missing or has another size.
@@ -323,7 +323,7 @@ def open_shards(
     cache_bytes: int = DEFAULT_CACHE_BYTES,
     storage_options: Mapping[str, Any] | None = None,
 ) -> ShardSet:
-    """Opens a set of shards that `pack_folder` or `pack_csv` wrote.
+    """Open a set of shards that `pack_folder` or `pack_csv` wrote.
 
     Shards behind a URL are fetched one by one when a sample of theirs is first read, verified with the SHA-256 in
     the manifest and kept in a cache on disk, which all processes of a machine share.

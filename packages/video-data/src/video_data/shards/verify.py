@@ -90,7 +90,7 @@ def verify_shards(
     cache: str | Path | None = None,
     storage_options: Mapping[str, Any] | None = None,
 ) -> VerifyReport:
-    """Checks that a shard set is, to the last byte and frame, what its manifest and indexes say.
+    """Check that a shard set is, to the last byte and frame, what its manifest and indexes say.
 
     Every tar and index is hashed again and compared with the manifest, every sample with its index, and every
     video is decoded to its end: container, codec, size, times of all frames and keyframes must be those of the
@@ -187,7 +187,7 @@ def _check_all(
 
 
 def _check(task: _Task, *, files: LocalFiles | RemoteFiles, num_classes: int, decode: bool) -> _Checked:
-    """Checks the files and samples of a task."""
+    """Check the files and samples of a task."""
     found = _Checked()
     shard, first_part = task.shard, task.samples.start == 0
     index = _check_index(files, shard, num_classes, found)
@@ -262,7 +262,7 @@ def _unopened(name: str, error: OSError, num_samples: int) -> Problem:
 
 
 def _file_problems(file: BinaryIO, name: str, size: int, digest: str) -> Iterator[Problem]:
-    """Compares the size and hash of a whole file with the manifest."""
+    """Compare the size and hash of a whole file with the manifest."""
     sha256, found = hashlib.sha256(), 0
     try:
         file.seek(0)

@@ -22,11 +22,11 @@ class ErrorBudget:
         self._logged: set[str] = set()
 
     def clear(self) -> None:
-        """Begins to count anew; reasons that were logged stay logged."""
+        """Begin to count anew; reasons that were logged stay logged."""
         self.counts = Counter()
 
     def add(self, key: str, reason: str, message: str) -> None:
-        """Counts one sample.
+        """Count one sample.
 
         Args:
             key: what names it.

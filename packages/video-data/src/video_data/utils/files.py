@@ -10,7 +10,7 @@ from typing import BinaryIO
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[BinaryIO]:
-    """Opens a temporary file beside `path` that takes its name when the block ends without an exception.
+    """Open a temporary file beside `path` that takes its name when the block ends without an exception.
 
     The content is on disk before the rename; after an exception nothing is left.
     """
@@ -31,6 +31,6 @@ def temporary_name(path: Path) -> Path:
 
 
 def write_atomic(path: Path, content: bytes) -> None:
-    """Writes `content` to `path` so that a reader sees all of it or nothing."""
+    """Write `content` to `path` so that a reader sees all of it or nothing."""
     with atomic_file(path) as file:
         file.write(content)

@@ -44,7 +44,7 @@ def map_in_order(
     done: int = 0,
     describe: Callable[[T], str] = str,
 ) -> Generator[R, None, None]:
-    """Yields `function(item)` for every item, in order.
+    """Yield `function(item)` for every item, in order.
 
     Args:
         function: a function at the top level of a module.
@@ -145,7 +145,7 @@ _slot: tuple["ctypes.Array[ctypes.c_int64]", int] | None = None  # of this worke
 
 
 def _begin(num_begun: "Synchronized[int]", slots: "ctypes.Array[ctypes.c_int64]") -> None:
-    """Runs first in each worker, which leaves Ctrl-C to the main process and ends when that is killed."""
+    """Run first in each worker, which leaves Ctrl-C to the main process and ends when that is killed."""
     global _slot
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
@@ -165,7 +165,7 @@ def _end_with_parent() -> None:
 
 
 def _work(function: Callable[[T], R], number: int, item: T) -> R:
-    """Notes which item this worker is at, for the case that it dies, and calls the function."""
+    """Note which item this worker is at, for the case that it dies, and call the function."""
     if _slot is not None:
         slots, place = _slot
         slots[place] = number

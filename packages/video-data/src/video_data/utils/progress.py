@@ -39,20 +39,20 @@ class ProgressDisplay(Progress):
             self._writer = threading.Thread(target=self._write, name="progress", daemon=True)
 
     def start(self) -> None:
-        """Begins to show progress; `with` does it."""
+        """Begin to show progress; `with` does it."""
         super().start()
         if self._writer is not None:
             self._writer.start()
 
     def stop(self) -> None:
-        """Stops showing progress; the end of `with` does it."""
+        """Stop showing progress; the end of `with` does it."""
         self._stopped.set()
         if self._writer is not None:
             self._writer.join()
         super().stop()
 
     def write_lines(self) -> None:
-        """Writes a line for each task that is not finished: what is done, how fast, and the time left."""
+        """Write a line for each task that is not finished: what is done, how fast, and the time left."""
         for task in self.tasks:
             if task.visible and not task.finished:
                 self.console.print(_line(task), highlight=False, markup=False, soft_wrap=True)
