@@ -31,7 +31,7 @@ import numpy as np
 from video_data import ClipConfig, PackOptions, VideoError, open_shards, pack_folder, train_loader
 from video_data.integrations.webdataset import webdataset_pipeline
 from video_data.media.container import probe_video
-from video_data.media.decode import decode_frames
+from video_data.media.decode import decode_clips
 from video_data.media.encode import reencode_video
 from video_data.media.planes import decode_planes
 from video_data.sampling.clips import Box
@@ -127,7 +127,7 @@ def read_video(content: bytes, name: str, folder: Path, rng: random.Random) -> s
         frames = sorted({frame % info.num_frames for frame in frames})
         side = min(info.display_size) // 2 * 2
         box = Box(0, 0, side, side)
-    pixels = decode_frames(content, info, frames, [box], 32)
+    pixels = decode_clips(content, info, [frames], [box], 32)[0]
     ((layout, planes),) = decode_planes(content, info, frames, [box])
     assert pixels.shape == (1, len(frames), 32, 32, 3) and len(planes) == layout.num_bytes
     return "read"

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from video_data.media.container import decode_packets, open_video, probe_video
-from video_data.media.decode import decode_frames
+from video_data.media.decode import decode_clips
 from video_data.media.encode import reencode_video
 from video_data.media.filters import RgbGraph
 from video_data.media.limits import VIDEO_SUFFIXES, VideoError
@@ -69,7 +69,7 @@ def test_every_wanted_frame_is_the_right_one(kind, make_video, frame_numbers):
     info = probe_video(video)
     assert info.num_frames == 40
     for frames in ([0], [39], [9, 10, 11], [3, 17, 18, 36], [10, 20, 30], list(range(40)), [1, 39]):
-        decoded = decode_frames(video, info, frames, [WHOLE], 64)
+        decoded = decode_clips(video, info, [frames], [WHOLE], 64)[0]
         assert decoded.shape == (1, len(frames), 64, 64, 3)
         assert frame_numbers(decoded[0]) == frames
 
@@ -82,7 +82,7 @@ def test_reencoding_keeps_every_frame_and_its_time(kind, make_video, frame_numbe
     info = probe_video(packed)
     assert info.codec == "h264"
     assert info.keyframes.tolist() == [0, 12, 24, 36]
-    assert frame_numbers(decode_frames(packed, info, range(40), [WHOLE], 64)[0]) == list(range(40))
+    assert frame_numbers(decode_clips(packed, info, [range(40)], [WHOLE], 64)[0][0]) == list(range(40))
     seconds_before = [float((t - before.pts[0]) * before.time_base) for t in before.pts.tolist()]
     assert [float(t * info.time_base) for t in info.pts.tolist()] == pytest.approx(seconds_before, abs=1e-3)
 
@@ -115,11 +115,11 @@ def test_filmed_videos_are_frame_accurate():
                         expected[number] = np.empty((32, 32, 3), dtype=np.uint8)
                         RgbGraph(frame, info.rotation, box, 32).convert(frame, expected[number])
         assert sorted(expected) == chosen
-        everything = decode_frames(path, info, chosen, [box], 32)[0]
+        everything = decode_clips(path, info, [chosen], [box], 32)[0][0]
         for number, picture in zip(chosen, everything, strict=True):
             assert np.array_equal(picture, expected[number]), (path, number)
         for number in chosen[1::4]:
-            alone = decode_frames(path.read_bytes(), info, [number], [box], 32)[0, 0]
+            alone = decode_clips(path.read_bytes(), info, [[number]], [box], 32)[0][0, 0]
             assert np.array_equal(alone, expected[number]), (path, number)
     assert len(refused) < len(paths) / 4, refused
 
@@ -141,8 +141,8 @@ def test_a_late_frame_is_read_without_decoding_what_lies_before_its_keyframe(mak
             if number < 180 and packet.pos is not None:
                 damaged[packet.pos : packet.pos + packet.size] = bytes(packet.size)
     with pytest.raises(VideoError):
-        decode_frames(bytes(damaged), info, [0, 199], [WHOLE], 64)
-    assert frame_numbers(decode_frames(bytes(damaged), info, [195, 199], [WHOLE], 64)[0]) == [195, 199]
+        decode_clips(bytes(damaged), info, [[0, 199]], [WHOLE], 64)[0]
+    assert frame_numbers(decode_clips(bytes(damaged), info, [[195, 199]], [WHOLE], 64)[0][0]) == [195, 199]
 
 
 def test_crop_and_scale_match_scaling_the_whole_picture_first(make_video):
@@ -156,7 +156,7 @@ def test_crop_and_scale_match_scaling_the_whole_picture_first(make_video):
         output.mux(stream.encode())
     video = buffer.getvalue()
     info = probe_video(video)
-    cropped = decode_frames(video, info, [0], [Box(32, 16, 96, 96)], 48)[0, 0]
+    cropped = decode_clips(video, info, [[0]], [Box(32, 16, 96, 96)], 48)[0][0, 0]
     with av.open(io.BytesIO(video)) as container:
         frame = next(container.decode(video=0))
         whole = frame.reformat(width=80, height=64, format="rgb24", interpolation="BILINEAR").to_ndarray()
@@ -178,18 +178,18 @@ def test_rotation_is_applied(rotation, turns, make_video, tmp_path):
                 packet.stream = stream
                 output.mux(packet)
     upright = probe_video(video)
-    expected = np.rot90(decode_frames(video, upright, [0], [Box(0, 0, 32, 32)], 32)[0, 0], turns)
+    expected = np.rot90(decode_clips(video, upright, [[0]], [Box(0, 0, 32, 32)], 32)[0][0, 0], turns)
     rotated = buffer.getvalue()
     info = probe_video(rotated)
     assert info.rotation == rotation
     assert info.display_size == ((64, 32) if rotation == 180 else (32, 64))
     # The left half of the coded picture lies elsewhere after turning.
     box = {90: Box(0, 32, 32, 32), 180: Box(32, 0, 32, 32), 270: Box(0, 0, 32, 32)}[rotation]
-    assert np.abs(decode_frames(rotated, info, [0], [box], 32)[0, 0].astype(int) - expected).max() <= 2
+    assert np.abs(decode_clips(rotated, info, [[0]], [box], 32)[0][0, 0].astype(int) - expected).max() <= 2
     again = reencode_video(rotated, max_short_side=None, gop=12, crf=1)
     info = probe_video(again)
     assert info.rotation == 0
-    assert np.abs(decode_frames(again, info, [0], [box], 32)[0, 0].astype(int) - expected).max() <= 12
+    assert np.abs(decode_clips(again, info, [[0]], [box], 32)[0][0, 0].astype(int) - expected).max() <= 12
 
 
 @pytest.mark.parametrize("full_range", [False, True])
@@ -211,7 +211,7 @@ def test_colors_follow_the_tags(matrix, full_range):
         output.mux(stream.encode())
     video = buffer.getvalue()
     for content in (video, reencode_video(video, max_short_side=None, gop=12, crf=1)):
-        pixels = decode_frames(content, probe_video(content), [0], [WHOLE], 64)[0, 0]
+        pixels = decode_clips(content, probe_video(content), [[0]], [WHOLE], 64)[0][0, 0]
         assert np.abs(pixels.astype(int) - color).max() <= 6
 
 
@@ -272,10 +272,10 @@ def test_a_wrong_index_raises_instead_of_returning_other_frames(make_video):
     video = make_video(range(20))
     other = probe_video(make_video(range(20), pts=[7 * i + 3 for i in range(20)]))
     with pytest.raises(VideoError, match="wanted frames could not be decoded"):
-        decode_frames(video, other, [5, 6], [WHOLE], 64)
+        decode_clips(video, other, [[5, 6]], [WHOLE], 64)[0]
     larger = probe_video(make_video(range(20), size=(96, 96)))
     with pytest.raises(VideoError, match="64x64"):
-        decode_frames(video, larger, [5], [WHOLE], 64)
+        decode_clips(video, larger, [[5]], [WHOLE], 64)[0]
 
 
 def test_other_kinds_of_files_are_not_opened_as_videos(tmp_path):
@@ -299,5 +299,5 @@ def test_decoding_leaves_no_open_files(make_video, tmp_path):
     info = probe_video(path)
     before = open_files()
     for _ in range(5):
-        decode_frames(path, info, [1, 15], [WHOLE], 64)
+        decode_clips(path, info, [[1, 15]], [WHOLE], 64)[0]
     assert open_files() == before

@@ -31,7 +31,7 @@ from video_data import (
 )
 from video_data.media import decode
 from video_data.media.container import open_video, probe_video
-from video_data.media.decode import decode_frames
+from video_data.media.decode import decode_clips
 from video_data.media.encode import reencode_video
 from video_data.media.limits import MAX_BYTES, VideoError
 from video_data.media.planes import to_rgb
@@ -106,7 +106,7 @@ def test_times_that_go_back_are_refused_for_copying_and_put_right_when_encoded(m
         packed = reencode_video(video, max_short_side=None, gop=12, crf=10)
         info = probe_video(packed)
         assert (np.diff(info.pts) > 0).all()
-        assert frame_numbers(decode_frames(packed, info, range(20), [WHOLE], 64)[0]) == list(range(20))
+        assert frame_numbers(decode_clips(packed, info, [range(20)], [WHOLE], 64)[0][0]) == list(range(20))
 
 
 def test_views_of_a_video_without_good_times_show_its_frames_in_order(make_video, frame_numbers):
@@ -124,7 +124,7 @@ def test_frames_with_one_time_are_indexed_once_and_kept_when_encoded(make_video,
     info = probe_video(video)
     assert (np.diff(info.pts) > 0).all()
     assert info.num_frames < 20
-    shown = frame_numbers(decode_frames(video, info, range(info.num_frames), [WHOLE], 64)[0])
+    shown = frame_numbers(decode_clips(video, info, [range(info.num_frames)], [WHOLE], 64)[0][0])
     assert shown == sorted(shown)
     packed = probe_video(reencode_video(video, max_short_side=None, gop=12, crf=10))
     assert packed.num_frames == 20
@@ -190,7 +190,7 @@ def test_decoding_stops_when_its_time_is_over(make_video, monkeypatch):
     info = probe_video(video)
     monkeypatch.setattr("video_data.media.decode.MAX_CLIP_SECONDS", 0.0)
     with pytest.raises(VideoError, match="more than 0 seconds of processor time") as error:
-        decode_frames(video, info, [1, 30], [WHOLE], 64)
+        decode_clips(video, info, [[1, 30]], [WHOLE], 64)[0]
     assert error.value.reason == "too much time"
     monkeypatch.setattr("video_data.media.container.MAX_SECONDS", 0.0)
     with pytest.raises(VideoError) as error:
@@ -290,7 +290,7 @@ def test_a_sample_that_names_other_files_opens_none(canary, tmp_path, make_video
                 for format_name in (name, "concat", "hls", "image2", "lavfi", "mov"):
                     with pytest.raises(VideoError):
                         wrong = type(info)(**{**info.__dict__, "format": format_name})
-                        decode_frames(source, wrong, [0], [WHOLE], 64)
+                        decode_clips(source, wrong, [[0]], [WHOLE], 64)[0]
     assert not visitors
 
 
@@ -312,7 +312,7 @@ def test_a_movie_whose_data_lie_in_another_file_opens_it_not(canary):
         media = bytes(changed).index(b"mdat") + 4
         changed[media:] = bytes(len(changed) - media)  # nothing of its own is left to show
         with pytest.raises(VideoError):
-            decode_frames(bytes(changed), probe_video(path), [0], [WHOLE], 64)
+            decode_clips(bytes(changed), probe_video(path), [[0]], [WHOLE], 64)[0]
     assert not visitors
 
 

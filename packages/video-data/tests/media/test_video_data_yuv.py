@@ -20,7 +20,7 @@ from video_data import (
     train_loader,
 )
 from video_data.media.container import probe_video
-from video_data.media.decode import decode_frames
+from video_data.media.decode import decode_clips
 from video_data.media.planes import PlaneLayout, YuvClips, decode_planes, join_planes, to_rgb
 from video_data.sampling.clips import Box
 
@@ -71,7 +71,7 @@ def on_device(video: bytes, box: Box, size: int) -> np.ndarray:
 @pytest.mark.parametrize("size", [48, 64])
 def test_planes_show_the_same_pictures(box, size):
     video = textured_video()
-    expected = decode_frames(video, probe_video(video), [1, 4, 6], [box], size)[0]
+    expected = decode_clips(video, probe_video(video), [[1, 4, 6]], [box], size)[0][0]
     assert_equal_pictures(torch.tensor(on_device(video, box, size)), torch.tensor(expected))
 
 
@@ -86,14 +86,14 @@ def test_planes_show_the_same_pictures(box, size):
 )
 def test_matrix_and_range_are_those_of_the_video(pix_fmt, tags):
     video, box = textured_video(pix_fmt, **tags), Box(8, 4, 56, 56)
-    expected = decode_frames(video, probe_video(video), [1, 4, 6], [box], 48)[0]
+    expected = decode_clips(video, probe_video(video), [[1, 4, 6]], [box], 48)[0][0]
     assert_equal_pictures(torch.tensor(on_device(video, box, 48)), torch.tensor(expected))
 
 
 @pytest.mark.parametrize("pix_fmt", ["yuv422p", "yuv444p", "yuv420p10le", "gray"])
 def test_other_formats_are_converted_to_planes_first(pix_fmt):
     video, box = textured_video(pix_fmt), Box(8, 4, 56, 56)
-    expected = decode_frames(video, probe_video(video), [1, 4, 6], [box], 48)[0]
+    expected = decode_clips(video, probe_video(video), [[1, 4, 6]], [box], 48)[0][0]
     difference = np.abs(on_device(video, box, 48).astype(int) - expected)
     assert difference.mean() <= 8  # color has half the resolution
 

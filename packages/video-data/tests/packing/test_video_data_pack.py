@@ -24,7 +24,7 @@ from video_data import (
     sample_thumbnails,
     verify_shards,
 )
-from video_data.media.decode import decode_frames
+from video_data.media.decode import decode_clips
 from video_data.packing._shard_writer import sample_key
 from video_data.sampling.clips import Box, ClipConfig
 from video_data.shards.format import from_runs, to_runs
@@ -78,7 +78,7 @@ def test_shards_index_and_manifest_describe_each_other(class_folder, tmp_path, f
         video = int(record.source.split()[-1].split(".")[0])
         assert record.label == video % 3
         info = record.video_info()
-        frames = decode_frames(shards.read("train", index), info, range(8), [Box(0, 0, 64, 64)], 64)
+        frames = decode_clips(shards.read("train", index), info, [range(8)], [Box(0, 0, 64, 64)], 64)[0]
         assert frame_numbers(frames[0]) == [8 * video + i for i in range(8)]
 
 

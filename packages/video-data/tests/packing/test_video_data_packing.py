@@ -29,7 +29,7 @@ from video_data import (
 from video_data.datasets import MISSING, Entry, Listing
 from video_data.loading.live import open_frames
 from video_data.loading.views import decode_timed_views
-from video_data.media.decode import decode_frames
+from video_data.media.decode import decode_clips
 from video_data.packing._journal import Journal
 from video_data.sampling.clips import Box
 
@@ -57,7 +57,7 @@ def numbers(shards, index: int, frame_numbers, size: int = 64) -> list[int]:
     info = next(iter([shards.sample("train", index)])).video_info()
     box = Box(0, 0, *info.display_size)
     return frame_numbers(
-        decode_frames(shards.read("train", index), info, range(info.num_frames), [box], size)[0]
+        decode_clips(shards.read("train", index), info, [range(info.num_frames)], [box], size)[0][0]
     )
 
 

@@ -66,18 +66,6 @@ def decode_clips(
     return out
 
 
-def decode_frames(
-    source: VideoSource, info: VideoInfo, frames: Sequence[int], boxes: Sequence[Box], size: int
-) -> np.ndarray:
-    """Decode frames of a video as RGB crops, as `decode_clips` does for one clip.
-
-    Returns:
-        uint8 [len(boxes), len(frames), size, size, 3].
-    """
-    pictures: np.ndarray = decode_clips(source, info, [frames], boxes, size)[0]
-    return pictures
-
-
 def unique_frames(clips: Sequence[Sequence[int]]) -> tuple[list[int], list[list[tuple[int, int]]]]:
     """The frames of clips in increasing order, and for each the clips and the places in them that show it."""
     places: dict[int, list[tuple[int, int]]] = {}
