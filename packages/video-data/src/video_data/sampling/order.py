@@ -8,11 +8,12 @@ consecutive windows of `SHUFFLE_WINDOW` shards, so reads stay near each other on
 
 import hashlib
 from bisect import bisect_right
-from collections import OrderedDict
 from collections.abc import Sequence
 from itertools import accumulate
 
 import numpy as np
+
+from video_data.utils.lru import LruCache
 
 SHUFFLE_WINDOW = 16  # shards whose samples are shuffled together
 _CACHED_WINDOWS = 4
@@ -62,8 +63,8 @@ class SampleOrder:
         self._sizes = list(shard_sizes)
         self._first_index = [0, *accumulate(shard_sizes)]
         self._seed = seed
-        self._windows: OrderedDict[tuple[int, int], np.ndarray] = OrderedDict()
-        self._passes: OrderedDict[int, tuple[np.ndarray, list[int]]] = OrderedDict()
+        self._windows: LruCache[tuple[int, int], np.ndarray] = LruCache(_CACHED_WINDOWS)
+        self._passes: LruCache[int, tuple[np.ndarray, list[int]]] = LruCache(_CACHED_WINDOWS)
 
     @property
     def num_samples(self) -> int:
@@ -77,30 +78,22 @@ class SampleOrder:
 
     def at(self, pass_index: int, offset: int) -> int:
         """Index in the split of sample `offset` (0 <= offset < num_samples) of pass `pass_index`."""
-        shards, starts = self._shards_of_pass(pass_index)
+        shards, starts = self._passes.get(pass_index, lambda: self._shards_of_pass(pass_index))
         window = bisect_right(starts, offset) - 1
-        return int(self._window(pass_index, window, shards)[offset - starts[window]])
+        indices = self._windows.get((pass_index, window), lambda: self._window(pass_index, window, shards))
+        return int(indices[offset - starts[window]])
 
     def _shards_of_pass(self, pass_index: int) -> tuple[np.ndarray, list[int]]:
         """The pass's order of shards, and the offset at which each window starts."""
-        if pass_index not in self._passes:
-            shards = permutation(len(self._sizes), self._seed, pass_index, 0)
-            ends = list(accumulate(self._sizes[shard] for shard in shards))
-            starts = [0, *ends[SHUFFLE_WINDOW - 1 : -1 : SHUFFLE_WINDOW]]
-            self._passes[pass_index] = (shards, starts)
-            if len(self._passes) > _CACHED_WINDOWS:
-                self._passes.popitem(last=False)
-        return self._passes[pass_index]
+        shards = permutation(len(self._sizes), self._seed, pass_index, 0)
+        ends = list(accumulate(self._sizes[shard] for shard in shards))
+        return shards, [0, *ends[SHUFFLE_WINDOW - 1 : -1 : SHUFFLE_WINDOW]]
 
     def _window(self, pass_index: int, window: int, shards: np.ndarray) -> np.ndarray:
         """Sample indices of one window in their shuffled order."""
-        key = (pass_index, window)
-        if key not in self._windows:
-            members = shards[window * SHUFFLE_WINDOW : (window + 1) * SHUFFLE_WINDOW]
-            indices = np.concatenate(
-                [np.arange(self._first_index[shard], self._first_index[shard + 1]) for shard in members]
-            )
-            self._windows[key] = indices[permutation(len(indices), self._seed, pass_index, 1 + window)]
-            if len(self._windows) > _CACHED_WINDOWS:
-                self._windows.popitem(last=False)
-        return self._windows[key]
+        members = shards[window * SHUFFLE_WINDOW : (window + 1) * SHUFFLE_WINDOW]
+        indices = np.concatenate(
+            [np.arange(self._first_index[shard], self._first_index[shard + 1]) for shard in members]
+        )
+        shuffled: np.ndarray = indices[permutation(len(indices), self._seed, pass_index, 1 + window)]
+        return shuffled

@@ -3,7 +3,6 @@
 import hashlib
 import os
 from bisect import bisect_right
-from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from itertools import accumulate
 from pathlib import Path
@@ -22,6 +21,7 @@ from video_data.shards.format import (
     load_manifest,
 )
 from video_data.utils.errors import describe
+from video_data.utils.lru import LruCache
 
 _CACHED_INDEXES = 64  # more than the shards that one shuffle window touches
 _OPEN_FILES = (
@@ -71,17 +71,25 @@ class ShardSet:
             split: [0, *accumulate(shard.num_samples for shard in shards)]
             for split, shards in self._shards.items()
         }
-        self._indexes: OrderedDict[str, ShardIndex] = OrderedDict()
-        self._files: OrderedDict[str, int] = OrderedDict()
+        self._make_caches()
+
+    def _make_caches(self) -> None:
+        self._indexes: LruCache[str, ShardIndex] = LruCache(_CACHED_INDEXES)
+        self._files: LruCache[str, int] = LruCache(_OPEN_FILES, forget=os.close)
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out open files: another process opens its own."""
-        return {**self.__dict__, "_files": OrderedDict(), "_indexes": OrderedDict()}
+        return {name: value for name, value in vars(self).items() if name not in ("_files", "_indexes")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Begin with no file open."""
+        vars(self).update(state)
+        self._make_caches()
 
     def __del__(self) -> None:
         """Close the tars."""
-        for descriptor in getattr(self, "_files", {}).values():
-            os.close(descriptor)
+        if hasattr(self, "_files"):
+            self._files.clear()
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -248,38 +256,33 @@ class ShardSet:
         return self._shards[split][shard], index - first[shard]
 
     def _index(self, shard: ShardEntry) -> ShardIndex:
-        if shard.name not in self._indexes:
-            path = Path(f"{shard.name}.json")
-            try:
-                with os.fdopen(self._source.open(shard, "json"), "rb") as file:
-                    content = file.read()
-            except OSError as error:
-                raise ShardError(f"{path}: {describe(error)}", reason="an index cannot be read") from error
-            if hashlib.sha256(content).hexdigest() != shard.index_sha256:
-                raise ShardError(
-                    f"{path} does not have the hash in the manifest: pack the videos again",
-                    reason="an index does not have the hash in the manifest",
-                )
-            try:
-                self._indexes[shard.name] = load_index(
-                    path,
-                    content,
-                    num_samples=shard.num_samples,
-                    num_classes=len(self.classes),
-                    tar_size=shard.size,
-                )
-            except ValueError as error:
-                raise ShardError(str(error), reason="an index is wrong") from error
-            if len(self._indexes) > _CACHED_INDEXES:
-                self._indexes.popitem(last=False)
-        return self._indexes[shard.name]
+        return self._indexes.get(shard.name, lambda: self._load_index(shard))
+
+    def _load_index(self, shard: ShardEntry) -> ShardIndex:
+        path = Path(f"{shard.name}.json")
+        try:
+            with os.fdopen(self._source.open(shard, "json"), "rb") as file:
+                content = file.read()
+        except OSError as error:
+            raise ShardError(f"{path}: {describe(error)}", reason="an index cannot be read") from error
+        if hashlib.sha256(content).hexdigest() != shard.index_sha256:
+            raise ShardError(
+                f"{path} does not have the hash in the manifest: pack the videos again",
+                reason="an index does not have the hash in the manifest",
+            )
+        try:
+            return load_index(
+                path,
+                content,
+                num_samples=shard.num_samples,
+                num_classes=len(self.classes),
+                tar_size=shard.size,
+            )
+        except ValueError as error:
+            raise ShardError(str(error), reason="an index is wrong") from error
 
     def _file(self, shard: ShardEntry) -> int:
-        if shard.name not in self._files:
-            self._files[shard.name] = self._source.open(shard, "tar")
-            if len(self._files) > _OPEN_FILES:
-                os.close(self._files.popitem(last=False)[1])
-        return self._files[shard.name]
+        return self._files.get(shard.name, lambda: self._source.open(shard, "tar"))
 
 
 class LocalFiles:
