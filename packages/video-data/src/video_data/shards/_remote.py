@@ -15,6 +15,7 @@ from typing import Any, BinaryIO, cast
 
 from video_data.shards.format import MANIFEST_NAME, Manifest, ShardEntry, load_manifest
 from video_data.utils.errors import describe
+from video_data.utils.files import temporary_name, write_atomic
 
 DEFAULT_CACHE_BYTES = 64 << 30
 _CHUNK = 1 << 20
@@ -61,10 +62,7 @@ class RemoteFiles:
         except (FileNotFoundError, RemoteError) as error:
             raise ValueError(f"no finished shard set at {self._url}: {describe(error)}") from error
         folder = self._cache / "manifests" / hashlib.sha256(content).hexdigest()
-        folder.mkdir(parents=True, exist_ok=True)
-        temporary = folder / f".{os.getpid()}.tmp"
-        temporary.write_bytes(content)
-        temporary.replace(folder / MANIFEST_NAME)
+        write_atomic(folder / MANIFEST_NAME, content)
         manifest, manifest_hash = load_manifest(folder)
         largest = max((shard.size for shard in manifest.shards), default=0)
         if largest > self._cache_bytes:
@@ -124,7 +122,7 @@ class RemoteFiles:
 
     def _fetch(self, url: str, path: Path, digest: str, limit: int) -> None:
         """Fetch a file that may have at most `limit` bytes; what is more is not read."""
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        temporary = temporary_name(path)  # not written atomically: a flush of so many bytes takes long
         for attempt in range(_ATTEMPTS):
             try:
                 sha256, size = hashlib.sha256(), 0
