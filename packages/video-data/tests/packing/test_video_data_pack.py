@@ -359,7 +359,7 @@ def damage(folder, file, change):
         (
             "manifest.json",
             lambda b: b.replace(b'"format_version": 3', b'"format_version": 2'),
-            "format 1 was written by another version of video-data, this one reads 2: pack the videos again",
+            "format 2 was written by another version of video-data, this one reads 3: pack the videos again",
         ),
         ("manifest.json", lambda b: b.replace(b'"size"', b'"length"'), r"manifest.json: shards.0"),
         ("manifest.json", lambda b: b.replace(b"train-000000", b"../../000000"), r"shards.0.name"),

@@ -48,35 +48,49 @@ class _VersionedModel(StrictModel):
 
 
 class PackOptions(StrictModel):
-    """How videos are packed into shards.
+    """How videos are packed into shards: the one source of these options, their defaults and bounds."""
 
-    Attributes:
-        mode: `reencode` writes H.264 made for random access; `copy` keeps the original bytes.
-        max_short_side: reencode: longest allowed shorter side in pixels, smaller pictures keep their size; None
-            keeps all.
-        gop: reencode: frames from one keyframe to the next.
-        crf: reencode: constant rate factor of x264, smaller is better.
-        shard_size: most samples of a shard.
-        max_shard_bytes: a shard is closed once it holds this many bytes.
-        flow: whether to compute optical flow (extra `flow`) and store it beside each video.
-        seed: seed of the shuffle that mixes classes over the shards.
-        num_workers: processes that decode and encode; the result does not depend on it.
-        part: (i, n) packs the i-th of n parts, counted from 1, of the shards alone; `merge_parts` joins them.
-        overwrite: whether to replace a finished shard set, or an unfinished one of other videos or options, in the
-            same folder.
-    """
-
-    mode: Literal["reencode", "copy"] = "reencode"
-    max_short_side: int | None = Field(default=256, ge=2)
-    gop: int = Field(default=12, ge=1, le=250)
-    crf: int = Field(default=20, ge=0, le=51)
-    shard_size: int = Field(default=256, ge=1)
-    max_shard_bytes: int = Field(default=1 << 30, ge=1, le=1 << 40)
-    flow: bool = False
-    seed: int = Field(default=0, ge=0, lt=1 << 63)
-    num_workers: int = Field(default=1, ge=1, exclude=True)
-    part: tuple[Positive, Positive] | None = Field(default=None, exclude=True)
-    overwrite: bool = Field(default=False, exclude=True)
+    mode: Literal["reencode", "copy"] = Field(
+        default="reencode",
+        description="reencode: H.264 made for random access; copy: the original bytes",
+    )
+    max_short_side: int | None = Field(
+        default=256,
+        ge=2,
+        description="reencode: longest allowed shorter side in pixels; smaller pictures keep their size, None keeps "
+        "all sizes",
+    )
+    gop: int = Field(
+        default=12, ge=1, le=250, description="reencode: frames from one keyframe to the next; flow too"
+    )
+    crf: int = Field(default=20, ge=0, le=51, description="reencode: quality of x264, smaller is better")
+    shard_size: int = Field(default=256, ge=1, description="most samples of a shard")
+    max_shard_bytes: int = Field(
+        default=1 << 30, ge=1, le=1 << 40, description="a shard is closed once it holds this many bytes"
+    )
+    flow: bool = Field(
+        default=False,
+        description="whether to compute optical flow (extra flow) and store it beside each video",
+    )
+    seed: int = Field(
+        default=0, ge=0, lt=1 << 63, description="seed of the shuffle that mixes classes over the shards"
+    )
+    num_workers: int = Field(
+        default=1,
+        ge=1,
+        exclude=True,
+        description="processes that decode and encode; the result does not depend on it",
+    )
+    part: tuple[Positive, Positive] | None = Field(
+        default=None,
+        exclude=True,
+        description="(i, n) packs the i-th of n parts of the shards, counted from 1; merge_parts joins them",
+    )
+    overwrite: bool = Field(
+        default=False,
+        exclude=True,
+        description="whether to replace a finished shard set, or an unfinished one of other videos or options",
+    )
 
     @field_validator("part")
     @classmethod
