@@ -16,7 +16,7 @@ from video_data.sampling.order import hash_words
 from video_data.shards.format import FLOW_SUFFIX
 from video_data.shards.reader import ShardError, ShardSet
 from video_data.shards.untrusted_tar import Sample, read_samples
-from video_data.utils.error_budget import ErrorBudget
+from video_data.utils.error_budget import DEFAULT_ERROR_BUDGET, ErrorBudget
 
 if TYPE_CHECKING:
     pass
@@ -29,7 +29,7 @@ def webdataset_pipeline(
     *,
     seed: int = 0,
     epoch: int = 0,
-    error_budget: float = 0.01,
+    error_budget: float = DEFAULT_ERROR_BUDGET,
 ) -> "webdataset.DataPipeline":
     """One pass over a split as a `webdataset` pipeline, to which users may append stages of their own.
 

@@ -18,7 +18,7 @@ from video_data.sampling.clips import ClipConfig, ClipSpec, train_clip
 from video_data.sampling.order import SampleOrder
 from video_data.shards.format import SampleRecord
 from video_data.shards.reader import ShardError, ShardSet
-from video_data.utils.error_budget import ErrorBudget
+from video_data.utils.error_budget import DEFAULT_ERROR_BUDGET, ErrorBudget
 from video_data.utils.workers import batch_buffer, make_data_loader
 
 _MAX_REPLACEMENTS = 32  # neighbors that are tried for one unreadable sample
@@ -129,7 +129,7 @@ def train_loader(
     position: int = 0,
     num_samples: int | None = None,
     repeats: int = 1,
-    error_budget: float = 0.01,
+    error_budget: float = DEFAULT_ERROR_BUDGET,
     pixels: PixelFormat = "rgb",
     multiprocessing_context: str | None = None,
 ) -> TrainLoader:

@@ -21,12 +21,12 @@ from video_data.loading.batches import (
 )
 from video_data.media.container import VideoInfo, VideoSource, probe_video
 from video_data.media.decode import unique_frames
-from video_data.media.encode import reencode_video
+from video_data.media.encode import READABLE_CRF, READABLE_GOP, reencode_video
 from video_data.media.flow import flow_video
 from video_data.media.limits import UnindexableVideo, VideoError
 from video_data.media.pictures import pictures_video
 from video_data.media.planes import PlaneLayout, YuvClips, decode_planes, join_planes
-from video_data.sampling.clips import ClipConfig, clip_frames, view_boxes, view_starts
+from video_data.sampling.clips import DEFAULT_NUM_CLIPS, ClipConfig, clip_frames, view_boxes, view_starts
 from video_data.shards.format import PackOptions
 from video_data.shards.reader import ShardError, ShardSet
 from video_data.utils.workers import batch_buffer, make_data_loader
@@ -37,7 +37,7 @@ def eval_loader(
     split: str,
     clip: ClipConfig,
     *,
-    num_clips: int = 10,
+    num_clips: int = DEFAULT_NUM_CLIPS,
     num_crops: int = 1,
     batch_size: int = 1,
     num_workers: int = 0,
@@ -189,7 +189,7 @@ def _index(source: VideoSource) -> tuple[VideoSource, VideoInfo]:
     try:
         return source, probe_video(source)
     except UnindexableVideo:
-        content = reencode_video(source, max_short_side=None, gop=12, crf=12)
+        content = reencode_video(source, max_short_side=None, gop=READABLE_GOP, crf=READABLE_CRF)
         return content, probe_video(content)
 
 

@@ -14,6 +14,8 @@ from video_data.media.filters import filter_graph, frame_rotation, rotation_filt
 from video_data.media.limits import VideoError
 
 _ENCODER = "libx264"
+# Of videos that are encoded again only because they cannot be read as they are.
+READABLE_GOP, READABLE_CRF = 12, 12
 # FFmpeg's numbers of SMPTE 170M and of the limited ("MPEG") and full ranges.
 _BT601, _LIMITED, _FULL = 6, 1, 2
 

@@ -12,7 +12,7 @@ from av.video.codeccontext import VideoCodecContext
 from av.video.frame import VideoFrame
 
 from video_data.media.container import probe_video
-from video_data.media.encode import reencode_pictures
+from video_data.media.encode import READABLE_CRF, READABLE_GOP, reencode_pictures
 from video_data.media.limits import MAX_FRAMES, MAX_PIXELS, UnindexableVideo, VideoError, check_frame_size
 from video_data.utils.errors import describe
 
@@ -78,7 +78,9 @@ def pictures_video(folder: Path, frame_rate: Fraction = FRAME_RATE) -> bytes:
             return content
         except UnindexableVideo:  # pictures of several sizes
             pass
-    return reencode_pictures(picture_frames(pictures, frame_rate), max_short_side=None, gop=12, crf=12)
+    return reencode_pictures(
+        picture_frames(pictures, frame_rate), max_short_side=None, gop=READABLE_GOP, crf=READABLE_CRF
+    )
 
 
 def motion_jpeg(pictures: list[Path], frame_rate: Fraction) -> bytes:

@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from video_data.sampling.order import uniforms
 
+DEFAULT_NUM_CLIPS = 10  # of a test video (paper section 5)
 _PAPER_CROP = 224
 _PAPER_SHORT_SIDE = (256, 320)
 

@@ -3,6 +3,8 @@
 import logging
 from collections import Counter
 
+DEFAULT_ERROR_BUDGET = 0.01  # fraction of the samples of a pass that may be unreadable
+
 _log = logging.getLogger(__name__)
 
 
