@@ -1,4 +1,4 @@
-"""Listing data sets: what their distributions hold becomes a `Listing`, which `pack_listing` packs."""
+"""Listing the videos of data sets as they are distributed, for `pack_listing` to pack, and MotionBench."""
 
 from video_data.datasets.csv_file import list_csv
 from video_data.datasets.diving48 import list_diving48

@@ -1,4 +1,4 @@
-"""A csv of videos."""
+"""Listing the videos that a csv names."""
 
 from fractions import Fraction
 from pathlib import Path

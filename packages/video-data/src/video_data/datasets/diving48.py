@@ -1,4 +1,4 @@
-"""Diving48."""
+"""Listing the videos of Diving48."""
 
 from pathlib import Path
 

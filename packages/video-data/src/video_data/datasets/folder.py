@@ -1,4 +1,4 @@
-"""A folder for each class."""
+"""Listing the videos of a folder that has a folder for each class."""
 
 from fractions import Fraction
 from pathlib import Path

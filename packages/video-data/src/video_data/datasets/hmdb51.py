@@ -1,4 +1,4 @@
-"""HMDB51."""
+"""Listing the videos of HMDB51."""
 
 import re
 from pathlib import Path

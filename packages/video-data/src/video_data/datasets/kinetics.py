@@ -1,4 +1,4 @@
-"""Kinetics-400, 600 and 700."""
+"""Listing the videos of Kinetics-400, 600 and 700."""
 
 from collections import Counter
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""What the data sets are listed as."""
+"""The listing of a data set: its videos with their splits and classes, and those that are missing."""
 
 import os
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Something-Something v1 and v2."""
+"""Listing the videos of Something-Something v1 and v2."""
 
 from fractions import Fraction
 from pathlib import Path

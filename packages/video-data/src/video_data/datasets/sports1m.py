@@ -1,4 +1,4 @@
-"""Sports-1M."""
+"""Listing the videos of Sports-1M, or clips of them."""
 
 from dataclasses import replace
 from pathlib import Path

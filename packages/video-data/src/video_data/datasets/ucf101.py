@@ -1,4 +1,4 @@
-"""UCF101."""
+"""Listing the videos of UCF101."""
 
 from pathlib import Path, PurePosixPath
 

@@ -1,4 +1,4 @@
-"""What the loaders hand out, and what both of them need."""
+"""The batches that the loaders hand out, and scaling their pixels for a network."""
 
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple

@@ -1,4 +1,4 @@
-"""Training clips in an order that is a function of seed and position, so that a run resumes exactly."""
+"""The loader of training clips, in an order that is a function of seed and position, so that a run resumes exactly."""
 
 from collections import Counter
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Test views: clips spaced uniformly over every video, each video counted once (paper section 5)."""
+"""The loader of test views: clips spaced uniformly over every video, each video counted once (paper section 5)."""
 
 from dataclasses import replace
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Mapping a function over items in processes, results in order, with a progress bar."""
+"""Calling a function for many items in processes, with results in order and a progress bar."""
 
 import ctypes
 import multiprocessing

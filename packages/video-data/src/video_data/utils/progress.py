@@ -1,4 +1,4 @@
-"""How long work shows that it goes on: a bar on a terminal, lines in a log."""
+"""The progress of long work: a bar on a terminal, lines in a log."""
 
 import threading
 from datetime import timedelta
