@@ -1,5 +1,6 @@
 """The arrows between the packages: train -> models -> ops, train -> data; never back, never sideways."""
 
+import ast
 import shutil
 import subprocess
 import sys
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
+PACKAGES = ("corr_ops", "video_data", "corrnet_models", "corrnet_train")
 
 
 LINT = [
@@ -49,6 +51,20 @@ def test_an_import_against_the_arrows_is_found(tmp_path, package, imported):
     )
     assert result.returncode == 1, result.stdout + result.stderr
     assert "offender" in result.stdout
+
+
+def test_no_package_imports_a_private_name_of_another():
+    found = []
+    for path in (ROOT / "packages").glob("*/src/*/**/*.py"):
+        own = path.relative_to(ROOT / "packages").parts[2]
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if not isinstance(node, ast.ImportFrom) or node.module is None:
+                continue
+            package, *modules = node.module.split(".")
+            names = [*modules, *(alias.name for alias in node.names)]
+            if package in PACKAGES and package != own and any(name.startswith("_") for name in names):
+                found.append(f"{path.relative_to(ROOT)}: {node.module} {names}")
+    assert not found
 
 
 def test_corr_ops_imports_without_optional_packages():

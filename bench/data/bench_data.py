@@ -17,10 +17,10 @@ from bench.data.media import KINDS, write_videos
 from bench.interleave import Contender, compare
 from bench.ops.cases import FULL
 from video_data import ClipConfig, PackOptions, ShardSet, open_shards, pack_folder, train_loader
-from video_data.clips import train_clip
-from video_data.decode import decode_clips
-from video_data.order import SampleOrder, permutation
-from video_data.workers import batch_buffer
+from video_data.media.decode import decode_clips
+from video_data.sampling.clips import train_clip
+from video_data.sampling.order import SampleOrder, permutation
+from video_data.utils.workers import batch_buffer
 
 SECONDS = 10 if FULL else 2
 CLIPS = 6  # read by one call

@@ -16,11 +16,12 @@ from torch.nn.functional import interpolate
 
 from bench.data.media import encode, moving_textures
 from bench.interleave import Contender
-from video_data import ClipConfig, VideoInfo, decode_views, probe_video
-from video_data.clips import Box, ClipSpec, clip_frames, train_clip, view_boxes, view_starts
-from video_data.decode import decode_clips
-from video_data.views import _Views
-from video_data.yuv import decode_planes
+from video_data import ClipConfig, decode_views
+from video_data.loading.views import _Views
+from video_data.media.container import VideoInfo, probe_video
+from video_data.media.decode import decode_clips
+from video_data.media.planes import decode_planes
+from video_data.sampling.clips import Box, ClipSpec, clip_frames, train_clip, view_boxes, view_starts
 
 SIZE, NUM_FRAMES = (340, 256), 300
 CROP = 224

@@ -18,13 +18,13 @@ import numpy as np
 from av.video.frame import VideoFrame
 
 from video_data import PackOptions
-from video_data.decode import plane_rows
-from video_data.encode import encode_h264, reencode_video
-from video_data.flow import (
+from video_data.media.encode import encode_h264, reencode_video
+from video_data.media.filters import plane_rows
+from video_data.media.flow import (
     FLOW_CRF,
     FLOW_LIMIT,
     farneback_flow,
-    grey_pictures,
+    gray_pictures,
     quantize_flow,
     single_threaded,
 )
@@ -64,8 +64,8 @@ def decode(content: bytes) -> np.ndarray:
 
 def measure(path: Path) -> None:
     options = PackOptions()
-    content = reencode_video(path, short_side=options.short_side, gop=options.gop, crf=options.crf)
-    pictures = list(grey_pictures(content))
+    content = reencode_video(path, max_short_side=options.max_short_side, gop=options.gop, crf=options.crf)
+    pictures = list(gray_pictures(content))
     num_all, pictures = len(pictures), pictures[:NUM_FRAMES]
     start = time.thread_time()
     with single_threaded():

@@ -15,7 +15,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from corrnet_models import create_model
-from video_data.motionbench import MotionBenchConfig, motionbench_frames
+from video_data.datasets.motionbench import MotionBenchConfig, motionbench_frames
 
 VARIANTS = {
     "default": {},

@@ -15,7 +15,7 @@ BITS = 8
 
 
 def paint_number(number: int, width: int, height: int) -> np.ndarray:
-    """A grey picture with BITS blocks side by side, the highest bit on the left, uint8 [height, width, 3]."""
+    """A gray picture with BITS blocks side by side, the highest bit on the left, uint8 [height, width, 3]."""
     picture = np.full((height, width, 3), 100, dtype=np.uint8)
     block = width // BITS
     for bit in range(BITS):

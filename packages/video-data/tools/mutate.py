@@ -28,20 +28,13 @@ from typing import Any
 import av
 import numpy as np
 
-from video_data import (
-    ClipConfig,
-    PackOptions,
-    VideoError,
-    open_shards,
-    pack_folder,
-    train_loader,
-    webdataset_pipeline,
-)
-from video_data.clips import Box
-from video_data.decode import decode_frames
-from video_data.encode import reencode_video
-from video_data.probe import probe_video
-from video_data.yuv import decode_planes
+from video_data import ClipConfig, PackOptions, VideoError, open_shards, pack_folder, train_loader
+from video_data.integrations.webdataset import webdataset_pipeline
+from video_data.media.container import probe_video
+from video_data.media.decode import decode_clips
+from video_data.media.encode import reencode_video
+from video_data.media.planes import decode_planes
+from video_data.sampling.clips import Box
 
 SIZE, NUM_FRAMES = 64, 30
 # Container, encoder, its options.
@@ -128,13 +121,13 @@ def read_video(content: bytes, name: str, folder: Path, rng: random.Random) -> s
     box = Box(8, 8, 48, 48)
     what = rng.choice(("pack", "probe", "index", "index"))
     if what == "pack":
-        return f"packed {len(reencode_video(content, short_side=32, gop=12, crf=30)) > 0}"
+        return f"packed {len(reencode_video(content, max_short_side=32, gop=12, crf=30)) > 0}"
     info = probe_video(content if what == "probe" else (folder / name).read_bytes())
     if what == "probe":
         frames = sorted({frame % info.num_frames for frame in frames})
         side = min(info.display_size) // 2 * 2
         box = Box(0, 0, side, side)
-    pixels = decode_frames(content, info, frames, [box], 32)
+    pixels = decode_clips(content, info, [frames], [box], 32)[0]
     ((layout, planes),) = decode_planes(content, info, frames, [box])
     assert pixels.shape == (1, len(frames), 32, 32, 3) and len(planes) == layout.num_bytes
     return "read"

@@ -1,0 +1,188 @@
+"""MotionBench: small videos whose class is the direction of a moving patch, and nothing else.
+
+Textures, size, start and speed are drawn independently of the class, so one frame says nothing about it.
+"""
+
+import csv
+import io
+from fractions import Fraction
+from functools import partial
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+from av.video.frame import VideoFrame
+from av.video.reformatter import VideoReformatter
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from video_data.media.encode import check_encoder, encode_h264
+from video_data.sampling.order import hash_words
+from video_data.utils.files import write_atomic
+from video_data.utils.pool import map_in_order
+
+MOTIONBENCH_CLASSES = ("up", "up-right", "right", "down-right", "down", "down-left", "left", "up-left")
+
+_CONFIG_NAME = "motionbench.json"
+_GOP = 12
+_CRF = 12  # low, so that what compression leaves behind a moving patch does not show its path
+
+
+class MotionBenchConfig(BaseModel):
+    """What `generate_motionbench` makes.
+
+    Attributes:
+        num_train: videos of the split train; class i % 8 for video i, so splits are balanced.
+        num_val: videos of the split val.
+        num_test: videos of the split test.
+        seed: seed of all appearances.
+        size: side of the square picture in pixels, even.
+        num_frames: frames of a video.
+        fps: frames per second.
+        speeds: lengths of the step from one frame to the next in pixels; one is drawn for each video.
+        sprite_size: smallest and largest side of the moving patch in pixels.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    num_train: int = Field(default=3200, ge=0)
+    num_val: int = Field(default=104, ge=0)
+    num_test: int = Field(default=400, ge=0)
+    seed: int = Field(default=0, ge=0, lt=1 << 63)
+    size: int = Field(default=40, ge=16, multiple_of=2)
+    num_frames: int = Field(default=24, ge=1)
+    fps: int = Field(default=12, ge=1)
+    speeds: tuple[float, ...] = Field(default=(1.5, 2.0, 2.5, 3.0), min_length=1)
+    sprite_size: tuple[int, int] = (14, 20)
+
+    @model_validator(mode="after")
+    def _check_sprite(self) -> Self:
+        if not 2 <= self.sprite_size[0] <= self.sprite_size[1] <= self.size:
+            raise ValueError(
+                f"sprite_size must be (smallest, largest) from 2 to size {self.size}, got {self.sprite_size}"
+            )
+        return self
+
+    @property
+    def num_videos(self) -> dict[str, int]:
+        """Videos of each split."""
+        return {"train": self.num_train, "val": self.num_val, "test": self.num_test}
+
+
+def generate_motionbench(
+    dest: str | Path, config: MotionBenchConfig | None = None, *, num_workers: int = 1, progress: bool = True
+) -> Path:
+    """Write MotionBench as H.264 files with csv lists.
+
+    The files are `videos/<split>/<class>/<split>-<number>.mp4`, `train.csv`, `val.csv`, `test.csv` and
+    `motionbench.csv` with the columns `path,label,split` that `pack_csv` reads, and `motionbench.json` with
+    the configuration. Equal configurations give byte-identical files. A call that was interrupted is finished
+    by another with the same configuration; `motionbench.csv` comes last.
+
+    Args:
+        dest: folder for the files; it is made when it does not exist.
+        config: what to make; None means the defaults.
+        num_workers: processes; the result does not depend on it.
+        progress: whether to show a progress bar on standard error.
+
+    Returns:
+        Path of `motionbench.csv`.
+
+    Raises:
+        ValueError: `dest` holds a MotionBench of another configuration, num_workers is less than 1, or this
+            FFmpeg cannot encode H.264.
+    """
+    dest, config = Path(dest), config or MotionBenchConfig()
+    if num_workers < 1:
+        raise ValueError(f"num_workers must be at least 1, got {num_workers}")
+    check_encoder()
+    dest.mkdir(parents=True, exist_ok=True)
+    description = (config.model_dump_json(indent=1) + "\n").encode()
+    config_path = dest / _CONFIG_NAME
+    if config_path.exists() and config_path.read_bytes() != description:
+        raise ValueError(f"{dest} holds a MotionBench of another configuration; choose another folder")
+    write_atomic(config_path, description)
+    jobs = [(split, number) for split, count in config.num_videos.items() for number in range(count)]
+    for split, class_name in {(split, _class_of(number)) for split, number in jobs}:
+        (dest / "videos" / split / class_name).mkdir(parents=True, exist_ok=True)
+    make = partial(_write_video, dest, config)
+    for _ in map_in_order(make, jobs, num_workers=num_workers, title="motionbench", progress=progress):
+        pass
+    for split in config.num_videos:
+        _write_csv(dest / f"{split}.csv", [job for job in jobs if job[0] == split])
+    _write_csv(dest / "motionbench.csv", jobs)
+    return dest / "motionbench.csv"
+
+
+def motionbench_frames(config: MotionBenchConfig, split: str, number: int) -> np.ndarray:
+    """Draw one video, uint8 [num_frames, size, size, 3].
+
+    A patch moves over a still ground along its class's direction at a constant speed and comes back in on the
+    other side. Positions are fractions of pixels from the first frame on, so sharpness does not tell
+    directions apart.
+    """
+    split_word = list(config.num_videos).index(split)
+    # RandomState keeps its stream in all versions of NumPy.
+    random = np.random.RandomState(hash_words(config.seed, split_word, number)[0] % (1 << 32))
+    size = config.size
+    side = random.randint(config.sprite_size[0], config.sprite_size[1] + 1)
+    speed = config.speeds[random.randint(len(config.speeds))]
+    start = random.uniform(0, size, 2)
+    ground = _texture(random, size)
+    sprite = np.zeros((size, size, 4))
+    sprite[:side, :side, :3] = _texture(random, side)
+    sprite[:side, :side, 3] = 1.0
+    angle = 2 * np.pi * MOTIONBENCH_CLASSES.index(_class_of(number)) / len(MOTIONBENCH_CLASSES)
+    step = speed * np.array([-np.cos(angle), np.sin(angle)])  # rows, columns; the first class goes up
+    frames = np.empty((config.num_frames, size, size, 3), dtype=np.uint8)
+    for index in range(config.num_frames):
+        moved = _shifted(sprite, start + index * step)
+        alpha = moved[..., 3:]
+        frames[index] = np.rint(ground * (1 - alpha) + moved[..., :3])  # moved is zero where alpha is
+    return frames
+
+
+def _class_of(number: int) -> str:
+    return MOTIONBENCH_CLASSES[number % len(MOTIONBENCH_CLASSES)]
+
+
+def _texture(random: np.random.RandomState, side: int) -> np.ndarray:
+    """Blocks of 3x3 pixels in random colors, float64 [side, side, 3] from 0 to 255."""
+    blocks = -(-side // 3)
+    colors = random.randint(0, 256, (blocks, blocks, 3)).astype(np.float64)
+    return colors.repeat(3, 0).repeat(3, 1)[:side, :side]
+
+
+def _shifted(picture: np.ndarray, offset: np.ndarray) -> np.ndarray:
+    """Move a picture by fractions of pixels with bilinear weights; what leaves comes back opposite."""
+    whole = np.floor(offset).astype(int)
+    row, column = offset - whole
+    moved = np.roll(picture, whole, (0, 1))
+    moved = (1 - row) * moved + row * np.roll(moved, 1, 0)
+    result: np.ndarray = (1 - column) * moved + column * np.roll(moved, 1, 1)
+    return result
+
+
+def _relative_path(split: str, number: int) -> str:
+    return f"videos/{split}/{_class_of(number)}/{split}-{number:06d}.mp4"
+
+
+def _write_video(dest: Path, config: MotionBenchConfig, job: tuple[str, int]) -> None:
+    path = dest / _relative_path(*job)
+    if path.exists():
+        return  # files appear complete, so this one is done
+    frames = []
+    reformatter = VideoReformatter()  # one for all: each has a context that takes long to make
+    for index, pixels in enumerate(motionbench_frames(config, *job)):
+        frame = reformatter.reformat(VideoFrame.from_ndarray(pixels, format="rgb24"), format="yuv420p")
+        frame.pts, frame.time_base = index, Fraction(1, config.fps)
+        frames.append(frame)
+    write_atomic(path, encode_h264(frames, gop=_GOP, crf=_CRF))
+
+
+def _write_csv(path: Path, jobs: list[tuple[str, int]]) -> None:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(("path", "label", "split"))
+    for split, number in jobs:
+        writer.writerow((_relative_path(split, number), _class_of(number), split))
+    write_atomic(path, text.getvalue().encode())

@@ -1,0 +1,1 @@
+"""Shards for users of `webdataset` and `datasets`; each module needs its package."""

@@ -1,0 +1,1 @@
+"""Batches of clips for training and evaluation, and clips from live streams."""

@@ -1,0 +1,188 @@
+"""The batches that the loaders hand out, and scaling their pixels for a network."""
+
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from video_data.media.flow import NO_MOTION
+from video_data.media.planes import YuvClips, to_rgb
+
+PixelFormat = Literal["rgb", "yuv"]
+
+PIXEL_MEAN, PIXEL_STD = 0.45, 0.225
+"""Mean and deviation that `normalize` takes for all channels of pixels in 0..1; the paper gives none."""
+
+_SMALL = ("label", "index", "valid")
+
+
+class Replacement(NamedTuple):
+    """A sample that could not be read.
+
+    Attributes:
+        key: its key; the split and number where its index entry cannot be read.
+        reason: what was wrong, in the same words for all samples of which it is true.
+        message: what was wrong, with the details.
+    """
+
+    key: str
+    reason: str
+    message: str
+
+
+class Unreadable(NamedTuple):
+    """A test video that could not be read.
+
+    Attributes:
+        number: its number in the split.
+        key: its key; the split and number where its index entry cannot be read.
+        source: path of the original, as it was packed; empty where its index entry cannot be read.
+        reason: what was wrong, in the same words for all videos of which it is true.
+        message: what was wrong, with the details.
+    """
+
+    number: int
+    key: str
+    source: str
+    reason: str
+    message: str
+
+
+class ViewStart(NamedTuple):
+    """Where a test clip begins.
+
+    Attributes:
+        frame: its first frame, counted from 0.
+        seconds: time of that frame from the first one of the video.
+    """
+
+    frame: int
+    seconds: float
+
+
+class _SmallByValue:
+    """Small tensors travel by value: for each one in shared memory the receiver opens a connection to the worker."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value.numpy() if name in _SMALL else value for name, value in vars(self).items()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        for name, value in state.items():
+            setattr(self, name, torch.from_numpy(value) if name in _SMALL else value)
+
+
+@dataclass
+class Batch(_SmallByValue):
+    """Training clips.
+
+    Attributes:
+        video: uint8 [N, C, L, H, W] with the strides of channels_last_3d, or planes for `pixels="yuv"`; C is
+            `ClipConfig.num_channels`, 3 for RGB.
+        label: int64 [N].
+        keys: key of each sample.
+        positions: global position of each sample.
+        replaced: samples that could not be read; others took their places.
+    """
+
+    video: Tensor | YuvClips
+    label: Tensor
+    keys: list[str]
+    positions: list[int]
+    replaced: list[Replacement]
+
+    def pin_memory(self) -> "Batch":
+        """A copy in page-locked memory with the same strides."""
+        return replace(self, video=_pin_clips(self.video), label=self.label.pin_memory())
+
+
+@dataclass
+class ViewBatch(_SmallByValue):
+    """Test views of videos.
+
+    Attributes:
+        video: uint8 [B, V, C, L, H, W]; each [V, C, L, H, W] has the strides of channels_last_3d; or planes for
+            `pixels="yuv"`. The views are ordered by clip, then by crop.
+        label: int64 [B]; -1 where `valid` is false.
+        keys: key of each video; empty where `valid` is false.
+        index: int64 [B], index of each video in its split; -1 where `valid` is false.
+        starts: where the clips of each video begin; empty where `valid` is false.
+        valid: bool [B]; false marks rows that must not be counted: they fill up the batch of a rank, or their video
+            cannot be read.
+        unreadable: videos that cannot be read, where the loader was told to go on.
+    """
+
+    video: Tensor | YuvClips
+    label: Tensor
+    keys: list[str]
+    index: Tensor
+    starts: list[list[ViewStart]]
+    valid: Tensor = field(repr=False)
+    unreadable: list[Unreadable] = field(default_factory=list)
+
+    def pin_memory(self) -> "ViewBatch":
+        """A copy in page-locked memory with the same strides."""
+        pinned = {name: getattr(self, name).pin_memory() for name in ("label", "index", "valid")}
+        return replace(self, video=_pin_clips(self.video), **pinned)
+
+
+def normalize(
+    video: Tensor | YuvClips, dtype: torch.dtype = torch.float32, *, flow_channels: int = 0
+) -> Tensor:
+    """Scale pixels to about zero mean and unit variance: (video / 255 - 0.45) / 0.225 for every channel.
+
+    The paper gives no constants; these are close to the means and deviations of natural video. Optical flow is scaled
+    alike, but so that no motion is 0. It runs on the device of `video` and keeps its strides.
+
+    Args:
+        video: uint8 tensor of any shape, or planes, which `to_rgb` converts first.
+        dtype: type of the result; the arithmetic is float32.
+        flow_channels: how many channels of [..., C, L, H, W], the last ones, are flow: `ClipConfig.num_flow_channels`.
+
+    Raises:
+        ValueError: `video` is not uint8, or has not that many channels.
+    """
+    if isinstance(video, YuvClips):
+        video = to_rgb(video)
+    if video.dtype != torch.uint8:
+        raise ValueError(f"normalize takes uint8 pixels, got {video.dtype}")
+    pixels = video.float()
+    if flow_channels:
+        if video.ndim < 4 or not 0 < flow_channels <= video.shape[-4]:
+            raise ValueError(
+                f"flow_channels is {flow_channels}, video has the shape {list(video.shape)} [..., C, L, H, W]"
+            )
+        num_rgb = video.shape[-4] - flow_channels
+        pixels.narrow(-4, 0, num_rgb).sub_(PIXEL_MEAN * 255)
+        pixels.narrow(-4, num_rgb, flow_channels).sub_(NO_MOTION)
+    else:
+        pixels.sub_(PIXEL_MEAN * 255)
+    return pixels.mul_(1 / (PIXEL_STD * 255)).to(dtype)
+
+
+def channels_first(pixels: Tensor) -> Tensor:
+    """Move the channels of [..., L, H, W, C] to [..., C, L, H, W] without copying."""
+    return pixels.movedim(-1, -4)
+
+
+def _pin_clips(video: Tensor | YuvClips) -> Tensor | YuvClips:
+    if isinstance(video, YuvClips):
+        return video.pin_memory()
+    return video.movedim(-4, -1).pin_memory().movedim(-1, -4)
+
+
+def check_options(*, batch_size: int, num_workers: int, rank: int, world_size: int, pixels: str) -> None:
+    """Raise ValueError for an option out of its range."""
+    if batch_size < 1 or num_workers < 0:
+        raise ValueError(
+            f"batch_size must be at least 1 and num_workers at least 0, got {batch_size} and {num_workers}"
+        )
+    if not 0 <= rank < world_size:
+        raise ValueError(f"rank must be from 0 to world_size - 1, got rank {rank} of world_size {world_size}")
+    check_pixels(pixels)
+
+
+def check_pixels(pixels: str) -> None:
+    """Raise ValueError for an unknown kind of pixels."""
+    if pixels not in ("rgb", "yuv"):
+        raise ValueError(f"pixels must be 'rgb' or 'yuv', got {pixels!r}")

@@ -1,0 +1,125 @@
+"""Clips from a sliding window over frames as they come: of a file, a camera or a network stream."""
+
+import sys
+from collections import deque
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import av
+import numpy as np
+import torch
+from av.video.frame import VideoFrame
+from torch import Tensor
+
+from video_data.loading.batches import channels_first
+from video_data.media.container import decode_packets, open_video
+from video_data.media.filters import RgbGraph, frame_rotation
+from video_data.media.limits import VideoError
+from video_data.media.pictures import pictures_video
+from video_data.sampling.clips import ClipConfig, view_boxes
+from video_data.utils.errors import describe
+
+_TIMEOUT = 10.0  # seconds without an answer
+_LIVE_SCHEMES = ("rtsp", "rtmp", "udp", "srt", "http", "https")
+_CAMERA_FORMATS = {
+    "linux": ("v4l2", "/dev/video{}"),
+    "darwin": ("avfoundation", "{}"),
+    "win32": ("dshow", "video={}"),
+}
+
+
+@dataclass(frozen=True)
+class WindowFrame:
+    """A frame, with the clip that ends with it where the window has moved on far enough.
+
+    Attributes:
+        frame: the frame as it was decoded; valid until the next one is asked for.
+        number: its place in the stream, from 0.
+        seconds: its time from the first frame; None where the stream has no times.
+        rotation: degrees counter-clockwise by which it is turned for display.
+        clip: uint8 [C, L, H, W] with the strides of channels_last_3d: the center of the last frames, as
+            `decode_views` cuts it; None between two windows.
+    """
+
+    frame: VideoFrame
+    number: int
+    seconds: float | None
+    rotation: int
+    clip: Tensor | None
+
+
+def sliding_clips(frames: Iterable[VideoFrame], clip: ClipConfig, *, hop: int) -> Iterator[WindowFrame]:
+    """Hand out every frame, and every `hop` frames the clip that ends there.
+
+    The first clip comes when the window is full. It spans `clip.span` frames, of which it shows every
+    `frame_stride`-th.
+
+    Args:
+        frames: decoded frames in order.
+        clip: the clip that the network sees; its modality must be RGB.
+        hop: frames from one clip to the next.
+
+    Raises:
+        ValueError: `hop` is below 1, or the clip has optical flow.
+    """
+    if hop < 1:
+        raise ValueError(f"hop must be at least 1, got {hop}")
+    if clip.modality != "rgb":
+        raise ValueError(f"a sliding window takes RGB clips alone, got modality {clip.modality!r}")
+    window: deque[np.ndarray] = deque(maxlen=clip.span)
+    graph: RgbGraph | None = None
+    kind: tuple[object, ...] = ()
+    first: float | None = None
+    for number, frame in enumerate(frames):
+        rotation = frame_rotation(frame)
+        if graph is None or kind != (frame.width, frame.height, frame.format.name, rotation):
+            kind = (frame.width, frame.height, frame.format.name, rotation)
+            size = (frame.height, frame.width) if rotation % 180 else (frame.width, frame.height)
+            graph = RgbGraph(frame, rotation, view_boxes(size, clip, 1)[0], clip.crop_size)
+        picture = np.empty((clip.crop_size, clip.crop_size, 3), dtype=np.uint8)
+        graph.convert(frame, picture)
+        window.append(picture)
+        first = frame.time if first is None else first
+        seconds = None if frame.time is None or first is None else frame.time - first
+        is_due = len(window) == clip.span and (number + 1 - clip.span) % hop == 0
+        pictures = np.stack(list(window)[:: clip.frame_stride]) if is_due else None
+        shown = None if pictures is None else channels_first(torch.from_numpy(pictures)[None])[0]
+        yield WindowFrame(frame, number, seconds, rotation, shown)
+
+
+@contextmanager
+def open_frames(source: str) -> Iterator[Iterator[VideoFrame]]:
+    """Open a video file, a camera or a network stream.
+
+    Args:
+        source: a path, also of a folder of pictures; `camera:0` for the first camera; or a URL of rtsp, rtmp, udp, srt,
+            http or https. Files are read as safely as everywhere in this package; a URL is given to FFmpeg as it is.
+
+    Raises:
+        ValueError: it cannot be opened.
+    """
+    format_name: str | None
+    scheme, separator, rest = source.partition(":")
+    if separator and scheme == "camera":
+        name, device = _CAMERA_FORMATS.get(sys.platform, _CAMERA_FORMATS["linux"])
+        target, format_name = device.format(rest), name
+    elif separator and scheme in _LIVE_SCHEMES:
+        target, format_name = source, None
+    else:
+        path = Path(source)
+        try:
+            with open_video(pictures_video(path) if path.is_dir() else path) as (container, stream):
+                yield (frame for _, decoded in decode_packets(container, stream) for frame in decoded)
+        except VideoError as error:
+            raise VideoError(f"{source}: {error}", reason=error.reason) from error
+        return
+    try:
+        container = av.open(target, "r", format=format_name, timeout=_TIMEOUT)
+    except Exception as error:  # a device or a server may fail in any way
+        raise ValueError(f"{source} cannot be opened: {describe(error)}") from error
+    with container:
+        if not container.streams.video:
+            raise ValueError(f"{source} has no video")
+        yield container.decode(video=0)

@@ -1,0 +1,300 @@
+"""The loader of training clips, in an order that is a function of seed and position, so that a run resumes exactly."""
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any, Self
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from video_data.loading._streams import Streams, check_streams, decode_streams, read_streams
+from video_data.loading.batches import Batch, PixelFormat, Replacement, channels_first, check_options
+from video_data.media.limits import VideoError
+from video_data.media.planes import PlaneLayout, YuvClips, decode_planes, join_planes
+from video_data.sampling.clips import ClipConfig, ClipSpec, train_clip
+from video_data.sampling.order import SampleOrder
+from video_data.shards.format import SampleRecord
+from video_data.shards.reader import ShardError, ShardSet
+from video_data.utils.error_budget import DEFAULT_ERROR_BUDGET, ErrorBudget
+from video_data.utils.workers import batch_buffer, make_data_loader
+
+_MAX_REPLACEMENTS = 32  # neighbors that are tried for one unreadable sample
+
+
+class LoaderState(BaseModel):
+    """Where a training run stands in its stream of samples; nothing else is needed to go on exactly.
+
+    Attributes:
+        manifest_hash: `ShardSet.manifest_hash` of the set.
+        split: split that is read.
+        seed: seed of order and augmentation.
+        position: samples consumed so far by all ranks together.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    manifest_hash: str
+    split: str
+    seed: int
+    position: int = Field(ge=0)
+
+    def advance(self, num_samples: int) -> Self:
+        """The state after `num_samples` more samples, counted over all ranks."""
+        return self.model_copy(update={"position": self.position + num_samples})
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for a checkpoint."""
+        return self.model_dump()
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any], *, expected: "LoaderState | None" = None) -> Self:
+        """Restore a state.
+
+        Args:
+            values: what `to_dict` returned.
+            expected: a state of the run that is to go on; its position does not matter.
+
+        Raises:
+            ValueError: a field is missing or wrong, or the set, split or seed is not the expected one.
+        """
+        state = cls.model_validate(values)
+        if expected is not None:
+            for name in ("manifest_hash", "split", "seed"):
+                got, wanted = getattr(state, name), getattr(expected, name)
+                if got != wanted:
+                    raise ValueError(f"the saved loader state has {name} {got!r}, this run has {wanted!r}")
+        return state
+
+
+class TrainLoader:
+    """An endless stream of training samples, cut into runs of batches. Use `train_loader` to make one.
+
+    Each `iter()` goes on where the last batch ended, with the same worker processes.
+    """
+
+    def __init__(
+        self,
+        sampler: "_PositionSampler",
+        loader: "DataLoader[Batch]",
+        state: LoaderState,
+        allowed: float,
+    ) -> None:
+        self._sampler = sampler
+        self._loader = loader
+        self._state = state
+        self._budget = ErrorBudget(allowed)
+
+    @property
+    def replaced(self) -> Counter[str]:
+        """How many samples of this rank were replaced since the last `iter()`, by reason."""
+        return self._budget.counts
+
+    @property
+    def state(self) -> LoaderState:
+        """The state after the last batch that was handed out."""
+        return self._state
+
+    def __len__(self) -> int:
+        """Batches of one run."""
+        return len(self._sampler)
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Yield `len(self)` batches. The first sample that is replaced for a reason is logged as a warning.
+
+        Raises:
+            RuntimeError: more samples than the error budget allows could not be read.
+        """
+        self._sampler.position = self._state.position
+        self._budget.clear()
+        for batch in self._loader:
+            for sample in batch.replaced:
+                self._budget.add(*sample)
+            self._state = self._state.advance(self._sampler.global_batch)
+            yield batch
+
+
+def train_loader(
+    shards: ShardSet,
+    split: str,
+    clip: ClipConfig,
+    *,
+    batch_size: int,
+    seed: int,
+    num_workers: int = 0,
+    rank: int = 0,
+    world_size: int = 1,
+    position: int = 0,
+    num_samples: int | None = None,
+    repeats: int = 1,
+    error_budget: float = DEFAULT_ERROR_BUDGET,
+    pixels: PixelFormat = "rgb",
+    multiprocessing_context: str | None = None,
+) -> TrainLoader:
+    """Load training clips in an order that depends on (manifest, split, seed) alone.
+
+    The stream of samples has no end: pass after pass over the split, each in its own order, and batches may
+    straddle two passes. Global batch b holds the positions from `position + b * batch_size * world_size` on;
+    rank r takes the r-th slice of `batch_size`. So each sample is used exactly once a pass for any number of
+    ranks and workers, and a run resumes exactly by starting at the position where it stopped.
+
+    Args:
+        shards: an open shard set.
+        split: split to read.
+        clip: the clip that is cut from each video.
+        batch_size: samples of a batch on each rank.
+        seed: seed of order and augmentation.
+        num_workers: decoding processes; 0 decodes in this process. `suggest_num_workers` knows a good number.
+        rank: number of this process among those that train together.
+        world_size: number of processes that train together.
+        position: samples consumed before, by all ranks.
+        num_samples: samples of one iteration over all ranks, rounded up to whole global batches; None means
+            one pass.
+        repeats: positions in a row that hold the same sample, each with a clip of its own (repeated augmentation); a
+            pass is that much longer. `batch_size` must be a multiple of it.
+        error_budget: fraction of the samples of one iteration that may be unreadable. Each is replaced by the
+            next readable one in the order and listed in its batch; beyond the budget the loader raises
+            RuntimeError.
+        pixels: `rgb` for tensors, `yuv` for planes that `to_rgb` or `normalize` resizes and converts on the device.
+        multiprocessing_context: how workers start, `fork`, `spawn` or `forkserver`; None means the system's
+            way.
+
+    Raises:
+        ValueError: there is no such split, a number is out of its range, or the set was packed without the flow that
+            `clip` asks for.
+    """
+    check_options(
+        batch_size=batch_size, num_workers=num_workers, rank=rank, world_size=world_size, pixels=pixels
+    )
+    check_streams(shards, clip, pixels)
+    if position < 0:
+        raise ValueError(f"position must be at least 0, got {position}")
+    if repeats < 1 or batch_size % repeats:
+        raise ValueError(
+            f"repeats must divide the batch of a rank, so that it holds whole repetitions; got repeats={repeats} with "
+            f"batch_size={batch_size}"
+        )
+    if not 0 <= error_budget <= 1:
+        raise ValueError(f"error_budget is a fraction from 0 to 1, got {error_budget}")
+    if num_samples is None:
+        num_samples = repeats * shards.num_samples(split)
+    if num_samples < 0:
+        raise ValueError(f"num_samples must be at least 0, got {num_samples}")
+    dataset = _TrainDataset(shards, split, clip, seed, pixels, repeats)
+    sampler = _PositionSampler(batch_size, rank, world_size, position, num_samples)
+    loader: DataLoader[Batch] = make_data_loader(dataset, sampler, num_workers, multiprocessing_context)
+    state = LoaderState(manifest_hash=shards.manifest_hash, split=split, seed=seed, position=position)
+    return TrainLoader(sampler, loader, state, allowed=error_budget * len(sampler) * batch_size)
+
+
+class _PositionSampler(Sampler[list[int]]):
+    """Positions of the batches of one rank, from `position` on."""
+
+    def __init__(self, batch_size: int, rank: int, world_size: int, position: int, num_samples: int) -> None:
+        self.position = position
+        self.global_batch = batch_size * world_size
+        self._batch_size = batch_size
+        self._rank = rank
+        self._num_batches = -(-num_samples // self.global_batch)
+
+    def __len__(self) -> int:
+        return self._num_batches
+
+    def __iter__(self) -> Iterator[list[int]]:
+        start = self.position + self._rank * self._batch_size
+        for first in range(start, start + self._num_batches * self.global_batch, self.global_batch):
+            yield list(range(first, first + self._batch_size))
+
+
+class _TrainDataset(Dataset[Batch]):
+    """Batches of training clips by global positions."""
+
+    def __init__(
+        self,
+        shards: ShardSet,
+        split: str,
+        clip: ClipConfig,
+        seed: int,
+        pixels: PixelFormat,
+        repeats: int,
+    ) -> None:
+        self._shards = shards
+        self._split = split
+        self._clip = clip
+        self._seed = seed
+        self._pixels = pixels
+        self._repeats = repeats
+        self._order = SampleOrder(shards.shard_sizes(split), seed=seed)
+
+    def __getitem__(self, positions: list[int]) -> Batch:
+        clips = (_RgbClips if self._pixels == "rgb" else _YuvClips)(len(positions), self._clip)
+        replaced: list[Replacement] = []
+        records = [self._read(position, clips, row, replaced) for row, position in enumerate(positions)]
+        return Batch(
+            video=clips.video(),
+            label=torch.tensor([record.label for record in records]),
+            keys=[record.key for record in records],
+            positions=positions,
+            replaced=replaced,
+        )
+
+    def _read(
+        self, position: int, clips: "_RgbClips | _YuvClips", row: int, replaced: list[Replacement]
+    ) -> SampleRecord:
+        """Read the sample at a position, or the next in the order that can be read, into a row of `clips`."""
+        pass_index, offset = divmod(position // self._repeats, self._order.num_samples)
+        tries = min(_MAX_REPLACEMENTS, self._order.num_samples)
+        for step in range(tries):
+            index = self._order.at(pass_index, (offset + step) % self._order.num_samples)
+            key = f"{self._split}/{index}"
+            try:
+                record = self._shards.sample(self._split, index)
+                key = record.key
+                info = self._shards.info(self._split, index)
+                spec = train_clip(
+                    info.num_frames, info.display_size, self._clip, seed=self._seed, position=position
+                )
+                streams = read_streams(self._shards, self._split, index, info, self._clip)
+                clips.read(row, streams, spec)
+            except (VideoError, ShardError) as error:
+                replaced.append(Replacement(key, error.reason, str(error)))
+            else:
+                return record
+        last = replaced[-1]
+        raise RuntimeError(f"{tries} samples in a row could not be read; {last.key}: {last.message}")
+
+
+class _RgbClips:
+    """Decodes the clips of a batch straight into their rows."""
+
+    def __init__(self, num_clips: int, clip: ClipConfig) -> None:
+        self._size = clip.crop_size
+        self._clips = batch_buffer(num_clips, clip.num_frames, self._size, self._size, clip.num_channels)
+
+    def read(self, row: int, streams: Streams, spec: ClipSpec) -> None:
+        out = self._clips[row].numpy()[None, None]
+        decode_streams(streams, [spec.frames], [spec.box], self._size, flip=spec.flip, out=out)
+
+    def video(self) -> torch.Tensor:
+        return channels_first(self._clips)
+
+
+class _YuvClips:
+    """Decodes the clips of a batch as planes."""
+
+    def __init__(self, num_clips: int, clip: ClipConfig) -> None:
+        self._shape, self._size = (num_clips,), clip.crop_size
+        self._num_frames = clip.num_frames
+        self._parts: list[tuple[PlaneLayout, np.ndarray]] = []
+
+    def read(self, row: int, streams: Streams, spec: ClipSpec) -> None:
+        assert streams.rgb is not None
+        frames, inverse = np.unique(spec.frames, return_inverse=True)
+        ((layout, planes),) = decode_planes(*streams.rgb, frames.tolist(), [spec.box])
+        layout = replace(layout, flip=spec.flip, clips=((row, tuple(inverse.tolist())),))
+        self._parts.append((layout, planes))
+
+    def video(self) -> YuvClips:
+        return join_planes(self._parts, shape=self._shape, size=self._size, num_frames=self._num_frames)

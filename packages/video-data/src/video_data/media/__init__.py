@@ -1,0 +1,1 @@
+"""Opening, decoding, filtering and encoding single videos, within limits."""

@@ -1,0 +1,201 @@
+"""Encoding H.264 for fast random access: short closed groups of pictures, no loop filter, no CABAC."""
+
+import io
+from collections.abc import Iterable, Iterator
+from fractions import Fraction
+
+import av
+from av.container import InputContainer
+from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
+
+from video_data.media.container import VideoSource, decode_packets, demux, open_video
+from video_data.media.filters import filter_graph, frame_rotation, rotation_filters
+from video_data.media.limits import VideoError
+
+_ENCODER = "libx264"
+# Of videos that are encoded again only because they cannot be read as they are.
+READABLE_GOP, READABLE_CRF = 12, 12
+# FFmpeg's numbers of SMPTE 170M and of the limited ("MPEG") and full ranges.
+_BT601, _LIMITED, _FULL = 6, 1, 2
+
+
+def check_encoder() -> None:
+    """Raise ValueError when this build of FFmpeg cannot encode H.264."""
+    try:
+        av.Codec(_ENCODER, "w")
+    except Exception as error:
+        raise ValueError(
+            f"this FFmpeg ({av.ffmpeg_version_info}) has no {_ENCODER} encoder: "
+            "install the PyAV wheel from the package index, or pack with mode copy"
+        ) from error
+
+
+def encode_h264(frames: Iterable[VideoFrame], *, gop: int, crf: int) -> bytes:
+    """Encode frames to an mp4 file; equal frames give equal bytes.
+
+    Args:
+        frames: at least one frame, all yuv420p of one even size, or all gray of one size, with increasing pts and a
+            time base. Gray frames use the full range, others the limited one.
+        gop: frames from one keyframe to the next; no frame refers across a keyframe.
+        crf: constant rate factor of x264; smaller is better, 18 is visually close to lossless.
+
+    Returns:
+        The content of the file.
+
+    Raises:
+        VideoError: there is no frame.
+    """
+    buffer = io.BytesIO()
+    with av.open(buffer, "w", format="mp4", container_options={"fflags": "+bitexact"}) as container:
+        stream: VideoStream | None = None
+        for frame in frames:
+            if stream is None:
+                added = container.add_stream(_ENCODER, options=_x264_options(gop, crf))
+                assert isinstance(added, VideoStream)
+                stream = added
+                stream.width, stream.height, stream.pix_fmt = frame.width, frame.height, frame.format.name
+                context = stream.codec_context
+                assert frame.time_base is not None
+                context.time_base = stream.time_base = frame.time_base
+                context.colorspace = _BT601
+                context.color_range = _FULL if frame.format.name == "gray" else _LIMITED
+                context.thread_count = 1  # x264's choices depend on its number of threads
+            frame.pict_type = 0  # the source's picture types are not the encoder's business
+            container.mux(stream.encode(frame))
+        if stream is None:
+            raise VideoError("no frames")
+        container.mux(stream.encode())
+    return buffer.getvalue()
+
+
+def _x264_options(gop: int, crf: int) -> dict[str, str]:
+    # Macroblock-tree rate control reads memory that x264 never wrote, so equal frames gave different bytes.
+    parameters = f"keyint={gop}:min-keyint={gop}:scenecut=0:open-gop=0:mbtree=0"
+    return {"preset": "veryfast", "tune": "fastdecode", "crf": str(crf), "x264-params": parameters}
+
+
+def reencode_video(
+    source: VideoSource,
+    *,
+    max_short_side: int | None,
+    gop: int,
+    crf: int,
+    span: tuple[float, float] | None = None,
+) -> bytes:
+    """Decode a video and encode it again as H.264, yuv420p, BT.601 limited range, without sound.
+
+    Rotation and the shape of pixels are applied, every frame is kept with its time (counted from the first
+    frame), and sides are rounded to even numbers.
+
+    Args:
+        source: content of the video, or its path.
+        max_short_side: longest allowed shorter side in pixels; smaller pictures keep their size. None keeps all
+            sizes.
+        gop: frames from one keyframe to the next.
+        crf: constant rate factor of x264.
+        span: start and end in seconds; frames shown from the start on and before the end are kept. None keeps all.
+
+    Returns:
+        The content of an mp4 file.
+
+    Raises:
+        VideoError: the video cannot be decoded to its end, or has no frames in the span.
+    """
+    with open_video(source) as (container, stream):
+        if span is None:
+            frames = _decoded(container, stream)
+        else:
+            frames = _decoded_span(container, stream, *span)
+        step = _frame_duration(stream.time_base, stream.average_rate)
+        upright = _upright_frames(frames, max_short_side, step, stream.sample_aspect_ratio)
+        return encode_h264(upright, gop=gop, crf=crf)
+
+
+def reencode_pictures(
+    frames: Iterable[VideoFrame], *, max_short_side: int | None, gop: int, crf: int
+) -> bytes:
+    """Encode single pictures with times as `reencode_video` does; the first one decides the size."""
+    return encode_h264(_upright_frames(frames, max_short_side, 1, None), gop=gop, crf=crf)
+
+
+def _decoded(container: InputContainer, stream: VideoStream) -> Iterator[VideoFrame]:
+    return (frame for _, frames in decode_packets(container, stream) for frame in frames)
+
+
+def _decoded_span(
+    container: InputContainer, stream: VideoStream, start: float, end: float
+) -> Iterator[VideoFrame]:
+    """The frames from `start` on and before `end`, in seconds from the beginning of the stream."""
+    assert stream.time_base is not None
+    begin = stream.start_time or 0
+    first, last = (
+        begin + Fraction(seconds).limit_denominator(10**6) / stream.time_base for seconds in (start, end)
+    )
+    container.seek(int(first), stream=stream)
+    keyframe = _first_keyframe(container, stream)
+    # Without an exact index it may be a later one.
+    container.seek(int(first) if keyframe is not None and keyframe <= first else begin, stream=stream)
+    is_empty = True
+    for frame in _decoded(container, stream):
+        if frame.pts is None:
+            raise VideoError("frames without time stamps, so that no span can be cut")
+        if frame.pts >= last:
+            break
+        if frame.pts >= first:
+            is_empty = False
+            yield frame
+    if is_empty:
+        raise VideoError(f"no frames from {start:g} to {end:g} seconds", reason="no frames in the span")
+
+
+def _first_keyframe(container: InputContainer, stream: VideoStream) -> int | None:
+    """Time of the next keyframe; frames before it may be shown wrongly after seeking."""
+    with demux(container, stream) as packets:
+        return next((packet.pts for packet in packets if packet.is_keyframe), None)
+
+
+def _frame_duration(time_base: Fraction | None, rate: Fraction | None) -> int:
+    """Duration of a frame in units of the time base, for frames without a time."""
+    return max(1, round(1 / (rate * time_base))) if rate and time_base else 1
+
+
+def _upright_frames(
+    frames: Iterable[VideoFrame], max_short_side: int | None, step: int, pixel_aspect: Fraction | None
+) -> Iterator[VideoFrame]:
+    """Turn frames upright, scale them to one size and give them increasing times that start at 0."""
+    graph, kind, size = None, None, None
+    first_pts, last_pts = None, -1
+    for frame in frames:
+        if kind != (frame.width, frame.height, frame.format.name):
+            kind = (frame.width, frame.height, frame.format.name)
+            rotation = frame_rotation(frame)
+            size = size or _target_size(frame, rotation, max_short_side, pixel_aspect)
+            graph = filter_graph(
+                frame,
+                *rotation_filters(rotation),
+                ("scale", f"{size[0]}:{size[1]}:flags=bicubic:out_color_matrix=bt601:out_range=limited"),
+                ("setsar", "1"),
+                ("format", "yuv420p"),
+            )
+        assert graph is not None
+        if frame.pts is None:
+            frame.pts = last_pts + step if first_pts is None else first_pts + last_pts + step
+        first_pts = frame.pts if first_pts is None else first_pts
+        graph.vpush(frame)
+        upright = graph.vpull()
+        # The decoder's order is the order in time, also where the times say otherwise (H.264 with B-frames in AVI).
+        last_pts = upright.pts = max(frame.pts - first_pts, last_pts + 1)
+        upright.time_base = frame.time_base
+        yield upright
+
+
+def _target_size(
+    frame: VideoFrame, rotation: int, max_short_side: int | None, pixel_aspect: Fraction | None
+) -> tuple[int, int]:
+    """Width and height of the upright picture: square pixels, even, its shorter side at most `max_short_side`."""
+    width, height = frame.width * float(pixel_aspect or 1), float(frame.height)
+    if rotation % 180:
+        width, height = height, width
+    scale = min(1.0, max_short_side / min(width, height)) if max_short_side else 1.0
+    return max(2, 2 * round(width * scale / 2)), max(2, 2 * round(height * scale / 2))

@@ -1,0 +1,1 @@
+"""Writing listed videos into shards, in a way that can be stopped and continued."""

@@ -1,0 +1,229 @@
+"""What an unfinished packing keeps beside its shards: the plan, and a record of each group that is done.
+
+A group is as many listed videos as a shard may hold. Which shards it becomes depends on these videos and the options
+alone, so a group is done or not whatever became of others: that is what makes packing go on where it stopped, and parts
+independent.
+"""
+
+import gzip
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import av
+
+from video_data.datasets import Entry
+from video_data.shards.format import (
+    DroppedEntry,
+    PackOptions,
+    Positive,
+    Sha256,
+    ShardEntry,
+    Split,
+    StrictModel,
+    model_bytes,
+    parse_file,
+)
+from video_data.utils.files import atomic_file, temporary_name, write_atomic
+
+_FOLDER = ".packing"
+_LISTING = "listing.jsonl.gz"
+
+
+class Group(StrictModel):
+    """Listed videos that are packed together; `name` is that of their shards."""
+
+    name: str
+    split: Split
+    num_entries: Positive
+
+
+class Plan(StrictModel):
+    """What is to be packed.
+
+    Attributes:
+        listing_sha256: hash of the listed videos: order, sizes, labels, spans; the list itself lies beside the plan.
+        dataset: name of the data set.
+        classes: class names.
+        options: how to pack.
+        tool: versions of the programs that pack.
+        groups: all groups, by split and number.
+        dropped: listed videos that are not there or cannot be packed.
+    """
+
+    listing_sha256: Sha256
+    dataset: str
+    classes: tuple[str, ...]
+    options: PackOptions
+    tool: dict[str, str]
+    groups: tuple[Group, ...]
+    dropped: tuple[DroppedEntry, ...]
+
+    def difference(self, other: "Plan") -> str | None:
+        """What keeps the two from being parts of one packing, with both values; None when nothing does."""
+        ours, theirs = (
+            {"data set": plan.dataset, **plan.options.model_dump(), **plan.tool} for plan in (self, other)
+        )
+        differing = [
+            f"{name} {theirs.get(name)!r}, now {value!r}"
+            for name, value in ours.items()
+            if theirs.get(name) != value
+        ]
+        if not differing and self.classes != other.classes:
+            differing = ["the classes or their order"]
+        return "; ".join(differing) or None
+
+
+class GroupRecord(StrictModel):
+    """A group that is done: its shards, and the videos that were left out."""
+
+    shards: tuple[ShardEntry, ...]
+    dropped: tuple[DroppedEntry, ...]
+
+
+def listing_line(entry: Entry) -> str:
+    """An entry as a line of JSON: what identifies it, and then all else that decides what is packed."""
+    rate = None if entry.frame_rate is None else str(entry.frame_rate)
+    identity = (entry.split, entry.source, entry.span)
+    return json.dumps((identity, _size(entry.path), entry.label, entry.other_labels, rate))
+
+
+def listing_hash(listed: Iterable[str]) -> str:
+    """A hash of what is packed, and in which order."""
+    digest = hashlib.sha256()
+    for line in listed:
+        digest.update(line.encode() + b"\n")
+    return digest.hexdigest()
+
+
+def listing_difference(ours: Iterable[str], theirs: Iterable[str]) -> str:
+    """In words, how many videos are new, gone or changed, and the first of each by name."""
+    new, old = dict(_identified(ours)), dict(_identified(theirs))
+    changed = {
+        "new": sorted(new.keys() - old.keys()),
+        "gone": sorted(old.keys() - new.keys()),
+        "of another size or label": sorted(key for key in new.keys() & old.keys() if new[key] != old[key]),
+    }
+    words = [f"{len(keys)} {what}, the first is {keys[0]}" for what, keys in changed.items() if keys]
+    return f"the videos: {'; '.join(words) or 'their order'}"
+
+
+def _identified(listed: Iterable[str]) -> Iterator[tuple[str, object]]:
+    for line in listed:
+        (split, source, span), *rest = json.loads(line)
+        part = "" if span is None else f" from {span[0]:g} to {span[1]:g} s"
+        yield f"{source}{part} ({split})", rest
+
+
+def _size(path: Path) -> int:
+    """Bytes of a file, number of files in a folder, 0 for what is not there."""
+    try:
+        return sum(1 for _ in path.iterdir()) if path.is_dir() else path.stat().st_size
+    except OSError:
+        return 0
+
+
+def tool_versions() -> dict[str, str]:
+    """Versions of the programs on which the bytes of shards depend."""
+    return {"av": av.__version__, "ffmpeg": str(av.ffmpeg_version_info)}
+
+
+class Journal:
+    """The unfinished packing in a folder of shards.
+
+    Args:
+        dest: folder of the shards.
+    """
+
+    def __init__(self, dest: Path) -> None:
+        self.dest = dest
+        self._folder = dest / _FOLDER
+
+    def plan(self) -> Plan | None:
+        """The plan of the unfinished packing; None when there is none."""
+        path = self._folder / "plan.json"
+        return parse_file(Plan, path.read_bytes(), path) if path.is_file() else None
+
+    def begin(self, plan: Plan, listed: Sequence[str]) -> None:
+        """Write the plan, and the list of videos as lines of `listing_line`."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        with (
+            atomic_file(self._folder / _LISTING) as file,
+            gzip.GzipFile("", "wb", compresslevel=1, fileobj=file, mtime=0) as packed,
+        ):
+            for line in listed:
+                packed.write(line.encode() + b"\n")
+        write_atomic(self._folder / "plan.json", model_bytes(plan))
+
+    def listed(self) -> list[str]:
+        """The list of videos that `begin` wrote."""
+        with gzip.open(self._folder / _LISTING, "rt", encoding="utf-8") as file:
+            return file.read().splitlines()
+
+    def difference(self, plan: Plan, listed: Sequence[str]) -> str | None:
+        """What keeps the unfinished packing from being one of this plan; None when nothing does or there is none."""
+        unfinished = self.plan()
+        if unfinished is None:
+            return None
+        if difference := plan.difference(unfinished):
+            return difference
+        if plan.listing_sha256 == unfinished.listing_sha256:
+            return None
+        return listing_difference(listed, self.listed())
+
+    def is_started(self) -> bool:
+        """Whether a group is done."""
+        return any(path.name != "plan.json" for path in self._folder.glob("*.json"))
+
+    def record(self, group: Group) -> GroupRecord | None:
+        """The record of a group whose shards are there; None when it is not done."""
+        path = self._folder / f"{group.name}.json"
+        if not path.is_file():
+            return None
+        record = parse_file(GroupRecord, path.read_bytes(), path)
+        is_whole = all(self._has(shard) for shard in record.shards)
+        return record if is_whole else None
+
+    def _has(self, shard: ShardEntry) -> bool:
+        tar, index = (self.dest / f"{shard.name}.{suffix}" for suffix in ("tar", "json"))
+        if not (tar.is_file() and tar.stat().st_size == shard.size and index.is_file()):
+            return False
+        return hashlib.sha256(index.read_bytes()).hexdigest() == shard.index_sha256
+
+    def write(self, group: Group, record: GroupRecord) -> None:
+        """Record that a group is done."""
+        write_atomic(self._folder / f"{group.name}.json", model_bytes(record))
+
+    def clean(self, groups: Sequence[Group]) -> None:
+        """Remove what writing these groups left when it was killed."""
+        for group in groups:
+            for path in (*self.dest.glob(f".{group.name}*.tmp"), *self._folder.glob(f".{group.name}.*.tmp")):
+                path.unlink(missing_ok=True)
+
+    def take(self, other: "Journal", group: Group) -> None:
+        """Take over a group that is done in another folder; files are linked where that is possible, else copied."""
+        record = other.record(group)
+        if record is None:
+            return
+        self.clean([group])
+        for shard in record.shards:
+            for suffix in ("tar", "json"):
+                name = f"{shard.name}.{suffix}"
+                _link_or_copy(other.dest / name, self.dest / name)
+        self.write(group, record)
+
+    def remove(self) -> None:
+        """Forget the packing; shards stay."""
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def _link_or_copy(source: Path, target: Path) -> None:
+    temporary = temporary_name(target)
+    try:
+        os.link(source, temporary)
+    except OSError:  # another file system, or one without links
+        shutil.copyfile(source, temporary)
+    temporary.replace(target)

@@ -1,0 +1,400 @@
+"""Packing videos into shards: WebDataset tars, an index beside each, one manifest."""
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from video_data.datasets import MISSING, Entry, Listing, list_csv, list_folder
+from video_data.media.encode import check_encoder
+from video_data.media.flow import check_flow
+from video_data.packing._ingest import load
+from video_data.packing._journal import (
+    Group,
+    GroupRecord,
+    Journal,
+    Plan,
+    listing_hash,
+    listing_line,
+    tool_versions,
+)
+from video_data.packing._shard_writer import ShardWriter, sample_key
+from video_data.sampling.order import permutation
+from video_data.shards.format import (
+    MANIFEST_NAME,
+    SPLITS,
+    Coverage,
+    DroppedEntry,
+    Duplicate,
+    Manifest,
+    PackOptions,
+    SampleRecord,
+    ShardEntry,
+    ShardIndex,
+    Split,
+    SplitSummary,
+    model_bytes,
+    parse_file,
+)
+from video_data.utils.files import write_atomic
+from video_data.utils.pool import map_in_order
+
+_SHARD_FILE = re.compile(r"(train|val|test)-[0-9]{6}(-[0-9]{2,})?\.(tar|json)")
+_MOST_DUPLICATES = 1000  # groups that are listed; all are counted
+
+
+@dataclass(frozen=True)
+class PackReport:
+    """What packing did.
+
+    Attributes:
+        num_packed: videos in the shards; of a part, those of the part.
+        dropped: source and reason of each video that was left out.
+        manifest: path of the manifest; None after a part, since `merge_parts` writes it.
+        num_duplicates: groups of samples of different splits that were packed from equal files.
+    """
+
+    num_packed: int
+    dropped: list[tuple[str, str]]
+    manifest: Path | None
+    num_duplicates: int = 0
+
+
+def pack_folder(
+    src: str | Path, dest: str | Path, *, options: PackOptions | None = None, progress: bool = True
+) -> PackReport:
+    """Pack a folder of videos, `src/<class>/<video>` or `src/<split>/<class>/<video>`, into shards.
+
+    The second form is taken when every folder in `src` is named train, val, valid, validation or test;
+    otherwise all videos belong to the split train. Otherwise as `pack_listing`.
+
+    Raises:
+        ValueError: there are no videos or only one class, or as in `pack_listing`.
+    """
+    return pack_listing(list_folder(Path(src)), dest, options=options, progress=progress)
+
+
+def pack_csv(
+    csv_path: str | Path,
+    dest: str | Path,
+    *,
+    root: str | Path | None = None,
+    options: PackOptions | None = None,
+    progress: bool = True,
+) -> PackReport:
+    """Pack the videos that a csv with the header `path,label[,split]` lists into shards, as `pack_listing` does.
+
+    Args:
+        csv_path: UTF-8, comma separated; other columns are ignored. Without `split` all videos belong to
+            train.
+        dest: folder for the shards; it is made when it does not exist.
+        root: folder to which relative paths refer; None means the folder of the csv.
+        options: how to pack; None means the defaults.
+        progress: whether to show a progress bar on standard error.
+
+    Raises:
+        ValueError: the csv has no column path or label or a wrong row, or as in `pack_listing`.
+    """
+    listing = list_csv(Path(csv_path), None if root is None else Path(root))
+    return pack_listing(listing, dest, options=options, progress=progress)
+
+
+def pack_listing(
+    listing: Listing, dest: str | Path, *, options: PackOptions | None = None, progress: bool = True
+) -> PackReport:
+    """Pack the videos of a data set into shards.
+
+    Videos that cannot be read are listed in the manifest with the reason. The same videos and options give
+    byte-identical shards, whatever the number of workers or parts. When it is stopped, at any moment and in any way,
+    the same call goes on: shards that were finished are not made again.
+
+    Args:
+        listing: what to pack, as the functions `list_...` return it.
+        dest: folder for the shards; it is made when it does not exist.
+        options: how to pack; None means the defaults.
+        progress: whether to show a progress bar on standard error.
+
+    Raises:
+        ValueError: no video can be read; `dest` holds a finished set, or an unfinished one of other videos or options,
+            and `options.overwrite` is off; it is on for a part; a video has a span and is not to be re-encoded; or this
+            FFmpeg cannot encode H.264.
+        ImportError: `options.flow` is on and OpenCV is missing.
+        RuntimeError: a worker process died.
+        OSError: writing failed. No file is left half-written under its final name.
+    """
+    options = options or PackOptions()
+    if options.part is not None and options.overwrite:
+        raise ValueError(
+            "overwrite with a part: jobs would remove each other's shards; pack into a new folder"
+        )
+    if options.mode == "reencode":
+        check_encoder()
+    elif any(entry.span for entry in listing.entries):
+        raise ValueError("parts of videos can only be cut by encoding them again: pack with mode reencode")
+    if options.flow:
+        check_encoder()
+        check_flow()
+    entries = _shuffled(listing.entries, options.seed)
+    listed = [listing_line(entry) for entry in entries]
+    plan = _plan(listing, entries, listed, options)
+    journal = _open_journal(Path(dest), plan, listed, overwrite=options.overwrite)
+    groups = _members(plan.groups, entries)
+    if options.part is not None:
+        number, num_parts = options.part
+        groups = groups[number - 1 :: num_parts]
+    _pack_groups(groups, journal, plan, options, progress)
+    if options.part is None:
+        return _finish(journal, plan)
+    records = [journal.record(group) for group, _ in groups]
+    shards = [shard for record in records if record for shard in record.shards]
+    dropped = [entry for record in records if record for entry in record.dropped]
+    return PackReport(sum(shard.num_samples for shard in shards), _reasons(dropped), None)
+
+
+def merge_parts(dest: str | Path, *folders: str | Path, progress: bool = True) -> PackReport:
+    """Join what was packed with `PackOptions.part` into one finished set.
+
+    Args:
+        dest: folder of the finished set, into which parts may have been packed.
+        folders: other folders with parts. Their shards are linked, or copied where that is not possible.
+        progress: whether to show a progress bar on standard error.
+
+    Raises:
+        ValueError: a folder has no part or one of another packing, or parts are missing; the message names them.
+    """
+    target = Journal(Path(dest))
+    others = [Journal(Path(folder)) for folder in folders]
+    journals = [journal for journal in (target, *others) if journal.plan() is not None]
+    for journal in others or [target]:
+        if journal not in journals:
+            raise ValueError(f"{journal.dest} holds no part of a packing: pack into it with part i/n first")
+    plan, listed = journals[0].plan(), journals[0].listed()
+    assert plan is not None
+    for journal in journals[1:]:
+        if difference := journal.difference(plan, listed):
+            raise ValueError(f"{journal.dest} holds a part of another packing: {difference}")
+    if target not in journals:
+        target.begin(plan, listed)
+    taken = map_in_order(
+        partial(_take_group, target, others), plan.groups, num_workers=1, title="merge", progress=progress
+    )
+    with closing(taken):
+        for _ in taken:
+            pass
+    missing = [group.name for group in plan.groups if target.record(group) is None]
+    if missing:
+        raise ValueError(
+            f"parts are missing: {len(missing)} of {len(plan.groups)} groups of videos are not packed, "
+            f"the first is {missing[0]}"
+        )
+    return _finish(target, plan)
+
+
+def _take_group(target: Journal, others: Sequence[Journal], group: Group) -> None:
+    for other in others:
+        if target.record(group) is None:
+            target.take(other, group)
+
+
+def _plan(listing: Listing, entries: Sequence[Entry], listed: Sequence[str], options: PackOptions) -> Plan:
+    classes = listing.classes or tuple(sorted({entry.label for entry in entries}))
+    groups = []
+    for split in SPLITS:
+        count = sum(entry.split == split for entry in entries)
+        for number, start in enumerate(range(0, count, options.shard_size)):
+            size = min(options.shard_size, count - start)
+            groups.append(Group(name=f"{split}-{number:06d}", split=split, num_entries=size))
+    return Plan(
+        listing_sha256=listing_hash(listed),
+        dataset=listing.dataset,
+        classes=classes,
+        options=options,
+        tool=tool_versions(),
+        groups=tuple(groups),
+        dropped=tuple(_dropped(entry, reason) for entry, reason in listing.dropped),
+    )
+
+
+def _members(groups: Iterable[Group], entries: Sequence[Entry]) -> list[tuple[Group, Sequence[Entry]]]:
+    """Groups with their entries."""
+    members, start = [], 0
+    for group in groups:
+        members.append((group, entries[start : start + group.num_entries]))
+        start += group.num_entries
+    return members
+
+
+def _open_journal(dest: Path, plan: Plan, listed: Sequence[str], *, overwrite: bool) -> Journal:
+    """The journal of an unfinished packing of the same videos and options, or a new one."""
+    journal = Journal(dest)
+    if (dest / MANIFEST_NAME).exists():
+        if not overwrite:
+            raise ValueError(f"{dest} holds a finished shard set; choose another folder or set overwrite")
+        journal.remove()
+        (dest / MANIFEST_NAME).unlink()  # from here on the folder is no finished set
+    if difference := journal.difference(plan, listed):
+        if journal.is_started() and not overwrite:
+            raise ValueError(
+                f"{dest} holds an unfinished packing with a difference: {difference}. Pack as before to go on, "
+                "choose another folder, or set overwrite to begin anew"
+            )
+        journal.remove()
+    if journal.plan() is None:
+        journal.begin(plan, listed)
+    return journal
+
+
+def _pack_groups(
+    groups: Sequence[tuple[Group, Sequence[Entry]]],
+    journal: Journal,
+    plan: Plan,
+    options: PackOptions,
+    progress: bool,
+) -> None:
+    """Pack the groups that are not done."""
+    left = [(group, entries) for group, entries in groups if journal.record(group) is None]
+    journal.clean([group for group, _ in left])
+    labels = {name: label for label, name in enumerate(plan.classes)}
+    queue = [entry for _, entries in left for entry in entries]
+    results = map_in_order(
+        partial(load, options=options),
+        queue,
+        num_workers=options.num_workers,
+        title="pack" if options.part is None else f"pack part {options.part[0]} of {options.part[1]}",
+        progress=progress,
+        done=sum(len(entries) for _, entries in groups) - len(queue),
+        describe=lambda entry: entry.source,
+    )
+    with closing(results):
+        for group, entries in left:
+            dropped = []
+            keys: set[str] = set()
+            with ShardWriter(journal.dest, group.name, group.split, labels, options) as writer:
+                for entry in entries:
+                    result = next(results)
+                    key = sample_key(entry.source, entry.span)
+                    assert key not in keys, f"two videos have the key {key}"
+                    keys.add(key)
+                    if isinstance(result, str):
+                        dropped.append(_dropped(entry, result))
+                    else:
+                        writer.add(entry, result)
+            journal.write(group, GroupRecord(shards=tuple(writer.shards), dropped=tuple(dropped)))
+
+
+def _finish(journal: Journal, plan: Plan) -> PackReport:
+    """Write the manifest of a set whose groups are all done."""
+    dest = journal.dest
+    records = [record for group in plan.groups if (record := journal.record(group)) is not None]
+    assert len(records) == len(plan.groups)
+    shards = [shard for record in records for shard in record.shards]
+    dropped = [*plan.dropped, *(entry for record in records for entry in record.dropped)]
+    if not shards:
+        journal.remove()
+        first = dropped[0]
+        raise ValueError(f"none of {len(dropped)} videos could be read; {first.source}: {first.reason}")
+    totals = _Totals(plan.classes)
+    for shard in shards:
+        path = dest / f"{shard.name}.json"
+        totals.add(shard.split, parse_file(ShardIndex, path.read_bytes(), path).samples)
+    duplicates, repeats = totals.duplicates()
+    manifest = Manifest(
+        dataset=plan.dataset,
+        classes=plan.classes,
+        splits=totals.summaries(),
+        coverage=_coverage(shards, dropped),
+        shards=tuple(shards),
+        dropped=tuple(sorted(dropped, key=lambda entry: (entry.split, entry.source, entry.reason))),
+        num_duplicates=len(duplicates),
+        duplicates=tuple(duplicates[:_MOST_DUPLICATES]),
+        num_repeats=len(repeats),
+        repeats=tuple(repeats[:_MOST_DUPLICATES]),
+        options=plan.options,
+        tool=plan.tool,
+    )
+    kept = {f"{shard.name}.{suffix}" for shard in shards for suffix in ("tar", "json")}
+    for file in dest.iterdir():
+        if _SHARD_FILE.fullmatch(file.name) and file.name not in kept:
+            file.unlink()  # of an earlier, larger set in this folder
+    for file in dest.glob(f".{MANIFEST_NAME}.*.tmp"):
+        file.unlink()  # of a packing that was killed here
+    write_atomic(dest / MANIFEST_NAME, model_bytes(manifest, indent=1))
+    journal.remove()
+    num_packed = sum(shard.num_samples for shard in shards)
+    return PackReport(num_packed, _reasons(manifest.dropped), dest / MANIFEST_NAME, len(duplicates))
+
+
+class _Totals:
+    """Sums over the samples of a set."""
+
+    def __init__(self, classes: Sequence[str]) -> None:
+        self._classes = classes
+        self._counts: dict[Split, Counter[int]] = {split: Counter() for split in SPLITS}
+        self._sources: dict[str, list[tuple[str, str]]] = defaultdict(list)
+
+    def add(self, split: Split, samples: Iterable[SampleRecord]) -> None:
+        for sample in samples:
+            self._counts[split][sample.label] += 1
+            self._sources[sample.source_sha256].append((split, sample.source))
+
+    def summaries(self) -> dict[Split, SplitSummary]:
+        """Counts of the splits that have samples."""
+        return {
+            split: SplitSummary(
+                num_samples=counts.total(),
+                per_class={name: counts[label] for label, name in enumerate(self._classes)},
+            )
+            for split, counts in self._counts.items()
+            if counts
+        }
+
+    def duplicates(self) -> tuple[list[Duplicate], list[Duplicate]]:
+        """Samples of equal files: those in different splits, and those in one split alone."""
+        across, within = [], []
+        for samples in sorted(sorted(set(samples)) for samples in self._sources.values()):
+            if len({split for split, _ in samples}) > 1:
+                across.append(Duplicate(samples=tuple(samples)))
+            elif len(samples) > 1:
+                within.append(Duplicate(samples=tuple(samples)))
+        return across, within
+
+
+def _coverage(shards: Iterable[ShardEntry], dropped: Iterable[DroppedEntry]) -> dict[Split, Coverage]:
+    """What became of the videos of each split that has any."""
+    packed: Counter[Split] = Counter()
+    for shard in shards:
+        packed[shard.split] += shard.num_samples
+    reasons: dict[Split, Counter[str]] = {split: Counter() for split in SPLITS}
+    for entry in dropped:
+        reasons[entry.split][entry.reason] += 1
+    return {
+        split: Coverage(
+            num_listed=packed[split] + counts.total(),
+            num_packed=packed[split],
+            num_missing=counts.pop(MISSING, 0),
+            left_out=dict(sorted(counts.items(), key=lambda item: (-item[1], item[0]))),
+        )
+        for split, counts in reasons.items()
+        if packed[split] or counts
+    }
+
+
+def _dropped(entry: Entry, reason: str) -> DroppedEntry:
+    return DroppedEntry(source=entry.source, split=entry.split, label=entry.label, reason=reason)
+
+
+def _reasons(dropped: Iterable[DroppedEntry]) -> list[tuple[str, str]]:
+    return [(entry.source, entry.reason) for entry in dropped]
+
+
+def _shuffled(entries: Iterable[Entry], seed: int) -> list[Entry]:
+    """Entries by split, mixed within each so that every shard holds many classes."""
+    result: list[Entry] = []
+    for split in SPLITS:
+        members = [entry for entry in entries if entry.split == split]
+        members.sort(key=lambda entry: (entry.source, entry.span or (0, 0)))
+        result += [members[i] for i in permutation(len(members), seed)]
+    return result

@@ -1,0 +1,410 @@
+"""The files of a shard set as pydantic models: one manifest, and one index beside each tar."""
+
+import hashlib
+from collections.abc import Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import Annotated, Literal, TypeVar
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from video_data.media.container import VideoInfo
+from video_data.media.limits import MAX_BYTES, MAX_FRAMES, VIDEO_SUFFIXES
+
+MANIFEST_NAME = "manifest.json"
+FLOW_SUFFIX = "flow.mp4"  # webdataset takes what is before the first dot for the key
+Split = Literal["train", "val", "test"]
+SPLITS: tuple[Split, ...] = ("train", "val", "test")
+
+Run = tuple[int, Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1, le=MAX_FRAMES)]]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+NonNegative = Annotated[int, Field(ge=0)]
+Positive = Annotated[int, Field(ge=1)]
+FORMAT_VERSION = 3
+M = TypeVar("M", bound=BaseModel)
+
+
+class StrictModel(BaseModel):
+    """Frozen, and strict about unknown fields."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class _VersionedModel(StrictModel):
+    """A file with the version of its format."""
+
+    format_version: int = FORMAT_VERSION
+
+    @field_validator("format_version")
+    @classmethod
+    def _check_version(cls, version: int) -> int:
+        if version != FORMAT_VERSION:
+            raise ValueError(
+                f"format {version} was written by another version of video-data, this one reads {FORMAT_VERSION}: "
+                "pack the videos again"
+            )
+        return version
+
+
+class PackOptions(StrictModel):
+    """How videos are packed into shards: the one source of these options, their defaults and bounds."""
+
+    mode: Literal["reencode", "copy"] = Field(
+        default="reencode",
+        description="reencode: H.264 made for random access; copy: the original bytes",
+    )
+    max_short_side: int | None = Field(
+        default=256,
+        ge=2,
+        description="reencode: longest allowed shorter side in pixels; smaller pictures keep their size, None keeps "
+        "all sizes",
+    )
+    gop: int = Field(
+        default=12, ge=1, le=250, description="reencode: frames from one keyframe to the next; flow too"
+    )
+    crf: int = Field(default=20, ge=0, le=51, description="reencode: quality of x264, smaller is better")
+    shard_size: int = Field(default=256, ge=1, description="most samples of a shard")
+    max_shard_bytes: int = Field(
+        default=1 << 30, ge=1, le=1 << 40, description="a shard is closed once it holds this many bytes"
+    )
+    flow: bool = Field(
+        default=False,
+        description="whether to compute optical flow (extra flow) and store it beside each video",
+    )
+    seed: int = Field(
+        default=0, ge=0, lt=1 << 63, description="seed of the shuffle that mixes classes over the shards"
+    )
+    num_workers: int = Field(
+        default=1,
+        ge=1,
+        exclude=True,
+        description="processes that decode and encode; the result does not depend on it",
+    )
+    part: tuple[Positive, Positive] | None = Field(
+        default=None,
+        exclude=True,
+        description="(i, n) packs the i-th of n parts of the shards, counted from 1; merge_parts joins them",
+    )
+    overwrite: bool = Field(
+        default=False,
+        exclude=True,
+        description="whether to replace a finished shard set, or an unfinished one of other videos or options",
+    )
+
+    @field_validator("part")
+    @classmethod
+    def _check_part(cls, part: tuple[int, int] | None) -> tuple[int, int] | None:
+        if part is not None and part[0] > part[1]:
+            raise ValueError(f"part {part[0]} of {part[1]}: allowed are 1 to {part[1]}")
+        return part
+
+
+class FlowRecord(StrictModel):
+    """The optical flow of a sample: a gray H.264 video, the member `<key>.flow.mp4` of the tar.
+
+    It has as many frames as the sample's video and is as wide as its displayed picture and twice as high; see
+    `video_data.media.flow`.
+
+    Attributes:
+        offset: first byte of the member in the tar.
+        size: bytes of the member.
+        sha256: hash of the member.
+        time_base: seconds per pts unit as numerator and denominator.
+        pts: times of the frames as runs (first, step, count).
+        keyframes: indices of the keyframes as runs (first, step, count).
+    """
+
+    offset: NonNegative
+    size: Annotated[int, Field(ge=1, le=MAX_BYTES)]
+    sha256: Sha256
+    time_base: tuple[Positive, Positive]
+    pts: tuple[Run, ...]
+    keyframes: tuple[Run, ...]
+
+
+class SampleRecord(StrictModel):
+    """One sample of a shard: where its video lies in the tar and which frames it has.
+
+    Attributes:
+        key: name of the sample, unique in its split, without dots.
+        suffix: ending of the video member, whose name is `<key>.<suffix>`.
+        offset: first byte of the video in the tar.
+        size: bytes of the video.
+        sha256: hash of the video's bytes.
+        source: path of the original, relative to the folder or csv that was packed.
+        source_sha256: hash of the original's bytes; of a folder of pictures, of names and bytes in order.
+        span: start and end in seconds of the part of the original that is packed; None means all of it.
+        label: index into the manifest's `classes`.
+        other_labels: indices of further classes, where the data set gives several.
+        format: short name of the container format.
+        codec: name of the video codec.
+        width: columns of a decoded frame in pixels, before `rotation`.
+        height: rows of a decoded frame in pixels, before `rotation`.
+        rotation: degrees counter-clockwise by which frames are turned for display.
+        time_base: seconds per pts unit as numerator and denominator.
+        num_frames: number of frames.
+        pts: times of the frames as runs (first, step, count).
+        keyframes: indices of the keyframes as runs (first, step, count).
+        flow: the sample's optical flow, where the set has it.
+    """
+
+    key: str = Field(pattern=r"^[0-9A-Za-z_][0-9A-Za-z_-]*$", max_length=90)
+    suffix: str
+    offset: NonNegative
+    size: Annotated[int, Field(ge=1, le=MAX_BYTES)]
+    sha256: Sha256
+    source: str
+    source_sha256: Sha256
+    span: tuple[float, float] | None = None
+    label: NonNegative
+    other_labels: tuple[NonNegative, ...] = ()
+    format: str
+    codec: str
+    width: Positive
+    height: Positive
+    rotation: int = Field(ge=0, le=270, multiple_of=90)
+    time_base: tuple[Positive, Positive]
+    num_frames: Annotated[int, Field(ge=1, le=MAX_FRAMES)]
+    pts: tuple[Run, ...]
+    keyframes: tuple[Run, ...]
+    flow: FlowRecord | None = None
+
+    def video_info(self) -> VideoInfo:
+        """The frame index in the form that the decoder takes.
+
+        Raises:
+            ValueError: the runs do not have `num_frames` increasing times.
+        """
+        pts, keyframes = self._frame_index(self.pts, self.keyframes)
+        return VideoInfo(
+            format=self.format,
+            codec=self.codec,
+            width=self.width,
+            height=self.height,
+            rotation=self.rotation,
+            time_base=Fraction(*self.time_base),
+            pts=pts,
+            keyframes=keyframes,
+        )
+
+    def flow_info(self) -> VideoInfo:
+        """The frame index of the flow video.
+
+        Raises:
+            ValueError: the sample has no flow, or its runs do not have `num_frames` increasing times.
+        """
+        if self.flow is None:
+            raise ValueError(f"sample {self.key!r} has no optical flow")
+        pts, keyframes = self._frame_index(self.flow.pts, self.flow.keyframes)
+        turned = self.rotation % 180 != 0
+        return VideoInfo(
+            format="mov",
+            codec="h264",
+            width=self.height if turned else self.width,
+            height=2 * (self.width if turned else self.height),
+            rotation=0,
+            time_base=Fraction(*self.flow.time_base),
+            pts=pts,
+            keyframes=keyframes,
+        )
+
+    def _frame_index(
+        self, pts_runs: tuple[Run, ...], keyframe_runs: tuple[Run, ...]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Times and keyframes of the runs of a video of `num_frames` frames."""
+        pts, keyframes = from_runs(pts_runs), from_runs(keyframe_runs)
+        if len(pts) != self.num_frames or (np.diff(pts) <= 0).any():
+            raise ValueError(f"sample {self.key!r}: its index must list {self.num_frames} increasing times")
+        if len(keyframes) and not 0 <= keyframes.min() <= keyframes.max() < self.num_frames:
+            raise ValueError(f"sample {self.key!r}: its index names keyframes outside of its frames")
+        return pts, keyframes
+
+
+class ShardIndex(_VersionedModel):
+    """Index of one tar: its samples in the order of the tar."""
+
+    samples: tuple[SampleRecord, ...]
+
+
+class ShardEntry(StrictModel):
+    """One shard in the manifest: `<name>.tar` and its index `<name>.json`.
+
+    Attributes:
+        name: file name without its ending.
+        split: split to which all its samples belong.
+        num_samples: samples in the tar.
+        size: bytes of the tar.
+        sha256: hash of the tar.
+        index_sha256: hash of the index file.
+    """
+
+    name: str = Field(pattern=r"^[a-z]+-[0-9]{6}(-[0-9]{2,})?$")
+    split: Split
+    num_samples: Positive
+    size: Positive
+    sha256: Sha256
+    index_sha256: Sha256
+
+
+class DroppedEntry(StrictModel):
+    """A video that was listed but not packed, and why."""
+
+    source: str
+    split: Split
+    label: str
+    reason: str
+
+
+class SplitSummary(StrictModel):
+    """Counts of one split; `per_class` names every class."""
+
+    num_samples: Positive
+    per_class: dict[str, NonNegative]
+
+
+class Coverage(StrictModel):
+    """What became of the videos that were listed for a split.
+
+    Attributes:
+        num_listed: videos that the data set names.
+        num_packed: videos in the shards.
+        num_missing: videos whose file was not there.
+        left_out: videos that were there and were not packed, by reason.
+    """
+
+    num_listed: NonNegative
+    num_packed: NonNegative
+    num_missing: NonNegative
+    left_out: dict[str, int]
+
+
+class Duplicate(StrictModel):
+    """Samples that were packed from equal files.
+
+    Attributes:
+        samples: split and source of each.
+    """
+
+    samples: tuple[tuple[str, str], ...]
+
+
+class Manifest(_VersionedModel):
+    """A whole shard set; the last file that packing writes.
+
+    Attributes:
+        format_version: version of these files.
+        dataset: name of the data set with its version.
+        classes: class names; a label is an index into them.
+        splits: counts of each split that has samples.
+        coverage: for each split what became of the videos that were listed.
+        shards: all shards, by split and number.
+        dropped: videos that were left out.
+        num_duplicates: groups of samples of different splits that were packed from equal files.
+        duplicates: the first of these groups.
+        num_repeats: groups of samples of one split alone that were packed from equal files.
+        repeats: the first of these groups.
+        options: how the set was packed.
+        tool: versions of the programs that packed it.
+    """
+
+    dataset: str
+    classes: tuple[str, ...] = Field(min_length=1)
+    splits: dict[Split, SplitSummary]
+    coverage: dict[Split, Coverage]
+    shards: tuple[ShardEntry, ...]
+    dropped: tuple[DroppedEntry, ...]
+    num_duplicates: NonNegative
+    duplicates: tuple[Duplicate, ...]
+    num_repeats: NonNegative
+    repeats: tuple[Duplicate, ...]
+    options: PackOptions
+    tool: dict[str, str]
+
+
+def to_runs(values: Sequence[int] | np.ndarray) -> tuple[Run, ...]:
+    """Write increasing integers as runs (first, step, count)."""
+    runs: list[Run] = []
+    numbers = [int(value) for value in values]
+    start = 0
+    while start < len(numbers):
+        step = numbers[start + 1] - numbers[start] if start + 1 < len(numbers) else 1
+        end = start + 1
+        while end < len(numbers) and numbers[end] - numbers[end - 1] == step:
+            end += 1
+        runs.append((numbers[start], step, end - start))
+        start = end
+    return tuple(runs)
+
+
+def from_runs(runs: Sequence[Run]) -> np.ndarray:
+    """The integers that `to_runs` wrote, int64 [sum of counts]."""
+    parts = [first + step * np.arange(count, dtype=np.int64) for first, step, count in runs]
+    return np.concatenate(parts) if parts else np.empty(0, dtype=np.int64)
+
+
+def model_bytes(model: BaseModel, *, indent: int | None = None) -> bytes:
+    """A model as the content of a JSON file; equal models give equal bytes."""
+    return (model.model_dump_json(indent=indent) + "\n").encode()
+
+
+def load_manifest(folder: Path) -> tuple[Manifest, str]:
+    """Read and check the manifest of a shard set.
+
+    Returns:
+        The manifest and the SHA-256 of its file, which identifies the whole set: it covers the hashes of all
+        shards.
+
+    Raises:
+        ValueError: it is missing, or something in it is wrong; the message names the field.
+    """
+    path = folder / MANIFEST_NAME
+    if not path.is_file():
+        raise ValueError(f"{folder} is not a finished shard set: {MANIFEST_NAME} is missing")
+    content = path.read_bytes()
+    manifest = parse_file(Manifest, content, path)
+    for split in {shard.split for shard in manifest.shards} | set(manifest.splits):
+        packed = sum(shard.num_samples for shard in manifest.shards if shard.split == split)
+        counted = manifest.splits[split].num_samples if split in manifest.splits else 0
+        if packed != counted:
+            raise ValueError(f"{path}: split {split!r} counts {counted} samples, its shards hold {packed}")
+    return manifest, hashlib.sha256(content).hexdigest()
+
+
+def load_index(
+    path: Path, content: bytes, *, num_samples: int, num_classes: int, tar_size: int
+) -> ShardIndex:
+    """Read and check the index of one shard.
+
+    Raises:
+        ValueError: something in it is wrong; the message names it.
+    """
+    index = parse_file(ShardIndex, content, path)
+    if len(index.samples) != num_samples:
+        raise ValueError(f"{path}: {len(index.samples)} samples, the manifest says {num_samples}")
+    for sample in index.samples:
+        flow_end = sample.flow.offset + sample.flow.size if sample.flow else 0
+        if max(sample.offset + sample.size, flow_end) > tar_size:
+            raise ValueError(f"{path}: sample {sample.key!r} ends after the tar's {tar_size} bytes")
+        for label in (sample.label, *sample.other_labels):
+            if label >= num_classes:
+                raise ValueError(
+                    f"{path}: sample {sample.key!r} has label {label}, there are {num_classes} classes"
+                )
+        if sample.suffix not in VIDEO_SUFFIXES:
+            raise ValueError(f"{path}: sample {sample.key!r} has the unknown ending {sample.suffix!r}")
+    return index
+
+
+def parse_file(model: type[M], content: bytes, path: Path) -> M:
+    """Parse a JSON file.
+
+    Raises:
+        ValueError: it does not match the model; the message names the file and the first wrong field.
+    """
+    try:
+        return model.model_validate_json(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"]) or "content"
+        raise ValueError(f"{path}: {field}: {first['msg']}") from error

@@ -1,0 +1,254 @@
+"""What is in a shard set, from its manifest and indexes alone."""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from functools import partial
+
+import numpy as np
+
+from video_data.shards.format import (
+    Coverage,
+    Duplicate,
+    PackOptions,
+    SampleRecord,
+    ShardEntry,
+    Split,
+    StrictModel,
+)
+from video_data.shards.reader import ShardError, ShardSet
+from video_data.utils.pool import map_in_order
+
+_NUM_BINS = 24
+
+
+class Distribution(StrictModel):
+    """How a number is distributed over samples.
+
+    Attributes:
+        min: smallest value.
+        median: middle value.
+        mean: average.
+        max: largest value.
+        edges: borders of bins of equal width, one more than there are bins.
+        counts: samples in each bin.
+    """
+
+    min: float
+    median: float
+    mean: float
+    max: float
+    edges: tuple[float, ...]
+    counts: tuple[int, ...]
+
+
+class SplitInspection(StrictModel):
+    """One split.
+
+    Attributes:
+        num_shards: its tars.
+        num_samples: its samples.
+        tar_bytes: bytes of its tars.
+        num_frames: frames of the videos whose indexes could be read.
+        seconds: their length, each frame shown until the next one comes.
+        per_class: samples of each class, by name.
+    """
+
+    num_shards: int
+    num_samples: int
+    tar_bytes: int
+    num_frames: int
+    seconds: float
+    per_class: dict[str, int]
+
+    def class_sizes(self) -> tuple[int, float, int]:
+        """The fewest, the median and the most samples of a class."""
+        sizes = list(self.per_class.values())
+        return min(sizes), float(np.median(sizes)), max(sizes)
+
+
+class Inspection(StrictModel):
+    """What is in a shard set.
+
+    Attributes:
+        path: folder or URL of the set.
+        manifest_hash: SHA-256 of the manifest; it identifies the set.
+        dataset: name of the data set with its version.
+        classes: class names; a label is an index into them.
+        options: how the set was packed.
+        tool: versions of the programs that packed it.
+        splits: each split.
+        sizes: samples for each size of the displayed picture, most frequent first.
+        codecs: samples for each codec.
+        containers: samples for each container.
+        rates: samples for each rate in frames a second, rounded to 0.01.
+        frames: frames of a video.
+        seconds: length of a video.
+        video_bytes: bytes of a video.
+        keyframe_gap: frames for each keyframe of a video.
+        flow_bytes: bytes of all optical flow; 0 where there is none.
+        coverage: for each split what became of the videos that were listed.
+        num_duplicates: groups of samples of different splits that were packed from equal files.
+        duplicates: the first of these groups.
+        num_repeats: groups of samples of one split alone that were packed from equal files.
+        repeats: the first of these groups.
+        unreadable: shards whose index cannot be read, and why; their samples count in `splits` alone.
+    """
+
+    path: str
+    manifest_hash: str
+    dataset: str
+    classes: tuple[str, ...]
+    options: PackOptions
+    tool: dict[str, str]
+    splits: dict[Split, SplitInspection]
+    sizes: dict[str, int]
+    codecs: dict[str, int]
+    containers: dict[str, int]
+    rates: dict[str, int]
+    frames: Distribution | None
+    seconds: Distribution | None
+    video_bytes: Distribution | None
+    keyframe_gap: Distribution | None
+    flow_bytes: int
+    coverage: dict[Split, Coverage]
+    num_duplicates: int
+    duplicates: tuple[Duplicate, ...]
+    num_repeats: int
+    repeats: tuple[Duplicate, ...]
+    unreadable: dict[str, str]
+
+
+def inspect_shards(shards: ShardSet, *, progress: bool = True) -> Inspection:
+    """Sum up a shard set. Manifest and indexes are read, videos are not.
+
+    Args:
+        shards: an open shard set.
+        progress: whether to show a progress bar on standard error.
+    """
+    totals = _Totals()
+    manifest = shards.manifest
+    results = map_in_order(
+        partial(read_index, shards),
+        manifest.shards,
+        num_workers=1,
+        title="inspect",
+        progress=progress,
+        weights=[shard.num_samples for shard in manifest.shards],
+    )
+    with closing(results):
+        for shard, result in zip(manifest.shards, results, strict=True):
+            if isinstance(result, str):
+                totals.unreadable[shard.name] = result
+            else:
+                totals.add(shard.split, result)
+    return Inspection(
+        path=str(shards.path),
+        manifest_hash=shards.manifest_hash,
+        dataset=manifest.dataset,
+        classes=shards.classes,
+        options=manifest.options,
+        tool=manifest.tool,
+        splits={
+            split: SplitInspection(
+                num_shards=len(shards.shard_sizes(split)),
+                num_samples=summary.num_samples,
+                tar_bytes=sum(shard.size for shard in manifest.shards if shard.split == split),
+                num_frames=totals.split_frames[split],
+                seconds=totals.split_seconds[split],
+                per_class=summary.per_class,
+            )
+            for split, summary in manifest.splits.items()
+        },
+        sizes=_ranked(totals.sizes),
+        codecs=_ranked(totals.codecs),
+        containers=_ranked(totals.containers),
+        rates=_ranked(totals.rates),
+        frames=_distribution(totals.frames),
+        seconds=_distribution(totals.seconds),
+        video_bytes=_distribution(totals.video_bytes),
+        keyframe_gap=_distribution(totals.keyframe_gaps),
+        flow_bytes=totals.flow_bytes,
+        coverage=manifest.coverage,
+        num_duplicates=manifest.num_duplicates,
+        duplicates=manifest.duplicates,
+        num_repeats=manifest.num_repeats,
+        repeats=manifest.repeats,
+        unreadable=totals.unreadable,
+    )
+
+
+def read_index(shards: ShardSet, shard: ShardEntry) -> list[SampleRecord] | str:
+    """The samples of a shard; a text is the reason why its index cannot be read."""
+    try:
+        return [shards.sample(shard.split, index) for index in shards.shard_indices(shard.name)]
+    except ShardError as error:
+        return str(error)
+
+
+@dataclass
+class _Totals:
+    """Sums over samples."""
+
+    split_frames: Counter[str] = field(default_factory=Counter)
+    split_seconds: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
+    sizes: Counter[str] = field(default_factory=Counter)
+    codecs: Counter[str] = field(default_factory=Counter)
+    containers: Counter[str] = field(default_factory=Counter)
+    rates: Counter[str] = field(default_factory=Counter)
+    frames: list[int] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
+    video_bytes: list[int] = field(default_factory=list)
+    keyframe_gaps: list[float] = field(default_factory=list)
+    flow_bytes: int = 0
+    unreadable: dict[str, str] = field(default_factory=dict)
+
+    def add(self, split: str, records: Iterable[SampleRecord]) -> None:
+        for record in records:
+            seconds = seconds_of(record)
+            width, height = record.width, record.height
+            if record.rotation % 180:
+                width, height = height, width
+            self.sizes[f"{width}x{height}"] += 1
+            self.codecs[record.codec] += 1
+            self.containers[record.format] += 1
+            self.rates[f"{record.num_frames / seconds:.2f}" if seconds else "single frame"] += 1
+            self.frames.append(record.num_frames)
+            self.seconds.append(seconds)
+            self.video_bytes.append(record.size)
+            num_keyframes = sum(run[2] for run in record.keyframes)
+            self.keyframe_gaps.append(record.num_frames / max(1, num_keyframes))
+            self.flow_bytes += record.flow.size if record.flow else 0
+            self.split_frames[split] += record.num_frames
+            self.split_seconds[split] += seconds
+
+
+def seconds_of(record: SampleRecord) -> float:
+    """Length of a video; its last frame is shown as long as the others on average. 0 for a single frame."""
+    if record.num_frames < 2 or not record.pts:
+        return 0.0
+    start, step, count = record.pts[-1]
+    units = start + step * (count - 1) - record.pts[0][0]
+    numerator, denominator = record.time_base
+    return units * numerator / denominator * record.num_frames / (record.num_frames - 1)
+
+
+def _ranked(counts: Counter[str]) -> dict[str, int]:
+    return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
+
+
+def _distribution(values: Sequence[float]) -> Distribution | None:
+    """None when there are no values."""
+    if not values:
+        return None
+    array = np.asarray(values, dtype=np.float64)
+    counts, edges = np.histogram(array, bins=_NUM_BINS)
+    return Distribution(
+        min=float(array.min()),
+        median=float(np.median(array)),
+        mean=float(array.mean()),
+        max=float(array.max()),
+        edges=tuple(edges.tolist()),
+        counts=tuple(counts.tolist()),
+    )

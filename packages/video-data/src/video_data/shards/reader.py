@@ -1,0 +1,355 @@
+"""Reading shard sets: any sample is one positioned read."""
+
+import hashlib
+import os
+from bisect import bisect_right
+from collections.abc import Iterator, Mapping
+from itertools import accumulate
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from video_data.media.container import VideoInfo
+from video_data.shards._remote import DEFAULT_CACHE_BYTES, RemoteFiles, is_url
+from video_data.shards.format import (
+    FLOW_SUFFIX,
+    FlowRecord,
+    Manifest,
+    SampleRecord,
+    ShardEntry,
+    ShardIndex,
+    load_index,
+    load_manifest,
+)
+from video_data.utils.errors import describe
+from video_data.utils.lru import LruCache
+
+_CACHED_INDEXES = 64  # more than the shards that one shuffle window touches
+_OPEN_FILES = (
+    24  # more than the shards of one window; a removed file takes room in the cache while it is open
+)
+
+
+class ShardError(ValueError):
+    """A shard cannot be read or changed after it was packed.
+
+    Attributes:
+        reason: the message without what differs from sample to sample, to count by.
+    """
+
+    def __init__(self, message: str, *, reason: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class ShardSet:
+    """An open shard set. Use `open_shards` to get one; it may be sent to other processes.
+
+    Attributes:
+        path: folder or URL of the set.
+        manifest: the parsed manifest.
+        manifest_hash: SHA-256 of the manifest file; it identifies the content of the whole set.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        files: "LocalFiles | RemoteFiles",
+        manifest: Manifest,
+        manifest_hash: str,
+        *,
+        verify: bool,
+    ) -> None:
+        self.path = path
+        self._source = files
+        self.manifest = manifest
+        self.manifest_hash = manifest_hash
+        self._verify = verify
+        self._shards: dict[str, list[ShardEntry]] = {split: [] for split in manifest.splits}
+        for shard in manifest.shards:
+            self._shards[shard.split].append(shard)
+        self._first: dict[str, list[int]] = {
+            split: [0, *accumulate(shard.num_samples for shard in shards)]
+            for split, shards in self._shards.items()
+        }
+        self._make_caches()
+
+    def _make_caches(self) -> None:
+        self._indexes: LruCache[str, ShardIndex] = LruCache(_CACHED_INDEXES)
+        self._files: LruCache[str, int] = LruCache(_OPEN_FILES, forget=os.close)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out open files: another process opens its own."""
+        return {name: value for name, value in vars(self).items() if name not in ("_files", "_indexes")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Begin with no file open."""
+        vars(self).update(state)
+        self._make_caches()
+
+    def __del__(self) -> None:
+        """Close the tars."""
+        if hasattr(self, "_files"):
+            self._files.clear()
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names; a label is an index into them."""
+        return self.manifest.classes
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """Names of the splits that have samples."""
+        return tuple(self.manifest.splits)
+
+    def num_samples(self, split: str) -> int:
+        """Number of samples of a split.
+
+        Raises:
+            ValueError: there is no such split.
+        """
+        return self._first_indices(split)[-1]
+
+    def shard_sizes(self, split: str) -> list[int]:
+        """Number of samples of each shard of a split.
+
+        Raises:
+            ValueError: there is no such split.
+        """
+        self._first_indices(split)
+        return [shard.num_samples for shard in self._shards[split]]
+
+    def samples(self, split: str) -> Iterator[SampleRecord]:
+        """All samples of a split in the order of the shards.
+
+        Raises:
+            ValueError: there is no such split.
+            ShardError: an index file is damaged.
+        """
+        for index in range(self.num_samples(split)):
+            yield self.sample(split, index)
+
+    def sample(self, split: str, index: int) -> SampleRecord:
+        """The index entry of sample `index` of a split.
+
+        Raises:
+            ValueError: there is no such split or sample.
+            ShardError: the index file is damaged.
+        """
+        shard, local = self._locate(split, index)
+        return self._index(shard).samples[local]
+
+    def info(self, split: str, index: int) -> VideoInfo:
+        """The frame index of sample `index` of a split.
+
+        Raises:
+            ValueError: there is no such split or sample.
+            ShardError: the index file is damaged, or what it says of the sample is wrong.
+        """
+        try:
+            return self.sample(split, index).video_info()
+        except ShardError:
+            raise
+        except ValueError as error:
+            raise ShardError(str(error), reason="an index is wrong") from error
+
+    def read(self, split: str, index: int) -> bytes:
+        """The bytes of the video of sample `index` of a split.
+
+        Raises:
+            ValueError: there is no such split or sample.
+            ShardError: the index file is damaged, the tar cannot be read or ends early, or with `verify` the bytes
+                do not have the hash of the index.
+        """
+        shard, local = self._locate(split, index)
+        record = self._index(shard).samples[local]
+        return self._read_member(shard, record.key, record)
+
+    @property
+    def has_flow(self) -> bool:
+        """Whether the samples have optical flow."""
+        return self.manifest.options.flow
+
+    def flow_info(self, split: str, index: int) -> VideoInfo:
+        """The frame index of the flow video of sample `index` of a split.
+
+        Raises:
+            ValueError: there is no such split or sample.
+            ShardError: the index file is damaged, or the sample has no flow.
+        """
+        try:
+            return self.sample(split, index).flow_info()
+        except ShardError:
+            raise
+        except ValueError as error:
+            raise ShardError(str(error), reason="an index is wrong") from error
+
+    def read_flow(self, split: str, index: int) -> bytes:
+        """The bytes of the flow video of sample `index` of a split.
+
+        Raises:
+            ValueError: there is no such split or sample.
+            ShardError: as for `read`, or the sample has no flow.
+        """
+        shard, local = self._locate(split, index)
+        record = self._index(shard).samples[local]
+        if record.flow is None:
+            raise ShardError(f"sample {record.key!r} has no optical flow", reason="an index is wrong")
+        return self._read_member(shard, f"{record.key}.{FLOW_SUFFIX}", record.flow)
+
+    def _read_member(self, shard: ShardEntry, name: str, member: SampleRecord | FlowRecord) -> bytes:
+        try:
+            content = os.pread(self._file(shard), member.size, member.offset)
+        except OSError as error:
+            raise ShardError(
+                f"{shard.name}.tar: {describe(error)}", reason="a shard cannot be read"
+            ) from error
+        if len(content) != member.size:
+            raise ShardError(
+                f"{shard.name}.tar: {len(content)} of {member.size} bytes of {name!r}",
+                reason="a shard ends early",
+            )
+        if self._verify and hashlib.sha256(content).hexdigest() != member.sha256:
+            raise ShardError(
+                f"{shard.name}.tar: the bytes of {name!r} do not have the hash in the index",
+                reason="bytes do not have the hash in the index",
+            )
+        return content
+
+    def shard_indices(self, name: str) -> range:
+        """Indices in their split of the samples of a shard.
+
+        Raises:
+            ValueError: there is no such shard.
+        """
+        shard = self._shard(name)
+        place = self._shards[shard.split].index(shard)
+        return range(*self._first[shard.split][place : place + 2])
+
+    def open_tar(self, name: str) -> BinaryIO:
+        """The tar of a shard, open for reading from its start.
+
+        Raises:
+            ValueError: there is no such shard.
+            ShardError: it cannot be opened.
+        """
+        try:
+            return os.fdopen(self._source.open(self._shard(name), "tar"), "rb")
+        except OSError as error:
+            raise ShardError(f"{name}.tar: {describe(error)}", reason="a shard cannot be read") from error
+
+    def _shard(self, name: str) -> ShardEntry:
+        for shard in self.manifest.shards:
+            if shard.name == name:
+                return shard
+        raise ValueError(f"no shard {name!r} in {self.path}")
+
+    def _first_indices(self, split: str) -> list[int]:
+        if split not in self._first:
+            raise ValueError(f"no split {split!r} in {self.path}; it has {', '.join(self.splits)}")
+        return self._first[split]
+
+    def _locate(self, split: str, index: int) -> tuple[ShardEntry, int]:
+        first = self._first_indices(split)
+        if not 0 <= index < first[-1]:
+            raise ValueError(f"sample {index} of split {split!r}: allowed are 0 to {first[-1] - 1}")
+        shard = bisect_right(first, index) - 1
+        return self._shards[split][shard], index - first[shard]
+
+    def _index(self, shard: ShardEntry) -> ShardIndex:
+        return self._indexes.get(shard.name, lambda: self._load_index(shard))
+
+    def _load_index(self, shard: ShardEntry) -> ShardIndex:
+        path = Path(f"{shard.name}.json")
+        try:
+            with os.fdopen(self._source.open(shard, "json"), "rb") as file:
+                content = file.read()
+        except OSError as error:
+            raise ShardError(f"{path}: {describe(error)}", reason="an index cannot be read") from error
+        if hashlib.sha256(content).hexdigest() != shard.index_sha256:
+            raise ShardError(
+                f"{path} does not have the hash in the manifest: pack the videos again",
+                reason="an index does not have the hash in the manifest",
+            )
+        try:
+            return load_index(
+                path,
+                content,
+                num_samples=shard.num_samples,
+                num_classes=len(self.classes),
+                tar_size=shard.size,
+            )
+        except ValueError as error:
+            raise ShardError(str(error), reason="an index is wrong") from error
+
+    def _file(self, shard: ShardEntry) -> int:
+        return self._files.get(shard.name, lambda: self._source.open(shard, "tar"))
+
+
+class LocalFiles:
+    """The files of a shard set in a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def load_manifest(self) -> tuple[Manifest, str]:
+        """Read the manifest and check that the files that it lists are there.
+
+        Raises:
+            ValueError: the manifest is missing or wrong, or a file it lists is missing or has another size.
+        """
+        if not self._folder.is_dir():
+            raise ValueError(f"no folder of shards at {self._folder}")
+        manifest, manifest_hash = load_manifest(self._folder)
+        for shard in manifest.shards:
+            for file in (self._folder / f"{shard.name}.tar", self._folder / f"{shard.name}.json"):
+                if not file.is_file():
+                    raise ValueError(f"{file} is missing, the manifest lists it")
+            size = (self._folder / f"{shard.name}.tar").stat().st_size
+            if size != shard.size:
+                raise ValueError(f"{shard.name}.tar has {size} bytes, the manifest says {shard.size}")
+        return manifest, manifest_hash
+
+    def open(self, shard: ShardEntry, suffix: str) -> int:
+        """A descriptor of the tar or the index of a shard.
+
+        Raises:
+            OSError: it cannot be opened.
+        """
+        return os.open(self._folder / f"{shard.name}.{suffix}", os.O_RDONLY | os.O_CLOEXEC)
+
+
+def open_shards(
+    path: str | Path,
+    *,
+    verify: bool = False,
+    cache: str | Path | None = None,
+    cache_bytes: int = DEFAULT_CACHE_BYTES,
+    storage_options: Mapping[str, Any] | None = None,
+) -> ShardSet:
+    """Open a set of shards that `pack_folder` or `pack_csv` wrote.
+
+    Shards behind a URL are fetched one by one when a sample of theirs is first read, verified with the SHA-256 in
+    the manifest and kept in a cache on disk, which all processes of a machine share.
+
+    Args:
+        path: the folder, or its URL: `s3://...` (extra `s3`), `http://...` and `https://...` (extra `remote`), and
+            what else fsspec has a file system for.
+        verify: whether every read checks the SHA-256 of the video.
+        cache: for URLs, folder of the cache; None means `video-data` in the user's cache folder.
+        cache_bytes: for URLs, size to which the cache is kept. It should hold at least the 16 shards among which
+            samples are shuffled, for every set that is read.
+        storage_options: for URLs, arguments for fsspec's file system, for example keys or an endpoint.
+
+    Raises:
+        ValueError: the manifest is missing or wrong, or a file it lists is missing or has another size, or a shard
+            is larger than the cache.
+        ImportError: a package for this kind of URL is missing.
+    """
+    files: LocalFiles | RemoteFiles
+    if is_url(path):
+        files = RemoteFiles(str(path), Path(cache) if cache else None, cache_bytes, storage_options)
+    else:
+        path = Path(path)
+        files = LocalFiles(path)
+    manifest, manifest_hash = files.load_manifest()
+    return ShardSet(path, files, manifest, manifest_hash, verify=verify)

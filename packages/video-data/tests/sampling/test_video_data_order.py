@@ -1,0 +1,155 @@
+"""The order of samples and the choice of clips are pure functions."""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from video_data import ClipConfig
+from video_data.sampling.clips import (
+    clip_frames,
+    num_starts,
+    repeat_factor,
+    source_crop_size,
+    train_clip,
+    view_boxes,
+    view_starts,
+)
+from video_data.sampling.order import SHUFFLE_WINDOW, SampleOrder, permutation, uniforms
+
+
+def one_pass(sizes, seed, pass_index):
+    order = SampleOrder(sizes, seed=seed)
+    return [order(pass_index * sum(sizes) + offset) for offset in range(sum(sizes))]
+
+
+@pytest.mark.parametrize(
+    "sizes", [[1], [5], [3, 1, 4], [2] * (3 * SHUFFLE_WINDOW), [7] * (2 * SHUFFLE_WINDOW + 1)]
+)
+def test_every_pass_is_a_permutation(sizes):
+    for pass_index in (0, 1, 1000):
+        assert sorted(one_pass(sizes, 3, pass_index)) == list(range(sum(sizes)))
+
+
+def test_the_order_depends_on_seed_and_pass_alone():
+    sizes = [10] * 40
+    assert one_pass(sizes, 1, 0) == one_pass(sizes, 1, 0)
+    assert one_pass(sizes, 1, 0) != one_pass(sizes, 1, 1)
+    assert one_pass(sizes, 1, 0) != one_pass(sizes, 2, 0)
+
+
+def test_positions_may_be_asked_in_any_order():
+    sizes = [6] * 50
+    order = SampleOrder(sizes, seed=9)
+    positions = [int(p) for p in permutation(1500, 4)]
+    forward = [SampleOrder(sizes, seed=9)(p) for p in positions[:50]]
+    assert [order(p) for p in positions][:50] == forward
+
+
+def test_a_window_of_shards_is_read_before_the_next():
+    sizes = [5] * (3 * SHUFFLE_WINDOW)
+    shards = np.array(one_pass(sizes, 0, 0)) // 5
+    windows = shards.reshape(3, SHUFFLE_WINDOW * 5)
+    members = [set(window.tolist()) for window in windows]
+    assert [len(window) for window in members] == [SHUFFLE_WINDOW] * 3
+    assert not members[0] & members[1] and not members[1] & members[2]
+    assert list(windows[0]) != sorted(windows[0])
+
+
+def test_the_order_is_the_same_on_every_machine():
+    assert permutation(8, 1, 2).tolist() == [3, 4, 0, 6, 1, 7, 2, 5]
+    assert uniforms(1, 2, count=2) == [0.6441351989573306, 0.520448600230696]
+
+
+def test_permutations_are_uniform():
+    first = Counter(int(permutation(4, seed)[0]) for seed in range(4000))
+    assert all(850 < first[i] < 1150 for i in range(4))
+
+
+def test_an_order_of_nothing_is_refused():
+    with pytest.raises(ValueError, match="at least one sample"):
+        SampleOrder([], seed=0)
+
+
+CLIP = ClipConfig(num_frames=4, frame_stride=2, crop_size=32, short_side=(40, 48))
+
+
+def test_a_long_enough_video_is_read_with_the_stride():
+    assert CLIP.span == 7
+    assert clip_frames(10, CLIP, 3) == (3, 5, 7, 9)
+    assert num_starts(10, CLIP) == 4
+
+
+@pytest.mark.parametrize(
+    ("num_frames", "factor", "first", "last"),
+    [
+        (7, 1, (0, 2, 4, 6), (0, 2, 4, 6)),
+        (6, 2, (0, 1, 2, 3), (2, 3, 4, 5)),
+        (4, 2, (0, 1, 2, 3), (0, 1, 2, 3)),
+        (3, 4, (0, 0, 1, 1), (1, 1, 2, 2)),
+        (1, 4, (0, 0, 0, 0), (0, 0, 0, 0)),
+    ],
+)
+def test_short_videos_repeat_their_frames(num_frames, factor, first, last):
+    assert repeat_factor(num_frames, CLIP.span) == factor
+    assert clip_frames(num_frames, CLIP, 0) == first
+    assert clip_frames(num_frames, CLIP, num_starts(num_frames, CLIP) - 1) == last
+
+
+def test_training_starts_cover_all_places_evenly():
+    starts = Counter(train_clip(10, (64, 48), CLIP, seed=0, position=p).frames[0] for p in range(4000))
+    assert set(starts) == {0, 1, 2, 3}
+    assert all(850 < count < 1150 for count in starts.values())
+
+
+@pytest.mark.parametrize("size", [(64, 48), (48, 64), (49, 321), (340, 256), (32, 32), (5, 3), (2, 2)])
+def test_training_crops_lie_inside_the_picture_on_even_pixels(size):
+    boxes = [train_clip(10, size, CLIP, seed=1, position=p).box for p in range(500)]
+    for box in boxes:
+        assert box.width == box.height >= 2
+        assert box.x % 2 == box.y % 2 == box.width % 2 == 0
+        assert 0 <= box.x <= size[0] - box.width and 0 <= box.y <= size[1] - box.height
+    if min(size) > 40:
+        assert len({(box.x, box.y) for box in boxes}) > 20
+
+
+def test_training_scales_cover_the_range_of_the_shorter_side():
+    clip = ClipConfig(crop_size=224)
+    sides = {train_clip(40, (340, 256), clip, seed=0, position=p).box.width for p in range(2000)}
+    assert min(sides) == source_crop_size((340, 256), 224, 320) == 178
+    assert max(sides) == source_crop_size((340, 256), 224, 256) == 224
+
+
+def test_mirroring_is_off_unless_asked_for():
+    flips = [train_clip(10, (64, 48), CLIP, seed=0, position=p).flip for p in range(400)]
+    assert not any(flips)
+    mirrored = CLIP.model_copy(update={"flip": True})
+    flips = [train_clip(10, (64, 48), mirrored, seed=0, position=p).flip for p in range(400)]
+    assert 150 < sum(flips) < 250
+
+
+def test_test_clips_are_spaced_uniformly_from_end_to_end():
+    clip = ClipConfig(num_frames=8)
+    assert view_starts(107, clip, 10) == [0, 11, 22, 33, 44, 55, 66, 77, 88, 99]
+    assert view_starts(107, clip, 1) == [49]
+    assert view_starts(8, clip, 3) == [0, 0, 0]
+
+
+def test_test_crops_are_the_centre_or_three_along_the_longer_side():
+    clip = ClipConfig(crop_size=224)
+    assert [(b.x, b.y, b.width) for b in view_boxes((340, 256), clip, 1)] == [(58, 16, 224)]
+    assert [(b.x, b.y) for b in view_boxes((340, 256), clip, 3)] == [(0, 16), (58, 16), (116, 16)]
+    assert [(b.x, b.y) for b in view_boxes((256, 340), clip, 3)] == [(16, 0), (16, 58), (16, 116)]
+
+
+def test_the_default_range_of_the_shorter_side_follows_the_crop():
+    assert ClipConfig().short_side_range == (256, 320)
+    assert ClipConfig(crop_size=112).short_side_range == (128, 160)
+
+
+@pytest.mark.parametrize(
+    "options", [{"num_frames": 0}, {"short_side": (100, 320)}, {"short_side": (320, 256)}, {"stride": 2}]
+)
+def test_wrong_clip_options_are_refused(options):
+    with pytest.raises(ValueError, match=r"num_frames|short_side|stride"):
+        ClipConfig(**options)
