@@ -59,7 +59,7 @@ _ROWS_OF_8 = (
     ("grad += n.to(tl.int64) * grad_n + (q * KY * KX)", "grad += n.to(tl.int64) * grad_n + (q * KY * 8)"),
     ("row_grad += KX * grad_c", "row_grad += 8 * grad_c"),
     ("(q * KY * KX + i * KX).to(tl.int64) * grad_c", "(q * KY * 8 + i * 8).to(tl.int64) * grad_c"),
-    ("some_columns, height, width, grad_w, STRIP, DX, KX != COLUMNS", "some_columns, height, width, grad_w, STRIP, DX, False"),
+    ("height, width, grad_w, STRIP, DX, KX != COLUMNS", "height, width, grad_w, STRIP, DX, False"),
 )  # fmt: skip
 VARIANTS: dict[str, tuple[tuple[str, str], ...]] = {
     "as it is": (),

@@ -203,36 +203,31 @@ def _splits(case: Case, device: torch.device) -> dict[str, Any]:
 
 
 def peers(rows: Rows, stages: Any, batches: tuple[int, ...], device: torch.device) -> None:
-    """The operator beside the reference and convolutions: calls as Python makes them, all taking turns."""
-    ours = "triton" if device.type == "cuda" else "reference"
+    """The operator beside the reference and convolutions: whole calls, all taking turns."""
     for stage, batch in itertools.product(stages, batches):
         case = Case(*stage, batch)
         for direction, (dtype, layout) in itertools.product(
-            ("forward", "forward+backward"),
-            (("bfloat16", "channels_last_3d"), ("float32", "contiguous")),
+            ("forward", "forward+backward"), (("bfloat16", "channels_last_3d"), ("float32", "contiguous"))
         ):
-
-            def measure(
-                case: Case = case, direction: str = direction, dtype: str = dtype, layout: str = layout
-            ) -> dict[str, Any]:
-                options: dict[str, Any] = {"dtype": dtype, "layout": layout, "device": device}
-                contenders = [correlation(case, direction, ours, **options)]
-                if batch == 1:
-                    contenders.append(correlation(case, direction, "reference", **options))
-                for kernel in ((3, 3, 3), (1, 7, 7)):
-                    contenders.append(convolution(case, direction, kernel, **options))
-                timed = [_as_graph(contender, device) for contender in contenders]
-                alternate(timed, rounds=7)
-                return {
-                    key: value
-                    for contender in timed
-                    for key, value in (
-                        (f"{contender.provider}_ms", statistics.median(contender.seconds) * 1e3),
-                        (f"{contender.provider}_ratio", row(contender, timed[0])["ratio50"]),
-                    )
-                }
-
+            measure = partial(_beside_others, case, direction, dtype=dtype, layout=layout, device=device)
             rows.attempt("peers", measure, **case.columns, direction=direction, dtype=dtype)
+
+
+def _beside_others(case: Case, direction: str, **options: Any) -> dict[str, Any]:
+    """Return the times of the contenders and their ratios to the operator's."""
+    device = options["device"]
+    contenders = [correlation(case, direction, "triton" if device.type == "cuda" else "reference", **options)]
+    if case.batch == 1:
+        contenders.append(correlation(case, direction, "reference", **options))
+    for kernel in ((3, 3, 3), (1, 7, 7)):
+        contenders.append(convolution(case, direction, kernel, **options))
+    timed = [_as_graph(contender, device) for contender in contenders]
+    alternate(timed, rounds=7)
+    found = {}
+    for contender in timed:
+        found[f"{contender.provider}_ms"] = 1e3 * statistics.median(contender.seconds)
+        found[f"{contender.provider}_ratio"] = row(contender, timed[0])["ratio50"]
+    return found
 
 
 class _Replayed(Contender):

@@ -146,7 +146,7 @@ def test_scripts_say_how_they_are_called(tmp_path):
 
 def test_packing_under_slurm_is_an_array_and_a_merge_that_waits(slurm, tmp_path):
     script = EXAMPLES / "slurm" / "pack.sbatch"
-    arguments = ("kinetics", "/shared/videos", "/shared/my shards", "--short-side", "320")
+    arguments = ("kinetics", "/shared/videos", "/shared/my shards", "--max-short-side", "320")
     assert slurm([script], *arguments, PARTS="3") == []
     array, merge = (json.loads(line) for line in (slurm.folder / "sbatch.notes").read_text().splitlines())
     assert array == ["--parsable", "--array=1-3", str(script), *arguments]
@@ -160,7 +160,7 @@ def test_packing_under_slurm_is_an_array_and_a_merge_that_waits(slurm, tmp_path)
         assert name == "corrnet"
         kind, parameters = check_command(command)
         assert kind == "kinetics" and parameters["part"] == f"{number}/3"
-        assert (parameters["short_side"], parameters["num_workers"]) == (320, 4)
+        assert (parameters["max_short_side"], parameters["num_workers"]) == (320, 4)
 
 
 @pytest.mark.parametrize(("code", "expected"), [(0, 0), (3, 0), (1, 1), (130, 130)])

@@ -5,7 +5,8 @@ import sys
 
 import pytest
 
-from corrnet_train.utils.files import atomic_path, write_json
+from corrnet_train.utils.files import write_json
+from video_data.utils.files import atomic_path
 
 
 def test_a_failed_write_leaves_the_old_content_and_nothing_else(tmp_path):

@@ -14,8 +14,9 @@ from torch.nn import functional as F
 from corr_ops import correlation
 from corrnet_train.analysis.correlation_layers import CorrelationLayer, nearest_first
 from corrnet_train.inference.classifier import VideoClassifier
-from video_data import VideoError, open_frames, sliding_clips
-from video_data.probe import open_video
+from video_data import VideoError
+from video_data.loading.live import open_frames, sliding_clips
+from video_data.media.container import open_video
 
 _PATCH = 3  # positions along a side of what is compared
 _OUTSIDE = -2.0  # less than any similarity
@@ -71,7 +72,7 @@ def motion_fields(
 
     Args:
         classifier: the model; frames are cut and normalized as for `predict`.
-        source: as `video_data.open_frames` takes it.
+        source: as `video_data.loading.live.open_frames` takes it.
         layer: a correlation layer of the model.
         max_frames: frames of the video after which to stop; None goes on to the end.
 

@@ -9,6 +9,8 @@ import os
 import shutil
 from pathlib import Path
 
+from video_data.utils.files import temporary_name
+
 REST, DESCRIPTION = "rest.pt", ".metadata"
 
 
@@ -19,8 +21,7 @@ def is_sharded(path: Path) -> bool:
 
 def link(path: Path, folder: Path) -> None:
     """Makes `path` a link to a folder beside it; it means the old or the new checkpoint at every moment."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.unlink(missing_ok=True)
+    temporary = temporary_name(path)
     temporary.symlink_to(folder.name, target_is_directory=True)
     temporary.replace(path)
     sync_folder(path.parent)

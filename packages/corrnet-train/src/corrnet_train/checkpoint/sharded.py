@@ -20,7 +20,7 @@ from torch.distributed.checkpoint.state_dict_saver import save
 from torch.distributed.tensor import DTensor
 
 from corrnet_train.checkpoint.folders import DESCRIPTION, REST, sync_folder
-from corrnet_train.utils.files import atomic_path
+from video_data.utils.files import atomic_path
 
 Place = tuple[str | int, ...]
 

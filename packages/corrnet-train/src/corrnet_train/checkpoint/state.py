@@ -14,7 +14,7 @@ from corrnet_train.checkpoint.folders import is_sharded
 from corrnet_train.config.recipes import flatten
 from corrnet_train.config.schema import RunConfig, config_to_dict, resumable_keys
 from corrnet_train.distributed.parallelize import full_tensor, placed_state
-from corrnet_train.utils.files import atomic_path
+from video_data.utils.files import atomic_path
 
 FORMAT_VERSION = 2
 

@@ -10,7 +10,7 @@ from corrnet_train.cli.common import Workers, escape, out, reports_errors, worke
 from corrnet_train.utils.files import write_text
 
 if TYPE_CHECKING:
-    from video_data import Inspection
+    from video_data.shards.inspect import Inspection
 
 _MOST_DUPLICATES = 10
 

@@ -23,7 +23,8 @@ from corrnet_train.cli.common import (
 )
 
 if TYPE_CHECKING:
-    from video_data import Listing, PackReport
+    from video_data import PackReport
+    from video_data.datasets import Listing
 
 _MOST_LINES = 10
 
@@ -70,7 +71,7 @@ def _packing(
         bool,
         typer.Option("--copy", help="Keep the original bytes instead of encoding for fast random access."),
     ] = False,
-    short_side: Annotated[
+    max_short_side: Annotated[
         int, typer.Option(min=2, help="Longest allowed shorter side when encoding, in pixels.")
     ] = 256,
     gop: Annotated[
@@ -194,7 +195,7 @@ def _show(listing: "Listing") -> None:
 
 
 def _summarize(report: "PackReport") -> None:
-    from video_data import MISSING
+    from video_data.datasets import MISSING
 
     if report.manifest is not None:
         out.print(f"packed {report.num_packed} videos: {report.manifest}", highlight=False, soft_wrap=True)
@@ -226,7 +227,7 @@ def pack_folder_command(
 
     corrnet pack folder my-videos data/shards
     """
-    from video_data import list_folder
+    from video_data.datasets import list_folder
 
     return list_folder(src, frame_rate=_frame_rate(frame_rate))
 
@@ -246,7 +247,7 @@ def pack_csv_command(
 
     corrnet pack csv videos.csv data/shards --root /data/videos
     """
-    from video_data import list_csv
+    from video_data.datasets import list_csv
 
     return list_csv(src, root, frame_rate=_frame_rate(frame_rate))
 
@@ -263,7 +264,7 @@ def pack_kinetics(src: Source, annotations: Annotations = None) -> "Listing":
 
     corrnet pack kinetics /data/kinetics400 data/kinetics400 --num-workers 32
     """
-    from video_data import list_kinetics
+    from video_data.datasets import list_kinetics
 
     return list_kinetics(src, annotations=annotations)
 
@@ -280,7 +281,7 @@ def pack_something(src: Source, annotations: Annotations = None) -> "Listing":
 
     corrnet pack something /data/something-v2 data/something-v2 --num-workers 32
     """
-    from video_data import list_something
+    from video_data.datasets import list_something
 
     return list_something(src, annotations=annotations)
 
@@ -303,7 +304,7 @@ def pack_diving48(
 
     corrnet pack diving48 /data/diving48 data/diving48 --version V2
     """
-    from video_data import list_diving48
+    from video_data.datasets import list_diving48
 
     return list_diving48(src, version=version, annotations=annotations)
 
@@ -329,7 +330,7 @@ def pack_sports1m(
 
     corrnet pack sports1m /data/sports1m data/sports1m --clips-per-video 10 --part 3/64
     """
-    from video_data import list_sports1m
+    from video_data.datasets import list_sports1m
 
     return list_sports1m(
         src,
@@ -351,7 +352,7 @@ def pack_ucf101(src: Source, fold: Fold = 1, annotations: Annotations = None) ->
 
     corrnet pack ucf101 /data/UCF101 data/ucf101 --fold 1
     """
-    from video_data import list_ucf101
+    from video_data.datasets import list_ucf101
 
     return list_ucf101(src, fold=fold, annotations=annotations)
 
@@ -367,7 +368,7 @@ def pack_hmdb51(src: Source, fold: Fold = 1, annotations: Annotations = None) ->
 
     corrnet pack hmdb51 /data/hmdb51 data/hmdb51 --fold 1
     """
-    from video_data import list_hmdb51
+    from video_data.datasets import list_hmdb51
 
     return list_hmdb51(src, fold=fold, annotations=annotations)
 

@@ -10,7 +10,7 @@ from corrnet_train.cli.common import EXIT_FAILED, Workers, escape, out, reports_
 from corrnet_train.utils.files import write_text
 
 if TYPE_CHECKING:
-    from video_data import Problem
+    from video_data.shards.verify import Problem
 
 _MOST_LINES = 100
 

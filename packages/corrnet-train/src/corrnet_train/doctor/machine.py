@@ -16,7 +16,7 @@ import torch
 from corrnet_train.doctor.checkup import Context
 from corrnet_train.doctor.finding import Finding, differences, failed, worst
 from video_data import ClipConfig
-from video_data.workers import available_cores
+from video_data.utils.workers import available_cores
 
 _PACKAGES = {
     "torch": "torch",

@@ -10,7 +10,7 @@ from av.video.frame import VideoFrame
 from corrnet_train.doctor.checkup import Context
 from corrnet_train.doctor.finding import Finding, differences, failed, worst
 from video_data import ClipConfig, decode_views, open_shards, train_loader
-from video_data.encode import encode_h264
+from video_data.media.encode import encode_h264
 
 _NUM_FRAMES, _SIDE = 16, 64
 _MOST_OFF = 6  # gray levels; H.264 loses little of flat pictures

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from video_data import Unreadable
+from video_data.loading.batches import Unreadable
 
 NUM_BINS = 15
 

@@ -14,7 +14,8 @@ from corrnet_train.distributed.ranks import ONE_RANK, Ranks, on_every_rank
 from corrnet_train.evaluation.accuracy import VideoAccuracy, VideoPrediction, video_accuracy
 from corrnet_train.evaluation.journal import EvalJournal, EvalPart
 from corrnet_train.inference.classifier import VideoClassifier
-from video_data import ShardSet, Unreadable, ViewBatch, open_shards, test_loader
+from video_data import ShardSet, ViewBatch, eval_loader, open_shards
+from video_data.loading.batches import Unreadable
 
 Fingerprint = dict[str, str | int]
 _log = logging.getLogger(__name__)
@@ -106,7 +107,7 @@ def evaluate(
     settings = {} if journal is None else fingerprint(classifier, shards, split, **views, num_videos=0)
     work = EvalJournal(None if journal is None else Path(journal), settings)
     try:
-        loader = test_loader(
+        loader = eval_loader(
             shards,
             split,
             classifier.clip,

@@ -12,7 +12,7 @@ import numpy as np
 
 from corrnet_train.evaluation.accuracy import VideoPrediction
 from corrnet_train.utils.files import write_text
-from video_data import Unreadable
+from video_data.loading.batches import Unreadable
 
 _log = logging.getLogger(__name__)
 

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 import corr_ops
 from corrnet_models import VideoModel, save_pretrained
 from corrnet_train.inference.classifier import VideoClassifier
-from corrnet_train.utils.files import atomic_path, write_json
+from corrnet_train.utils.files import write_json
 from video_data import normalize
+from video_data.utils.files import atomic_path
 
 Format = Literal["hub", "torch", "onnx"]
 TOLERANCE = 1e-4  # largest difference of a probability

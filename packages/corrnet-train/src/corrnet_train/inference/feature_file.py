@@ -12,7 +12,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from corrnet_train.utils.files import atomic_path, write_text
+from corrnet_train.utils.files import write_text
+from video_data.utils.files import atomic_path
 
 Rows = NDArray[np.float32]
 _SUFFIXES = (".npz", ".safetensors")

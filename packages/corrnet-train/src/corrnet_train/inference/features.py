@@ -15,8 +15,10 @@ from corrnet_train.checkpoint.state import weights_hash
 from corrnet_train.inference.classifier import VideoClassifier
 from corrnet_train.inference.feature_file import FeatureFile, VideoRecord, check_path
 from corrnet_train.inference.inputs import VideoInput, find_videos
-from video_data import ClipConfig, ShardSet, ViewStart, decode_timed_views, test_loader
-from video_data.workers import make_data_loader
+from video_data import ClipConfig, ShardSet, eval_loader
+from video_data.loading.batches import ViewStart
+from video_data.loading.views import decode_timed_views
+from video_data.utils.workers import make_data_loader
 
 Read = tuple[VideoRecord, Tensor | None]
 
@@ -170,7 +172,7 @@ def _read(
 def _read_packed(
     packed: PackedSplit, clip: ClipConfig, num_clips: int, num_workers: int, first: int
 ) -> Iterator[Read]:
-    loader = test_loader(
+    loader = eval_loader(
         packed.shards,
         packed.split,
         clip,

@@ -5,7 +5,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from video_data import PICTURE_SUFFIXES, VIDEO_SUFFIXES
+from video_data.media.limits import VIDEO_SUFFIXES
+from video_data.media.pictures import PICTURE_SUFFIXES
 
 MAX_BYTES = 1 << 30  # of a video behind a URL
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from corrnet_train.inference.classifier import Prediction, VideoClassifier
-from video_data import WindowFrame, open_frames, sliding_clips
+from video_data.loading.live import WindowFrame, open_frames, sliding_clips
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ def classify_stream(
 
     Args:
         classifier: the model; clips are those that `predict` cuts of files.
-        source: as `video_data.open_frames` takes it.
+        source: as `video_data.loading.live.open_frames` takes it.
         hop: frames from one window to the next.
         smoothing: weight of the probabilities before, from 0 (each window by itself) to below 1.
         max_frames: frames after which to stop; None goes on to the end.

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from corrnet_train.config.schema import MAX_MAGNITUDE, AugmentConfig
-from video_data import PIXEL_MEAN, PIXEL_STD
+from video_data.loading.batches import PIXEL_MEAN, PIXEL_STD
 
 NUM_OPERATIONS = 2  # of RandAugment, a clip
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from video_data import Batch, YuvClips
+from video_data import Batch
+from video_data.media.planes import YuvClips
 
 
 @dataclass

@@ -15,7 +15,8 @@ from corrnet_train.distributed.parallelize import full_tensor
 from corrnet_train.training.optim import set_learning_rate
 from corrnet_train.training.prefetch import DeviceBatch
 from corrnet_train.utils.precision import Precision, autocast
-from video_data import YuvClips, normalize
+from video_data import normalize
+from video_data.media.planes import YuvClips
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 Mix = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]

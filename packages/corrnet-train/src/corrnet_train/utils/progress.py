@@ -15,7 +15,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from video_data.progress import ProgressDisplay
+from video_data.utils.progress import ProgressDisplay
 
 
 class FieldColumn(ProgressColumn):

@@ -12,8 +12,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from corrnet_train.inference.classifier import Prediction
-from corrnet_train.utils.files import atomic_path
-from video_data import WindowFrame
+from video_data.loading.live import WindowFrame
+from video_data.utils.files import atomic_path
 
 _FALLBACK_RATE = 25  # frames a second of a stream without times
 _log = logging.getLogger(__name__)

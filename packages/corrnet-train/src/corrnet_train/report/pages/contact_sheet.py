@@ -17,10 +17,11 @@ from matplotlib.ticker import MaxNLocator
 from corrnet_train.report.figures.style import figure_style, inline, plain_label, render, series_color
 from corrnet_train.report.pages.render import render_page
 from corrnet_train.report.table import format_duration
-from corrnet_train.utils.files import atomic_path, write_text
-from video_data import Inspection, Thumbnails
-from video_data.inspection import Distribution
-from video_data.manifest import Coverage
+from corrnet_train.utils.files import write_text
+from video_data.shards.format import Coverage
+from video_data.shards.inspect import Distribution, Inspection
+from video_data.shards.thumbnails import Thumbnails
+from video_data.utils.files import atomic_path
 
 SHEET_SUFFIXES = (".html", ".png")
 _GAP = 4  # pixels between pictures

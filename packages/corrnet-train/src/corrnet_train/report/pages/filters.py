@@ -13,7 +13,8 @@ from corrnet_train.analysis.correlation_layers import CorrelationLayer
 from corrnet_train.report.figures.filters import filter_figure
 from corrnet_train.report.figures.style import inline
 from corrnet_train.report.pages.render import render_page
-from corrnet_train.utils.files import atomic_path, write_text
+from corrnet_train.utils.files import write_text
+from video_data.utils.files import atomic_path
 
 SUFFIXES = (".html", ".png")
 

@@ -16,7 +16,8 @@ from corrnet_train.analysis.correlation_layers import CorrelationLayer
 from corrnet_train.analysis.motion import MotionField
 from corrnet_train.report.figures.video import VideoWriter, text_font
 from corrnet_train.report.pages.render import render_page
-from corrnet_train.utils.files import atomic_path, write_text
+from corrnet_train.utils.files import write_text
+from video_data.utils.files import atomic_path
 
 SUFFIXES = (".mp4", ".png", ".html")
 _SIDE = 448  # pixels of a drawn frame, at least
