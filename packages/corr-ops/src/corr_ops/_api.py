@@ -2,24 +2,20 @@
 
 import operator
 from collections.abc import Sequence
+from itertools import takewhile
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from corr_ops.ops import autocast_dtype, choose, correlation_op, why_not
-from corr_ops.positions import correlation_at
+from corr_ops._backends import IMPLEMENTATIONS, Backend, Explanation
+from corr_ops._positions import correlation_at
+from corr_ops.ops import autocast_dtype, choose, correlation_op
 
-Backend = Literal["auto", "triton", "cpu", "reference"]
 Padding = Literal["same", "valid"]
 Searched = Literal["previous", "current"]
 
-# Name -> what it is, in the order "auto" tries them.
-_BACKENDS = {
-    "triton": "kernels for GPUs, compiled by Triton at the first call",
-    "cpu": "compiled kernels for CPUs",
-    "reference": "plain tensor operations for every device and floating-point dtype",
-}
+_BACKENDS = ("auto", *IMPLEMENTATIONS)
 _PADDINGS = ("same", "valid")
 _LAGS: dict[Searched, int] = {"previous": 1, "current": -1}
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
@@ -127,7 +123,7 @@ def video_correlation(
     return correlation_op(x, None, filters, *options, lag, backend)
 
 
-def explain(x: Tensor, *, backend: Backend = "auto") -> str:
+def explain(x: Tensor, *, backend: Backend = "auto") -> Explanation:
     """Say which implementation serves a call on frames like `x`, and why.
 
     Args:
@@ -135,22 +131,28 @@ def explain(x: Tensor, *, backend: Backend = "auto") -> str:
         backend: As given to them.
 
     Returns:
-        One sentence that begins with the name of the implementation.
+        The answer: true where compiled kernels serve the call, and one sentence as a string.
 
     Raises:
-        ValueError: If no implementation of that name or for that dtype exists.
+        ValueError: If no implementation of that name or for that dtype exists, or it cannot serve the call.
     """
     _check_alike(x=x)
     _check_backend(backend, x.device)
     name = choose(backend, x.device)
-    reasons = ["asked for by name"] if backend != "auto" else []
-    for other in _BACKENDS if backend == "auto" else ():
-        if other == name:
-            reasons.append("the first that serves the call" if not reasons else "the next that does")
-            break
-        reasons.append(f"{other} does not: {why_not(other, x.device)}")
+    unable = {
+        other: reason
+        for other, implementation in IMPLEMENTATIONS.items()
+        if (reason := implementation.kernels.unavailable(x.device)) is not None
+    }
+    if backend == "auto":
+        earlier = takewhile(lambda other: other != name, IMPLEMENTATIONS)
+        steps = [f"{other} does not: {unable[other]}" for other in earlier]
+        steps.append("the next that does" if steps else "the first that serves the call")
+    else:
+        steps = ["asked for by name"]
     dtype = str(autocast_dtype(x)).removeprefix("torch.")
-    return f"{name}: {_BACKENDS[name]}; {'; '.join(reasons)} ({dtype} on {x.device.type})."
+    sentence = f"{name}: {IMPLEMENTATIONS[name].summary}; {'; '.join(steps)} ({dtype} on {x.device.type})."
+    return Explanation(name, unable, sentence)
 
 
 def check_options(
@@ -278,8 +280,8 @@ def _check_neighbourhood_fits(base: Tensor, kernel: tuple[int, int], steps: tupl
 
 def _check_backend(backend: str, device: torch.device) -> None:
     """Check that an implementation is known and serves the device."""
-    if backend not in ("auto", *_BACKENDS):
-        raise ValueError(f"backend must be one of {['auto', *_BACKENDS]}, got {backend!r}")
+    if backend not in _BACKENDS:
+        raise ValueError(f"backend must be one of {list(_BACKENDS)}, got {backend!r}")
     if not torch.compiler.is_compiling():  # a graph finds out when it runs
         choose(backend, device)
 

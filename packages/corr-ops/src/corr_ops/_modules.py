@@ -5,7 +5,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from corr_ops.api import (
+from corr_ops._api import (
     Padding,
     Searched,
     check_channels,

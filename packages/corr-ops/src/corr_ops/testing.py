@@ -14,6 +14,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+__all__ = [
+    "LAGS",
+    "Case",
+    "assert_within_budget",
+    "cases",
+    "make_factors",
+    "make_frames",
+    "make_grad",
+    "make_weight",
+    "oracle_correlation",
+    "oracle_results",
+    "oracle_video_correlation",
+    "run_implementation",
+]
+
 LAGS = {"pair": 0, "previous": 1, "current": -1}  # kinds of call, with what an implementation is told
 
 

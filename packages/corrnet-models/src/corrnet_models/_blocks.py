@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from corr_ops import VideoCorrelation
-from corrnet_models.config import EXPANSION, ModelConfig, Normalization, StageName
+from corrnet_models._config import EXPANSION, ModelConfig, Normalization, StageName
 
 
 def _conv(

@@ -15,9 +15,9 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import corr_ops
-from corrnet_models.config import ModelConfig
-from corrnet_models.network import VideoModel
-from corrnet_models.registry import build_model, list_models, model_info
+from corrnet_models._config import ModelConfig
+from corrnet_models._network import VideoModel
+from corrnet_models._registry import build_model, list_models, model_info
 
 _TRACE_RESOLUTION = 32
 

@@ -12,8 +12,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 from corr_ops import VideoCorrelation
-from corrnet_models.blocks import Bottleneck, make_correlation_block, make_stem
-from corrnet_models.config import EXPANSION, STAGES, ModelConfig, StageName
+from corrnet_models._blocks import Bottleneck, make_correlation_block, make_stem
+from corrnet_models._config import EXPANSION, STAGES, ModelConfig, StageName
 
 CLASSIFIER_STD = 0.01
 """Standard deviation of the classifier's initial weights."""

@@ -10,9 +10,9 @@ from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from corrnet_models.config import ModelConfig
-from corrnet_models.network import VideoModel
-from corrnet_models.registry import build_model
+from corrnet_models._config import ModelConfig
+from corrnet_models._network import VideoModel
+from corrnet_models._registry import build_model
 
 WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
 _LIBRARY, _FORMAT_VERSION = "corrnet-models", 1

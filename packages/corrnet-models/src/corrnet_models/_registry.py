@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from corrnet_models.config import ModelConfig
-from corrnet_models.network import VideoModel, VideoResNet
-from corrnet_models.twostream import TwoStreamResNet
+from corrnet_models._config import ModelConfig
+from corrnet_models._network import VideoModel, VideoResNet
+from corrnet_models._twostream import TwoStreamResNet
 
 
 @dataclass(frozen=True)

@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from corrnet_models.config import EXPANSION, ModelConfig, StageName
-from corrnet_models.network import Backbone, VideoModel
+from corrnet_models._config import EXPANSION, ModelConfig, StageName
+from corrnet_models._network import Backbone, VideoModel
 
 
 class TwoStreamResNet(VideoModel):

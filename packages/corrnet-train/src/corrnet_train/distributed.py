@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.distributed.distributed_c10d import Store
 from torch.nn.parallel import DistributedDataParallel
 
-from corrnet_models.network import Stage
+from corrnet_models import Stage
 from corrnet_train.batchnorm import sync_batch_norm
 from corrnet_train.rendezvous import fresh_store, kept_store
 

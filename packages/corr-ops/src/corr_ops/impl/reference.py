@@ -17,6 +17,18 @@ from corr_ops.impl.buffers import accumulation_dtype, empty_gradient, empty_outp
 _ALL = slice(None)
 
 
+def unavailable(device: torch.device) -> str | None:
+    """Return why this implementation cannot serve a device: never, whatever the device.
+
+    Args:
+        device: Where the frames are.
+
+    Returns:
+        None. Other implementations return a clause that ends a message, as "PyTorch sees no GPU".
+    """
+    return None
+
+
 def forward(
     base: Tensor,
     search: Tensor | None,
