@@ -33,7 +33,7 @@ def correlation(
     padding: Padding = "same",
     backend: Backend = "auto",
 ) -> Tensor:
-    """Correlate every position of `base` with its neighbourhood in `search` (section 3, eq. 1).
+    """Correlate every position of `base` with its neighborhood in `search` (section 3, eq. 1).
 
     Output channel ``q*Ky*Kx + i*Kx + j`` at (y, x) is the mean, over the C/G channels c of group q, of
     ``weight[c, i, j] * base[c, y, x] * search[c, y + (i - Ky//2)*Dy, x + (j - Kx//2)*Dx]``; positions outside
@@ -44,12 +44,12 @@ def correlation(
         base: Frames [N, C, H, W], or clips [N, C, L, H, W] whose frames are paired one by one.
         search: Searched frames, of the shape, dtype and device of `base`.
         weight: Filters [C, Ky, Kx] or [1, C, Ky, Kx]; for clips also [L, C, Ky, Kx]. None means ones.
-        kernel_size: Neighbourhood K or (Ky, Kx), odd.
-        dilation: Distance between neighbours D or (Dy, Dx), in pixels.
+        kernel_size: Neighborhood K or (Ky, Kx), odd.
+        dilation: Distance between neighbors D or (Dy, Dx), in pixels.
         groups: Number of channel groups G; C must be a multiple of it.
         stride: Distance between output positions S or (Sy, Sx), in pixels; the first position is always
             there. A stride that divides the dilation saves the work for the positions it leaves out.
-        padding: "same" gives an output for every position, "valid" only for those whose whole neighbourhood
+        padding: "same" gives an output for every position, "valid" only for those whose whole neighborhood
             lies inside the frame.
         backend: Implementation; "auto" takes the fastest that serves the call.
 
@@ -68,7 +68,7 @@ def correlation(
     if search.shape != base.shape:
         raise ValueError(f"search must have the shape of base {list(base.shape)}, got {list(search.shape)}")
     if valid:
-        _check_neighbourhood_fits(base, options[0], options[1])
+        _check_neighborhood_fits(base, options[0], options[1])
     check_channels(base.shape[1], groups)
     _check_alike(base=base, search=search, weight=weight)
     _check_backend(backend, base.device)
@@ -97,11 +97,11 @@ def video_correlation(
         x: Clips [N, C, L, H, W].
         weight: Filters [L, C, Ky, Kx], one set for each frame, or [C, Ky, Kx] or [1, C, Ky, Kx] for all of
             them. None means ones.
-        kernel_size: Neighbourhood K or (Ky, Kx), odd.
-        dilation: Distance between neighbours D or (Dy, Dx), in pixels.
+        kernel_size: Neighborhood K or (Ky, Kx), odd.
+        dilation: Distance between neighbors D or (Dy, Dx), in pixels.
         groups: Number of channel groups G; C must be a multiple of it.
-        searched: The frame whose neighbourhoods are searched. "previous" takes positions from frame l and
-            neighbourhoods from frame l-1; "current" takes positions from frame l-1 and neighbourhoods from
+        searched: The frame whose neighborhoods are searched. "previous" takes positions from frame l and
+            neighborhoods from frame l-1; "current" takes positions from frame l-1 and neighborhoods from
             frame l.
         backend: Implementation; "auto" takes the fastest that serves the call.
 
@@ -161,8 +161,8 @@ def check_options(
     """Check the options of the operator and spell them out.
 
     Args:
-        kernel_size: Neighbourhood K or (Ky, Kx).
-        dilation: Distance between neighbours D or (Dy, Dx), in pixels.
+        kernel_size: Neighborhood K or (Ky, Kx).
+        dilation: Distance between neighbors D or (Dy, Dx), in pixels.
         groups: Number of channel groups.
 
     Returns:
@@ -268,8 +268,8 @@ def check_channels(channels: int, groups: int) -> None:
         raise ValueError(f"channels must be a positive multiple of groups={groups}, got {channels}")
 
 
-def _check_neighbourhood_fits(base: Tensor, kernel: tuple[int, int], steps: tuple[int, int]) -> None:
-    """Check that at least one position has its whole neighbourhood inside the frame."""
+def _check_neighborhood_fits(base: Tensor, kernel: tuple[int, int], steps: tuple[int, int]) -> None:
+    """Check that at least one position has its whole neighborhood inside the frame."""
     needed = tuple((size - 1) * step + 1 for size, step in zip(kernel, steps, strict=True))
     if base.shape[-2] < needed[0] or base.shape[-1] < needed[1]:
         raise ValueError(

@@ -145,7 +145,7 @@ class CorrelationSum(nn.Module):
         channels: Channels C of the input and the output.
         num_frames: Frames of the input.
         groups: Groups G of the operator.
-        config: Gives the operator's window, filters and normalisation.
+        config: Gives the operator's window, filters and normalization.
     """
 
     def __init__(self, channels: int, num_frames: int, *, groups: int, config: ModelConfig) -> None:
@@ -169,7 +169,7 @@ class CorrelationConcat(nn.Module):
         channels: Channels C of the input and the output.
         num_frames: Frames of the input.
         groups: Groups G of the operator.
-        config: Gives the operator's window, filters and normalisation.
+        config: Gives the operator's window, filters and normalization.
     """
 
     def __init__(self, channels: int, num_frames: int, *, groups: int, config: ModelConfig) -> None:

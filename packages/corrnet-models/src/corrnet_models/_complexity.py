@@ -1,7 +1,7 @@
 """Parameters and multiply-accumulates of the models, beside the figures that the paper prints.
 
 The paper's "GFLOPs" are billions of multiply-accumulates (GMACs) of the convolutions, the correlations
-and the classifier for one clip. Normalisation, activation, pooling and additions are not counted,
+and the classifier for one clip. Normalization, activation, pooling and additions are not counted,
 and neither are they here.
 """
 

@@ -45,7 +45,7 @@ class ModelConfig(BaseModel):
             (Table 4, "w/o grouping").
         corr_kernel_size: Side K of the window that is searched, odd (Figure 3).
         corr_dilation: Step D between two positions of the window, in feature map pixels.
-        corr_searched: The frame whose neighbourhood is searched; the paper leaves it open.
+        corr_searched: The frame whose neighborhood is searched; the paper leaves it open.
         corr_norm_before: What stands between the reducing 1x1x1 convolution and the operator; the
             paper leaves it open.
         corr_norm_after: What stands straight after the operator; the paper leaves it open.
@@ -84,7 +84,7 @@ class ModelConfig(BaseModel):
     @classmethod
     def _odd(cls, value: int) -> int:
         if value % 2 == 0:
-            raise ValueError(f"must be odd, so that the window has a centre; got {value}")
+            raise ValueError(f"must be odd, so that the window has a center; got {value}")
         return value
 
     @field_validator("depths", "widths", "temporal_strides")

@@ -147,7 +147,7 @@ def _make_stage(stage: StageName, in_channels: int, num_frames: int, config: Mod
 
 
 def _initialize(module: nn.Module, *, zero_init_residual: bool) -> None:
-    """Initialise convolutions and batch norms; the operator has initialised its filters itself."""
+    """Initialize convolutions and batch norms; the operator has initialized its filters itself."""
     for part in module.modules():
         if isinstance(part, nn.Conv3d):
             nn.init.kaiming_normal_(part.weight, mode="fan_out", nonlinearity="relu")
@@ -260,7 +260,7 @@ class VideoModel(nn.Module, ABC):
         return scores
 
     def reset_classifier(self, num_classes: int) -> None:
-        """Put a freshly initialised classifier in place of the present one, on its device and in its dtype.
+        """Put a freshly initialized classifier in place of the present one, on its device and in its dtype.
 
         Args:
             num_classes: Outputs of the new classifier.

@@ -108,7 +108,7 @@ def model_config(name: str, **overrides: Any) -> ModelConfig:
 
 
 def build_model(config: ModelConfig) -> VideoModel:
-    """Build the network that a configuration describes, with freshly initialised weights.
+    """Build the network that a configuration describes, with freshly initialized weights.
 
     Args:
         config: The configuration; `flow_channels` above 0 makes a two-stream network.
@@ -119,7 +119,7 @@ def build_model(config: ModelConfig) -> VideoModel:
 def create_model(
     name: str, *, num_frames: int | None = None, num_classes: int | None = None, **overrides: Any
 ) -> VideoModel:
-    """Build a registered model with freshly initialised weights.
+    """Build a registered model with freshly initialized weights.
 
     Args:
         name: A name from `list_models`.
