@@ -1,4 +1,4 @@
-"""The implementations of the operator, and the answer to which of them serves a call."""
+"""The table of implementations, and the answer to which of them serves a call."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

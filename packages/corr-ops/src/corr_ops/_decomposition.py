@@ -1,4 +1,4 @@
-"""The operator in PyTorch's own operators, for exporters that know no others."""
+"""Rewrites the operator into PyTorch's own operators, for exporters that know no others, as ONNX's."""
 
 from collections.abc import Callable, Sequence
 from typing import Any

@@ -1,4 +1,4 @@
-"""The operator as modules that own their filters."""
+"""The modules `Correlation` and `VideoCorrelation`, which own their filters."""
 
 from typing import Literal
 

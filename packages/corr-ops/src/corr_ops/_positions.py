@@ -1,4 +1,4 @@
-"""Stride and padding: the operator at some positions of the frame, by views around it.
+"""Stride and padding, made of slices of the frames and of the output.
 
 Everything here is made of slices, copies of slices and one call of the operator, so derivatives, transforms
 and implementations need to know nothing of it.

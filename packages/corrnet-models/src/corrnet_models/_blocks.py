@@ -51,6 +51,9 @@ def make_stem(in_channels: int, width: int, *, kernel_size: int, stride: int) ->
         width: Filters.
         kernel_size: Spatial size k, odd.
         stride: Spatial stride.
+
+    Returns:
+        A module that maps [N, in_channels, L, H, W] to [N, width, L, H/stride, W/stride].
     """
     return _conv_bn_relu(in_channels, width, (1, kernel_size, kernel_size), (1, stride, stride))
 
@@ -201,6 +204,9 @@ def make_correlation_block(
         channels: Channels of that stage's output.
         num_frames: Frames at that stage.
         config: The network's configuration.
+
+    Returns:
+        A module that keeps the shape [N, C, L, H, W].
     """
     groups = config.correlation_groups(stage)
     return _CORRELATION_BLOCKS[config.corr_block](channels, num_frames, groups=groups, config=config)

@@ -1,4 +1,4 @@
-"""One frozen record holds everything that defines a network of this package."""
+"""`ModelConfig`, the frozen record of everything that defines a network."""
 
 from typing import Any, Literal, Self
 
@@ -153,12 +153,26 @@ class ModelConfig(BaseModel):
         return bool(self.corr_stages) and self.corr_filters == "per_frame"
 
     def correlation_groups(self, stage: StageName) -> int:
-        """Groups G of the correlation in a stage (section 3, groupwise correlation)."""
+        """Return the groups G of the correlation in a stage (section 3, groupwise correlation).
+
+        Args:
+            stage: The stage.
+
+        Returns:
+            1 where `corr_group_size` is None.
+        """
         width = self.widths[STAGES.index(stage)]
         return 1 if self.corr_group_size is None else width // self.corr_group_size
 
     def correlation_channels(self, stage: StageName) -> int:
-        """Channels G*K*K that the operator puts out in a stage (Table 1)."""
+        """Return the channels that the operator puts out in a stage (Table 1).
+
+        Args:
+            stage: The stage.
+
+        Returns:
+            G*K*K.
+        """
         return self.correlation_groups(stage) * self.corr_kernel_size**2
 
     def replace(self, **changes: Any) -> Self:
@@ -167,7 +181,10 @@ class ModelConfig(BaseModel):
         Args:
             **changes: New values by field name.
 
+        Returns:
+            The copy; this record stays as it is.
+
         Raises:
-            ValueError: A name is no field, or a value cannot work.
+            ValueError: If a name is no field, or a value cannot work.
         """
         return type(self)(**{**self.model_dump(), **changes})

@@ -19,7 +19,7 @@ class TwoStreamResNet(VideoModel):
         config: The configuration, with `flow_channels` above 0.
 
     Raises:
-        ValueError: The configuration is for one stream.
+        ValueError: If the configuration is for one stream.
     """
 
     def __init__(self, config: ModelConfig) -> None:
