@@ -1,4 +1,4 @@
-"""The arrows between the packages: train -> models -> ops, train -> data; never back, never sideways."""
+"""The arrows between the packages: train -> models -> ops, train -> data; never back, sideways or to private names."""
 
 import shutil
 import subprocess
@@ -25,7 +25,12 @@ def test_packages_import_only_along_the_arrows():
 
 @pytest.mark.parametrize(
     ("package", "imported"),
-    [("corr-ops/src/corr_ops", "corrnet_models"), ("video-data/src/video_data", "corr_ops")],
+    [
+        ("corr-ops/src/corr_ops", "corrnet_models"),
+        ("video-data/src/video_data", "corr_ops"),
+        ("corrnet-models/src/corrnet_models", "corr_ops.ops"),
+        ("corrnet-train/src/corrnet_train", "corrnet_models._config"),
+    ],
 )
 def test_an_import_against_the_arrows_is_found(tmp_path, package, imported):
     shutil.copytree(
