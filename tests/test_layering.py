@@ -30,6 +30,8 @@ def test_packages_import_only_along_the_arrows():
         ("video-data/src/video_data", "corr_ops"),
         ("corrnet-models/src/corrnet_models", "corr_ops.ops"),
         ("corrnet-train/src/corrnet_train", "corrnet_models._config"),
+        ("corrnet-train/src/corrnet_train/utils", "corrnet_train.training.step"),
+        ("corrnet-train/src/corrnet_train/report/figures", "corrnet_train.report.pages.render"),
     ],
 )
 def test_an_import_against_the_arrows_is_found(tmp_path, package, imported):

@@ -14,10 +14,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from corrnet_models import create_model
-from corrnet_train.inference import ClipClassifier
-from corrnet_train.layers import CorrelationLayer, correlation_layers
-from corrnet_train.motion import _best_offsets, _descriptors, _inputs, _volume
-from corrnet_train.report.filters import nearest_first
+from corrnet_train.analysis.correlation_layers import CorrelationLayer, correlation_layers, nearest_first
+from corrnet_train.analysis.motion import _best_offsets, _descriptors, _inputs, _volume
+from corrnet_train.inference.classifier import VideoClassifier
 from video_data import ClipConfig
 
 SIDE = 112
@@ -84,7 +83,7 @@ def main() -> None:
     torch.manual_seed(0)
     model = create_model("corrnet26", num_frames=NUM_FRAMES, num_classes=2)
     clip = ClipConfig(num_frames=NUM_FRAMES, crop_size=SIDE, short_side=(SIDE, SIDE))
-    classifier = ClipClassifier(model, classes=["a", "b"], clip=clip, device=torch.device("cpu"))
+    classifier = VideoClassifier(model, classes=["a", "b"], clip=clip, device=torch.device("cpu"))
     layer = correlation_layers(model)[0]
     errors: dict[str, list[NDArray[np.float32]]] = {}
     still: dict[str, list[float]] = {}

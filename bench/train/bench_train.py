@@ -24,12 +24,13 @@ from bench.ops.cases import FULL
 from bench.train.loops import BareLoop, Laps, Turns, make_config, make_shards
 from bench.train.train_report import AGAIN, BARE, OURS, SAVING
 from corrnet_models import create_model
-from corrnet_train.checkpoint import Checkpoint
-from corrnet_train.malloc import keep_freed_memory
-from corrnet_train.metrics import read_metrics
-from corrnet_train.optim import OptimConfig, build_optimizer
-from corrnet_train.trainer import Trainer
-from corrnet_train.writer import CheckpointWriter
+from corrnet_train.checkpoint.async_writer import CheckpointWriter
+from corrnet_train.checkpoint.state import Checkpoint
+from corrnet_train.config.schema import OptimConfig
+from corrnet_train.training.metrics_log import read_metrics
+from corrnet_train.training.optim import build_optimizer
+from corrnet_train.training.trainer import Trainer
+from corrnet_train.utils.malloc import keep_freed_memory
 
 BLOCK = 5  # the recipe writes a log line every 5 steps
 CASES = {

@@ -9,12 +9,12 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from corrnet_train.config import RunConfig, load_config
-from corrnet_train.inference import build_model
-from corrnet_train.optim import build_optimizer, learning_rate
-from corrnet_train.prefetch import DeviceBatch
-from corrnet_train.step import StepResult, TrainStep, prepare_model
-from corrnet_train.trainer import Trainer
+from corrnet_train.config.schema import RunConfig, load_config
+from corrnet_train.inference.classifier import build_from_config
+from corrnet_train.training.optim import build_optimizer, learning_rate
+from corrnet_train.training.prefetch import DeviceBatch
+from corrnet_train.training.step import StepResult, TrainStep, prepare_model
+from corrnet_train.training.trainer import Trainer
 from video_data import (
     MotionBenchConfig,
     PackOptions,
@@ -62,7 +62,7 @@ class BareLoop:
             "num_warmup_steps": config.optim.num_warmup_steps(num_samples),
         }
         torch.manual_seed(config.run.seed)
-        model = build_model(config, len(shards.classes))
+        model = build_from_config(config, len(shards.classes))
         self.model: nn.Module = prepare_model(model, config.train).train()
         self.optimizer = build_optimizer(self.model, config.optim)
         self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]

@@ -19,12 +19,12 @@ from pathlib import Path
 import torch
 
 from bench.tables import table
-from corrnet_train.config import load_config
-from corrnet_train.distributed import joined_ranks
-from corrnet_train.metrics import read_metrics
-from corrnet_train.prefetch import DeviceBatch
-from corrnet_train.step import StepResult
-from corrnet_train.trainer import Trainer
+from corrnet_train.config.schema import load_config
+from corrnet_train.distributed.ranks import joined_ranks
+from corrnet_train.training.metrics_log import read_metrics
+from corrnet_train.training.prefetch import DeviceBatch
+from corrnet_train.training.step import StepResult
+from corrnet_train.training.trainer import Trainer
 from video_data import MotionBenchConfig, PackOptions, generate_motionbench, open_shards, pack_csv
 
 VIDEOS = MotionBenchConfig(num_train=64, num_val=16, num_test=8, num_frames=12)

@@ -13,24 +13,18 @@ from rich.console import Console
 from torch import Tensor
 
 from corrnet_models import count_gmacs, count_parameters
-from corrnet_train.config import RunConfig, load_config
-from corrnet_train.evaluate import EvalResult, evaluate
-from corrnet_train.files import write_text
-from corrnet_train.inference import ClipClassifier, build_model
-from corrnet_train.layers import correlation_layers
-from corrnet_train.metrics import read_metrics
-from corrnet_train.progress import progress_bar
-from corrnet_train.report import (
-    CurvePoint,
-    DatasetSummary,
-    EvalPoint,
-    ModelResult,
-    Results,
-    SampleView,
-    results_table,
-    write_report,
-)
-from corrnet_train.trainer import Trainer, TrainResult
+from corrnet_train.analysis.correlation_layers import correlation_layers
+from corrnet_train.config.schema import RunConfig, load_config
+from corrnet_train.evaluation.evaluate import EvalResult, evaluate
+from corrnet_train.inference.classifier import VideoClassifier, build_from_config
+from corrnet_train.report.pages.comparison import write_report
+from corrnet_train.report.results import CurvePoint, DatasetSummary, EvalPoint, ModelResult, Results
+from corrnet_train.report.samples import SampleView
+from corrnet_train.report.table import results_table
+from corrnet_train.training.metrics_log import read_metrics
+from corrnet_train.training.trainer import Trainer, TrainResult
+from corrnet_train.utils.files import write_text
+from corrnet_train.utils.progress import progress_bar
 from video_data import (
     MotionBenchConfig,
     PackOptions,
@@ -100,7 +94,7 @@ def run_demo(folder: Path, *, quick: bool = False, seed: int = 0, console: Conso
         trained.append((config, result))
 
     classifiers = {
-        config.model.name: ClipClassifier.from_checkpoint(result.checkpoint) for config, result in trained
+        config.model.name: VideoClassifier.from_checkpoint(result.checkpoint) for config, result in trained
     }
     models = [
         _model_result(config, result, _test(classifiers[config.model.name], shards, config, console))
@@ -145,7 +139,7 @@ def _prepare_data(folder: Path, config: MotionBenchConfig) -> tuple[Path, ShardS
     return example, open_shards(packed)
 
 
-def _test(classifier: ClipClassifier, shards: ShardSet, config: RunConfig, console: Console) -> EvalResult:
+def _test(classifier: VideoClassifier, shards: ShardSet, config: RunConfig, console: Console) -> EvalResult:
     with progress_bar(console) as bar:
         task = bar.add_task(f"test {config.model.name}", total=shards.num_samples("test"))
         return evaluate(
@@ -160,7 +154,7 @@ def _test(classifier: ClipClassifier, shards: ShardSet, config: RunConfig, conso
 
 
 def _model_result(config: RunConfig, trained: TrainResult, tested: EvalResult) -> ModelResult:
-    model = build_model(config, len(tested.confusion))
+    model = build_from_config(config, len(tested.confusion))
     lines = read_metrics(config.run.dir)
     return ModelResult(
         name=config.model.name,
@@ -187,14 +181,14 @@ def _model_result(config: RunConfig, trained: TrainResult, tested: EvalResult) -
     )
 
 
-def _first_filters(classifier: ClipClassifier) -> Tensor | None:
+def _first_filters(classifier: VideoClassifier) -> Tensor | None:
     """The filters [L, C, K, K] of the first correlation layer; None in a model without."""
     layers = correlation_layers(classifier.video_model)
     return layers[0].filters if layers else None
 
 
 def _samples(
-    shards: ShardSet, classifiers: dict[str, ClipClassifier], *, num_clips: int
+    shards: ShardSet, classifiers: dict[str, VideoClassifier], *, num_clips: int
 ) -> Iterator[SampleView]:
     """Test videos of different classes with every model's predictions."""
     seen: set[int] = set()

@@ -14,7 +14,7 @@ from corrnet_train.cli.recipe import recipe_app
 from corrnet_train.cli.train import train
 from corrnet_train.cli.verify import verify
 from corrnet_train.cli.visualize import visualize_app
-from corrnet_train.malloc import keep_freed_memory
+from corrnet_train.utils.malloc import keep_freed_memory
 
 app = typer.Typer(
     no_args_is_help=True,

@@ -4,7 +4,7 @@ import ast
 import importlib.util
 from pathlib import Path
 
-from corrnet_train import recipes
+from corrnet_train.config import recipes
 
 
 def recipe_names(incomplete: str) -> list[str]:

@@ -12,12 +12,12 @@ from rich.table import Table
 
 from corrnet_train.cli.common import EXIT_FAILED, Device, err, escape, out, reports_errors
 from corrnet_train.cli.complete import model_names
-from corrnet_train.files import write_text
+from corrnet_train.utils.files import write_text
 
 if TYPE_CHECKING:
     from corrnet_train.doctor import CheckResult, Context
 
-_COLOURS = {"ok": "green", "skipped": "dim", "warning": "yellow", "failed": "bold red"}
+_COLORS = {"ok": "green", "skipped": "dim", "warning": "yellow", "failed": "bold red"}
 _MOST_PROCESSES = 64  # in the table
 _PLAIN_WIDTH = 160  # of the table where there is no terminal
 
@@ -87,7 +87,7 @@ def doctor(
         status = result.summary.status
         lines = escape(result.summary.result).splitlines()
         lines += [f"[bold]->[/] {escape(line)}" for line in result.summary.advice.splitlines()]
-        label = f"[{_COLOURS[status]}]{status:<8}[/] {result.name:<14} "
+        label = f"[{_COLORS[status]}]{status:<8}[/] {result.name:<14} "
         for number, line in enumerate(lines):
             console.print((label if not number else " " * 24) + line, highlight=False, soft_wrap=True)
 

@@ -1,5 +1,6 @@
 """`corrnet eval` and `corrnet predict`."""
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -22,7 +23,7 @@ from corrnet_train.cli.common import (
 )
 
 if TYPE_CHECKING:  # imported where it is used: it takes a second
-    from corrnet_train.inference import ClipClassifier
+    from corrnet_train.inference.classifier import VideoClassifier
 
 _MOST_APART = 3600  # seconds for which processes wait for the slowest one at the end
 
@@ -34,7 +35,7 @@ def evaluate_command(
     split: Annotated[str, typer.Option(help="Which split.")] = "val",
     num_clips: NumClips = None,
     num_crops: Annotated[
-        int, typer.Option(help="1: the centre of the picture; 3: three places along its longer side.")
+        int, typer.Option(help="1: the center of the picture; 3: three places along its longer side.")
     ] = 1,
     batch_size: Annotated[int, typer.Option(help="Videos a step.", min=1)] = 4,
     num_workers: Annotated[int, typer.Option(help="Decoding processes.", min=0)] = 1,
@@ -64,11 +65,11 @@ def evaluate_command(
     """
     from rich.console import Console
 
-    from corrnet_train.checkpoint import weights_hash
-    from corrnet_train.distributed import joined_ranks
-    from corrnet_train.evaluate import evaluate
-    from corrnet_train.inference import ClipClassifier
-    from corrnet_train.progress import progress_bar
+    from corrnet_train.checkpoint.state import weights_hash
+    from corrnet_train.distributed.ranks import joined_ranks
+    from corrnet_train.evaluation.evaluate import evaluate
+    from corrnet_train.inference.classifier import VideoClassifier
+    from corrnet_train.utils.progress import progress_bar
     from video_data import open_shards
 
     with joined_ranks(device, timeout=_MOST_APART) as ranks:
@@ -76,7 +77,7 @@ def evaluate_command(
             shard_set = open_shards(shards)
             total = shard_set.num_samples(split)
             own_device = str(ranks.device(device))
-            classifier = ClipClassifier.from_checkpoint(checkpoint, device=own_device)
+            classifier = VideoClassifier.from_checkpoint(checkpoint, device=own_device)
         ranks.check_equal("the manifest of the shards", shard_set.manifest_hash)
         if ranks.world_size > 1:  # training may have moved last.pt on in between
             ranks.check_equal(f"the weights in {checkpoint}", weights_hash(classifier.model))
@@ -112,7 +113,7 @@ def evaluate_command(
     for name, value in result.fingerprint.items():
         out.print(f"{name}: {value}", highlight=False, soft_wrap=True)
     if output is not None:
-        from corrnet_train.report.evaluation import write_evaluation
+        from corrnet_train.report.pages.evaluation import write_evaluation
 
         write_evaluation(result, classifier.classes, output, title=f"{checkpoint} on {split}")
         if journal is not None:
@@ -162,7 +163,7 @@ def predict(
 
     corrnet predict my.mp4 --hop 4 --annotate out.mp4
     """
-    from corrnet_train.inference import ClipClassifier
+    from corrnet_train.inference.classifier import VideoClassifier
 
     if hop is None and annotate is not None:
         raise ValueError("--annotate draws the classes of a sliding window: give --hop too")
@@ -172,7 +173,7 @@ def predict(
         raise ValueError("--num-clips is for whole videos, --hop slides a window: give one of them")
     if hop is not None and len(videos) != 1:
         raise ValueError(f"--hop slides over one video, got {len(videos)}")
-    classifier = ClipClassifier.from_checkpoint(checkpoint, device=device)
+    classifier = VideoClassifier.from_checkpoint(checkpoint, device=device)
     if hop is None:
         _predict_videos(classifier, videos, num_clips or classifier.num_clips, top, json_file)
     else:
@@ -180,11 +181,11 @@ def predict(
 
 
 def _predict_videos(
-    classifier: "ClipClassifier", names: list[str], num_clips: int, top: int, json_file: Path | None
+    classifier: "VideoClassifier", names: list[str], num_clips: int, top: int, json_file: Path | None
 ) -> None:
-    from corrnet_train.files import write_json
-    from corrnet_train.progress import progress_bar
-    from corrnet_train.sources import find_videos
+    from corrnet_train.inference.inputs import find_videos
+    from corrnet_train.utils.files import write_json
+    from corrnet_train.utils.progress import progress_bar
 
     found = find_videos(names)
     unreadable = 0
@@ -211,7 +212,7 @@ def _predict_videos(
 
 
 def _predict_windows(
-    classifier: "ClipClassifier",
+    classifier: "VideoClassifier",
     source: str,
     hop: int,
     smoothing: float,
@@ -219,26 +220,29 @@ def _predict_windows(
     top: int,
     json_file: Path | None,
 ) -> None:
-    from corrnet_train.files import write_json
-    from corrnet_train.stream import classify_stream
+    from corrnet_train.inference.stream import classify_stream
+    from corrnet_train.report.figures.video import AnnotatedVideo
+    from corrnet_train.utils.files import write_json
 
     records = []
     interrupted = False
-    windows = classify_stream(
-        classifier, source, hop=hop, smoothing=smoothing, annotate=annotate, top=min(top, 3)
-    )
-    try:
-        for window in windows:
-            names, values = window.prediction.classes[:top], window.prediction.probabilities[:top]
-            ranked = "  ".join(f"{name} {value:.0%}" for name, value in zip(names, values, strict=True))
-            moment = f"frame {window.frame}" if window.seconds is None else f"{window.seconds:8.2f} s"
-            line = f"{moment}  {ranked}  ({1000 * window.latency:.0f} ms)"
-            out.print(escape(line), highlight=False, soft_wrap=True)
-            pairs = zip(window.prediction.classes, window.prediction.probabilities, strict=True)
-            records.append({"frame": window.frame, "seconds": window.seconds, "probabilities": dict(pairs)})
-    except KeyboardInterrupt:  # the way to end a camera
-        interrupted = True
-        windows.close()
+    with nullcontext() if annotate is None else AnnotatedVideo(annotate, top=min(top, 3)) as video:
+        on_frame = None if video is None else video.add_frame
+        windows = classify_stream(classifier, source, hop=hop, smoothing=smoothing, on_frame=on_frame)
+        try:
+            for window in windows:
+                names, values = window.prediction.classes[:top], window.prediction.probabilities[:top]
+                ranked = "  ".join(f"{name} {value:.0%}" for name, value in zip(names, values, strict=True))
+                moment = f"frame {window.frame}" if window.seconds is None else f"{window.seconds:8.2f} s"
+                line = f"{moment}  {ranked}  ({1000 * window.latency:.0f} ms)"
+                out.print(escape(line), highlight=False, soft_wrap=True)
+                pairs = zip(window.prediction.classes, window.prediction.probabilities, strict=True)
+                records.append(
+                    {"frame": window.frame, "seconds": window.seconds, "probabilities": dict(pairs)}
+                )
+        except KeyboardInterrupt:  # the way to end a camera
+            interrupted = True
+            windows.close()
     if json_file is not None:
         write_json(json_file, records)
     if not records and not interrupted:

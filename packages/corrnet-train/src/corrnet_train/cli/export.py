@@ -32,8 +32,8 @@ def export(
 
     corrnet export runs/first/checkpoints/best.pt my-model.onnx
     """
-    from corrnet_train.export import TOLERANCE, export_model
-    from corrnet_train.inference import ClipClassifier
+    from corrnet_train.inference.classifier import VideoClassifier
+    from corrnet_train.inference.export import TOLERANCE, export_model
 
     endings: dict[str, Literal["hub", "torch", "onnx"]] = {".pt2": "torch", ".onnx": "onnx"}
     if format is None and path.suffix in {".pt", ".pth", ".ckpt", ".bin", ".safetensors", ".ep"}:
@@ -42,7 +42,7 @@ def export(
             "such an ending a folder; or give --format"
         )
     chosen = format or endings.get(path.suffix, "hub")
-    classifier = ClipClassifier.from_checkpoint(checkpoint, device="cpu")
+    classifier = VideoClassifier.from_checkpoint(checkpoint, device="cpu")
     exported = export_model(classifier, path, format=chosen)
     out.print(f"exported: {exported.path}", highlight=False, soft_wrap=True)
     if exported.difference is not None:

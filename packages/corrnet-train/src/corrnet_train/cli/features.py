@@ -18,7 +18,7 @@ from corrnet_train.cli.common import (
 )
 
 if TYPE_CHECKING:  # imported where it is used: it takes a second
-    from corrnet_train.featurefile import VideoRecord
+    from corrnet_train.inference.feature_file import VideoRecord
 
 
 @reports_errors
@@ -63,15 +63,15 @@ def features(
     """
     if bool(videos) == (shards is not None):
         raise ValueError("give videos, or --shards FOLDER with --split")
-    from corrnet_train.features import PackedSplit, extract_features, num_videos
-    from corrnet_train.inference import ClipClassifier
-    from corrnet_train.progress import progress_bar
-    from corrnet_train.sources import find_videos
+    from corrnet_train.inference.classifier import VideoClassifier
+    from corrnet_train.inference.features import PackedSplit, extract_features, num_videos
+    from corrnet_train.inference.inputs import find_videos
+    from corrnet_train.utils.progress import progress_bar
     from video_data import open_shards
 
     found = find_videos(videos) if videos else PackedSplit(open_shards(shards or ""), split)
     total = num_videos(found)
-    classifier = ClipClassifier.from_checkpoint(checkpoint, device=device)
+    classifier = VideoClassifier.from_checkpoint(checkpoint, device=device)
     with progress_bar(err) as bar:
         task = bar.add_task("features", total=total)
 

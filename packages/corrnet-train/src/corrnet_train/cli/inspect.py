@@ -7,7 +7,7 @@ import typer
 from rich.table import Table
 
 from corrnet_train.cli.common import Workers, escape, out, reports_errors, workers
-from corrnet_train.files import write_text
+from corrnet_train.utils.files import write_text
 
 if TYPE_CHECKING:
     from video_data import Inspection
@@ -50,7 +50,12 @@ def inspect(
 
     corrnet inspect data/shards --per-class --json shards.json
     """
-    from corrnet_train.report.sheet import THUMBNAIL_HEIGHT, check_sheet, summary_rows, write_sheet
+    from corrnet_train.report.pages.contact_sheet import (
+        THUMBNAIL_HEIGHT,
+        check_sheet,
+        summary_rows,
+        write_sheet,
+    )
     from video_data import inspect_shards, open_shards, sample_thumbnails
 
     shard_set = open_shards(shards, verify=True)

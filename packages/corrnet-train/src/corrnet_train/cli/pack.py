@@ -132,7 +132,7 @@ def _packs(command: Callable[..., "Listing"]) -> Callable[..., None]:
             number, count = pack_options.part or (1, 1)
             out.print(f"part {number} of {count}: packed {report.num_packed} videos", highlight=False)
             err.print(f"when all parts are done: corrnet pack-merge {dest}", highlight=False, soft_wrap=True)
-        _summarise(report)
+        _summarize(report)
 
     run.__name__ = command.__name__
     run.__doc__ = command.__doc__
@@ -193,7 +193,7 @@ def _show(listing: "Listing") -> None:
         out.print(f"  and {len(listing.dropped) - _MOST_LINES} more", highlight=False)
 
 
-def _summarise(report: "PackReport") -> None:
+def _summarize(report: "PackReport") -> None:
     from video_data import MISSING
 
     if report.manifest is not None:
@@ -389,4 +389,4 @@ def pack_merge(
     """
     from video_data import merge_parts
 
-    _summarise(merge_parts(dest, *(folders or [])))
+    _summarize(merge_parts(dest, *(folders or [])))

@@ -27,7 +27,7 @@ Overrides = Annotated[
 @reports_errors
 def list_command() -> None:
     """List the recipes that ship with corrnet."""
-    from corrnet_train.recipes import list_recipes
+    from corrnet_train.config.recipes import list_recipes
 
     for title, parts in (("recipes", False), ("parts, to be added with +", True)):
         table = Table(title, "", box=None, pad_edge=False, header_style="bold")
@@ -62,7 +62,7 @@ def diff(first: Recipe, second: Recipe) -> None:
 
     corrnet recipe diff runs/a/config.yaml runs/b/config.yaml
     """
-    from corrnet_train.recipes import flatten
+    from corrnet_train.config.recipes import flatten
 
     a, b = flatten(_settings(first)), flatten(_settings(second))
     table = Table("setting", escape(first), escape(second), box=None, pad_edge=False, header_style="bold")
@@ -79,7 +79,7 @@ def options(
     section: Annotated[str, typer.Argument(help="Only this section, like optim or data.clip.")] = "",
 ) -> None:
     """List every setting of a recipe with its default and its meaning."""
-    from corrnet_train.config import RunConfig
+    from corrnet_train.config.schema import RunConfig
 
     table = Table("setting", "default", "meaning", box=None, pad_edge=False, header_style="bold")
     rows = [row for row in _rows(RunConfig) if not section or row[0].startswith(section.rstrip(".") + ".")]
@@ -101,15 +101,15 @@ def schema() -> None:
 
     and as first line of a recipe: # yaml-language-server: $schema=corrnet.schema.json
     """
-    from corrnet_train.config import recipe_schema
+    from corrnet_train.config.schema import recipe_schema
 
     typer.echo(json.dumps(recipe_schema(), indent=2))
 
 
 def _settings(recipe: str, overrides: list[str] | None = None) -> dict[str, object]:
     """All settings of a recipe; of a part, those that it sets."""
-    from corrnet_train.config import config_to_dict, load_config
-    from corrnet_train.recipes import is_part, read_recipe
+    from corrnet_train.config.recipes import is_part, read_recipe
+    from corrnet_train.config.schema import config_to_dict, load_config
 
     tree = read_recipe(recipe)
     return tree if is_part(tree) and not overrides else config_to_dict(load_config(recipe, overrides))

@@ -10,7 +10,7 @@ from corrnet_train.cli.common import EXIT_INTERRUPTED, err, escape, out, reports
 from corrnet_train.cli.complete import recipe_names
 
 if TYPE_CHECKING:
-    from corrnet_train.trainer import Trainer
+    from corrnet_train.training.trainer import Trainer
 
 
 @reports_errors
@@ -62,16 +62,16 @@ def train(
     """
     import torch
 
-    from corrnet_train.config import load_config
-    from corrnet_train.distributed import joined_ranks, on_every_rank
-    from corrnet_train.trainer import Trainer, last_checkpoint
+    from corrnet_train.config.schema import load_config
+    from corrnet_train.distributed.ranks import joined_ranks, on_every_rank
+    from corrnet_train.training.trainer import Trainer, last_checkpoint
 
     try:
         config = load_config(recipe, overrides)
     except ValueError as error:
         raise on_every_rank(error) from None
     with joined_ranks(config.run.device, timeout=config.train.timeout) as ranks:
-        if (requeue or ranks.goes_on) and last_checkpoint(config).exists():
+        if (requeue or ranks.was_restarted) and last_checkpoint(config).exists():
             resume = True
         try:
             try:
@@ -107,8 +107,8 @@ def _print_plan(trainer: "Trainer") -> None:
     """What the run would be."""
     import yaml
 
-    from corrnet_train.config import config_to_dict
-    from corrnet_train.plan import make_plan
+    from corrnet_train.config.schema import config_to_dict
+    from corrnet_train.training.dry_run import make_plan
 
     plan = make_plan(trainer)
     if not trainer.ranks.is_first:
@@ -125,7 +125,7 @@ def _print_plan(trainer: "Trainer") -> None:
         "steps": f"{plan.num_steps}, {plan.num_warmup_steps} of them warm-up to a learning rate of {plan.peak_lr:g}",
         "memory": f"about {_gib(memory.total)} on each device ({trainer.device}): activations "
         f"{_gib(memory.activations)}, weights {_gib(memory.weights)}, gradients {_gib(memory.gradients)}, "
-        f"optimiser {_gib(memory.optimizer)}",
+        f"optimizer {_gib(memory.optimizer)}",
         "speed": f"{1 / plan.clip_seconds:.3g} clips/s computed, {1 / plan.loader_seconds:.3g} clips/s loaded by "
         f"{config.data.num_workers} workers, on each of {plan.world_size} devices",
         "time": f"about {timedelta(seconds=round(plan.seconds))}, without evaluation"

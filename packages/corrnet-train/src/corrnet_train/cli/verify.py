@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from corrnet_train.cli.common import EXIT_FAILED, Workers, escape, out, reports_errors, workers
-from corrnet_train.files import write_text
+from corrnet_train.utils.files import write_text
 
 if TYPE_CHECKING:
     from video_data import Problem

@@ -16,7 +16,7 @@ from corrnet_train.cli.common import (
 )
 
 if TYPE_CHECKING:  # imported where it is used: it takes a second
-    from corrnet_train.motion import MotionField
+    from corrnet_train.analysis.motion import MotionField
 
 visualize_app = typer.Typer(
     no_args_is_help=True,
@@ -50,11 +50,11 @@ def filters(
 
     corrnet visualize filters runs/first --layer res2.corr --max-frames 32 --max-channels 64 -o res2.png
     """
-    from corrnet_train.inference import ClipClassifier
-    from corrnet_train.layers import chosen_layers
-    from corrnet_train.report.filterpage import write_filters
+    from corrnet_train.analysis.correlation_layers import chosen_layers
+    from corrnet_train.inference.classifier import VideoClassifier
+    from corrnet_train.report.pages.filters import write_filters
 
-    classifier = ClipClassifier.from_checkpoint(checkpoint, device="cpu")
+    classifier = VideoClassifier.from_checkpoint(checkpoint, device="cpu")
     layers = chosen_layers(classifier.video_model, layer or [])
     write_filters(
         layers, output, title=f"Filters of {checkpoint}", max_frames=max_frames, max_channels=max_channels
@@ -77,7 +77,7 @@ def motion(
     max_frames: Annotated[int, typer.Option(help="Frames of the video to look at.", min=2)] = 300,
     device: Device = "auto",
 ) -> None:
-    """Draw the motion that a correlation layer matches, as arrows and colours over the frames.
+    """Draw the motion that a correlation layer matches, as arrows and colors over the frames.
 
     The layer's features of each frame are compared with those of the frame before, as far as its window reaches; the
     best match at each position is drawn. A video shows every frame, a picture or a page eight of them. Ctrl-C ends it
@@ -89,15 +89,15 @@ def motion(
 
     corrnet visualize motion runs/first my.mp4 --layer res3.corr -o motion.html
     """
-    from corrnet_train.inference import ClipClassifier
-    from corrnet_train.interrupt import interrupt_flag
-    from corrnet_train.layers import chosen_layers
-    from corrnet_train.motion import count_frames, motion_fields
-    from corrnet_train.progress import progress_bar
-    from corrnet_train.report.motionfield import check_suffix, write_motion
+    from corrnet_train.analysis.correlation_layers import chosen_layers
+    from corrnet_train.analysis.motion import count_frames, motion_fields
+    from corrnet_train.inference.classifier import VideoClassifier
+    from corrnet_train.report.pages.motion import check_suffix, write_motion
+    from corrnet_train.utils.interrupt import interrupt_flag
+    from corrnet_train.utils.progress import progress_bar
 
     check_suffix(output)
-    classifier = ClipClassifier.from_checkpoint(checkpoint, device=device)
+    classifier = VideoClassifier.from_checkpoint(checkpoint, device=device)
     chosen = chosen_layers(classifier.video_model, [layer] if layer else [])[0]
     with progress_bar(err) as bar, interrupt_flag() as flag:
         task = bar.add_task("frames", total=min(max_frames, count_frames(video) or max_frames))

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from corrnet_train.distributed import Ranks
+from corrnet_train.distributed.ranks import Ranks
 from corrnet_train.doctor import correlation, folder, group, machine, video
 from corrnet_train.doctor.board import Board, connect
 from corrnet_train.doctor.checkup import Check, Context, Options, run_checks

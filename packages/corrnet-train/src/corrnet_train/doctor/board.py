@@ -1,4 +1,4 @@
-"""What the processes tell each other while they are checked.
+"""A board on which processes leave their findings for each other while they are checked.
 
 It is the store with which torchrun's processes find each other, without a process group: so it still tells who did
 not answer when a collective hangs.
@@ -13,7 +13,7 @@ from datetime import timedelta
 # torch.distributed has them too, but not their types.
 from torch._C._distributed_c10d import HashStore, PrefixStore, Store, TCPStore
 
-from corrnet_train.distributed import Ranks, RanksError
+from corrnet_train.distributed.ranks import Ranks, RanksError
 
 
 class Board:

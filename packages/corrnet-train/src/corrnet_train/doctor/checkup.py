@@ -13,7 +13,7 @@ from typing import Protocol
 
 import torch
 
-from corrnet_train.distributed import Ranks
+from corrnet_train.distributed.ranks import Ranks
 from corrnet_train.doctor.board import Board
 from corrnet_train.doctor.finding import CheckResult, Finding, failed, worst
 

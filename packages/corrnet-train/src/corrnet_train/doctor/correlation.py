@@ -10,7 +10,7 @@ from corr_ops.testing import Case, assert_within_budget, make_frames, make_grad,
 from corrnet_train.doctor.checkup import Context
 from corrnet_train.doctor.finding import Finding, failed
 
-# Small, with the neighbourhood and groups of the paper's layers.
+# Small, with the neighborhood and groups of the paper's layers.
 _CASE = Case(
     name="doctor", num_clips=1, channels=64, num_frames=4, height=14, width=14, kernel_size=(7, 7), groups=4
 )

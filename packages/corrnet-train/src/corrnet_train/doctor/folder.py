@@ -11,7 +11,7 @@ import torch
 from corrnet_models import count_parameters, create_model
 from corrnet_train.doctor.checkup import Context
 from corrnet_train.doctor.finding import Finding, failed
-from corrnet_train.files import write_text
+from corrnet_train.utils.files import write_text
 
 _GIB = 1 << 30
 _COPIES = 3  # last, best, and the one that is being written
@@ -86,7 +86,7 @@ def _see(folder: Path, context: Context) -> Finding | None:
 def _room(folder: Path, context: Context) -> Finding:
     name = context.options.model
     with torch.device("meta"):
-        # Weights and two moments an AdamW optimiser keeps for each.
+        # Weights and two moments an AdamW optimizer keeps for each.
         checkpoint = 3 * 4 * count_parameters(create_model(name))
     free, needed = shutil.disk_usage(folder).free, _COPIES * checkpoint
     figures = {"free_bytes": free, "needed_bytes": needed}

@@ -6,7 +6,7 @@ import torch
 import torch.distributed as dist
 
 from corrnet_models import count_parameters, create_model
-from corrnet_train.distributed import joined_ranks
+from corrnet_train.distributed.ranks import joined_ranks
 from corrnet_train.doctor.checkup import Context
 from corrnet_train.doctor.finding import Finding, failed
 

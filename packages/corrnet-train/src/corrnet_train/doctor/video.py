@@ -13,7 +13,7 @@ from video_data import ClipConfig, decode_views, open_shards, train_loader
 from video_data.encode import encode_h264
 
 _NUM_FRAMES, _SIDE = 16, 64
-_MOST_OFF = 6  # grey levels; H.264 loses little of flat pictures
+_MOST_OFF = 6  # gray levels; H.264 loses little of flat pictures
 _SECONDS, _MOST_CLIPS = 2.0, 32  # of measuring the decoder
 _SHARDS_PER_RANK = 3
 _TRAIN = "train"
@@ -21,7 +21,7 @@ _TRAIN = "train"
 
 def decoder(context: Context) -> Finding:
     """Encodes a small video and decodes it again; with shards, measures how fast training clips are cut."""
-    content = encode_h264(_grey_frames(), gop=4, crf=12)
+    content = encode_h264(_gray_frames(), gop=4, crf=12)
     clip = ClipConfig(num_frames=_NUM_FRAMES, crop_size=32)
     (pixels,) = decode_views(content, clip, 1)
     shown = pixels.float().mean(dim=(0, 2, 3)).tolist()
@@ -29,7 +29,7 @@ def decoder(context: Context) -> Finding:
     off = max(abs(a - b) for a, b in zip(shown, right, strict=True))
     if off > _MOST_OFF:
         return failed(
-            f"{_NUM_FRAMES} grey frames came back {off:.0f} of 255 levels off",
+            f"{_NUM_FRAMES} gray frames came back {off:.0f} of 255 levels off",
             "install the PyAV wheel of the package index: pip install --force-reinstall av",
             levels=shown,
         )
@@ -153,7 +153,7 @@ def _level(number: int) -> int:
     return 40 + 10 * number
 
 
-def _grey_frames() -> list[VideoFrame]:
+def _gray_frames() -> list[VideoFrame]:
     frames = []
     for number in range(_NUM_FRAMES):
         picture = np.full((_SIDE, _SIDE, 3), _level(number), dtype=np.uint8)

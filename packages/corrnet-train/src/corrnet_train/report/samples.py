@@ -57,7 +57,7 @@ def frame_images(frames: Tensor) -> list[str]:
 
     Returns:
         At most 8 images, evenly spaced in time. A frame whose shorter side is below 96 px is enlarged by a
-        whole factor with nearest neighbour.
+        whole factor with nearest neighbor.
     """
     num_frames, height, width, _ = frames.shape
     wanted = np.linspace(0, num_frames - 1, min(num_frames, MAX_FRAMES)).round().astype(int)

@@ -31,16 +31,16 @@ def wilson_interval(num_right: int, num_total: int, *, z: float = Z_95) -> tuple
         raise ValueError(f"num_right must be in 0..{num_total}, got {num_right}")
     share = num_right / num_total
     shrink = 1 + z * z / num_total
-    centre = (share + z * z / (2 * num_total)) / shrink
+    center = (share + z * z / (2 * num_total)) / shrink
     half = z / shrink * math.sqrt(share * (1 - share) / num_total + (z / (2 * num_total)) ** 2)
     # The ends are exactly 0 and 1 there; rounding alone would miss them.
-    low = 0.0 if num_right == 0 else centre - half
-    high = 1.0 if num_right == num_total else centre + half
+    low = 0.0 if num_right == 0 else center - half
+    high = 1.0 if num_right == num_total else center + half
     return low, high
 
 
 def running_mean(values: Sequence[float], *, window: int) -> list[float]:
-    """Centred mean over up to `window` neighbours; the window shrinks evenly towards both ends.
+    """Centered mean over up to `window` neighbors; the window shrinks evenly towards both ends.
 
     Args:
         values: The series.
@@ -54,6 +54,6 @@ def running_mean(values: Sequence[float], *, window: int) -> list[float]:
     means = []
     for index in range(len(values)):
         reach = min(window // 2, index, last - index)
-        neighbours = values[index - reach : index + reach + 1]
-        means.append(sum(neighbours) / len(neighbours))
+        neighbors = values[index - reach : index + reach + 1]
+        means.append(sum(neighbors) / len(neighbors))
     return means

@@ -1,4 +1,4 @@
-"""The comparison table: its columns, shared by the HTML page and the terminal."""
+"""The table that compares models: its columns, and its form in the terminal."""
 
 from __future__ import annotations
 

@@ -1,0 +1,169 @@
+"""What a checkpoint holds, how it is saved and loaded, and whether a run may continue from it."""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from corrnet_train.checkpoint.folders import is_sharded
+from corrnet_train.config.recipes import flatten
+from corrnet_train.config.schema import RunConfig, config_to_dict, resumable_keys
+from corrnet_train.distributed.parallelize import full_tensor, placed_state
+from corrnet_train.utils.files import atomic_path
+
+FORMAT_VERSION = 2
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be used for what was asked; the message says what differs."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """All that a run needs to go on to the bit, in plain types and tensors.
+
+    Attributes:
+        step: number of finished steps.
+        config: the run's configuration (`config_to_dict`).
+        classes: class names in the order of the model's outputs.
+        model: state dict of the model.
+        optimizer: state dict of the optimizer.
+        loader: state of the training loader (manifest hash, split, seed, position).
+        rng: the generator states of torch by device name, for each rank.
+        best_top1: best held-out video top-1 so far, in 0..1; -1 before the first evaluation.
+        train_seconds: time spent training so far, in seconds.
+        scaler: state of the loss scaler; empty without fp16.
+        ema: state of the averaged weights (`optim.averaged_model`); empty where they are not kept.
+        norm_batch: clips over which batch norm normalized; None where it is not recorded.
+    """
+
+    step: int
+    config: dict[str, Any]
+    classes: list[str]
+    model: dict[str, Any]
+    optimizer: dict[str, Any]
+    loader: dict[str, Any]
+    rng: list[dict[str, torch.Tensor]]
+    best_top1: float
+    train_seconds: float
+    scaler: dict[str, Any] = field(default_factory=dict)
+    ema: dict[str, Any] = field(default_factory=dict)
+    norm_batch: int | None = None
+
+    @property
+    def weights(self) -> dict[str, Any]:
+        """State dict of the model to use: the averaged weights where they are kept."""
+        prefix = "module."
+        averaged = {k.removeprefix(prefix): v for k, v in self.ema.items() if k.startswith(prefix)}
+        return averaged or self.model
+
+    def save(self, path: Path) -> None:
+        """Writes the checkpoint; `path` holds the old or the new one at every moment."""
+        with atomic_path(path) as temporary:
+            torch.save(self._content(), temporary)
+
+    def save_shards(self, folder: Path, group: dist.ProcessGroup, *, finish: Callable[[], None]) -> None:
+        """Writes a checkpoint of which each process has its shards; see `write_shards`."""
+        from corrnet_train.checkpoint.sharded import write_shards
+
+        write_shards(self._content(), folder, group=group, finish=finish)
+
+    def _content(self) -> dict[str, Any]:
+        return {"format_version": FORMAT_VERSION} | {
+            name: getattr(self, name) for name in self.__dataclass_fields__
+        }
+
+    @classmethod
+    def load(cls, path: Path) -> "Checkpoint":
+        """Reads a checkpoint, in one file or in shards, without running any code from it.
+
+        Raises:
+            CheckpointError: `path` is missing, damaged, or no checkpoint of this package.
+        """
+        sharded = is_sharded(path)
+        if not path.is_file() and not sharded:
+            raise CheckpointError(f"no checkpoint at {path}")
+        folder = path.resolve()
+        try:
+            if sharded:
+                from corrnet_train.checkpoint.sharded import read_shards
+
+                content = read_shards(folder)
+            else:
+                content = torch.load(path, map_location="cpu", weights_only=True)
+        except Exception as error:  # a damaged file may raise anything
+            if sharded and path.resolve() != folder:  # training has moved the link on meanwhile
+                return cls.load(path)
+            reason = f"{type(error).__name__} {error}".splitlines()[0]
+            raise CheckpointError(f"{path} is not a readable checkpoint: {reason}") from None
+        if not isinstance(content, dict) or "format_version" not in content:
+            raise CheckpointError(f"{path} is a torch file, but no checkpoint of corrnet")
+        version = content.pop("format_version")
+        if version != FORMAT_VERSION:
+            raise CheckpointError(f"{path} has format {version}, this version reads format {FORMAT_VERSION}")
+        return cls(**content)
+
+
+def load_weights(model: nn.Module, state: dict[str, Any], *, source: str) -> None:
+    """Loads `state` into `model`, all or nothing; of whole tensors a sharded model takes its shards.
+
+    Raises:
+        CheckpointError: names the tensors that are missing, unexpected or of another shape.
+    """
+    own = model.state_dict()
+    missing = [name for name in own if name not in state]
+    unexpected = [name for name in state if name not in own]
+    shapes = [
+        f"{name}: {list(state[name].shape)} in the checkpoint, {list(own[name].shape)} in the model"
+        for name in own
+        if name in state and state[name].shape != own[name].shape
+    ]
+    if missing or unexpected or shapes:
+        parts = [
+            _some("missing", missing),
+            _some("unexpected", unexpected),
+            _some("of another shape", shapes),
+        ]
+        raise CheckpointError(f"{source} belongs to another model: " + "; ".join(p for p in parts if p))
+    model.load_state_dict(placed_state(state, own))
+
+
+def check_resumable(checkpoint: Checkpoint, config: RunConfig, *, source: str) -> None:
+    """Refuses to continue a run under settings that would change what is learned.
+
+    Raises:
+        CheckpointError: lists every setting that differs, with both values.
+    """
+    old, new = flatten(checkpoint.config), flatten(config_to_dict(config))
+    changed = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
+    changed = [key for key in changed if key not in resumable_keys()]
+    if changed:
+        lines = [f"  {key}: {old.get(key)!r} in the checkpoint, {new.get(key)!r} now" for key in changed]
+        raise CheckpointError(
+            f"{source} was trained under other settings:\n" + "\n".join(lines) + "\n"
+            "give the old values to continue it, or another run.dir to start a new run"
+        )
+
+
+def weights_hash(model: nn.Module) -> str:
+    """SHA-256 over names, shapes, dtypes and bytes of the model's state, as 16 hex digits.
+
+    Sharded weights have the hash that they have as a whole; all processes call it.
+    """
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name}{list(tensor.shape)}{tensor.dtype}".encode())
+        digest.update(full_tensor(tensor.detach()).cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _some(what: str, names: list[str], limit: int = 4) -> str:
+    if not names:
+        return ""
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return f"{what}: {', '.join(names[:limit])}{more}"

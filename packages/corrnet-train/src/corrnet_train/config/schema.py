@@ -1,0 +1,403 @@
+"""The configuration of a run: one pydantic tree, filled from a YAML recipe and `key=value` overrides."""
+
+import difflib
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, TypeVar, get_args
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    model_validator,
+)
+
+from corrnet_train.config.recipes import ConfigError, apply_override, default_run_dir, read_recipe
+from corrnet_train.utils.precision import Precision
+from video_data import ClipConfig
+
+BatchNorm = Literal["local", "sync"]
+Parallel = Literal["ddp", "fsdp"]
+
+T = TypeVar("T")
+_RESUMABLE = "may differ between a run and its continuation: it does not change what is learned"
+Resumable = Annotated[T, _RESUMABLE]
+
+_DERIVED_OPTIONS = {"num_classes": "the classes of data.shards", "num_frames": "data.clip.num_frames"}
+
+
+class ModelSection(BaseModel):
+    """Which model; its clip length comes from `data.clip`, its classes from the shards."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = Field("corrnet26", description="a name of `corrnet models`")
+    options: dict[str, Any] = Field(
+        default_factory=dict, description="fields of the model's own configuration, like dropout"
+    )
+    init_from: Resumable[Path | None] = Field(
+        None,
+        description="a checkpoint, the folder of a run or of an exported model whose weights to start from; "
+        "unlike --resume, nothing else is taken",
+    )
+    new_head: bool = Field(
+        False, description="with init_from: start with a new classifier, for other classes than the old ones"
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        for option, source in _DERIVED_OPTIONS.items():
+            if option in self.options:
+                raise ValueError(f"model.options.{option} cannot be set: it follows from {source}")
+        if self.new_head and self.init_from is None:
+            raise ValueError("model.new_head is for model.init_from, which is not given")
+        return self
+
+
+class DataConfig(BaseModel):
+    """Where the clips come from and how they are cut."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    shards: Resumable[Path] = Field(description="folder written by `corrnet pack`")
+    train_split: str = Field("train", description="split to learn from")
+    eval_split: str = Field("val", description="split that accuracy is measured on while training")
+    clip: ClipConfig = Field(default_factory=ClipConfig)
+    num_workers: Resumable[NonNegativeInt] = Field(
+        2, description="decoding processes; 0 decodes in the training process"
+    )
+
+
+MAX_MAGNITUDE = 10  # of RandAugment
+
+
+class AugmentConfig(BaseModel):
+    """What makes training harder than the data is; all of it is off by default, as in the paper."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    rand_augment: float = Field(
+        0,
+        ge=0,
+        le=MAX_MAGNITUDE,
+        description="magnitude of RandAugment (Cubuk et al. 2020), 9 is usual: two operations a clip, the same for "
+        "all of its frames; needs the extra augment",
+    )
+    mixup: float = Field(0, ge=0, description="alpha of mixup (Zhang et al. 2018), 0.8 is usual")
+    cutmix: float = Field(
+        0,
+        ge=0,
+        description="alpha of cutmix (Yun et al. 2019), 1 is usual; with mixup, batches take turns by chance",
+    )
+    label_smoothing: float = Field(
+        0, ge=0, lt=1, description="share of the target that goes to all classes alike, 0.1 is usual"
+    )
+    repeats: PositiveInt = Field(
+        1,
+        description="repeated augmentation (Hoffer et al. 2020): clips that a batch holds of each of its videos, each "
+        "cut anew",
+    )
+
+
+class OptimConfig(BaseModel):
+    """How the weights are learned; lengths are in epochs."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: Literal["sgd", "adamw"] = Field("sgd", description="optimizer")
+    lr: PositiveFloat = Field(0.1, description="peak learning rate, for `lr_batch_size` clips a step")
+    lr_batch_size: PositiveInt | None = Field(
+        None, description="batch size that `lr` is meant for; none: lr is used as it is, for any batch_size"
+    )
+    lr_scaling: Literal["linear", "sqrt"] = Field(
+        "linear", description="how lr grows with batch_size / lr_batch_size (linear: Goyal et al. 2017)"
+    )
+    layer_decay: float = Field(
+        1,
+        gt=0,
+        le=1,
+        description="factor of the learning rate from each stage to the one before it, for fine-tuning",
+    )
+    momentum: float = Field(0.9, ge=0, lt=1, description="momentum (SGD only)")
+    weight_decay: float = Field(
+        1e-4, ge=0, description="decay of convolution, correlation and linear weights"
+    )
+    batch_size: PositiveInt = Field(32, description="clips a step over all processes")
+    epochs: PositiveFloat = Field(250, description="length of the training")
+    samples_per_epoch: PositiveInt | None = Field(
+        None, description="clips of an epoch; none: one pass over the training split"
+    )
+    warmup_epochs: float = Field(40, ge=0, description="linear warm-up, part of `epochs`")
+    clip_grad_norm: PositiveFloat | None = Field(None, description="largest gradient norm; none: no clipping")
+    ema_decay: float = Field(
+        0,
+        ge=0,
+        lt=1,
+        description="decay of the average of the weights that is evaluated, 0.9999 is usual; 0: none",
+    )
+
+    @model_validator(mode="after")
+    def _check_warmup(self) -> Self:
+        if self.warmup_epochs > self.epochs:
+            raise ValueError(
+                f"optim.warmup_epochs={self.warmup_epochs:g} is a part of optim.epochs={self.epochs:g} and cannot be "
+                "more: the learning rate would never reach its peak"
+            )
+        return self
+
+    @property
+    def peak_lr(self) -> float:
+        """Peak learning rate for `batch_size`."""
+        ratio = 1.0 if self.lr_batch_size is None else self.batch_size / self.lr_batch_size
+        return self.lr * (ratio if self.lr_scaling == "linear" else math.sqrt(ratio))
+
+    def epoch_samples(self, num_samples: int) -> int:
+        """Clips of an epoch on `num_samples` training videos."""
+        return self.samples_per_epoch or num_samples
+
+    def num_steps(self, num_samples: int) -> int:
+        """Steps of the whole training on `num_samples` training videos."""
+        return math.ceil(self.epochs * self.epoch_samples(num_samples) / self.batch_size)
+
+    def num_warmup_steps(self, num_samples: int) -> int:
+        """Steps of the linear warm-up on `num_samples` training videos."""
+        return round(self.warmup_epochs * self.epoch_samples(num_samples) / self.batch_size)
+
+
+class TrainConfig(BaseModel):
+    """How a step is computed; `optim.batch_size` is the global batch whatever stands here."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    micro_batch: Resumable[PositiveInt | None] = Field(
+        None,
+        description="clips that a process takes at once; more make up optim.batch_size by accumulation. "
+        "None: optim.batch_size / processes, without accumulation",
+    )
+    batch_norm: BatchNorm = Field(
+        "local",
+        description="local: batch norm over the clips a process takes at once; sync: over those of all processes",
+    )
+    parallel: Resumable[Parallel] = Field(
+        "ddp",
+        description="ddp: each process holds the whole model; fsdp: weights, gradients and optimizer state are split "
+        "among them, and so are checkpoints",
+    )
+    keep_every: Resumable[PositiveInt | None] = Field(
+        None, description="steps between checkpoints that are kept beside last and best"
+    )
+    timeout: Resumable[PositiveFloat] = Field(
+        600, description="seconds after which waiting for another process is an error"
+    )
+    channels_last: Resumable[bool] = Field(
+        True, description="keep convolution weights in channels_last_3d, as clips are"
+    )
+    compile: Resumable[bool] = Field(False, description="compile the model with torch.compile")
+    grad_checkpointing: Resumable[bool] = Field(
+        False, description="recompute each block in the backward pass: less memory, about a third more time"
+    )
+
+    def check_parallel(self, *, launched: bool) -> None:
+        """Checks that the processes can share the model as asked.
+
+        Args:
+            launched: whether torchrun has started the processes.
+
+        Raises:
+            ValueError: it is to be split, and is compiled or belongs to a process without others.
+        """
+        if self.parallel == "fsdp" and not launched:
+            raise ValueError(
+                "train.parallel=fsdp splits the model among processes of torchrun, and this is one without it: start "
+                "it with torchrun, or give train.parallel=ddp, which also continues checkpoints of fsdp"
+            )
+        if self.parallel == "fsdp" and self.compile:
+            raise ValueError(
+                "train.compile=true works with train.parallel=ddp only, got fsdp: give one or the other"
+            )
+
+    def norm_batch(self, batch_size: int, *, world_size: int = 1) -> int:
+        """Clips over which batch norm normalizes; arguments as for `accumulation`."""
+        micro_batch, _ = self.accumulation(batch_size, world_size=world_size)
+        return micro_batch * (world_size if self.batch_norm == "sync" else 1)
+
+    def accumulation(self, batch_size: int, *, world_size: int = 1) -> tuple[int, int]:
+        """Splits the global batch: (clips of a micro-batch, micro-batches a step).
+
+        Args:
+            batch_size: clips a step over all processes, `optim.batch_size`.
+            world_size: number of processes.
+
+        Raises:
+            ValueError: the batch cannot be split evenly.
+        """
+        if self.micro_batch is None:
+            if batch_size % world_size:
+                raise ValueError(
+                    f"optim.batch_size={batch_size} cannot be shared equally by {world_size} processes: "
+                    f"give a multiple of {world_size}, like {_multiple(batch_size, world_size)}"
+                )
+            return batch_size // world_size, 1
+        together = self.micro_batch * world_size
+        if batch_size % together:
+            raise ValueError(
+                f"optim.batch_size={batch_size} is no multiple of train.micro_batch={self.micro_batch} x "
+                f"{world_size} processes = {together}: give a multiple, like {_multiple(batch_size, together)}, "
+                "or another train.micro_batch"
+            )
+        return self.micro_batch, batch_size // together
+
+
+class EvalConfig(BaseModel):
+    """How accuracy is measured (paper section 5: 10 clips, class probabilities averaged)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    num_clips: Resumable[PositiveInt] = Field(
+        10, description="clips spaced uniformly over each video by `corrnet eval`, `predict` and `features`"
+    )
+    batch_size: Resumable[PositiveInt] = Field(4, description="videos a step of each process, while training")
+    every_epochs: Resumable[float] = Field(
+        1, ge=0, description="epochs between evaluations while training; 0: only at the end"
+    )
+    num_clips_training: Resumable[PositiveInt] = Field(
+        1, description="clips a video in the evaluations while training"
+    )
+    precise_bn: NonNegativeInt = Field(
+        0, description="clips from which batch norm's statistics are estimated anew before each evaluation"
+    )
+
+
+class RunSettings(BaseModel):
+    """Where the run is written and what it runs on; only seed and precision change what is learned."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    dir: Resumable[Path] = Field(
+        Path("runs/default"), description="folder of checkpoints, metrics and TensorBoard events"
+    )
+    seed: int = Field(0, description="seed of weights, order and augmentation")
+    device: Resumable[str] = Field("auto", description="auto (cuda when there is one), cpu, cuda or cuda:N")
+    precision: Precision = Field(
+        "fp32", description="bf16, fp16: autocast, weights stay in fp32; fp16 scales the loss"
+    )
+    checkpoint_every: Resumable[PositiveInt] = Field(500, description="steps between checkpoints")
+    log_every: Resumable[PositiveInt] = Field(10, description="steps between lines of metrics.jsonl")
+    wandb: Resumable[str | None] = Field(
+        None, description="project of Weights & Biases to log to as well (extra wandb); none: no such log"
+    )
+
+
+class RunConfig(BaseModel):
+    """Everything that defines a run. `corrnet train` writes it to `config.yaml` in the run's folder."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model: ModelSection = Field(default_factory=ModelSection)
+    data: DataConfig
+    augment: AugmentConfig = Field(default_factory=AugmentConfig)
+    optim: OptimConfig = Field(default_factory=OptimConfig)
+    train: TrainConfig = Field(default_factory=TrainConfig)
+    eval: EvalConfig = Field(default_factory=EvalConfig)
+    run: RunSettings = Field(default_factory=RunSettings)
+
+    @model_validator(mode="after")
+    def _check_augment(self) -> Self:
+        if self.augment.rand_augment and self.data.clip.modality != "rgb":
+            raise ValueError(
+                f"augment.rand_augment is for RGB: data.clip.modality is {self.data.clip.modality}, and turning a "
+                "picture would have to turn its optical flow"
+            )
+        return self
+
+
+def load_config(recipe: str | Path, overrides: Sequence[str] | None = None) -> RunConfig:
+    """Reads a recipe and applies overrides.
+
+    Args:
+        recipe: path of a YAML file, the name of a recipe that ships with the package, or several of them joined
+            with `+` (`corrnet recipe list`). Without a `run.dir` the run gets one after it.
+        overrides: `section.key=value` strings; values are read as YAML (`optim.clip_grad_norm=null`).
+
+    Raises:
+        ConfigError: an unknown file, key or value; the message names it and what is allowed.
+    """
+    tree = read_recipe(recipe)
+    for override in overrides or []:
+        apply_override(tree, override)
+    if isinstance(tree.setdefault("run", {}), dict):
+        tree["run"].setdefault("dir", default_run_dir(recipe))
+    return parse_config(tree)
+
+
+def parse_config(tree: dict[str, Any]) -> RunConfig:
+    """Validates a nested dict as a `RunConfig`.
+
+    Raises:
+        ConfigError: with one line for every wrong key or value.
+    """
+    try:
+        return RunConfig.model_validate(tree)
+    except ValidationError as error:
+        raise ConfigError("\n".join(_explain(item) for item in error.errors())) from None
+
+
+def config_to_dict(config: RunConfig) -> dict[str, Any]:
+    """The configuration as plain JSON types (paths as strings)."""
+    return config.model_dump(mode="json")
+
+
+def resumable_keys(section: type[BaseModel] = RunConfig, prefix: str = "") -> set[str]:
+    """Keys that may differ between a run and its continuation: those that are `Resumable`."""
+    keys = set()
+    for name, field in section.model_fields.items():
+        kind = field.annotation
+        if _RESUMABLE in field.metadata:
+            keys.add(f"{prefix}{name}")
+        elif isinstance(kind, type) and issubclass(kind, BaseModel):
+            keys |= resumable_keys(kind, f"{prefix}{name}.")
+    return keys
+
+
+def recipe_schema() -> dict[str, Any]:
+    """The JSON schema of recipes: all of `RunConfig`, none of it required, and `extends`."""
+    schema = RunConfig.model_json_schema()
+    for section in (schema, *schema["$defs"].values()):
+        section.pop("required", None)  # another recipe may give it
+    schema["properties"]["extends"] = {
+        "description": "recipes to start from, by name or path; the later ones win",
+        "anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}],
+    }
+    return schema
+
+
+def _explain(error: Any) -> str:
+    location = [str(part) for part in error["loc"]]
+    key = ".".join(location)
+    if error["type"] == "extra_forbidden":
+        known = _known_keys(location[:-1])
+        nearest = difflib.get_close_matches(location[-1], known, n=1, cutoff=0.0)
+        hint = ".".join([*location[:-1], nearest[0]]) if nearest else ""
+        return f"unknown key {key}: did you mean {hint}? Allowed here: {', '.join(known)}"
+    if error["type"] == "missing":
+        return f"missing key {key}: give it in the recipe or as {key}=..."
+    message = error["msg"].removeprefix("Value error, ")
+    return message if isinstance(error["input"], dict) else f"{key}: {message}, got {error['input']!r}"
+
+
+def _known_keys(section: list[str]) -> list[str]:
+    model: type[BaseModel] = RunConfig
+    for name in section:
+        annotation = model.model_fields[name].annotation
+        candidates = [annotation, *get_args(annotation)]
+        model = next(c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel))
+    return list(model.model_fields)
+
+
+def _multiple(value: int, of: int) -> int:
+    return max(1, round(value / of)) * of

@@ -1,0 +1,1 @@
+"""The accuracy of a trained model over a split."""

@@ -1,0 +1,236 @@
+"""Accuracy over a split, with the fingerprint that makes the figure comparable (paper section 5)."""
+
+import hashlib
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import av
+from torch import Tensor
+
+from corrnet_train.checkpoint.state import weights_hash
+from corrnet_train.distributed.ranks import ONE_RANK, Ranks, on_every_rank
+from corrnet_train.evaluation.accuracy import VideoAccuracy, VideoPrediction, video_accuracy
+from corrnet_train.evaluation.journal import EvalJournal, EvalPart
+from corrnet_train.inference.classifier import VideoClassifier
+from video_data import ShardSet, Unreadable, ViewBatch, open_shards, test_loader
+
+Fingerprint = dict[str, str | int]
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class EvalResult:
+    """Accuracy over a split; each video is counted once, or named as unreadable.
+
+    Attributes:
+        num_videos: videos that were counted.
+        num_clips, num_crops: views of each video: clips, and places along the longer side.
+        clip_top1, clip_top5: shares of the views, in 0..1; top-5 is 1 for five classes or fewer.
+        video: accuracy, calibration and confusion of the videos.
+        predictions: one for each counted video, in the order of the split.
+        unreadable: videos of the split that could not be read and are not counted.
+        fingerprint: what the figures depend on.
+    """
+
+    num_videos: int
+    num_clips: int
+    num_crops: int
+    clip_top1: float
+    clip_top5: float
+    video: VideoAccuracy
+    predictions: list[VideoPrediction]
+    unreadable: list[Unreadable]
+    fingerprint: Fingerprint
+
+    @property
+    def video_top1(self) -> float:
+        """Top-1 of the videos, in 0..1."""
+        return self.video.top1
+
+    @property
+    def video_top5(self) -> float:
+        """Top-5 of the videos, in 0..1."""
+        return self.video.top5
+
+    @property
+    def confusion(self) -> list[list[int]]:
+        """Number of videos, rows are true classes and columns predicted ones."""
+        return self.video.confusion
+
+
+def evaluate(
+    classifier: VideoClassifier,
+    shards: ShardSet | str | Path,
+    split: str,
+    *,
+    num_clips: int = 10,
+    num_crops: int = 1,
+    batch_size: int = 4,
+    num_workers: int = 0,
+    on_batch: Callable[[int], None] = lambda num_videos: None,
+    ranks: Ranks = ONE_RANK,
+    journal: str | Path | None = None,
+) -> EvalResult:
+    """Classifies every video of `split` from `num_clips` x `num_crops` views each.
+
+    A video that cannot be read does not end the evaluation: it is listed in the result, its number is in the
+    fingerprint, and a warning of the logger `corrnet_train` says so.
+
+    Args:
+        classifier: the model with its classes, which must be those of the shards.
+        shards: an open shard set, or the folder or URL of one.
+        split: name of the split.
+        num_clips: clips spaced uniformly over each video.
+        num_crops: 1 for the center of the picture, 3 for three places along its longer side.
+        batch_size: videos a step.
+        num_workers: decoding processes.
+        on_batch: called after every step with the number of videos in it, of this process, and at the start with how
+            many were done before.
+        ranks: the processes that share the videos; each of them gets the result over all.
+        journal: a file that keeps what is done; with the same one, a call goes on where another was stopped. It is
+            left there, to be removed when the result is safe. For one process.
+
+    Raises:
+        ValueError: the model's classes differ from those of the shards, the split does not exist, or a number is out of
+            range.
+        RuntimeError: none of the videos can be read.
+    """
+    if not isinstance(shards, ShardSet):
+        shards = open_shards(shards)
+    check_classes(classifier.classes, shards)
+    if journal is not None and ranks.world_size > 1:
+        raise ValueError(f"a journal is for one process, got {ranks.world_size}")
+    views = {"num_clips": num_clips, "num_crops": num_crops}
+    settings = {} if journal is None else fingerprint(classifier, shards, split, **views, num_videos=0)
+    work = EvalJournal(None if journal is None else Path(journal), settings)
+    try:
+        loader = test_loader(
+            shards,
+            split,
+            classifier.clip,
+            num_clips=num_clips,
+            num_crops=num_crops,
+            batch_size=batch_size,
+            num_workers=num_workers,
+            rank=ranks.rank,
+            world_size=ranks.world_size,
+            first=work.num_videos,
+            skip_unreadable=True,
+        )
+        on_batch(work.num_videos)
+        for batch in loader:
+            part = _evaluate_batch(classifier, batch, shards, split)
+            work.add(part)
+            on_batch(part.num_videos)
+    finally:
+        work.close()
+    predictions, unreadable, clip_hits = _of_all(work.parts, ranks, shards, split)
+    num_views = len(predictions) * num_clips * num_crops
+    return EvalResult(
+        num_videos=len(predictions),
+        num_clips=num_clips,
+        num_crops=num_crops,
+        clip_top1=clip_hits[0] / num_views,
+        clip_top5=clip_hits[1] / num_views,
+        video=video_accuracy(predictions, classifier.classes),
+        predictions=predictions,
+        unreadable=unreadable,
+        fingerprint=fingerprint(classifier, shards, split, **views, num_videos=len(predictions)),
+    )
+
+
+def _evaluate_batch(classifier: VideoClassifier, batch: ViewBatch, shards: ShardSet, split: str) -> EvalPart:
+    assert isinstance(batch.video, Tensor)
+    clips, videos = classifier.video_probabilities(batch.video)
+    ranked = clips.topk(min(5, len(classifier.classes))).indices
+    hits = ranked == batch.label[:, None, None]  # no class where a row is not valid
+    rows = zip(batch.keys, batch.index.tolist(), batch.label.tolist(), videos.tolist(), strict=True)
+    return EvalPart(
+        [
+            (index, VideoPrediction(key, shards.sample(split, index).source, label, row))
+            for key, index, label, row in rows
+            if index >= 0
+        ],
+        batch.unreadable,
+        (int(hits[..., 0].sum()), int(hits.sum())),
+    )
+
+
+def _of_all(
+    own: list[EvalPart], ranks: Ranks, shards: ShardSet, split: str
+) -> tuple[list[VideoPrediction], list[Unreadable], tuple[int, int]]:
+    """The results of all processes in the order of the split, each video once, and the hits of all views."""
+    parts = [part for parts in ranks.gather(own) for part in parts]
+    rows = sorted((row for part in parts for row in part.videos), key=lambda row: row[0])
+    unreadable = sorted(entry for part in parts for entry in part.unreadable)
+    num_videos = shards.num_samples(split)
+    seen = sorted([index for index, _ in rows] + [entry.number for entry in unreadable])
+    if seen != list(range(num_videos)):
+        raise RuntimeError(f"{len(seen)} videos were counted for {num_videos}: some twice or never")
+    if unreadable:
+        first = f"the first is {unreadable[0].key}: {unreadable[0].message}"
+        if not rows:
+            raise on_every_rank(
+                RuntimeError(f"none of the {num_videos} videos of split {split} can be read; {first}")
+            )
+        if ranks.is_first:
+            _log.warning(
+                "%d of %d videos of split %s cannot be read and are not counted; %s",
+                len(unreadable), num_videos, split, first,
+            )  # fmt: skip
+    top1, top5 = (sum(part.clip_hits[rank] for part in parts) for rank in (0, 1))
+    return [prediction for _, prediction in rows], unreadable, (top1, top5)
+
+
+def check_classes(classes: list[str], shards: ShardSet) -> None:
+    """Refuses shards whose label map is not the one the model was trained with.
+
+    Raises:
+        ValueError: names the first class that differs.
+    """
+    if list(shards.classes) == classes:
+        return
+    if len(shards.classes) != len(classes):
+        raise ValueError(
+            f"the shards have {len(shards.classes)} classes, the model was trained with {len(classes)}"
+        )
+    index = next(
+        i for i, (ours, theirs) in enumerate(zip(classes, shards.classes, strict=True)) if ours != theirs
+    )
+    raise ValueError(
+        f"class {index} is {shards.classes[index]!r} in the shards, {classes[index]!r} in the model"
+    )
+
+
+def fingerprint(
+    classifier: VideoClassifier,
+    shards: ShardSet,
+    split: str,
+    *,
+    num_clips: int,
+    num_crops: int,
+    num_videos: int,
+) -> Fingerprint:
+    """What a reported accuracy depends on: equal fingerprints mean comparable figures.
+
+    `videos` were counted, `videos packed` are in the shards, `videos listed` are named by the data set.
+    """
+    clip = classifier.clip
+    listed = {str(name): entry.num_listed for name, entry in shards.manifest.coverage.items()}
+    return {
+        "data set": shards.manifest.dataset,
+        "manifest": shards.manifest_hash,
+        "label map": hashlib.sha256("\n".join(shards.classes).encode()).hexdigest()[:16],
+        "split": split,
+        "videos": num_videos,
+        "videos packed": shards.num_samples(split),
+        "videos listed": listed.get(split, "unknown"),
+        "views": f"{num_clips} clips x " + ("1 center crop" if num_crops == 1 else f"{num_crops} crops"),
+        "clip": f"{clip.num_frames} frames, stride {clip.frame_stride}, {clip.crop_size} px, {clip.modality}",
+        "resize": f"short side {clip.short_side_range[0]} px",
+        "decoder": f"PyAV {av.__version__}, FFmpeg {av.ffmpeg_version_info}",
+        "precision": classifier.precision,
+        "weights": weights_hash(classifier.model),
+    }

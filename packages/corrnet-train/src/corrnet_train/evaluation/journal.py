@@ -1,0 +1,112 @@
+"""The journal of an evaluation: a file of the videos that are done, from which a stopped evaluation continues."""
+
+import base64
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TextIO
+
+import numpy as np
+
+from corrnet_train.evaluation.accuracy import VideoPrediction
+from corrnet_train.utils.files import write_text
+from video_data import Unreadable
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class EvalPart:
+    """Some videos of an evaluation, one after the other.
+
+    Attributes:
+        videos: number in the split and result of each one that was read.
+        unreadable: the others.
+        clip_hits: how many of their views are right, and how many among the five most probable.
+    """
+
+    videos: list[tuple[int, VideoPrediction]]
+    unreadable: list[Unreadable]
+    clip_hits: tuple[int, int]
+
+    @property
+    def num_videos(self) -> int:
+        """How many videos these are."""
+        return len(self.videos) + len(self.unreadable)
+
+
+class EvalJournal:
+    """Parts of an evaluation, in a file that has a line with the settings and then one for each part.
+
+    A last line that was cut off is left out. A file of other settings is begun anew, and a warning of the logger
+    `corrnet_train` says so.
+
+    Args:
+        path: the file, which is written with the first part; None keeps the parts in memory alone.
+        settings: what the results depend on.
+
+    Attributes:
+        parts: what is done.
+    """
+
+    def __init__(self, path: Path | None, settings: Mapping[str, str | int]) -> None:
+        self.parts: list[EvalPart] = []
+        self._path = path
+        self._file: TextIO | None = None
+        self._lines = [json.dumps(dict(settings))]
+        found = path.read_text(encoding="utf-8").split("\n")[:-1] if path and path.exists() else []
+        if path and found and not _differs(json.loads(found[0]), settings, path):
+            self.parts = [_from_json(json.loads(line)) for line in found[1:]]
+            self._lines = found
+
+    @property
+    def num_videos(self) -> int:
+        """How many videos are done."""
+        return sum(part.num_videos for part in self.parts)
+
+    def add(self, part: EvalPart) -> None:
+        """Keeps the next part."""
+        self.parts.append(part)
+        if self._path is None:
+            return
+        if self._file is None:
+            write_text(self._path, "".join(f"{line}\n" for line in self._lines))
+            self._file = self._path.open("a", encoding="utf-8")
+        self._file.write(json.dumps(_to_json(part)) + "\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        """Closes the file."""
+        if self._file is not None:
+            self._file.close()
+
+
+def _differs(before: Mapping[str, Any], settings: Mapping[str, str | int], path: Path) -> bool:
+    differing = [name for name in settings if before.get(name) != settings[name]]
+    if differing:
+        name = differing[0]
+        _log.warning(
+            "%s is of an evaluation with %s %s, now it is %s: all videos are evaluated anew",
+            path, name, before.get(name), settings[name],
+        )  # fmt: skip
+    return bool(differing)
+
+
+def _to_json(part: EvalPart) -> dict[str, Any]:
+    videos = [[index, p.key, p.source, p.label, _encoded(p.probabilities)] for index, p in part.videos]
+    return {"videos": videos, "unreadable": part.unreadable, "clip_hits": part.clip_hits}
+
+
+def _encoded(probabilities: list[float]) -> str:
+    return base64.b64encode(np.array(probabilities, dtype=np.float32).tobytes()).decode()
+
+
+def _from_json(line: Mapping[str, Any]) -> EvalPart:
+    videos = []
+    for index, key, source, label, encoded in line["videos"]:
+        probabilities = np.frombuffer(base64.b64decode(encoded), dtype=np.float32).tolist()
+        videos.append((index, VideoPrediction(key, source, label, probabilities)))
+    unreadable = [Unreadable(*entry) for entry in line["unreadable"]]
+    return EvalPart(videos, unreadable, (line["clip_hits"][0], line["clip_hits"][1]))

@@ -1,0 +1,1 @@
+"""A trained model at work: predictions, features, and its export in other forms."""

@@ -1,0 +1,198 @@
+"""`VideoClassifier`: a trained model with its classes and clips, the one path from videos to probabilities."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from corrnet_models import StageName, VideoModel, create_model, is_pretrained, load_pretrained
+from corrnet_train.checkpoint.folders import is_sharded
+from corrnet_train.checkpoint.state import Checkpoint, load_weights
+from corrnet_train.config.schema import RunConfig, parse_config
+from corrnet_train.distributed.ranks import resolve_device
+from corrnet_train.inference.inputs import VideoInput
+from corrnet_train.utils.precision import Precision, autocast
+from video_data import ClipConfig, decode_views, normalize
+
+
+def build_from_config(config: RunConfig, num_classes: int) -> VideoModel:
+    """The model of a run, for its clip length and classes.
+
+    Raises:
+        ValueError: the model takes other channels than the clips of `data.clip.modality` have.
+    """
+    clip = config.data.clip
+    model = create_model(
+        config.model.name,
+        num_frames=clip.num_frames,
+        num_classes=num_classes,
+        **config.model.options,
+    )
+    if model.config.in_channels != clip.num_channels:
+        raise ValueError(
+            f"{config.model.name} takes {model.config.in_channels} channels, the clips have {clip.num_channels} "
+            f"(data.clip.modality={clip.modality}): rgb has 3, flow 2 (model.options.in_channels=2), both 5 "
+            "(the two-stream models)"
+        )
+    return model
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Class probabilities of one video, largest first.
+
+    Attributes:
+        classes: class names.
+        probabilities: their probabilities, averaged over the clips.
+    """
+
+    classes: list[str]
+    probabilities: list[float]
+
+
+class VideoClassifier:
+    """A trained model with everything needed to classify a video.
+
+    Args:
+        model: maps normalized clips [N, C, L, H, W] to logits [N, classes].
+        classes: class names in the order of the logits.
+        clip: how clips are cut.
+        device: where the model runs.
+        precision: "fp32", or the type of autocast.
+        num_clips: clips of a video that the recipe evaluates with, `eval.num_clips`; commands take as many.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        classes: list[str],
+        clip: ClipConfig,
+        device: torch.device,
+        precision: Precision = "fp32",
+        num_clips: int = 10,
+    ) -> None:
+        self.model = model.to(device)
+        self.classes = classes
+        self.clip = clip
+        self.device = device
+        self.precision = precision
+        self.num_clips = num_clips
+
+    @classmethod
+    def from_checkpoint(cls, path: str | Path, *, device: str = "auto") -> "VideoClassifier":
+        """Builds the model a checkpoint describes and loads its weights.
+
+        Args:
+            path: a checkpoint, the folder of a run (its last one), or one that `corrnet export --format hub` wrote.
+            device: as `run.device`.
+
+        Raises:
+            CheckpointError: the file is no checkpoint, or its weights do not fit its own configuration.
+            ValueError: the folder holds no model, or one without classes or the recipe of clips.
+        """
+        path = Path(path)
+        if path.is_dir() and not is_sharded(path):
+            if is_pretrained(path):
+                return cls._from_folder(path, device)
+            path = path / "checkpoints" / "last.pt"
+        checkpoint = Checkpoint.load(path)
+        config = parse_config(checkpoint.config)
+        model = build_from_config(config, len(checkpoint.classes))
+        load_weights(model, checkpoint.weights, source=str(path))
+        return cls(
+            model,
+            classes=checkpoint.classes,
+            clip=config.data.clip,
+            device=resolve_device(device),
+            precision=config.run.precision,
+            num_clips=config.eval.num_clips,
+        )
+
+    @classmethod
+    def _from_folder(cls, folder: Path, device: str) -> "VideoClassifier":
+        pretrained = load_pretrained(folder)
+        if not pretrained.classes or "clip" not in pretrained.metadata:
+            raise ValueError(f"{folder} holds a model without classes or without the recipe of its clips")
+        return cls(
+            pretrained.model,
+            classes=list(pretrained.classes),
+            clip=ClipConfig.model_validate(pretrained.metadata["clip"]),
+            device=resolve_device(device),
+            precision=pretrained.metadata.get("precision", "fp32"),
+            num_clips=pretrained.metadata.get("num_clips", 10),
+        )
+
+    def clip_probabilities(self, video: Tensor) -> Tensor:
+        """Class probabilities of clips: uint8 [N, C, L, H, W] -> float32 [N, classes] on the CPU."""
+        return self.run(video, self.model).softmax(dim=1).cpu()
+
+    def clip_features(self, video: Tensor, *, stage: StageName = "res5") -> Tensor:
+        """Features of clips, averaged over time and space.
+
+        Args:
+            video: uint8 [N, C, L, H, W].
+            stage: the stage that puts them out; of the last one they are what the classifier gets.
+
+        Returns:
+            float32 [N, channels of the stage] on the CPU.
+        """
+        model = self.video_model
+        return self.run(video, lambda clips: model.forward_features(clips, stage).mean(dim=(2, 3, 4))).cpu()
+
+    @property
+    def video_model(self) -> VideoModel:
+        """The model as one of `corrnet_models`."""
+        assert isinstance(self.model, VideoModel)
+        return self.model
+
+    @torch.no_grad()  # split weights come and go, and training could not use those of inference mode
+    def run(self, video: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
+        """What a function makes of normalized clips, in the model's precision and with the model in evaluation mode.
+
+        Args:
+            video: uint8 [N, C, L, H, W].
+            function: the model, or something that calls a part of it.
+
+        Returns:
+            float32, on the model's device.
+        """
+        self.model.eval()
+        clips = normalize(video.to(self.device, non_blocking=True), flow_channels=self.clip.num_flow_channels)
+        with autocast(self.device, self.precision):
+            return function(clips).float()
+
+    def video_probabilities(self, views: Tensor) -> tuple[Tensor, Tensor]:
+        """Averages over views (paper section 5).
+
+        Args:
+            views: uint8 [B, V, C, L, H, W], V clips of each of B videos.
+
+        Returns:
+            Probabilities of the clips [B, V, classes] and of the videos [B, classes].
+        """
+        clips = self.clip_probabilities(views.flatten(0, 1)).unflatten(0, views.shape[:2])
+        return clips, clips.mean(dim=1)
+
+    def predict(self, source: str | Path | bytes, *, num_clips: int = 10) -> Prediction:
+        """Classifies one video.
+
+        Args:
+            source: path of a video file or of a folder of frames, URL, or content of a file.
+            num_clips: clips spaced uniformly over the video.
+
+        Raises:
+            ValueError: the video cannot be read; the message says why.
+        """
+        if isinstance(source, str):
+            source = VideoInput(source).read()
+        views = decode_views(source, self.clip, num_clips)
+        _, probabilities = self.video_probabilities(views[None])
+        return self.ranked(probabilities[0])
+
+    def ranked(self, probabilities: Tensor) -> Prediction:
+        """Classes by probability [classes], largest first."""
+        values, order = probabilities.sort(descending=True)
+        return Prediction([self.classes[i] for i in order.tolist()], values.tolist())

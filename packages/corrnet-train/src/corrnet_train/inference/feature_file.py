@@ -1,0 +1,219 @@
+"""Files of features and their index, written row by row, so that a killed extraction continues where it was."""
+
+import csv
+import fcntl
+import io
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from corrnet_train.utils.files import atomic_path, write_text
+
+Rows = NDArray[np.float32]
+_SUFFIXES = (".npz", ".safetensors")
+_COLUMNS = ["row", "video", "key", "class", "clip", "frame", "seconds", "error"]
+
+
+@dataclass(frozen=True)
+class VideoRecord:
+    """What the index says of one video.
+
+    Attributes:
+        video: its path or URL; of a packed one the path it was packed from.
+        key: its key in the shards; empty for files.
+        class_name: its class; empty for files.
+        starts: first frame of each clip and its time in seconds from the first frame of the video.
+        error: why it could not be read; empty when it could.
+    """
+
+    video: str
+    key: str
+    class_name: str
+    starts: Sequence[tuple[int, float]]
+    error: str
+
+
+def check_path(path: Path, *, overwrite: bool) -> None:
+    """Refuses a file that cannot be written.
+
+    Raises:
+        ValueError: its ending is unknown, or it is there and is not to be replaced.
+    """
+    if path.suffix not in _SUFFIXES:
+        raise ValueError(f"features are written to a file {' or '.join(_SUFFIXES)}, got {path}")
+    if path.exists() and not overwrite:
+        raise ValueError(f"{path} exists; --overwrite replaces it")
+
+
+class FeatureFile:
+    """A file of features [rows, features] with an index beside it, `<name>.csv`.
+
+    Until `finish` the rows lie in `<file>.part` and what is known of the videos in `<file>.part.jsonl`. Both are
+    appended to, rows first, so after a kill they are cut to the last whole video.
+
+    Args:
+        path: the file to write.
+        settings: what the features depend on; it is stored with them.
+        num_features: values of a row.
+        per_clip: whether each clip has a row, or each video.
+        overwrite: whether what was begun with other settings is thrown away.
+
+    Attributes:
+        path: the file to write.
+        index_path: the index.
+        num_videos: videos that are done.
+
+    Raises:
+        ValueError: it was begun with other settings, the first of which is named, or another process is writing it.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        settings: dict[str, Any],
+        *,
+        num_features: int,
+        per_clip: bool,
+        overwrite: bool = False,
+    ) -> None:
+        self.path = path
+        self.index_path = path.with_suffix(".csv")
+        self._settings = json.loads(json.dumps(settings))
+        self._num_features = num_features
+        self._per_clip = per_clip
+        self._rows_path = path.with_name(f"{path.name}.part")
+        self._records_path = path.with_name(f"{path.name}.part.jsonl")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._rows = self._rows_path.open("ab")
+        try:
+            fcntl.flock(self._rows, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._rows.close()
+            raise ValueError(f"another process is writing {path}") from None
+        self._recover(overwrite)
+        self._records = self._records_path.open("a", encoding="utf-8")
+
+    def add(self, record: VideoRecord, rows: Rows) -> None:
+        """Adds the next video.
+
+        Args:
+            record: what the index says of it.
+            rows: its features [clips or 1, features]; [0, features] when it could not be read.
+        """
+        assert rows.dtype == np.float32 and rows.shape == (self._num_rows(record), self._num_features)
+        self._rows.write(np.ascontiguousarray(rows).tobytes())
+        self._rows.flush()
+        self._records.write(json.dumps(asdict(record)) + "\n")
+        self._records.flush()
+        self.num_videos += 1
+
+    def finish(self) -> tuple[int, list[VideoRecord]]:
+        """Writes features and index, each at once or not at all, and removes what they were made from.
+
+        Returns:
+            The number of rows, and the videos that could not be read.
+
+        Raises:
+            RuntimeError: no video could be read.
+        """
+        self.close()
+        records = [VideoRecord(**json.loads(line)) for line in self._lines()[1:]]
+        num_rows = sum(map(self._num_rows, records))
+        unreadable = [record for record in records if record.error]
+        if num_rows:
+            rows: Rows = np.memmap(self._rows_path, np.float32, "r", shape=(num_rows, self._num_features))
+            write_text(self.index_path, self._index(records))
+            self._write(rows)
+        self._rows_path.unlink()
+        self._records_path.unlink()
+        if not num_rows:
+            raise RuntimeError(
+                f"none of {len(records)} videos can be read; {unreadable[0].video}: {unreadable[0].error}"
+            )
+        return num_rows, unreadable
+
+    def close(self) -> None:
+        """Closes the files; another object goes on with them."""
+        self._rows.close()
+        self._records.close()
+
+    def _num_rows(self, record: VideoRecord) -> int:
+        if record.error:
+            return 0
+        return len(record.starts) if self._per_clip else 1
+
+    def _lines(self) -> list[str]:
+        """Whole lines; the first one has the settings."""
+        if not self._records_path.exists():
+            return []
+        return self._records_path.read_text(encoding="utf-8", errors="replace").split("\n")[:-1]
+
+    def _recover(self, overwrite: bool) -> None:
+        """Cuts both files to the videos that both have whole."""
+        header = json.dumps(self._settings)
+        kept = self._kept(overwrite) or [header]
+        num_rows = sum(self._num_rows(VideoRecord(**json.loads(line))) for line in kept[1:])
+        self.num_videos = len(kept) - 1
+        write_text(self._records_path, "".join(f"{line}\n" for line in kept))
+        self._rows.truncate(4 * self._num_features * num_rows)
+
+    def _kept(self, overwrite: bool) -> list[str]:
+        lines = self._lines()
+        if not lines:
+            return []
+        before = json.loads(lines[0])
+        differing = [name for name in self._settings if before.get(name) != self._settings[name]]
+        if differing:
+            if overwrite:
+                return []
+            name = differing[0]
+            raise ValueError(
+                f"{self._rows_path} was begun with {name} {before.get(name)}, now it is {self._settings[name]}; "
+                "go on with the same settings, or --overwrite begins anew"
+            )
+        room = self._rows_path.stat().st_size
+        kept, num_bytes = lines[:1], 0
+        for line in lines[1:]:
+            num_bytes += 4 * self._num_features * self._num_rows(VideoRecord(**json.loads(line)))
+            if num_bytes > room:
+                break
+            kept.append(line)
+        return kept
+
+    def _write(self, rows: Rows) -> None:
+        metadata = json.dumps(self._settings)
+        with atomic_path(self.path) as temporary:
+            if self.path.suffix == ".npz":
+                with temporary.open("wb") as file:
+                    np.savez(file, features=rows, metadata=np.array(metadata))
+            else:
+                from safetensors.numpy import save_file
+
+                save_file({"features": np.asarray(rows)}, temporary, metadata={"corrnet": metadata})
+
+    def _index(self, records: Sequence[VideoRecord]) -> str:
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(_COLUMNS)
+        row = 0
+        for record in records:
+            for clip, frame, seconds in self._clips(record):
+                number: int | Literal[""] = "" if record.error else row
+                writer.writerow(
+                    [number, record.video, record.key, record.class_name, clip, frame, seconds, record.error]
+                )
+                row += not record.error
+        # File names of other encodings are written as Python shows them.
+        return text.getvalue().encode("utf-8", "backslashreplace").decode()
+
+    def _clips(self, record: VideoRecord) -> Iterator[tuple[object, object, object]]:
+        if record.error or not self._per_clip:
+            yield "", "", ""
+        else:
+            for clip, (frame, seconds) in enumerate(record.starts):
+                yield clip, frame, f"{seconds:.6f}"

@@ -1,0 +1,205 @@
+"""Features of videos: what a stage of the model puts out, averaged over time and space."""
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from corrnet_models import STAGES
+from corrnet_train.checkpoint.state import weights_hash
+from corrnet_train.inference.classifier import VideoClassifier
+from corrnet_train.inference.feature_file import FeatureFile, VideoRecord, check_path
+from corrnet_train.inference.inputs import VideoInput, find_videos
+from video_data import ClipConfig, ShardSet, ViewStart, decode_timed_views, test_loader
+from video_data.workers import make_data_loader
+
+Read = tuple[VideoRecord, Tensor | None]
+
+
+@dataclass(frozen=True)
+class PackedSplit:
+    """The videos of a split of a shard set."""
+
+    shards: ShardSet
+    split: str
+
+
+@dataclass(frozen=True)
+class Features:
+    """What was written.
+
+    Attributes:
+        path: file with `features`, float32 [rows, features].
+        index_path: csv with a line for each row, and one for each video that could not be read.
+        num_rows: clips or videos.
+        num_features: values of a row.
+        unreadable: videos that could not be read.
+    """
+
+    path: Path
+    index_path: Path
+    num_rows: int
+    num_features: int
+    unreadable: list[VideoRecord]
+
+
+def extract_features(
+    classifier: VideoClassifier,
+    videos: str | Path | Sequence[str | Path | VideoInput] | PackedSplit,
+    path: str | Path,
+    *,
+    num_clips: int = 10,
+    per_clip: bool = False,
+    stage: str = "res5",
+    num_workers: int = 0,
+    overwrite: bool = False,
+    on_video: Callable[[int, VideoRecord | None], None] = lambda num_done, record: None,
+) -> Features:
+    """Writes the features of videos to a file, with an index.
+
+    Clips are cut as by `VideoClassifier.predict`. Features of the last stage are what the classifier gets: its scores
+    of a clip are `model.fc(features)`. When it is stopped, the same call goes on with the next video.
+
+    Args:
+        classifier: the model.
+        videos: files, folders and URLs, or a split of a shard set.
+        path: a file `.npz` or `.safetensors`; the index is beside it and ends in `.csv`.
+        num_clips: clips spaced uniformly over each video.
+        per_clip: whether each clip has a row; else a row is the mean over the clips of a video.
+        stage: stage of the network that puts the features out, `res2` to `res5`.
+        num_workers: decoding processes; 0 decodes in this one.
+        overwrite: whether to replace a file that is there, and what was begun with other settings.
+        on_video: called with the number of videos that are done and the last one of them; None at the start.
+
+    Raises:
+        ValueError: a video is missing, the file cannot be written or was begun with other settings, there is no such
+            stage or split, or a number is out of range.
+        RuntimeError: no video can be read.
+        ImportError: a package for URLs or optical flow is missing.
+    """
+    if stage not in STAGES:
+        raise ValueError(f"stage must be one of {', '.join(STAGES)}, got {stage!r}")
+    if num_clips < 1 or num_workers < 0:
+        raise ValueError(
+            f"num_clips must be at least 1 and num_workers at least 0, got {num_clips} and {num_workers}"
+        )
+    path = Path(path)
+    check_path(path, overwrite=overwrite)
+    found = _find(videos)
+    info = classifier.video_model.feature_info
+    num_features = sum(entry.channels for entry in info if entry.module.endswith(stage))
+    settings = {
+        **_settings_of(found),
+        "weights": weights_hash(classifier.model),
+        "clip": classifier.clip.model_dump(mode="json"),
+        "num_clips": num_clips,
+        "per_clip": per_clip,
+        "stage": stage,
+        "precision": classifier.precision,
+    }
+    file = FeatureFile(path, settings, num_features=num_features, per_clip=per_clip, overwrite=overwrite)
+    try:
+        on_video(file.num_videos, None)
+        for record, views in _read(found, classifier.clip, num_clips, num_workers, first=file.num_videos):
+            rows = np.empty((0, num_features), dtype=np.float32)
+            if views is not None:
+                clips = classifier.clip_features(views, stage=stage)
+                rows = (clips if per_clip else clips.mean(dim=0, keepdim=True)).numpy()
+            file.add(record, rows)
+            on_video(file.num_videos, record)
+        num_rows, unreadable = file.finish()
+    finally:
+        file.close()
+    return Features(path, file.index_path, num_rows, num_features, unreadable)
+
+
+def _find(
+    videos: str | Path | Sequence[str | Path | VideoInput] | PackedSplit,
+) -> list[VideoInput] | PackedSplit:
+    if isinstance(videos, PackedSplit):
+        return videos
+    named = [videos] if isinstance(videos, (str, Path)) else videos
+    found = ([video] if isinstance(video, VideoInput) else find_videos([str(video)]) for video in named)
+    return [video for some in found for video in some]
+
+
+def num_videos(videos: Sequence[VideoInput] | PackedSplit) -> int:
+    """How many videos there are.
+
+    Raises:
+        ValueError: there is no such split.
+    """
+    return videos.shards.num_samples(videos.split) if isinstance(videos, PackedSplit) else len(videos)
+
+
+def _settings_of(videos: Sequence[VideoInput] | PackedSplit) -> dict[str, Any]:
+    if isinstance(videos, PackedSplit):
+        return {
+            "manifest": videos.shards.manifest_hash,
+            "split": videos.split,
+            "num_videos": num_videos(videos),
+        }
+    names = hashlib.sha256("\0".join(video.name for video in videos).encode("utf-8", "surrogateescape"))
+    return {"num_videos": len(videos), "videos": names.hexdigest()[:16]}
+
+
+def _read(
+    videos: Sequence[VideoInput] | PackedSplit,
+    clip: ClipConfig,
+    num_clips: int,
+    num_workers: int,
+    *,
+    first: int,
+) -> Iterator[Read]:
+    if isinstance(videos, PackedSplit):
+        yield from _read_packed(videos, clip, num_clips, num_workers, first)
+        return
+    dataset = _Files(videos, clip, num_clips)
+    for views, starts, error in make_data_loader(dataset, range(first, len(videos)), num_workers, None):
+        if isinstance(error, ImportError):
+            raise error
+        yield VideoRecord(videos[first].name, "", "", starts, str(error or "")), views
+        first += 1
+
+
+def _read_packed(
+    packed: PackedSplit, clip: ClipConfig, num_clips: int, num_workers: int, first: int
+) -> Iterator[Read]:
+    loader = test_loader(
+        packed.shards,
+        packed.split,
+        clip,
+        num_clips=num_clips,
+        num_workers=num_workers,
+        first=first,
+        skip_unreadable=True,
+    )
+    for batch in loader:  # of one video
+        if batch.unreadable:
+            entry = batch.unreadable[0]
+            yield VideoRecord(entry.source or entry.key, entry.key, "", [], entry.message), None
+        else:
+            assert isinstance(batch.video, Tensor)
+            sample = packed.shards.sample(packed.split, int(batch.index[0]))
+            class_name = packed.shards.classes[sample.label]
+            yield VideoRecord(sample.source, sample.key, class_name, batch.starts[0], ""), batch.video[0]
+
+
+class _Files(Dataset[Any]):
+    """Views of video files, or why there are none."""
+
+    def __init__(self, videos: Sequence[VideoInput], clip: ClipConfig, num_clips: int) -> None:
+        self._videos = videos
+        self._clip = clip
+        self._num_clips = num_clips
+
+    def __getitem__(self, index: int) -> tuple[Tensor | None, list[ViewStart], Exception | None]:
+        try:
+            return *decode_timed_views(self._videos[index].read(), self._clip, self._num_clips), None
+        except (ValueError, OSError, ImportError) as error:
+            return None, [], error

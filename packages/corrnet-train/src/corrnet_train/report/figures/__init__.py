@@ -1,0 +1,1 @@
+"""Figures: drawings of results, as SVG, PNG or video."""

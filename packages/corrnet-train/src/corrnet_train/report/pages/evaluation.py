@@ -1,0 +1,104 @@
+"""An evaluation as files: figures, predictions, classes, and a page to look at."""
+
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from corrnet_train.evaluation.accuracy import Calibration, classes_csv, predictions_csv, unreadable_csv
+from corrnet_train.evaluation.evaluate import EvalResult
+from corrnet_train.report.figures.confusion import confusion_figure, worst_confusion
+from corrnet_train.report.figures.style import INK, figure_style, inline, render, series_color
+from corrnet_train.report.pages.render import render_page
+from corrnet_train.report.table import format_percent
+from corrnet_train.utils.files import write_json, write_text
+
+
+def write_evaluation(result: EvalResult, classes: list[str], folder: Path, *, title: str) -> None:
+    """Writes `result.json`, `predictions.csv`, `unreadable.csv`, `classes.csv` and `report.html` into a folder.
+
+    Args:
+        result: what `evaluate` returned.
+        classes: class names in label order.
+        folder: it is made when it does not exist; files of an earlier evaluation are replaced.
+        title: heading of the page.
+    """
+    names = ("num_videos", "num_clips", "num_crops", "clip_top1", "clip_top5", "video_top1", "video_top5")
+    figures = {name: getattr(result, name) for name in names}
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(
+        folder / "result.json",
+        figures
+        | {
+            "mean_class_accuracy": result.video.mean_class,
+            "expected_calibration_error": result.video.calibration.expected_error,
+            "confusion": result.confusion,
+            "num_unreadable": len(result.unreadable),
+            "unreadable": [entry._asdict() for entry in result.unreadable],
+            "fingerprint": result.fingerprint,
+        },
+    )
+    write_text(folder / "predictions.csv", predictions_csv(result.predictions, classes))
+    write_text(folder / "unreadable.csv", unreadable_csv(result.unreadable))
+    write_text(folder / "classes.csv", classes_csv(result.video.per_class))
+    write_text(folder / "report.html", _page(result, classes, title))
+
+
+def _page(result: EvalResult, classes: list[str], title: str) -> str:
+    calibration = result.video.calibration
+    worst = worst_confusion(result.confusion)
+    mistakes = "no mistakes"
+    if worst is not None:
+        true, predicted, count = worst
+        mistakes = f"Most frequent mistake: {classes[true]} taken for {classes[predicted]} ({count} videos)."
+    error = format_percent(calibration.expected_error)
+    return render_page(
+        "evaluation.html",
+        title=title,
+        num_videos=result.num_videos,
+        views=f"{result.num_clips} clips x {result.num_crops} crops of each",
+        accuracies=[
+            ("videos", result.video_top1, result.video_top5),
+            ("views", result.clip_top1, result.clip_top5),
+            ("mean over classes", result.video.mean_class, None),
+        ],
+        charts=[
+            {
+                "title": "Confusion",
+                "svg": inline(confusion_figure(result.confusion, classes), prefix="confusion"),
+                "alt": mistakes,
+            },
+            {
+                "title": "Calibration",
+                "svg": inline(calibration_figure(calibration), prefix="calibration"),
+                "alt": f"Accuracy of videos by the probability of their predicted class; expected error {error}.",
+            },
+        ],
+        classes=sorted(
+            (entry for entry in result.video.per_class if entry.num_videos),
+            key=lambda entry: (entry.top1, entry.name),
+        ),
+        unreadable=result.unreadable,
+        fingerprint=result.fingerprint,
+    )
+
+
+def calibration_figure(calibration: Calibration) -> bytes:
+    """Accuracy over confidence as an SVG document; bars are as dark as their share of the videos."""
+    total = max(1, sum(entry.num_videos for entry in calibration.bins))
+    with figure_style():
+        figure = Figure(figsize=(4.0, 3.4), layout="constrained")
+        axes = figure.add_subplot()
+        axes.plot([0, 1], [0, 1], color=INK, alpha=0.4, linewidth=0.9, linestyle=(0, (4, 3)))
+        for entry in calibration.bins:
+            if entry.num_videos:
+                width = entry.high - entry.low
+                alpha = 0.25 + 0.75 * entry.num_videos / total
+                axes.bar(
+                    entry.low + width / 2, entry.accuracy, width * 0.92, color=series_color(0), alpha=alpha
+                )
+                axes.plot(entry.confidence, entry.accuracy, marker="o", markersize=3, color=INK)
+        axes.set_xlim(0, 1)
+        axes.set_ylim(0, 1)
+        axes.set_xlabel("probability of the predicted class")
+        axes.set_ylabel("share that is right")
+        return render(figure)

@@ -1,0 +1,127 @@
+"""Augmentation on the device, and the loss that takes mixed labels.
+
+None of it is in the paper, whose augmentation (scale, crop, temporal jitter) is `data.clip`; recipes turn it on.
+Random numbers come from torch's generator of the CPU, which checkpoints hold, so a run resumes exactly.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from corrnet_train.config.schema import MAX_MAGNITUDE, AugmentConfig
+from video_data import PIXEL_MEAN, PIXEL_STD
+
+NUM_OPERATIONS = 2  # of RandAugment, a clip
+
+
+class Augment:
+    """Changes normalized clips [N, C, L, H, W] and their labels [N] before a training step.
+
+    Args:
+        config: what to do.
+        num_classes: number of classes.
+        micro_batch: clips that are taken at once.
+
+    Raises:
+        ValueError: mixing needs at least two clips at once, repetition a multiple of `repeats`.
+        ImportError: RandAugment without the extra `augment`.
+    """
+
+    def __init__(self, config: AugmentConfig, *, num_classes: int, micro_batch: int) -> None:
+        self._config = config
+        self._num_classes = num_classes
+        if self._mixes and micro_batch < 2:
+            raise ValueError(
+                f"augment.mixup and augment.cutmix mix the clips that a process takes at once, which is {micro_batch}: "
+                "make train.micro_batch at least 2, or optim.batch_size at least 2 for each process"
+            )
+        if micro_batch % config.repeats:
+            raise ValueError(
+                f"augment.repeats={config.repeats} must divide the clips that a process takes at once, which are "
+                f"{micro_batch} (train.micro_batch, or optim.batch_size / processes)"
+            )
+        self._rand_augment = _rand_augment(config.rand_augment) if config.rand_augment else None
+
+    @property
+    def _mixes(self) -> bool:
+        return bool(self._config.mixup or self._config.cutmix)
+
+    def __call__(self, clips: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns the clips and their targets: labels [N], or probabilities [N, classes] after mixing."""
+        if self._rand_augment is not None:
+            pixels = (clips * PIXEL_STD + PIXEL_MEAN).clamp_(0, 1)
+            changed = torch.cat([self._rand_augment(clip[None]) for clip in pixels])
+            clips = ((changed - PIXEL_MEAN) / PIXEL_STD).contiguous(memory_format=torch.channels_last_3d)
+        return self._mix(clips, label) if self._mixes else (clips, label)
+
+    def _mix(self, clips: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
+        shift = int(torch.randint(1, len(clips), ()))  # never a clip with itself
+        partner = torch.arange(len(clips), device=clips.device).roll(shift)
+        target = F.one_hot(label, self._num_classes).float()
+        config = self._config
+        cut = bool(config.cutmix) and (not config.mixup or torch.rand(()).item() < 0.5)
+        alpha = torch.tensor(config.cutmix if cut else config.mixup, dtype=torch.float64)
+        share = torch.distributions.Beta(alpha, alpha).sample().item()
+        if cut:
+            clips, share = _cut(clips, partner, share)
+        else:
+            clips = torch.lerp(clips[partner], clips, share)
+        return clips, torch.lerp(target[partner], target, share)
+
+
+def make_loss(config: AugmentConfig) -> Callable[[Tensor, Tensor], Tensor]:
+    """Cross entropy of logits [N, classes] with labels [N] or probabilities [N, classes]."""
+    return partial(F.cross_entropy, label_smoothing=config.label_smoothing)
+
+
+def _cut(clips: Tensor, partner: Tensor, share: float) -> tuple[Tensor, float]:
+    """Puts a box of the partners' clips into the clips, at the same place in all frames.
+
+    Returns:
+        The clips and the share of their pixels that is still their own.
+    """
+    height, width = clips.shape[-2:]
+    side = (1 - share) ** 0.5
+    box_height, box_width = round(height * side), round(width * side)
+    top = int(torch.randint(height - box_height + 1, ()))
+    left = int(torch.randint(width - box_width + 1, ()))
+    rows, columns = slice(top, top + box_height), slice(left, left + box_width)
+    cut = clips.clone()
+    cut[..., rows, columns] = clips[partner][..., rows, columns]
+    return cut, 1 - box_height * box_width / (height * width)
+
+
+def _rand_augment(magnitude: float) -> Callable[[Tensor], Tensor]:
+    """RandAugment for a clip [1, 3, L, H, W] of values in 0..1, with the ranges of its paper."""
+    try:
+        from kornia import augmentation as K
+    except ImportError:
+        raise ImportError(
+            "augment.rand_augment needs kornia: pip install 'corrnet-train[augment]', or leave it at 0"
+        ) from None
+    strength = magnitude / MAX_MAGNITUDE
+    factor = (1 - 0.9 * strength, 1 + 0.9 * strength)
+    part = 0.45 * strength
+    operations: list[Any] = [
+        K.RandomAutoContrast(p=1.0),
+        K.RandomEqualize(p=1.0),
+        K.RandomRotation(30 * strength, p=1.0),
+        K.RandomPosterize((max(1, round(8 - 4 * strength)), 8), p=1.0),
+        K.RandomSolarize(strength / 2, p=1.0),
+        K.RandomSaturation(factor, p=1.0),
+        K.RandomContrast(factor, p=1.0),
+        K.RandomBrightness(factor, p=1.0),
+        K.RandomSharpness(strength, p=1.0),
+        K.RandomAffine(0.0, shear=(-17 * strength, 17 * strength), p=1.0),
+        K.RandomAffine(0.0, shear=(0.0, 0.0, -17 * strength, 17 * strength), p=1.0),
+        K.RandomAffine(0.0, translate=(part, 0.0), p=1.0),
+        K.RandomAffine(0.0, translate=(0.0, part), p=1.0),
+    ]
+    sequence: Callable[[Tensor], Tensor] = K.VideoSequential(
+        *operations, random_apply=NUM_OPERATIONS, data_format="BCTHW", same_on_frame=True
+    )
+    return sequence

@@ -1,0 +1,186 @@
+"""The plan of a run that is not started: its size, memory, and time from a few real steps and batches."""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice, repeat
+
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.autograd.graph import saved_tensors_hooks
+
+from corrnet_models import count_gmacs, count_parameters
+from corrnet_train.config.schema import RunConfig
+from corrnet_train.inference.classifier import build_from_config
+from corrnet_train.training.augment import make_loss
+from corrnet_train.training.prefetch import DeviceBatch
+from corrnet_train.training.step import TrainStep
+from corrnet_train.training.trainer import Trainer
+from corrnet_train.utils.precision import autocast
+
+_CPU_GMACS = 80  # of the clips that are timed at once without a GPU: a few seconds in fp32
+_TIMED_STEPS = 2
+_MOST_SECONDS = 20  # after which no further step is timed
+_TIMED_BATCHES = 4
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes that training needs on each device.
+
+    Attributes:
+        weights: parameters, buffers and, where they are kept, averaged weights.
+        gradients: one for each parameter.
+        optimizer: its state.
+        activations: what the forward pass of a micro-batch keeps for the backward pass; scratch memory comes on top.
+    """
+
+    weights: int
+    gradients: int
+    optimizer: int
+    activations: int
+
+    @property
+    def total(self) -> int:
+        """All of it."""
+        return self.weights + self.gradients + self.optimizer + self.activations
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run would be.
+
+    Attributes:
+        num_parameters: parameters of the model.
+        gmacs: billions of multiply-accumulates of the forward pass of a clip.
+        clip_shape: channels, frames, height and width of a clip.
+        num_train, num_eval: videos of the two splits.
+        world_size, micro_batch, num_micro_batches: how the global batch is split.
+        num_steps, num_warmup_steps: steps of the run.
+        peak_lr: largest learning rate.
+        memory: for each device.
+        clip_seconds: time of a clip in training on one device.
+        loader_seconds: time of a clip in the loader of one process.
+    """
+
+    num_parameters: int
+    gmacs: float
+    clip_shape: tuple[int, int, int, int]
+    num_train: int
+    num_eval: int
+    world_size: int
+    micro_batch: int
+    num_micro_batches: int
+    num_steps: int
+    num_warmup_steps: int
+    peak_lr: float
+    memory: Memory
+    clip_seconds: float
+    loader_seconds: float
+
+    @property
+    def seconds(self) -> float:
+        """Time of the whole training, without evaluation; loading and computing take place at once."""
+        clips = self.num_steps * self.micro_batch * self.num_micro_batches
+        return clips * max(self.clip_seconds, self.loader_seconds)
+
+
+def make_plan(trainer: Trainer) -> Plan:
+    """Measures a few steps and batches of a run that has not begun; its weights stay as they are."""
+    config = trainer.config
+    clip = config.data.clip
+    parameters = count_parameters(trainer.model)
+    gmacs = count_gmacs(trainer.model.config, resolution=clip.crop_size)
+    state = {"sgd": 1 if config.optim.momentum else 0, "adamw": 2}[config.optim.name]
+    copies = 1 + (trainer.averaged is not None)
+    held = sum(tensor.nbytes for tensor in trainer.model.state_dict().values())
+    share = trainer.ranks.world_size if trainer.sharded else 1
+    return Plan(
+        num_parameters=parameters,
+        gmacs=gmacs,
+        clip_shape=(clip.num_channels, clip.num_frames, clip.crop_size, clip.crop_size),
+        num_train=trainer.shards.num_samples(config.data.train_split),
+        num_eval=trainer.shards.num_samples(config.data.eval_split),
+        world_size=trainer.ranks.world_size,
+        micro_batch=trainer.micro_batch,
+        num_micro_batches=trainer.num_micro_batches,
+        num_steps=trainer.schedule.num_steps,
+        num_warmup_steps=trainer.schedule.num_warmup_steps,
+        peak_lr=config.optim.peak_lr,
+        memory=Memory(
+            weights=copies * held // share,
+            gradients=4 * parameters // share,
+            optimizer=state * 4 * parameters // share,
+            activations=activation_bytes(config, len(trainer.shards.classes), trainer.micro_batch),
+        ),
+        clip_seconds=_clip_seconds(trainer, gmacs),
+        loader_seconds=_loader_seconds(trainer),
+    )
+
+
+def activation_bytes(config: RunConfig, num_classes: int, num_clips: int) -> int:
+    """Bytes that the forward pass of `num_clips` clips keeps for the backward pass.
+
+    It runs on tensors without memory. Clips themselves, which the first convolution keeps, are counted.
+    """
+    kept: dict[int, torch.UntypedStorage] = {}
+    with FakeTensorMode():
+        model = build_from_config(config, num_classes).train()
+        model.set_grad_checkpointing(config.train.grad_checkpointing)
+        own = {parameter.untyped_storage()._cdata for parameter in model.parameters()}
+
+        def keep(tensor: Tensor) -> Tensor:
+            storage = tensor.untyped_storage()
+            if storage._cdata not in own:
+                kept[storage._cdata] = storage  # held, so that its number is not given to another
+            return tensor
+
+        clip = config.data.clip
+        shape = (num_clips, clip.num_channels, clip.num_frames, clip.crop_size, clip.crop_size)
+        clips = torch.empty(shape).contiguous(memory_format=torch.channels_last_3d)
+        with saved_tensors_hooks(keep, lambda tensor: tensor), autocast(clips.device, config.run.precision):
+            model(clips)
+        return sum(storage.nbytes() for storage in kept.values())
+
+
+def _clip_seconds(trainer: Trainer, gmacs: float) -> float:
+    """Time of a clip in a training step, from a few steps on random clips with a learning rate of zero."""
+    gpu = trainer.device.type == "cuda"
+    num_clips = trainer.micro_batch if gpu else min(trainer.micro_batch, max(1, round(_CPU_GMACS / gmacs)))
+    clip = trainer.config.data.clip
+    shape = (num_clips, clip.num_frames, clip.crop_size, clip.crop_size, clip.num_channels)
+    video = torch.randint(256, shape, dtype=torch.uint8, device=trainer.device).movedim(-1, 1)
+    label = torch.zeros(num_clips, dtype=torch.int64, device=trainer.device)
+    batch = DeviceBatch(video, label, [""] * num_clips)
+    step = TrainStep(
+        trainer.wrapped,
+        torch.optim.SGD(trainer.model.parameters(), lr=0.0),
+        device=trainer.device,
+        precision=trainer.config.run.precision,
+        flow_channels=clip.num_flow_channels,
+        loss=make_loss(trainer.config.augment),
+        mix=trainer.augment if num_clips > 1 else None,
+    )
+    buffers = [buffer.clone() for buffer in trainer.model.buffers()]
+    seconds: list[float] = []
+    for number in range(1 + _TIMED_STEPS):
+        if sum(seconds) > _MOST_SECONDS:
+            break
+        start = time.perf_counter()
+        step(repeat(batch), step=number, rate=0.0).values()
+        seconds.append(time.perf_counter() - start)
+    for buffer, kept in zip(trainer.model.buffers(), buffers, strict=True):
+        buffer.copy_(kept)
+    return min(seconds[1:] or seconds) / num_clips  # the first one also warms up
+
+
+def _loader_seconds(trainer: Trainer) -> float:
+    """Time of a clip in the loader, once its processes have started."""
+    num_batches = 1 + max(_TIMED_BATCHES, 2 * trainer.config.data.num_workers)
+    loader = trainer.loader(num_samples=num_batches * trainer.micro_batch * trainer.ranks.world_size)
+    batches: Iterator[object] = iter(loader)
+    next(batches)
+    start = time.perf_counter()
+    rest = sum(1 for _ in islice(batches, num_batches))
+    return (time.perf_counter() - start) / (rest * trainer.micro_batch)

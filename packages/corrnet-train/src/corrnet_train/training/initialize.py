@@ -1,0 +1,48 @@
+"""Starting a run from trained weights, also for other clip lengths and, when asked, for other classes."""
+
+from pathlib import Path
+
+from corrnet_models import VideoModel
+from corrnet_train.checkpoint.state import CheckpointError, load_weights
+from corrnet_train.inference.classifier import VideoClassifier
+
+HEAD = "fc."
+
+
+def initialize(model: VideoModel, source: Path, *, classes: list[str], new_head: bool) -> str:
+    """Gives a model the weights of a trained one, in place; averaged weights where those are kept.
+
+    Correlation filters are interpolated when the clips have another length.
+
+    Args:
+        model: a freshly made model.
+        source: a checkpoint, the folder of a run, or that of an exported model.
+        classes: class names of the new run.
+        new_head: keep the fresh classifier.
+
+    Returns:
+        What was loaded and what starts fresh, for people.
+
+    Raises:
+        CheckpointError: the weights do not fit, or belong to other classes and `new_head` is not set.
+    """
+    trained = VideoClassifier.from_checkpoint(source, device="cpu")
+    if not new_head and trained.classes != classes:
+        raise CheckpointError(
+            f"{source} tells apart {_classes(trained.classes)}, the shards have {_classes(classes)}: "
+            "model.new_head=true starts with a new classifier"
+        )
+    assert isinstance(trained.model, VideoModel)
+    if trained.model.config.num_frames != model.config.num_frames:
+        trained.model.set_num_frames(model.config.num_frames)
+    state = trained.model.state_dict()
+    fresh = {
+        name: tensor for name, tensor in model.state_dict().items() if new_head and name.startswith(HEAD)
+    }
+    load_weights(model, state | fresh, source=str(source))
+    started = f"; new: {', '.join(fresh)}" if fresh else ""
+    return f"weights from {source}: {len(state) - len(fresh)} of {len(state)} tensors loaded{started}"
+
+
+def _classes(names: list[str]) -> str:
+    return f"{len(names)} classes ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"

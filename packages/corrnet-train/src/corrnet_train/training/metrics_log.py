@@ -1,0 +1,104 @@
+"""The metrics of a run in `metrics.jsonl`, TensorBoard and Weights & Biases, without gaps or repeats on resume."""
+
+import json
+import math
+import secrets
+from pathlib import Path
+from typing import Any
+
+from torch.utils.tensorboard import SummaryWriter
+
+from corrnet_train.utils.files import write_text
+
+
+class MetricsLog:
+    """Appends one JSON object a line, and the same numbers to TensorBoard.
+
+    Args:
+        folder: the run's folder.
+        step: the step the run continues from; what was recorded after it is removed.
+        wandb: project of Weights & Biases; None does not log there.
+        config: settings of the run, which Weights & Biases shows.
+
+    Raises:
+        ImportError: Weights & Biases is asked for and not installed.
+        ValueError: it does not start, for want of a login for one.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        step: int = 0,
+        wandb: str | None = None,
+        config: dict[str, Any] | None = None,
+    ) -> None:
+        self._wandb = None if wandb is None else _wandb_run(folder, wandb, config or {})
+        self._path = folder / "metrics.jsonl"
+        kept = [line for line in read_metrics(folder) if line["step"] <= step]
+        write_text(self._path, "".join(json.dumps(line) + "\n" for line in kept))
+        self._file = self._path.open("a", encoding="utf-8")
+        self._board = SummaryWriter(folder / "tensorboard", purge_step=step + 1)
+
+    def write(self, kind: str, step: int, **values: Any) -> None:
+        """Records `values` under `kind` ("train" or "eval") after `step` steps.
+
+        JSON has no infinite numbers: the norm of a gradient that fp16 skips is null in the file.
+        """
+        finite = {
+            name: None if isinstance(value, float) and not math.isfinite(value) else value
+            for name, value in values.items()
+        }
+        self._file.write(json.dumps({"kind": kind, "step": step, **finite}) + "\n")
+        self._file.flush()
+        for name, value in values.items():
+            self._board.add_scalar(f"{kind}/{name}", value, step)
+        if self._wandb is not None:
+            self._wandb.log({f"{kind}/{name}": value for name, value in values.items()}, step=step)
+
+    def close(self) -> None:
+        """Flushes and closes the records."""
+        self._file.close()
+        self._board.close()
+        if self._wandb is not None:
+            self._wandb.finish()
+
+
+def _wandb_run(folder: Path, project: str, config: dict[str, Any]) -> Any:
+    """The run of Weights & Biases that belongs to a folder: a new one, or the same again."""
+    try:
+        import wandb
+    except ImportError:
+        raise ImportError(
+            "run.wandb needs Weights & Biases: pip install 'corrnet-train[wandb]', or leave it out"
+        ) from None
+    path = folder / "wandb.id"
+    if not path.exists():
+        write_text(path, secrets.token_hex(4))
+    try:
+        return wandb.init(
+            project=project,
+            name=folder.name,
+            id=path.read_text(encoding="utf-8"),
+            resume="allow",
+            dir=folder,
+            config=config,
+            settings=wandb.Settings(silent=True),
+        )
+    except wandb.errors.Error as error:
+        raise ValueError(
+            f"run.wandb={project}: Weights & Biases does not start: {error} Without a login, WANDB_MODE=offline keeps "
+            "its log on this machine"
+        ) from None
+
+
+def read_metrics(folder: Path) -> list[dict[str, Any]]:
+    """The lines of a run's `metrics.jsonl`; empty when there is none.
+
+    A last line cut short by a kill is left out.
+    """
+    path = folder / "metrics.jsonl"
+    if not path.exists():
+        return []
+    lines = path.read_text(encoding="utf-8").split("\n")
+    return [json.loads(line) for line in lines[:-1]]

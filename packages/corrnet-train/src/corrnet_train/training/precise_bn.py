@@ -1,0 +1,29 @@
+"""Statistics of batch norm, estimated anew with the present weights."""
+
+from collections.abc import Iterable
+
+from fvcore.nn.precise_bn import get_bn_modules, update_bn_stats
+from torch import Tensor, nn
+
+from corrnet_train.distributed.ranks import Ranks
+
+
+def estimate_statistics(model: nn.Module, batches: Iterable[Tensor], num_batches: int, ranks: Ranks) -> None:
+    """Replaces the running statistics by averages with the present weights (precise BN, Wu and Johnson 2021).
+
+    Args:
+        model: a model with batch norms; it is left in training mode.
+        batches: normalized clips [N, C, L, H, W] of this process, at least `num_batches`.
+        num_batches: batches of each process that are used.
+        ranks: the processes; the statistics are those over the clips of all of them.
+    """
+    model.train()
+    update_bn_stats(model, batches, num_batches)
+    if ranks.world_size == 1:
+        return
+    for norm in get_bn_modules(model):
+        mean, square = norm.running_mean, norm.running_var + norm.running_mean.square()
+        for statistic in (mean, square):
+            ranks.sum_(statistic)
+            statistic.div_(ranks.world_size)
+        norm.running_var.copy_((square - mean.square()).clamp_(min=0))

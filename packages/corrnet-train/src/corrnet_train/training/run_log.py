@@ -1,0 +1,138 @@
+"""The log of a run: figures over the last steps, written to files of metrics and to the console."""
+
+from datetime import timedelta
+
+import torch
+import yaml
+from rich.console import Console
+
+from corrnet_train.config.schema import RunConfig, config_to_dict
+from corrnet_train.evaluation.evaluate import EvalResult
+from corrnet_train.training.metrics_log import MetricsLog
+from corrnet_train.training.mfu import memory_gib
+from corrnet_train.training.schedule import Schedule
+from corrnet_train.training.step import StepValues
+from corrnet_train.utils.files import write_text
+
+
+class Meter:
+    """Sums up steps; `values` starts anew.
+
+    Args:
+        clip_flops: floating-point operations to train on one clip.
+        peak_flops: those that all devices together can do in a second.
+    """
+
+    def __init__(self, *, clip_flops: float, peak_flops: float) -> None:
+        self._utilization = clip_flops / peak_flops
+        self._clear()
+
+    def add(self, step: StepValues, num_clips: int) -> None:
+        """Counts what a step gave."""
+        self._steps += 1
+        self._clips += num_clips
+        self._correct += step.num_correct
+        self._loss += step.loss
+        self._grad_norm = step.grad_norm
+
+    def add_time(self, seconds: float, *, waited: float = 0.0, stalled: float = 0.0) -> None:
+        """Counts time: all of it, what was spent waiting for data, and for checkpoints."""
+        self._seconds += seconds
+        self._waited += waited
+        self._stalled += stalled
+
+    def values(self) -> dict[str, float]:
+        """Means over the steps since the last call; `grad_norm` is that of the last step."""
+        clips_per_second = self._clips / self._seconds
+        values = {
+            "loss": self._loss / self._steps,
+            "top1": self._correct / self._clips,
+            "clips_per_second": clips_per_second,
+            "mfu": clips_per_second * self._utilization,
+            "data_wait": self._waited / self._seconds,
+            "checkpoint_stall": self._stalled / self._seconds,
+            "grad_norm": self._grad_norm,
+        }
+        self._clear()
+        return values
+
+    def _clear(self) -> None:
+        self._steps, self._clips, self._correct = 0, 0, 0
+        self._loss, self._grad_norm = 0.0, 0.0
+        self._seconds, self._waited, self._stalled = 0.0, 0.0, 0.0
+
+
+class RunLog:
+    """Writes `config.yaml` and metrics into the run's folder, and lines for people where there is no bar.
+
+    Args:
+        config: the run.
+        schedule: its steps.
+        console: where lines go.
+        device: whose memory is told.
+        step: the step the run continues from.
+        writes: whether this process writes files.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        schedule: Schedule,
+        *,
+        console: Console,
+        device: torch.device,
+        step: int,
+        writes: bool,
+    ) -> None:
+        self._config = config
+        self._schedule = schedule
+        self._console = console
+        self._device = device
+        self._metrics: MetricsLog | None = None
+        if writes:
+            settings = config_to_dict(config)
+            write_text(config.run.dir / "config.yaml", yaml.safe_dump(settings, sort_keys=False))
+            self._metrics = MetricsLog(config.run.dir, step=step, wandb=config.run.wandb, config=settings)
+
+    def train(self, step: int, figures: dict[str, float]) -> None:
+        """Tells the figures of the steps since the last line, after `step` steps."""
+        figures = {
+            **figures,
+            "epoch": self._schedule.epoch(step),
+            "lr": self._schedule.rate(step - 1),
+            "memory_gib": memory_gib(self._device),
+        }
+        self._write("train", step, **figures)
+        if not self._console.is_terminal:
+            clips = (self._schedule.num_steps - step) * self._config.optim.batch_size
+            left = timedelta(seconds=round(clips / figures["clips_per_second"]))
+            self._say(
+                f"{self._config.model.name} step {step}/{self._schedule.num_steps} loss {figures['loss']:.3f} "
+                f"top-1 {figures['top1']:.2f} {figures['clips_per_second']:.0f} clips/s MFU {figures['mfu']:.0%} "
+                f"data wait {figures['data_wait']:.0%} gradient {figures['grad_norm']:.2g} "
+                f"memory {figures['memory_gib']:.1f} GiB, {left} left"
+            )
+
+    def evaluation(self, step: int, split: str, result: EvalResult) -> None:
+        """Tells the accuracy after `step` steps."""
+        self._write(
+            "eval",
+            step,
+            epoch=self._schedule.epoch(step),
+            video_top1=result.video_top1,
+            video_top5=result.video_top5,
+            num_videos=result.num_videos,
+        )
+        self._say(f"step {step}: {split} top-1 {result.video_top1:.3f}")
+
+    def close(self) -> None:
+        """Closes the files."""
+        if self._metrics is not None:
+            self._metrics.close()
+
+    def _write(self, kind: str, step: int, **values: float) -> None:
+        if self._metrics is not None:
+            self._metrics.write(kind, step, **values)
+
+    def _say(self, line: str) -> None:
+        self._console.print(line, highlight=False, soft_wrap=True)

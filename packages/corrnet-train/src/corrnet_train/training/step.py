@@ -1,0 +1,238 @@
+"""One training step: forward, loss, backward, clipping, update, over one or more micro-batches."""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from corrnet_train.config.schema import TrainConfig
+from corrnet_train.distributed.parallelize import full_tensor
+from corrnet_train.training.optim import set_learning_rate
+from corrnet_train.training.prefetch import DeviceBatch
+from corrnet_train.utils.precision import Precision, autocast
+from video_data import YuvClips, normalize
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+Mix = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+
+
+def prepare_model(model: nn.Module, config: TrainConfig) -> nn.Module:
+    """Sets memory format, activation checkpointing and compilation, in place; names of weights stay."""
+    if config.channels_last and config.parallel != "fsdp":  # which splits contiguous weights only
+        for parameter in model.parameters():
+            if parameter.ndim == 5:  # of convolutions; `Module.to` refuses a model that has 4-d weights too
+                parameter.data = parameter.data.contiguous(memory_format=torch.channels_last_3d)
+    if config.grad_checkpointing:
+        model.set_grad_checkpointing(True)  # type: ignore[operator]
+    if config.compile:
+        model.compile()
+    return model
+
+
+@dataclass
+class StepResult:
+    """What a step gave. On a GPU the figures may still be on their way; `values` waits for them.
+
+    Attributes:
+        step: number of the step, from 0.
+        rate: its learning rate.
+        micro_losses: loss of each micro-batch of this process, [micro-batches], on the device.
+        keys: sample keys of each micro-batch of this process.
+    """
+
+    step: int
+    rate: float
+    micro_losses: Tensor
+    keys: list[list[str]]
+    _figures: Tensor
+    _ready: torch.cuda.Event | None = field(default=None, repr=False)
+
+    @classmethod
+    def start_reading(
+        cls, figures: Tensor, *, step: int, rate: float, micro_losses: Tensor, keys: list[list[str]]
+    ) -> "StepResult":
+        """Starts copying the figures [4] to the host."""
+        if figures.device.type != "cuda":
+            return cls(step, rate, micro_losses, keys, figures)
+        host = figures.to("cpu", non_blocking=True)  # page-locked, so the copy does not wait
+        ready = torch.cuda.Event()
+        ready.record()
+        return cls(step, rate, micro_losses, keys, host, ready)
+
+    def values(self) -> "StepValues":
+        """The figures over all processes."""
+        if self._ready is not None:
+            self._ready.synchronize()
+        loss, num_correct, stop, grad_norm = self._figures.tolist()
+        return StepValues(loss=loss, num_correct=round(num_correct), stop=stop > 0, grad_norm=grad_norm)
+
+
+@dataclass(frozen=True)
+class StepValues:
+    """Figures of a step over all processes.
+
+    Attributes:
+        loss: mean loss of the global batch.
+        num_correct: clips whose most probable class is the label.
+        stop: whether a process has been asked to stop.
+        grad_norm: norm of the gradient before clipping.
+    """
+
+    loss: float
+    num_correct: int
+    stop: bool
+    grad_norm: float
+
+
+class TrainStep:
+    """Takes training steps.
+
+    Args:
+        model: maps normalized clips [N, C, L, H, W] to logits [N, classes]; it may be wrapped for several processes.
+        optimizer: over the model's parameters.
+        device: where the model is.
+        precision: "fp32", or the type of autocast; "fp16" scales the loss.
+        num_micro_batches: micro-batches a step.
+        clip_grad_norm: largest norm of the gradient; None does not clip.
+        flow_channels: how many channels of the clips are optical flow.
+        loss: mean loss of logits [N, classes], float32, and targets.
+        mix: changes clips and labels before the forward pass (mixup); the result goes to `loss`.
+        after_update: called when the weights have changed.
+        reduce: sums a tensor over all processes, in place.
+        world_size: number of processes.
+        synchronize: context of a micro-batch; it is told whether gradients are to be exchanged after it.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        *,
+        device: torch.device,
+        precision: Precision = "fp32",
+        num_micro_batches: int = 1,
+        clip_grad_norm: float | None = None,
+        flow_channels: int = 0,
+        loss: Loss = F.cross_entropy,
+        mix: Mix | None = None,
+        after_update: Callable[[], None] | None = None,
+        reduce: Callable[[Tensor], None] = lambda tensor: None,
+        world_size: int = 1,
+        synchronize: Callable[[bool], AbstractContextManager[None]] = lambda last: nullcontext(),
+    ) -> None:
+        self.scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
+        self._model = model
+        self._optimizer = optimizer
+        self._device = device
+        self._precision = precision
+        self._num_micro_batches = num_micro_batches
+        self._limit = math.inf if clip_grad_norm is None else clip_grad_norm
+        self._flow_channels = flow_channels
+        self._loss = loss
+        self._mix = mix
+        self._after_update = after_update
+        self._reduce = reduce
+        self._world_size = world_size
+        self._synchronize = synchronize
+        self._parameters = [p for group in optimizer.param_groups for p in group["params"]]
+
+    def __call__(
+        self, batches: Iterator[DeviceBatch], *, step: int, rate: float, stop: bool = False
+    ) -> StepResult:
+        """Takes the micro-batches of one step from `batches` and updates the weights.
+
+        Args:
+            batches: micro-batches on the device.
+            step: number of the step, from 0.
+            rate: learning rate.
+            stop: this process has been asked to stop; `StepValues.stop` tells it to all of them.
+        """
+        self._model.train()
+        set_learning_rate(self._optimizer, rate)
+        self._optimizer.zero_grad(set_to_none=True)
+        losses, correct, keys = [], [], []
+        for number in range(self._num_micro_batches):
+            batch = next(batches)
+            with self._synchronize(number == self._num_micro_batches - 1):
+                loss, num_correct = self._backward(batch.video, batch.label)
+            losses.append(loss)
+            correct.append(num_correct)
+            keys.append(batch.keys)
+        grad_norm = self._update()
+        micro_losses = torch.stack(losses)
+        figures = torch.stack(
+            [
+                micro_losses.mean() / self._world_size,
+                torch.stack(correct).sum().float(),
+                torch.full((), float(stop), device=self._device),
+            ]
+        )
+        self._reduce(figures)
+        return StepResult.start_reading(
+            torch.cat([figures, grad_norm.reshape(1)]),
+            step=step,
+            rate=rate,
+            micro_losses=micro_losses,
+            keys=keys,
+        )
+
+    def warm_up(self, clips: Tensor) -> None:
+        """Goes through one step that changes nothing, before the first one.
+
+        A wrapped model arranges its exchange of gradients by what it sees in its first step. If that were a real one,
+        gradients would be summed in another order there than later, and a run that goes on would round its first
+        step otherwise than one that was never interrupted.
+
+        Args:
+            clips: any clips [N, C, L, H, W] of the shape of a micro-batch, on the device.
+        """
+        buffers = [buffer.clone() for buffer in self._model.buffers()]
+        self._model.train()
+        with torch.random.fork_rng([self._device] if self._device.type == "cuda" else []):
+            with autocast(self._device, self._precision):
+                logits = self._model(clips)
+            (logits.float() * 0).sum().backward()
+        self._optimizer.zero_grad(set_to_none=True)
+        with torch.no_grad():
+            for buffer, kept in zip(self._model.buffers(), buffers, strict=True):
+                buffer.copy_(kept)
+
+    def _backward(self, video: Tensor | YuvClips, label: Tensor) -> tuple[Tensor, Tensor]:
+        """Adds the gradient of one micro-batch; returns its loss and number of correct clips."""
+        clips, target = normalize(video, flow_channels=self._flow_channels), label
+        if self._mix is not None:
+            clips, target = self._mix(clips, label)
+        with autocast(self._device, self._precision):
+            logits = self._model(clips)
+        loss = self._loss(logits.float(), target)
+        self.scaler.scale(loss / self._num_micro_batches).backward()
+        return loss.detach(), (logits.detach().argmax(dim=1) == label).sum()
+
+    def _update(self) -> Tensor:
+        """Clips and applies the gradient; returns its norm before clipping, float32."""
+        self.scaler.unscale_(self._optimizer)
+        grad_norm = full_tensor(nn.utils.clip_grad_norm_(self._parameters, self._limit))
+        self.scaler.step(self._optimizer)
+        self.scaler.update()
+        if self._after_update is not None:
+            self._after_update()
+        return grad_norm.detach().float()
+
+
+def diverged_message(
+    values: StepValues, step: int, rate: float, keys: Sequence[str], folder: Path, *, most: int = 16
+) -> str:
+    """What to tell someone whose loss or gradient is no longer a finite number."""
+    what = "loss" if not math.isfinite(values.loss) else "gradient norm"
+    value = values.loss if what == "loss" else values.grad_norm
+    more = f" and {len(keys) - most} more" if len(keys) > most else ""
+    return (
+        f"the {what} is {value} at step {step}, learning rate {rate:.3g}; the last checkpoint "
+        "is kept. Try a lower optim.lr, more optim.warmup_epochs or optim.clip_grad_norm=1. "
+        f"Samples of the batch (all in {folder / 'diverged.json'}): {', '.join(keys[:most])}{more}"
+    )

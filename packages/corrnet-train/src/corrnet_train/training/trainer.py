@@ -1,0 +1,448 @@
+"""The training loop, for one process or many, resumable to the bit."""
+
+import math
+import time
+from collections import deque
+from collections.abc import Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.console import Console
+
+from corrnet_models import VideoModel
+from corrnet_train.checkpoint.async_writer import CheckpointWriter, ShardedCheckpointWriter, remove_unfinished
+from corrnet_train.checkpoint.state import Checkpoint, check_resumable, load_weights
+from corrnet_train.config.schema import RunConfig, config_to_dict
+from corrnet_train.distributed.parallelize import (
+    copy_buffers,
+    gradient_exchange,
+    parallelize,
+    place_optimizer_state,
+    placed_state,
+    wrap,
+)
+from corrnet_train.distributed.ranks import ONE_RANK, Ranks, on_every_rank, readable_errors
+from corrnet_train.evaluation.evaluate import check_classes, evaluate
+from corrnet_train.inference.classifier import VideoClassifier, build_from_config
+from corrnet_train.training.augment import Augment, make_loss
+from corrnet_train.training.initialize import initialize
+from corrnet_train.training.mfu import peak_flops, training_flops
+from corrnet_train.training.optim import averaged_model, build_optimizer
+from corrnet_train.training.precise_bn import estimate_statistics
+from corrnet_train.training.prefetch import DeviceBatch, Prefetcher
+from corrnet_train.training.run_log import Meter, RunLog
+from corrnet_train.training.schedule import Schedule
+from corrnet_train.training.step import StepResult, StepValues, TrainStep, diverged_message, prepare_model
+from corrnet_train.utils.files import only_user, write_json
+from corrnet_train.utils.interrupt import Flag, interrupt_flag
+from corrnet_train.utils.precision import autocast
+from corrnet_train.utils.progress import progress_bar, training_bar
+from video_data import LoaderState, ShardSet, TrainLoader, normalize, open_shards, train_loader
+
+
+class TrainingDiverged(RuntimeError):
+    """The loss is no longer a finite number; the message names the step and the samples of the batch."""
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """How a training ended.
+
+    Attributes:
+        finished: False when it was interrupted; then `checkpoint` is where it can go on.
+        step: finished steps.
+        checkpoint: the last checkpoint.
+        train_seconds: time spent in training steps over all continuations, without evaluation, in seconds.
+    """
+
+    finished: bool
+    step: int
+    checkpoint: Path
+    train_seconds: float
+
+
+def last_checkpoint(config: RunConfig) -> Path:
+    """Where a run can be continued."""
+    return config.run.dir / "checkpoints" / "last.pt"
+
+
+class Trainer:
+    """Trains one model as a `RunConfig` says.
+
+    Everything that can be wrong (shards, classes, model, device, the checkpoint to continue) is checked here,
+    before any work. All processes of a run make a trainer and call the same methods.
+
+    Args:
+        config: the run.
+        resume: continue from the last checkpoint in `config.run.dir`.
+        console: where progress and messages go.
+        ranks: the processes that train together.
+
+    Raises:
+        ValueError: bad settings, or a run folder that already holds a run when `resume` is False.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        *,
+        resume: bool = False,
+        console: Console | None = None,
+        ranks: Ranks = ONE_RANK,
+    ) -> None:
+        self.config = config
+        self.ranks = ranks
+        self.console = (console or Console(stderr=True)) if ranks.is_first else Console(quiet=True)
+        self.folder = config.run.dir
+        self.last_checkpoint = last_checkpoint(config)
+        with ranks.together():
+            checkpoint = self._find_checkpoint(resume)
+            self._open()
+            self.model = self._build_model(fresh=checkpoint is None)
+        self._check_alike(checkpoint)
+        train = config.train
+        self.averaged = averaged_model(self.model, config.optim.ema_decay) if config.optim.ema_decay else None
+        evaluated = self.model if self.averaged is None else self.averaged.module
+        for model in dict.fromkeys([self.model, evaluated]):
+            parallelize(model, ranks, self.device, batch_norm=train.batch_norm, parallel=train.parallel)
+        self.optimizer = build_optimizer(self.model, config.optim)
+        self.classifier = VideoClassifier(
+            evaluated,
+            classes=list(self.shards.classes),
+            clip=config.data.clip,
+            device=self.device,
+            precision=config.run.precision,
+        )
+        self.wrapped = wrap(self.model, ranks, self.device)
+        self.train_step = TrainStep(
+            self.wrapped,
+            self.optimizer,
+            device=self.device,
+            precision=config.run.precision,
+            num_micro_batches=self.num_micro_batches,
+            clip_grad_norm=config.optim.clip_grad_norm,
+            flow_channels=config.data.clip.num_flow_channels,
+            loss=make_loss(config.augment),
+            mix=self.augment,
+            after_update=self._average,
+            reduce=ranks.sum_,
+            world_size=ranks.world_size,
+            synchronize=lambda last: gradient_exchange(self.wrapped, last),
+        )
+        self.sharded = train.parallel == "fsdp"
+        self.writer = (
+            ShardedCheckpointWriter(ranks, timeout=train.timeout) if self.sharded else CheckpointWriter()
+        )
+        self.step = 0
+        self.best_top1 = -1.0
+        self.train_seconds = 0.0
+        self.loader_state = LoaderState(
+            manifest_hash=self.shards.manifest_hash,
+            split=config.data.train_split,
+            seed=config.run.seed,
+            position=0,
+        )
+        self._seed()
+        if checkpoint is not None:
+            self._restore(checkpoint)
+
+    def _open(self) -> None:
+        """Device, shards and lengths."""
+        config = self.config
+        self.device = self.ranks.device(config.run.device)
+        config.train.check_parallel(launched=self.ranks.launched)
+        self.shards: ShardSet = open_shards(config.data.shards)
+        num_samples = self.shards.num_samples(config.data.train_split)
+        self.shards.num_samples(config.data.eval_split)
+        batch_size = config.optim.batch_size
+        self.micro_batch, self.num_micro_batches = config.train.accumulation(
+            batch_size, world_size=self.ranks.world_size
+        )
+        if num_samples < batch_size:
+            raise ValueError(
+                f"optim.batch_size={batch_size} is more than the {num_samples} samples of split "
+                f"{config.data.train_split}: a batch would hold samples twice; give at most {num_samples}"
+            )
+        self.schedule = Schedule(config, num_samples)
+        self.augment = Augment(
+            config.augment, num_classes=len(self.shards.classes), micro_batch=self.micro_batch
+        )
+
+    def _build_model(self, *, fresh: bool) -> VideoModel:
+        config = self.config.model
+        torch.manual_seed(self.config.run.seed)
+        model = build_from_config(self.config, len(self.shards.classes))
+        if fresh and config.init_from is not None:
+            classes = list(self.shards.classes)
+            message = initialize(model, config.init_from, classes=classes, new_head=config.new_head)
+            self.console.print(message, highlight=False, soft_wrap=True)
+        model.to(self.device)
+        prepare_model(model, self.config.train)
+        return model
+
+    def _average(self) -> None:
+        if self.averaged is not None:
+            self.averaged.update_parameters(self.model)
+
+    def _check_alike(self, checkpoint: Checkpoint | None) -> None:
+        """All processes must be about to do the same."""
+        self.ranks.check_equal("the configuration", repr(config_to_dict(self.config)))
+        self.ranks.check_equal("the manifest of data.shards", self.shards.manifest_hash)
+        self.ranks.check_equal(
+            f"what is in {self.folder} (all machines must share run.dir)",
+            "no checkpoint" if checkpoint is None else f"a checkpoint of step {checkpoint.step}",
+        )
+
+    def run(self) -> TrainResult:
+        """Trains to the end, or to an interrupt.
+
+        The first Ctrl-C (or SIGTERM) finishes the step, saves a checkpoint and returns; without torchrun, a second
+        one stops at once.
+
+        Raises:
+            TrainingDiverged: the loss became infinite or not a number; the last checkpoint stays as it was.
+            ValueError: another process trains in the same folder.
+        """
+        if self.ranks.is_first:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        # Jobs of torchrun have a scheduler, and locks on shared storage may outlive a machine that failed.
+        with nullcontext() if self.ranks.launched else only_user(self.folder):
+            return self._run()
+
+    def _run(self) -> TrainResult:
+        if self.ranks.is_first:
+            remove_unfinished(self.last_checkpoint.parent)
+        self.log = RunLog(
+            self.config,
+            self.schedule,
+            console=self.console,
+            device=self.device,
+            step=self.step,
+            writes=self.ranks.is_first,
+        )
+        try:
+            with (
+                interrupt_flag(once=not self.ranks.launched) as interrupted,
+                readable_errors(self.ranks, computes=True),
+            ):
+                self._train(interrupted)
+                finished = self.step >= self.schedule.num_steps
+        finally:
+            self.log.close()
+            self.writer.wait()
+        return TrainResult(finished, self.step, self.last_checkpoint, self.train_seconds)
+
+    def _train(self, interrupted: Flag) -> None:
+        config = self.config
+        batch_size = config.optim.batch_size
+        loader = self.loader(num_samples=(self.schedule.num_steps - self.step) * batch_size)
+        if self.wrapped is not self.model:
+            clip = config.data.clip
+            shape = (self.micro_batch, clip.num_channels, clip.num_frames, clip.crop_size, clip.crop_size)
+            self.train_step.warm_up(
+                torch.zeros(shape, device=self.device).contiguous(memory_format=torch.channels_last_3d)
+            )
+        meter = Meter(
+            clip_flops=training_flops(self.model, resolution=config.data.clip.crop_size),
+            peak_flops=peak_flops(self.device, config.run.precision) * self.ranks.world_size,
+        )
+        pending: deque[StepResult] = deque()
+        lag = 1 if self.device.type == "cuda" else 0  # a GPU works on while its last figures are awaited
+        stop = False
+        with training_bar(self.console) as bar:
+            task = bar.add_task(
+                f"train {config.model.name}", total=self.schedule.num_steps, completed=self.step
+            )
+            batches = Prefetcher(loader, self.device)
+            while self.step < self.schedule.num_steps and not stop:
+                start, waited = time.perf_counter(), batches.waited
+                pending.append(self._train_step(batches, interrupted.set))
+                self.step += 1
+                self.loader_state = self.loader_state.advance(batch_size)
+                log, evaluation, save = (
+                    due(self.step)
+                    for due in (self.schedule.logs, self.schedule.evaluates, self.schedule.saves)
+                )
+                while len(pending) > (0 if log or evaluation or save else lag):
+                    values = self._checked(pending.popleft())
+                    meter.add(values, batch_size)
+                    stop = values.stop or (interrupted.set and self.ranks.world_size == 1)
+                seconds = time.perf_counter() - start
+                self.train_seconds += seconds
+                meter.add_time(seconds, waited=batches.waited - waited)
+                if log:
+                    figures = meter.values()
+                    self.log.train(self.step, figures)
+                    bar.tasks[task].fields |= figures
+                bar.update(task, completed=self.step)
+                if evaluation:
+                    self._evaluate()
+                if save:
+                    paths = [self.last_checkpoint]
+                    if self.schedule.keeps(
+                        self.step
+                    ):  # first: killed between the two, the run makes both again
+                        paths.insert(0, self.last_checkpoint.with_name(f"step-{self.step:08d}.pt"))
+                    stalled = self.writer.stalled
+                    self.save(*paths)
+                    stalled = self.writer.stalled - stalled
+                    meter.add_time(stalled, stalled=stalled)
+            while pending:
+                self._checked(pending.popleft())
+        self.save(self.last_checkpoint)
+
+    def loader(self, *, num_samples: int) -> TrainLoader:
+        """Batches of this process from the present position on."""
+        config = self.config
+        return train_loader(
+            self.shards,
+            config.data.train_split,
+            config.data.clip,
+            batch_size=self.micro_batch,
+            seed=config.run.seed,
+            num_workers=config.data.num_workers,
+            rank=self.ranks.rank,
+            world_size=self.ranks.world_size,
+            position=self.loader_state.position,
+            num_samples=num_samples,
+            repeats=config.augment.repeats,
+        )
+
+    def _train_step(self, batches: Iterator[DeviceBatch], stop: bool) -> StepResult:
+        """Starts one step."""
+        return self.train_step(batches, step=self.step, rate=self.schedule.rate(self.step), stop=stop)
+
+    def _checked(self, result: StepResult) -> StepValues:
+        """The figures of a step, when they are finite."""
+        values = result.values()
+        if math.isfinite(values.loss) and (math.isfinite(values.grad_norm) or self._skips_overflow()):
+            return values
+        batches = self.ranks.gather(
+            [
+                {"rank": self.ranks.rank, "loss": loss, "keys": keys}
+                for loss, keys in zip(result.micro_losses.tolist(), result.keys, strict=True)
+            ]
+        )
+        flat = [batch for own in batches for batch in own]
+        if self.ranks.is_first:
+            write_json(
+                self.folder / "diverged.json",
+                {"step": result.step, "lr": result.rate, "grad_norm": values.grad_norm, "batches": flat},
+            )
+        guilty = [batch for batch in flat if not math.isfinite(batch["loss"])] or flat
+        keys = [key for batch in guilty for key in batch["keys"]]
+        raise on_every_rank(
+            TrainingDiverged(diverged_message(values, result.step, result.rate, keys, self.folder))
+        )
+
+    def _skips_overflow(self) -> bool:
+        """Whether fp16 skips a step and lowers the scale of the loss; below 1 the gradient itself overflows."""
+        return self.config.run.precision == "fp16" and self.train_step.scaler.get_scale() >= 1
+
+    def _evaluate(self) -> None:
+        config = self.config
+        split = config.data.eval_split
+        if config.eval.precise_bn:
+            self._estimate_statistics()
+        copy_buffers(self.classifier.model, self.ranks)
+        with progress_bar(self.console) as bar:
+            task = bar.add_task(f"eval {split}", total=self.shards.num_samples(split))
+            result = evaluate(
+                self.classifier,
+                self.shards,
+                split,
+                num_clips=config.eval.num_clips_training,
+                batch_size=config.eval.batch_size,
+                num_workers=config.data.num_workers,
+                on_batch=lambda n: bar.advance(task, n * self.ranks.world_size),
+                ranks=self.ranks,
+            )
+        self.log.evaluation(self.step, split, result)
+        if result.video_top1 > self.best_top1:
+            self.best_top1 = result.video_top1
+            self.save(self.last_checkpoint.with_name("best.pt"))
+
+    def _estimate_statistics(self) -> None:
+        """Estimates batch norm's statistics from the clips that come next."""
+        loader = self.loader(num_samples=self.config.eval.precise_bn)
+        clips = (
+            normalize(batch.video, flow_channels=self.config.data.clip.num_flow_channels)
+            for batch in Prefetcher(loader, self.device)
+        )
+        with autocast(self.device, self.config.run.precision):
+            estimate_statistics(self.classifier.model, clips, len(loader), self.ranks)
+
+    def save(self, *paths: Path) -> None:
+        """Starts to write everything the run needs to continue to `paths`; all processes call it."""
+        rng = {"cpu": torch.get_rng_state()}
+        if self.device.type == "cuda":
+            rng["cuda"] = torch.cuda.get_rng_state(self.device)
+        all_rng = self.ranks.gather(rng)
+        if not self.ranks.is_first and not self.sharded:
+            return
+        checkpoint = Checkpoint(
+            step=self.step,
+            config=config_to_dict(self.config),
+            classes=list(self.shards.classes),
+            model=self.model.state_dict(),
+            optimizer=self.optimizer.state_dict(),
+            loader=self.loader_state.to_dict(),
+            rng=all_rng,
+            best_top1=self.best_top1,
+            train_seconds=self.train_seconds,
+            scaler=self.train_step.scaler.state_dict(),
+            ema={} if self.averaged is None else self.averaged.state_dict(),
+            norm_batch=self._norm_batch(),
+        )
+        self.writer.save(checkpoint, *paths)
+
+    def _norm_batch(self) -> int:
+        return self.config.train.norm_batch(self.config.optim.batch_size, world_size=self.ranks.world_size)
+
+    def _seed(self) -> None:
+        """Random numbers of this process from here on."""
+        words = [self.config.run.seed % 2**64, self.step, self.ranks.rank]
+        torch.manual_seed(int(np.random.SeedSequence(words).generate_state(1, np.uint64)[0]))
+
+    def _find_checkpoint(self, resume: bool) -> Checkpoint | None:
+        if resume:
+            checkpoint = Checkpoint.load(self.last_checkpoint)
+            check_resumable(checkpoint, self.config, source=str(self.last_checkpoint))
+            return checkpoint
+        if self.last_checkpoint.exists():
+            raise ValueError(
+                f"{self.folder} already holds a run: continue it with --resume, or choose another run.dir"
+            )
+        return None
+
+    def _restore(self, checkpoint: Checkpoint) -> None:
+        self.loader_state = LoaderState.from_dict(checkpoint.loader, expected=self.loader_state)
+        check_classes(checkpoint.classes, self.shards)
+        load_weights(self.model, checkpoint.model, source=str(self.last_checkpoint))
+        self.optimizer.load_state_dict(place_optimizer_state(checkpoint.optimizer, self.optimizer))
+        if self.averaged is not None:
+            self.averaged.load_state_dict(placed_state(checkpoint.ema, self.averaged.state_dict()))
+        if checkpoint.scaler:
+            self.train_step.scaler.load_state_dict(checkpoint.scaler)
+        self.step = checkpoint.step
+        self.best_top1 = checkpoint.best_top1
+        self.train_seconds = checkpoint.train_seconds
+        if len(checkpoint.rng) != self.ranks.world_size:
+            self._seed()
+        else:
+            rng = checkpoint.rng[self.ranks.rank]
+            torch.set_rng_state(rng["cpu"])
+            if self.device.type == "cuda" and "cuda" in rng:
+                torch.cuda.set_rng_state(rng["cuda"], self.device)
+        if checkpoint.norm_batch not in (None, self._norm_batch()):
+            self.console.print(
+                f"[yellow]batch norm normalized over {checkpoint.norm_batch} clips before, over "
+                f"{self._norm_batch()} from here on[/]: the run will not end as it would have. With "
+                f"train.micro_batch={checkpoint.norm_batch} and train.batch_norm=local it does for any number of "
+                "processes",
+                highlight=False,
+                soft_wrap=True,
+            )

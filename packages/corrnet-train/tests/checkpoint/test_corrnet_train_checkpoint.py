@@ -1,0 +1,107 @@
+import dataclasses
+import pickle
+
+import pytest
+import torch
+from torch import nn
+
+from corrnet_train.checkpoint.state import (
+    Checkpoint,
+    CheckpointError,
+    check_resumable,
+    load_weights,
+    weights_hash,
+)
+from corrnet_train.config.schema import config_to_dict
+
+
+def checkpoint(config=None, **changes):
+    model = nn.Linear(3, 2)
+    values = {
+        "step": 5, "config": config_to_dict(config) if config else {}, "classes": ["a", "b"],
+        "model": model.state_dict(), "optimizer": torch.optim.AdamW(model.parameters()).state_dict(),
+        "loader": {"position": 40}, "rng": {"cpu": torch.get_rng_state()}, "best_top1": 0.5,
+        "train_seconds": 1.5,
+    } | changes  # fmt: skip
+    return Checkpoint(**values)
+
+
+def equal(one, other):
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(equal(one[key], other[key]) for key in one)
+    return torch.equal(one, other) if isinstance(one, torch.Tensor) else one == other
+
+
+def test_what_is_saved_is_read_back(tmp_path):
+    saved = checkpoint()
+    saved.save(tmp_path / "last.pt")
+    loaded = Checkpoint.load(tmp_path / "last.pt")
+    for field in dataclasses.fields(Checkpoint):
+        assert equal(getattr(loaded, field.name), getattr(saved, field.name)), field.name
+
+
+def test_a_checkpoint_that_would_run_code_is_refused(tmp_path):
+    path = tmp_path / "evil.pt"
+
+    class Evil:
+        def __reduce__(self):
+            return (print, ("this must not run",))
+
+    torch.save({"format_version": 1, "model": Evil()}, path)
+    with pytest.raises(CheckpointError, match="not a readable checkpoint"):
+        Checkpoint.load(path)
+
+
+def test_files_that_are_no_checkpoints_are_named(tmp_path):
+    with pytest.raises(CheckpointError, match="no checkpoint at"):
+        Checkpoint.load(tmp_path / "missing.pt")
+    (tmp_path / "text.pt").write_text("hello")
+    with pytest.raises(CheckpointError, match="not a readable checkpoint"):
+        Checkpoint.load(tmp_path / "text.pt")
+    (tmp_path / "pickle.pt").write_bytes(pickle.dumps([1]))
+    with pytest.raises(CheckpointError):
+        Checkpoint.load(tmp_path / "pickle.pt")
+    torch.save({"weight": torch.zeros(1)}, tmp_path / "other.pt")
+    with pytest.raises(CheckpointError, match="no checkpoint of corrnet"):
+        Checkpoint.load(tmp_path / "other.pt")
+    checkpoint().save(tmp_path / "cut.pt")
+    content = (tmp_path / "cut.pt").read_bytes()
+    (tmp_path / "cut.pt").write_bytes(content[: len(content) // 2])
+    with pytest.raises(CheckpointError, match="not a readable checkpoint"):
+        Checkpoint.load(tmp_path / "cut.pt")
+
+
+def test_weights_of_another_model_are_refused_with_the_difference():
+    model = nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 2))
+    before = weights_hash(model)
+    state = {
+        "0.weight": torch.zeros(4, 3),
+        "0.bias": torch.zeros(2),
+        "1.weight": torch.zeros(2, 2),
+        "x": torch.zeros(1),
+    }
+    with pytest.raises(CheckpointError) as error:
+        load_weights(model, state, source="a.pt")
+    message = str(error.value)
+    assert "a.pt belongs to another model" in message
+    assert "missing: 1.bias" in message
+    assert "unexpected: x" in message
+    assert "0.weight: [4, 3] in the checkpoint, [2, 3] in the model" in message
+    assert weights_hash(model) == before
+
+
+def test_the_weights_hash_depends_on_every_value():
+    model = nn.BatchNorm3d(2)
+    first = weights_hash(model)
+    with torch.no_grad():
+        model.bias[1] = 1e-7
+    assert weights_hash(model) != first
+
+
+def test_a_run_is_not_continued_under_settings_that_change_what_is_learned(make_config):
+    saved = checkpoint(make_config())
+    check_resumable(
+        saved, make_config("data.num_workers=1", "run.log_every=3", name="elsewhere"), source="a.pt"
+    )
+    with pytest.raises(CheckpointError, match=r"optim.lr: 0.002 in the checkpoint, 0.1 now"):
+        check_resumable(saved, make_config("optim.lr=0.1"), source="a.pt")

@@ -1,0 +1,201 @@
+import json
+import shutil
+
+import pytest
+from typer.testing import CliRunner
+
+from corrnet_train.cli import app
+from corrnet_train.config.schema import load_config
+
+runner = CliRunner()
+
+
+def corrnet(*arguments, code=0):
+    result = runner.invoke(app, [str(argument) for argument in arguments], env={"COLUMNS": "200"})
+    assert result.exit_code == code, result.output
+    return result.output
+
+
+@pytest.fixture(scope="module")
+def run(motionbench, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("cli") / "run"
+    corrnet(
+        "train", "motionbench", "model.name=r2d_tiny", f"data.shards={motionbench[1]}", f"run.dir={folder}",
+        "data.num_workers=0", "optim.batch_size=8", "optim.epochs=0.5", "eval.num_clips=2",
+    )  # fmt: skip
+    return folder
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "",
+        "train",
+        "eval",
+        "predict",
+        "features",
+        "visualize filters",
+        "visualize motion",
+        "models",
+        "demo",
+        "motionbench",
+        "pack",
+        "pack folder",
+        "pack csv",
+        "verify",
+    ],
+)
+def test_every_command_has_help(command):
+    output = corrnet(*command.split(), "--help")
+    assert "Usage" in output and len(output) > 300
+
+
+def test_train_leaves_config_metrics_events_and_checkpoints(run):
+    assert load_config(run / "config.yaml").model.name == "r2d_tiny"
+    kinds = {json.loads(line)["kind"] for line in (run / "metrics.jsonl").read_text().splitlines()}
+    assert kinds == {"train", "eval"}
+    assert list((run / "tensorboard").glob("events*"))
+    assert {path.name for path in (run / "checkpoints").iterdir()} == {"last.pt", "best.pt"}
+
+
+def test_eval_prints_accuracies_and_fingerprint_and_writes_json(run, motionbench, tmp_path):
+    output = corrnet(
+        "eval",
+        run,
+        motionbench[1],
+        "--split",
+        "test",
+        "--num-workers",
+        0,
+        "--output",
+        tmp_path / "eval",
+    )
+    for text in ("clip", "video", "top-1", "manifest", "weights", "decoder"):
+        assert text in output
+    written = json.loads((tmp_path / "eval" / "result.json").read_text())
+    assert written["num_videos"] == 16 and written["fingerprint"]["split"] == "test"
+    assert written["fingerprint"]["views"] == "2 clips x 1 center crop"  # eval.num_clips of the run
+
+
+def test_predict_shows_bars_and_goes_on_after_a_broken_video(run, motionbench, tmp_path):
+    broken = tmp_path / "broken.mp4"
+    broken.write_bytes(b"no video")
+    good = next((motionbench[0] / "videos" / "test").rglob("*.mp4"))
+    output = corrnet("predict", broken, good, "--checkpoint", run, code=1)
+    assert "broken.mp4" in output and "error" in output
+    assert output.count("%") == 5 and "█" in output
+
+
+def test_predict_without_a_checkpoint_says_where_it_looked(tmp_path):
+    output = corrnet("predict", tmp_path / "a.mp4", "--checkpoint", tmp_path / "none.pt", code=2)
+    assert "no checkpoint at" in output
+
+
+def test_train_names_an_unknown_key(tmp_path):
+    output = corrnet("train", "motionbench", "optim.lrr=1", f"run.dir={tmp_path}/x", code=2)
+    assert "unknown key optim.lrr: did you mean optim.lr?" in output
+
+
+def test_train_names_a_folder_that_holds_no_shards(tmp_path):
+    assert str(tmp_path) in corrnet(
+        "train", "motionbench", f"data.shards={tmp_path}", f"run.dir={tmp_path}/x", code=2
+    )
+
+
+def test_pack_folder_lists_what_it_leaves_out(motionbench, tmp_path):
+    source = tmp_path / "videos"
+    for name in ("left", "right"):
+        shutil.copytree(motionbench[0] / "videos" / "val" / name, source / name)
+    (source / "left" / "empty.mp4").touch()
+    (source / "left" / "broken [1].mp4").write_bytes(b"\x00" * 1000)
+    output = corrnet("pack", "folder", source, tmp_path / "shards", "--num-workers", 1, code=3)
+    assert "packed 2 videos" in output and "left out 2 videos" in output
+    assert "left/empty.mp4: empty file" in output and "left/broken [1].mp4" in output
+    dropped = json.loads((tmp_path / "shards" / "manifest.json").read_text())["dropped"]
+    assert {entry["source"] for entry in dropped} == {"left/empty.mp4", "left/broken [1].mp4"}
+
+
+def test_pack_refuses_an_empty_folder(tmp_path):
+    (tmp_path / "empty").mkdir()
+    assert "empty" in corrnet("pack", "folder", tmp_path / "empty", tmp_path / "shards", code=2)
+    assert not (tmp_path / "shards").exists()
+
+
+def test_motionbench_can_be_packed_from_its_csv(tmp_path):
+    corrnet(
+        "motionbench", tmp_path / "v", "--num-train", 8, "--num-val", 8, "--num-test", 8, "--num-workers", 1
+    )
+    output = corrnet(
+        "pack",
+        "csv",
+        tmp_path / "v" / "motionbench.csv",
+        tmp_path / "s",
+        "--copy",
+        "--num-workers",
+        1,
+    )
+    assert "packed 24 videos" in output
+
+
+@pytest.fixture
+def kinetics(motionbench, tmp_path):
+    """A data set in the form of Kinetics, with one video missing."""
+    folder = tmp_path / "kinetics"
+    lines = ["label,youtube_id,time_start,time_end,split"]
+    for number, label in enumerate(("left", "right", "left", "right")):
+        video = next((motionbench[0] / "videos" / "val" / label).glob("*.mp4"))
+        split = "train" if number < 2 else "val"
+        (folder / split).mkdir(parents=True, exist_ok=True)
+        shutil.copy(video, folder / split / f"abcdefghi-{number}_000000_000010.mp4")
+        lines.append(f"{label},abcdefghi-{number},0,10,{split}")
+    lines.append("left,gone,0,10,val")
+    (folder / "all.csv").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+def test_pack_shows_with_dry_run_what_a_data_set_has(kinetics, tmp_path):
+    output = corrnet("pack", "kinetics", kinetics, tmp_path / "shards", "--dry-run")
+    assert "Kinetics-2: 2 classes" in output
+    lines = [line.split() for line in output.splitlines()]
+    assert ["split", "listed", "found", "missing"] in lines
+    assert ["train", "2", "2", "0"] in lines and ["val", "3", "2", "1"] in lines
+    assert "gone_000000_000010: missing" in output
+    assert not (tmp_path / "shards").exists()
+
+
+def test_pack_in_parts_and_merge(kinetics, tmp_path):
+    shards = tmp_path / "shards"
+    for part in ("1/2", "2/2"):
+        command = ("pack", "kinetics", kinetics, shards, "--copy", "--part", part, "--num-workers", 1)
+        output = corrnet(*command, "--shard-size", 1)
+        assert f"part {part[0]} of 2: packed 2 videos" in output and f"corrnet pack-merge {shards}" in output
+    output = corrnet("pack-merge", shards)
+    assert "packed 4 videos" in output and "gone_000000_000010: missing" in output
+    assert "2 videos are in more than one split" in output  # the replica uses each video twice
+    assert "0 problems" in corrnet("verify", shards, "--num-workers", 1)
+    assert "holds no part of a packing" in corrnet("pack-merge", tmp_path / "none", code=2)
+
+
+def test_pack_says_what_is_wrong_with_options_and_names(kinetics, tmp_path):
+    command = ("pack", "kinetics", kinetics, tmp_path / "shards")
+    assert "--part 3/2: expected I/N" in corrnet(*command, "--part", "3/2", code=2)
+    assert "--crf" in corrnet(*command, "--crf", "52", code=2)
+    output = " ".join(corrnet("pack", "my-videos", "data/shards", code=2).replace("│", "").split())
+    assert "no data set 'my-videos'; there are folder, csv, kinetics" in output
+    assert "corrnet pack folder my-videos data/shards" in output
+    assert "--frame-rate x: expected frames a second" in corrnet(
+        "pack", "folder", tmp_path, tmp_path / "s", "--frame-rate", "x", code=2
+    )
+
+
+@pytest.mark.parametrize(
+    "name", ["folder", "csv", "kinetics", "something", "diving48", "sports1m", "ucf101", "hmdb51"]
+)
+def test_every_data_set_has_help_with_an_example(name):
+    assert f"corrnet pack {name} " in corrnet("pack", name, "--help")
+
+
+def test_models_shows_the_table_with_the_papers_figures():
+    output = corrnet("models", "corrnet26", "--num-frames", 32)
+    assert "corrnet26" in output and "73.1" in output and "74.8" in output
+    assert "no model matches 'vgg'" in corrnet("models", "vgg", code=2)

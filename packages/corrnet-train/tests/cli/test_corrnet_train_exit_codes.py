@@ -1,0 +1,136 @@
+"""Exit codes that scripts rely on: 0 done, 1 failed, 2 bad input, 3 done without some videos, 130 interrupted."""
+
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from corrnet_train.cli import app
+
+runner = CliRunner()
+
+# What each command calls, to make it fail there.
+CALLS = {
+    "pack-merge a": "video_data.merge_parts",
+    "pack folder a b": "video_data.list_folder",
+    "pack csv a b": "video_data.list_csv",
+    "pack kinetics a b": "video_data.list_kinetics",
+    "pack something a b": "video_data.list_something",
+    "pack diving48 a b": "video_data.list_diving48",
+    "pack sports1m a b": "video_data.list_sports1m",
+    "pack ucf101 a b": "video_data.list_ucf101",
+    "pack hmdb51 a b": "video_data.list_hmdb51",
+    "train motionbench": "corrnet_train.config.schema.load_config",
+    "recipe list": "corrnet_train.config.recipes.list_recipes",
+    "recipe show motionbench": "corrnet_train.config.recipes.read_recipe",
+    "recipe diff motionbench motionbench": "corrnet_train.config.recipes.read_recipe",
+    "recipe options": "corrnet_train.cli.recipe._rows",
+    "recipe schema": "corrnet_train.config.schema.recipe_schema",
+    "eval a b": "video_data.open_shards",
+    "predict a": "corrnet_train.inference.classifier.VideoClassifier.from_checkpoint",
+    "features a -o b.npz": "corrnet_train.inference.inputs.find_videos",
+    "visualize filters a": "corrnet_train.inference.classifier.VideoClassifier.from_checkpoint",
+    "visualize motion a b": "corrnet_train.inference.classifier.VideoClassifier.from_checkpoint",
+    "export a b": "corrnet_train.inference.classifier.VideoClassifier.from_checkpoint",
+    "inspect a": "video_data.open_shards",
+    "verify a": "video_data.verify_shards",
+    "models": "corrnet_models.complexity_table",
+    "doctor": "corrnet_train.doctor.examine",
+    "demo": "corrnet_train.demo.run_demo",
+    "motionbench a": "video_data.generate_motionbench",
+}
+ERRORS = [
+    (ValueError("what [was] got"), 2),
+    (ImportError("install what [was] left out"), 2),
+    (OSError("what [was] full"), 1),
+    (RuntimeError("what [was] lost"), 1),
+]
+
+
+def commands(group, *path):
+    """Words of every command below a group."""
+    for name, command in group.commands.items():
+        if hasattr(command, "commands"):
+            yield from commands(command, *path, name)
+        else:
+            yield " ".join([*path, name])
+
+
+def test_the_list_of_calls_has_every_command():
+    known = [
+        " ".join(line.split()[:2]) if line.startswith(("pack ", "recipe ", "visualize ")) else line.split()[0]
+        for line in CALLS
+    ]
+    assert sorted(known) == sorted(commands(typer.main.get_command(app)))
+
+
+@pytest.mark.parametrize("line", CALLS)
+def test_errors_become_a_message_and_an_exit_code(line, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    for error, code in ERRORS:
+
+        def fail(*args, _error=error, **kwargs):
+            raise _error
+
+        monkeypatch.setattr(CALLS[line], fail)
+        result = runner.invoke(app, line.split(), env={"COLUMNS": "200"})
+        assert (result.exit_code, result.stderr) == (code, f"error: {error}\n")
+
+
+@pytest.mark.parametrize("line", CALLS)
+def test_ctrl_c_has_an_exit_code_of_its_own(line, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(CALLS[line], lambda *args, **kwargs: signal.raise_signal(signal.SIGINT))
+    result = runner.invoke(app, line.split())
+    assert result.exit_code == 130 and "interrupted" in result.stderr
+
+
+@pytest.mark.parametrize(
+    "line", ["", "trian", "train", "train motionbench --resum", "verify a --num-workers x"]
+)
+def test_wrong_usage_is_bad_input(line):
+    result = runner.invoke(app, line.split())
+    assert result.exit_code == 2 and "Usage" in result.output
+
+
+def test_a_training_that_diverges_fails(motionbench, tmp_path):
+    result = runner.invoke(
+        app,
+        [
+            "train", "motionbench", "model.name=r2d_tiny", f"data.shards={motionbench[1]}", "data.num_workers=0",
+            f"run.dir={tmp_path / 'run'}", "optim.batch_size=8", "optim.lr=1e30", "optim.warmup_epochs=0",
+        ],
+    )  # fmt: skip
+    assert result.exit_code == 1 and "error: the loss is" in result.stderr
+
+
+@pytest.mark.slow
+def test_ctrl_c_while_packing_keeps_what_is_done(motionbench, tmp_path):
+    video = next((motionbench[0] / "videos" / "test").rglob("*.mp4"))
+    for name in ("left", "right"):
+        (tmp_path / "videos" / name).mkdir(parents=True)
+        for number in range(200):
+            shutil.copy(video, tmp_path / "videos" / name / f"{number}.mp4")
+    process = subprocess.Popen(
+        [
+            sys.executable, "-m", "corrnet_train.cli", "pack", "folder", tmp_path / "videos", tmp_path / "shards",
+            "--shard-size", "2", "--num-workers", "1",
+        ],
+        stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    try:
+        deadline = time.monotonic() + 120
+        while not list((tmp_path / "shards").glob("*.tar")):
+            assert time.monotonic() < deadline and process.poll() is None
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 130, errors
+    assert "the same command goes on" in errors and "Traceback" not in errors

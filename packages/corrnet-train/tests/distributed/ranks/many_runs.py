@@ -1,0 +1,149 @@
+"""Runs trainers in processes that are forked from one which has imported torch already.
+
+python many_runs.py JOB.json: a job is a list of {"world_size", "port", "tasks", "out"}. Each group of `world_size`
+processes goes through its tasks, `{"recipe", "overrides", "resume"}`, and rank r writes what it saw to `out`.r.json.
+"""
+
+import json
+import os
+import sys
+import traceback
+from pathlib import Path
+
+import shards
+import torch
+import torch._dynamo  # which FSDP imports: once for all processes
+from torch import nn
+
+from corrnet_train.checkpoint.state import weights_hash
+from corrnet_train.config.schema import load_config
+from corrnet_train.distributed.ranks import joined_ranks
+from corrnet_train.distributed.sync_batchnorm import sync_batch_norm
+from corrnet_train.training.precise_bn import estimate_statistics
+from corrnet_train.training.trainer import Trainer
+
+
+class Watched(Trainer):
+    """Keeps the keys of every step; asks to stop in step `stop_at`."""
+
+    stop_at = None
+
+    def _train_step(self, batches, stop):
+        result = super()._train_step(batches, stop or self.step + 1 == self.stop_at)
+        self.seen.append([key for keys in result.keys for key in keys])
+        return result
+
+
+def sync_batch_norm_equals_batch_norm(ranks):
+    """Compares with torch's batch norm in float64 over the clips of all processes."""
+    torch.manual_seed(0)
+    whole = torch.randn(4 * ranks.world_size, 5, 2, 3, 3, dtype=torch.float64) * 2 + 7
+    weight = torch.randn_like(whole)
+    own = slice(4 * ranks.rank, 4 * ranks.rank + 4)
+    oracle, ours = nn.BatchNorm3d(5).double(), nn.Sequential(nn.BatchNorm3d(5))
+    if ranks.world_size > 1:
+        sync_batch_norm(ours)
+        assert "Sync" in type(ours[0]).__name__
+    x, y = whole.clone().requires_grad_(), whole[own].float().requires_grad_()
+    (oracle(x) * weight).sum().backward()
+    (ours(y) * weight[own].float()).sum().backward()
+    gradient = ours[0].weight.grad
+    ranks.sum_(gradient)
+    close = {"rtol": 1e-4, "atol": 1e-5, "check_dtype": False}
+    torch.testing.assert_close(y.grad, x.grad[own], **close)
+    torch.testing.assert_close(gradient, oracle.weight.grad, **close)
+    torch.testing.assert_close(ours[0].running_mean, oracle.running_mean, **close)
+    torch.testing.assert_close(ours[0].running_var, oracle.running_var, **close)
+    torch.testing.assert_close(ours.eval()(y), oracle.eval()(x)[own], **close)
+
+
+def precise_statistics_are_those_of_all_clips(ranks):
+    """Clips of the processes differ in mean and spread."""
+    torch.manual_seed(0)
+    whole = torch.randn(ranks.world_size, 3, 4, 5, 2, 3, 3)
+    whole = whole * torch.arange(1, ranks.world_size + 1).view(-1, 1, 1, 1, 1, 1, 1) + 3 * torch.randn(
+        ranks.world_size, 1, 1, 5, 1, 1, 1
+    )
+    norm = nn.BatchNorm3d(5)
+    estimate_statistics(norm, whole[ranks.rank], 3, ranks)
+    clips = whole.flatten(0, 2).double()
+    close = {"rtol": 1e-4, "atol": 1e-5, "check_dtype": False}
+    torch.testing.assert_close(norm.running_mean, clips.mean((0, 2, 3, 4)), **close)
+    torch.testing.assert_close(norm.running_var, clips.var((0, 2, 3, 4), correction=0), **close)
+
+
+def one_rank_fails(ranks):
+    """An error of one process is an error of all, and names the one."""
+    try:
+        with ranks.together():
+            if ranks.rank == ranks.world_size - 1:
+                raise ValueError("no such shard")
+    except ValueError as error:
+        printed_once = getattr(error, "on_every_rank", False)
+        assert printed_once == (ranks.world_size > 1)
+        return str(error)
+    return "nobody failed"
+
+
+CHECKS = {
+    "sync_batch_norm": sync_batch_norm_equals_batch_norm,
+    "precise_statistics": precise_statistics_are_those_of_all_clips,
+    "one_rank_fails": one_rank_fails,
+    "shards_step": shards.steps_equal_those_of_copies,
+    "full_disk": shards.a_full_disk_keeps_the_checkpoint_before,
+}
+
+
+def run_rank(rank, group):
+    torch.set_num_threads(1)
+    os.environ |= {
+        "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(group["world_size"]),
+        "LOCAL_WORLD_SIZE": str(group["world_size"]), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(group["port"]),
+    }  # fmt: skip
+    seen = []
+    with joined_ranks("cpu", timeout=60) as ranks:
+        for task in group["tasks"]:
+            try:
+                if "check" in task:
+                    seen.append({"error": CHECKS[task["check"]](ranks, *task.get("args", []))})
+                    continue
+                config = load_config("motionbench", task["overrides"])
+                trainer = Watched(config, resume=task.get("resume", False), ranks=ranks)
+                trainer.seen, trainer.stop_at = [], task.get("stop_at")
+                result = trainer.run()
+                seen.append(
+                    {
+                        "step": result.step,
+                        "keys": trainer.seen,
+                        "hash": weights_hash(trainer.classifier.model),
+                    }
+                )
+            except (ValueError, RuntimeError, AssertionError) as error:
+                seen.append({"error": str(error), "type": type(error).__name__})
+    Path(f"{group['out']}.{rank}.json").write_text(json.dumps(seen))
+
+
+def fork(function, *args):
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            function(*args)
+            code = 0
+        except Exception:
+            traceback.print_exc()
+        finally:
+            sys.stderr.flush()
+            os._exit(code)
+    return pid
+
+
+def main():
+    for group in json.loads(Path(sys.argv[1]).read_text()):
+        pids = [fork(run_rank, rank, group) for rank in range(group["world_size"])]
+        for pid in pids:
+            os.waitpid(pid, 0)
+
+
+if __name__ == "__main__":
+    main()

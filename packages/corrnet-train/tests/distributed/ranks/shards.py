@@ -1,0 +1,114 @@
+"""What processes that share one model check among themselves."""
+
+import copy
+import itertools
+import math
+import resource
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from corrnet_models import create_model
+from corrnet_train.checkpoint.async_writer import ShardedCheckpointWriter
+from corrnet_train.checkpoint.state import Checkpoint, weights_hash
+from corrnet_train.config.schema import OptimConfig
+from corrnet_train.distributed.parallelize import full_tensor, gradient_exchange, parallelize, wrap
+from corrnet_train.training.optim import build_optimizer
+from corrnet_train.training.prefetch import DeviceBatch
+from corrnet_train.training.step import TrainStep
+
+CPU = torch.device("cpu")
+CASES = [
+    {"name": "sgd", "clip": 0.5, "recompute": True},
+    {"name": "adamw", "precision": "bf16", "batch_norm": "sync"},
+    {"name": "sgd", "precision": "fp16", "clip": 0.5},
+]
+
+
+def step_of(
+    model, ranks, parallel, *, name, clip=None, precision="fp32", batch_norm="local", recompute=False
+):
+    model = copy.deepcopy(model)
+    model.set_grad_checkpointing(recompute)
+    parallelize(model, ranks, CPU, batch_norm=batch_norm, parallel=parallel)
+    optimizer = build_optimizer(model, OptimConfig(name=name, lr=0.01))
+    wrapped = wrap(model, ranks, CPU)
+    step = TrainStep(
+        wrapped, optimizer, device=CPU, precision=precision, num_micro_batches=2, clip_grad_norm=clip,
+        reduce=ranks.sum_, world_size=ranks.world_size,
+        synchronize=lambda last: gradient_exchange(wrapped, last),
+    )  # fmt: skip
+    if precision == "fp16":  # the first step overflows and is skipped, the second one is taken
+        step.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10, backoff_factor=2.0**-5)
+    if wrapped is not model:
+        step.warm_up(torch.zeros(2, 3, 4, 16, 16))
+    return model, step
+
+
+def steps_equal_those_of_copies(ranks):
+    """Two steps of two micro-batches, sharded and with a copy of the model for each process."""
+    torch.manual_seed(0)
+    model = create_model("corrnet_tiny", num_frames=4, num_classes=3)
+    videos = torch.randint(256, (ranks.world_size, 4, 2, 3, 4, 16, 16), dtype=torch.uint8)[ranks.rank]
+    batches = [DeviceBatch(video, torch.arange(2), ["a", "b"]) for video in videos]
+    for case in CASES:
+        results = []
+        for parallel in ("ddp", "fsdp"):
+            shared, step = step_of(model, ranks, parallel, **case)
+            figures = [step(iter(batches[2 * n : 2 * n + 2]), step=n, rate=0.01).values() for n in range(2)]
+            results.append(([(f.loss, f.grad_norm) for f in figures], shared))
+        (own, copied), (sharded_figures, sharded) = results
+        torch.testing.assert_close(
+            torch.tensor(sharded_figures), torch.tensor(own), rtol=1e-3, atol=1e-4, equal_nan=True
+        )
+        assert math.isnan(own[0][1]) == (case.get("precision") == "fp16") and own[1][1] > 0, own
+        start, close = dict(model.named_parameters()), {"rtol": 1e-3, "atol": 2e-4}
+        for (name, one), other in zip(copied.named_parameters(), sharded.parameters(), strict=True):
+            assert other.to_local().numel() <= -(-len(one) // ranks.world_size) * one[0].numel(), name
+            torch.testing.assert_close(full_tensor(other.detach()), one.detach(), **close)
+        assert any(not torch.equal(one, start[name]) for name, one in copied.named_parameters())
+        for one, other in itertools.zip_longest(copied.buffers(), sharded.buffers()):
+            torch.testing.assert_close(other, one, **close)
+
+
+def a_full_disk_keeps_the_checkpoint_before(ranks, folder):
+    """The last process may write 8 KiB a file, or writes elsewhere: all hear of it, and what was there stays."""
+    torch.manual_seed(1)
+    model = nn.Sequential(nn.Linear(2000, 41), nn.Linear(41, 3))  # 41 and 3 rows: uneven and empty shards
+    expected = weights_hash(model)
+    parallelize(model, ranks, CPU, batch_norm="local", parallel="fsdp")
+    writer, last = ShardedCheckpointWriter(ranks, timeout=60), Path(folder) / "last.pt"
+
+    def save(step, last=last):
+        state = {
+            "model": model.state_dict(),
+            "optimizer": {},
+            "loader": {},
+            "config": {},
+            "classes": [],
+            "rng": [],
+        }
+        writer.save(Checkpoint(step=step, best_top1=0.0, train_seconds=0.0, **state), last)
+        writer.wait()
+
+    save(1)
+    assert weights_hash(model) == expected
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    if ranks.rank == ranks.world_size - 1:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (8192, limits[1]))
+    try:
+        save(2)
+    except OSError as error:
+        message = str(error)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    if ranks.world_size > 1:
+        try:
+            save(3, last if ranks.is_first else Path(folder) / "elsewhere" / "last.pt")
+        except OSError as error:
+            assert "all machines must share" in str(error), error
+        else:
+            raise AssertionError("a folder that is not shared was not noticed")
+    assert Checkpoint.load(last).step == 1
+    return message

@@ -1,0 +1,412 @@
+"""1, 2 and 4 real processes train the same run."""
+
+import json
+import os
+import pickle
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from typer.testing import CliRunner
+
+from corrnet_train.checkpoint import sharded
+from corrnet_train.checkpoint.folders import link, remove_unlinked
+from corrnet_train.checkpoint.sharded import read_shards
+from corrnet_train.checkpoint.state import Checkpoint, CheckpointError, weights_hash
+from corrnet_train.cli import app
+from corrnet_train.config.schema import config_to_dict
+from corrnet_train.distributed.ranks import Ranks
+from corrnet_train.distributed.rendezvous import meet
+from corrnet_train.evaluation.evaluate import evaluate
+from corrnet_train.inference.classifier import VideoClassifier
+from corrnet_train.training.metrics_log import read_metrics
+from corrnet_train.training.trainer import Trainer
+from video_data import open_shards
+
+WORLD_SIZES = (1, 2, 4)
+# One run moves on after each step: (processes, train.parallel, step after which it stops).
+MOVES = [(4, "fsdp", 1), (2, "ddp", 2), (2, "fsdp", 3), (1, "ddp", None)]
+SCRIPT = Path(__file__).with_name("ranks") / "many_runs.py"
+ELASTIC = Path(__file__).with_name("ranks") / "elastic.py"
+
+
+def free_port():
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return found.getsockname()[1]
+
+
+@pytest.fixture(scope="module")
+def runs(motionbench, tmp_path_factory):
+    """What each rank saw, by world size and name of the run; the folder of the runs."""
+    folder = tmp_path_factory.mktemp("ranks")
+
+    def task(name, world_size, *overrides, run=None, **more):
+        return {
+            "name": name,
+            **more,
+            "overrides": [
+                "model.name=r2plus1d_tiny", f"data.shards={motionbench[1]}", "data.num_workers=0",
+                f"run.dir={folder / (run or f'{name}{world_size}')}", "run.log_every=1", "run.device=cpu",
+                "optim.batch_size=8", "optim.epochs=1", "optim.name=sgd", "optim.lr=0.01",
+                "eval.every_epochs=0", *overrides,
+            ],
+        }  # fmt: skip
+
+    ema = ["optim.ema_decay=0.5"]
+    job = [
+        {
+            "world_size": n,
+            "port": free_port(),
+            "out": str(folder / f"out{n}"),
+            "tasks": [
+                task("sync", n, "train.batch_norm=sync"),
+                task("local", n, "train.micro_batch=2", *ema),
+                task("bad", n, "optim.batch_size=10", "train.micro_batch=4"),
+                task("split", n, "optim.batch_size=64"),
+                task("resumed", n, "train.batch_norm=sync", run=f"sync{n}", resume=True),
+                *(
+                    task(f"moved{index}", n, "train.micro_batch=2", *ema, f"train.parallel={parallel}", run="moved",
+                         resume=index > 0, stop_at=stop)
+                    for index, (size, parallel, stop) in enumerate(MOVES) if size == n
+                ),
+                {"name": "sync_batch_norm", "check": "sync_batch_norm"},
+                {"name": "precise_statistics", "check": "precise_statistics"},
+                {"name": "one_rank_fails", "check": "one_rank_fails"},
+                {"name": "full_disk", "check": "full_disk", "args": [str(folder / f"full{n}")]},
+                *([task("fsdp", n, "train.micro_batch=2", *ema, "train.parallel=fsdp")] if n < 4 else []),
+                *([{"name": "shards_step", "check": "shards_step"}] if n == 2 else []),
+            ],
+        }
+        for n in reversed(WORLD_SIZES)
+    ]  # fmt: skip
+    (folder / "job.json").write_text(json.dumps(job))
+    subprocess.run(
+        [sys.executable, SCRIPT, folder / "job.json"],
+        check=True, timeout=240, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True,
+    )  # fmt: skip
+    seen = {}
+    for n in WORLD_SIZES:
+        ranks = [json.loads((folder / f"out{n}.{rank}.json").read_text()) for rank in range(n)]
+        for index, task in enumerate(next(group["tasks"] for group in job if group["world_size"] == n)):
+            seen[task["name"], n] = [rank[index] for rank in ranks]
+    return seen, folder
+
+
+def figures(folder, name, world_size, kind, *keys):
+    lines = read_metrics(folder / f"{name}{world_size}")
+    return [[line[key] for key in keys] for line in lines if line["kind"] == kind]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["sync", "local"])
+def test_an_equal_global_batch_gives_equal_losses(runs, name):
+    """With batch norm over the global batch, or over groups of a stated size; up to rounding in float32."""
+    _, folder = runs
+    alone = torch.tensor(figures(folder, name, 1, "train", "loss", "grad_norm"))
+    assert alone.shape == (4, 2)
+    for world_size in (2, 4):
+        together = torch.tensor(figures(folder, name, world_size, "train", "loss", "grad_norm"))
+        torch.testing.assert_close(together[0, 0], alone[0, 0], rtol=1e-6, atol=0)
+        torch.testing.assert_close(together[:, 0], alone[:, 0], rtol=1e-4, atol=0)
+        torch.testing.assert_close(together[:, 1], alone[:, 1], rtol=5e-3, atol=0)
+    weights = [Checkpoint.load(folder / f"{name}{n}" / "checkpoints" / "last.pt").model for n in WORLD_SIZES]
+    for other in weights[1:]:
+        for key, value in weights[0].items():
+            if "running" not in key and "num_batches" not in key:
+                torch.testing.assert_close(other[key], value, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("world_size", WORLD_SIZES)
+def test_every_sample_is_used_once_an_epoch_in_the_same_global_batches(runs, motionbench, world_size):
+    seen, _ = runs
+    ranks = [rank["keys"] for rank in seen["sync", world_size]]
+    assert all(len(steps) == 4 for steps in ranks)
+    batches = [sorted(key for steps in ranks for key in steps[number]) for number in range(4)]
+    alone = [sorted(keys) for keys in seen["sync", 1][0]["keys"]]
+    assert batches == alone
+    counts = Counter(key for batch in batches for key in batch)
+    assert set(counts.values()) == {1}
+    assert set(counts) == {record.key for record in open_shards(motionbench[1]).samples("train")}
+
+
+@pytest.mark.slow
+def test_evaluation_counts_each_video_once_for_any_number_of_ranks(runs, motionbench):
+    _, folder = runs
+    num_videos = open_shards(motionbench[1]).num_samples("val")
+    results = [figures(folder, "sync", n, "eval", "num_videos", "video_top1") for n in WORLD_SIZES]
+    assert results[0][0][0] == num_videos
+    assert results[0] == results[1] == results[2]
+
+
+@pytest.mark.slow
+def test_corrnet_eval_by_three_processes_writes_what_one_does(runs, motionbench, tmp_path):
+    """A number that does not divide that of the videos; the first process alone prints and writes."""
+    views = ["--split=test", "--num-clips=2", "--batch-size=1"]
+    evaluation = ["corrnet_train.cli", "eval", runs[1] / "local2", motionbench[1], *views]
+    torchrun = ["torch.distributed.run", "--standalone", "--nproc-per-node=3", "-m"]
+    printed = []
+    for name, launch in (("one", []), ("three", torchrun)):
+        (tmp_path / name).mkdir()
+        done = subprocess.run(
+            [sys.executable, "-m", *launch, *evaluation, "--device=cpu", "--output=out"], cwd=tmp_path / name,
+            check=True, timeout=150, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )  # fmt: skip
+        printed.append(done.stdout)
+    assert "videos: 16" in printed[0] and printed[0] == printed[1]
+    for name in ("result.json", "predictions.csv", "classes.csv", "report.html"):
+        one, three = (tmp_path / folder / "out" / name for folder in ("one", "three"))
+        assert one.read_bytes() == three.read_bytes(), name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("world_size", WORLD_SIZES)
+def test_wrong_sizes_stop_every_rank_with_what_is_allowed(runs, world_size):
+    seen, folder = runs
+    messages = {rank["error"] for rank in seen["bad", world_size]}
+    assert len(messages) == 1
+    message = messages.pop()
+    assert message.startswith("optim.batch_size=10 is no multiple of train.micro_batch=4")
+    assert not (folder / f"bad{world_size}").exists()
+    (message,) = {rank["error"] for rank in seen["split", world_size]}
+    assert "optim.batch_size=64 is more than the 32 samples of split train" in message
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("world_size", WORLD_SIZES)
+def test_what_one_rank_meets_stops_all(runs, world_size):
+    seen, _ = runs
+    for rank in seen["one_rank_fails", world_size]:
+        assert rank["error"].endswith("no such shard")
+        assert world_size == 1 or f"rank {world_size - 1} of {world_size} on " in rank["error"]
+    assert [rank["step"] for rank in seen["resumed", world_size]] == [4] * world_size
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("world_size", WORLD_SIZES)
+def test_batch_norm_over_all_processes_is_batch_norm_over_all_their_clips(runs, world_size):
+    seen, _ = runs
+    assert [rank["error"] for rank in seen["sync_batch_norm", world_size]] == [None] * world_size
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("world_size", WORLD_SIZES)
+def test_precise_statistics_are_those_of_the_clips_of_all_processes(runs, world_size):
+    seen, _ = runs
+    assert [rank["error"] for rank in seen["precise_statistics", world_size]] == [None] * world_size
+
+
+def test_what_torchrun_sets_is_checked(monkeypatch):
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    assert Ranks.from_environment() == Ranks()
+    monkeypatch.setenv("RANK", "1")
+    with pytest.raises(ValueError, match=r"started by torchrun.*not set: WORLD_SIZE, LOCAL_RANK"):
+        Ranks.from_environment()
+    for name in ("WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.setenv(name, "1")
+    with pytest.raises(ValueError, match=r"RANK=1 of WORLD_SIZE=1.*ranks count from 0"):
+        Ranks.from_environment()
+    monkeypatch.setenv("WORLD_SIZE", "two")
+    with pytest.raises(ValueError, match=r"whole numbers.*WORLD_SIZE='two'"):
+        Ranks.from_environment()
+
+
+@pytest.mark.slow
+def test_split_and_copied_models_learn_the_same(runs):
+    """Losses up to rounding in float32; four processes are among the moves of the next test but one."""
+    _, folder = runs
+    alone = torch.tensor(figures(folder, "local", 1, "train", "loss"))
+    for world_size in (1, 2):
+        split = torch.tensor(figures(folder, "fsdp", world_size, "train", "loss"))
+        torch.testing.assert_close(split, alone, rtol=1e-4, atol=0)
+        evaluations = [figures(folder, name, world_size, "eval", "video_top1") for name in ("fsdp", "local")]
+        assert evaluations[0] == evaluations[1]
+
+
+@pytest.mark.slow
+def test_a_split_step_is_that_of_copies_in_every_precision(runs):
+    seen, _ = runs
+    assert [rank["error"] for rank in seen["shards_step", 2]] == [None] * 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("world_size", WORLD_SIZES)
+def test_a_full_disk_of_one_process_stops_all_and_leaves_the_last_checkpoint(runs, world_size):
+    seen, folder = runs
+    for rank in seen["full_disk", world_size]:
+        assert rank["error"].startswith("the checkpoint was not written: "), rank
+    assert Checkpoint.load(folder / f"full{world_size}" / "last.pt").step == 1
+
+
+@pytest.mark.slow
+def test_a_run_moves_to_other_numbers_of_processes_split_or_not(runs):
+    """A step each on four processes, split, on two with copies and split, and on one: the losses of one process."""
+    seen, folder = runs
+    steps = [[rank["step"] for rank in seen[f"moved{i}", size]] for i, (size, _, _) in enumerate(MOVES)]
+    assert steps == [[1] * 4, [2] * 2, [3] * 2, [4]]
+    lines = [line for line in read_metrics(folder / "moved") if line["kind"] == "train"]
+    assert [line["step"] for line in lines] == [1, 2, 3, 4]
+    alone = torch.tensor(figures(folder, "local", 1, "train", "loss"))[:, 0]
+    torch.testing.assert_close(torch.tensor([line["loss"] for line in lines]), alone, rtol=1e-4, atol=0)
+    moved = [
+        sorted(key for rank in seen[f"moved{i}", size] for step in rank["keys"] for key in step)
+        for i, (size, _, _) in enumerate(MOVES)
+    ]
+    assert moved == [sorted(keys) for keys in seen["local", 1][0]["keys"]]
+
+
+@pytest.mark.slow
+def test_one_process_evaluates_a_checkpoint_in_shards(runs, motionbench):
+    seen, folder = runs
+    run = folder / "fsdp2"
+    classifier = VideoClassifier.from_checkpoint(run, device="cpu")
+    assert {rank["hash"] for rank in seen["fsdp", 2]} == {weights_hash(classifier.model)}
+    ((top1,),) = figures(folder, "fsdp", 2, "eval", "video_top1")
+    result = evaluate(classifier, open_shards(motionbench[1]), "val", num_clips=1)
+    assert result.video_top1 == top1
+    for path in (run / "checkpoints" / "best.pt", (run / "checkpoints" / "last.pt").resolve()):
+        assert weights_hash(VideoClassifier.from_checkpoint(path).model) == seen["fsdp", 2][0]["hash"]
+
+
+@pytest.mark.slow
+def test_shards_that_are_damaged_or_would_run_code_are_refused(runs, tmp_path):
+    _, folder = runs
+    good = (folder / "fsdp2" / "checkpoints" / "last.pt").resolve()
+
+    def refused(name, content, match):
+        copied = tmp_path / "copied"
+        shutil.copytree(good, copied)
+        (copied / name).unlink() if content is None else (copied / name).write_bytes(content)
+        with pytest.raises(CheckpointError, match=match):
+            Checkpoint.load(copied)
+        shutil.rmtree(copied)
+
+    shard = (good / "__1_0.distcp").read_bytes()
+    refused("__1_0.distcp", shard[: len(shard) // 2], "not a readable checkpoint")
+    refused("__1_0.distcp", None, "not a readable checkpoint: .*__1_0.distcp")
+    refused("rest.pt", None, "no checkpoint at")
+    refused("rest.pt", b"", "not a readable checkpoint")
+    refused(".metadata", pickle.dumps(print), "asks for builtins.print, which describes no shards")
+    description = pickle.loads((good / ".metadata").read_bytes())
+    next(iter(description.state_dict_metadata.values())).chunks.pop()
+    refused(".metadata", pickle.dumps(description), "the shards hold .* values of model/")
+
+
+@pytest.mark.slow
+def test_a_checkpoint_is_read_again_when_training_moves_its_link_on_meanwhile(runs, tmp_path, monkeypatch):
+    _, folder = runs
+    for name, run in (("shards-00000001", "fsdp1"), ("shards-00000002", "fsdp2")):
+        shutil.copytree(folder / run / "checkpoints" / "last.pt", tmp_path / name)
+    last = tmp_path / "last.pt"
+    link(last, tmp_path / "shards-00000001")
+
+    def read(folder):
+        if folder.name == "shards-00000001":
+            link(last, tmp_path / "shards-00000002")
+            remove_unlinked(tmp_path)
+        return read_shards(folder)
+
+    monkeypatch.setattr(sharded, "read_shards", read)
+    assert len(Checkpoint.load(last).rng) == 2, "the checkpoint of two processes"
+    assert not (tmp_path / "shards-00000001").exists()
+
+
+@pytest.mark.slow
+def test_torchrun_starts_killed_processes_again_and_the_bits_stay(runs, motionbench, tmp_path):
+    """One of two processes is killed in the third step; the run ends as the one of two that nobody has killed."""
+    _, folder = runs
+    overrides = Checkpoint.load(folder / "fsdp2" / "checkpoints" / "last.pt").config
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(yaml.safe_dump(overrides))
+    command = [
+        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--max-restarts=1",
+        ELASTIC, "train", recipe, f"run.dir={tmp_path / 'run'}", "run.checkpoint_every=1",
+    ]  # fmt: skip
+    with subprocess.Popen(
+        command, stderr=subprocess.PIPE, text=True, cwd=tmp_path, start_new_session=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    ) as process:  # fmt: skip
+        try:
+            _, messages = process.communicate(timeout=150)
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGTERM)  # torchrun ends its workers
+    assert process.returncode == 0, messages[-3000:]
+    assert "lost another process" in messages
+    assert (tmp_path / "killed").read_text() == "rank 1 in step 3"
+    lines = [
+        [(line["kind"], line["step"], line.get("loss")) for line in read_metrics(run)]
+        for run in (folder / "fsdp2", tmp_path / "run")
+    ]
+    assert lines[0] == lines[1]
+    straight, killed = (
+        Checkpoint.load(run / "checkpoints" / "last.pt") for run in (folder / "fsdp2", tmp_path / "run")
+    )
+    assert straight.model.keys() == killed.model.keys()
+    for name, value in straight.model.items():
+        assert torch.equal(value, killed.model[name]), name
+    momentum = [checkpoint.optimizer["state"] for checkpoint in (straight, killed)]
+    assert momentum[0].keys() == momentum[1].keys() and len(momentum[0]) > 10
+    for number, state in momentum[0].items():
+        assert torch.equal(state["momentum_buffer"], momentum[1][number]["momentum_buffer"])
+    names = sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir())
+    assert names == ["best.pt", "last.pt", "shards-00000004"]
+
+
+def test_a_run_that_was_refused_is_not_continued_by_the_next_start(make_config, tmp_path, monkeypatch):
+    """torchrun starts processes again whatever ended them; only those that had begun go on."""
+    config = make_config("optim.epochs=0.5")
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(config_to_dict(config)))
+    store = torch.distributed.HashStore()
+
+    def start(restarts):
+        @contextmanager
+        def joined(*args, **kwargs):
+            yield Ranks(restarts=restarts, kept=store)
+
+        monkeypatch.setattr("corrnet_train.distributed.ranks.joined_ranks", joined)
+        result = CliRunner().invoke(app, ["train", str(tmp_path / "recipe.yaml")])
+        return result.exit_code, "already holds a run" in result.stderr
+
+    Trainer(config).run()
+    assert [start(restarts) for restarts in (0, 1)] == [(2, True)] * 2
+    shutil.rmtree(config.run.dir)
+    assert [start(restarts) for restarts in (2, 3)] == [(0, False)] * 2  # it has begun, and goes on
+
+
+def test_one_process_alone_cannot_split_a_model(make_config):
+    with pytest.raises(ValueError, match=r"train.parallel=fsdp splits the model.*start it with torchrun"):
+        Trainer(make_config("train.parallel=fsdp"))
+
+
+def test_a_start_ignores_what_is_left_of_the_start_before():
+    """One store over all restarts, as torchrun keeps it; the world may shrink."""
+    store = torch.distributed.HashStore()
+
+    def start(world_size, delays):
+        def one(rank):
+            time.sleep(delays[rank])
+            return meet(store, rank, world_size, timeout=10)
+
+        with ThreadPoolExecutor(world_size) as pool:
+            return set(pool.map(one, range(world_size)))
+
+    sessions = [start(3, [0, 0, 0]), start(3, [0, 0.05, 0.1]), start(2, [0.1, 0]), start(1, [0])]
+    assert [len(names) for names in sessions] == [1, 1, 1, 1]
+    assert len(set.union(*sessions)) == 4
+    with pytest.raises(TimeoutError, match="ranks 1, 2 did not come"):
+        meet(store, 0, 3, timeout=0.1)
+    with pytest.raises(TimeoutError, match="rank 0 did not come"):
+        meet(store, 1, 3, timeout=0.1)

@@ -1,0 +1,114 @@
+"""Figures of merit on predictions whose results are known by hand, and the files of an evaluation."""
+
+import csv
+import io
+import json
+
+import pytest
+
+from corrnet_train.evaluation.accuracy import VideoPrediction, classes_csv, predictions_csv, video_accuracy
+from corrnet_train.evaluation.evaluate import evaluate
+from corrnet_train.inference.classifier import VideoClassifier
+from corrnet_train.report.pages.evaluation import write_evaluation
+from corrnet_train.training.trainer import Trainer
+from video_data import open_shards
+
+CLASSES = ["cat", "dog", "bird", "unseen"]
+
+
+def prediction(label: int, *probabilities: float) -> VideoPrediction:
+    return VideoPrediction(f"key-{label}", f"videos/{label}.mp4", label, list(probabilities))
+
+
+PREDICTIONS = [
+    prediction(0, 0.7, 0.1, 0.1, 0.1),  # right
+    prediction(0, 0.2, 0.6, 0.1, 0.1),  # a cat taken for a dog
+    prediction(0, 0.3, 0.5, 0.1, 0.1),
+    prediction(0, 0.9, 0.0, 0.1, 0.0),
+    prediction(1, 0.0, 1.0, 0.0, 0.0),
+    prediction(2, 0.4, 0.1, 0.3, 0.2),  # a bird taken for a cat
+]
+
+
+def test_accuracy_by_video_and_by_class() -> None:
+    result = video_accuracy(PREDICTIONS, CLASSES)
+    assert result.top1 == pytest.approx(3 / 6)
+    assert result.top5 == 1  # of four classes
+    assert result.mean_class == pytest.approx((2 / 4 + 1 + 0) / 3)  # the class without videos does not count
+    assert result.confusion == [[2, 2, 0, 0], [0, 1, 0, 0], [1, 0, 0, 0], [0, 0, 0, 0]]
+    cat, dog, bird, unseen = result.per_class
+    assert (cat.name, cat.num_videos, cat.top1, cat.taken_for) == ("cat", 4, 0.5, "dog")
+    assert (dog.top1, dog.taken_for) == (1.0, "")
+    assert (bird.top1, bird.taken_for) == (0.0, "cat")
+    assert (unseen.num_videos, unseen.top1, unseen.top5) == (0, None, None)
+
+
+def test_top_5_of_many_classes() -> None:
+    classes = [str(number) for number in range(8)]
+    falling = [0.3, 0.2, 0.15, 0.12, 0.1, 0.08, 0.03, 0.02]
+    result = video_accuracy([prediction(label, *falling) for label in range(8)], classes)
+    assert (result.top1, result.top5) == (pytest.approx(1 / 8), pytest.approx(5 / 8))
+
+
+def test_calibration_of_bins() -> None:
+    result = video_accuracy(PREDICTIONS, CLASSES).calibration
+    filled = {round(entry.low, 3): entry for entry in result.bins if entry.num_videos}
+    # confidences 0.7 right, 0.6 wrong, 0.5 wrong, 0.9 right, 1.0 right, 0.4 wrong, each in a bin of its own
+    assert len(filled) == 6
+    assert result.expected_error == pytest.approx((0.3 + 0.6 + 0.5 + 0.1 + 0 + 0.4) / 6)
+    sure = [prediction(0, 1.0, 0, 0, 0), prediction(1, 0, 1.0, 0, 0)]
+    assert video_accuracy(sure, CLASSES).calibration.expected_error == 0
+    half_right = [prediction(0, 0.5, 0.3, 0.2, 0), prediction(1, 0.5, 0.3, 0.2, 0)]
+    assert video_accuracy(half_right, CLASSES).calibration.expected_error == pytest.approx(0)
+
+
+def test_no_predictions_is_an_error() -> None:
+    with pytest.raises(ValueError, match="no predictions"):
+        video_accuracy([], CLASSES)
+
+
+def test_tables_as_csv() -> None:
+    rows = list(csv.DictReader(io.StringIO(predictions_csv(PREDICTIONS[:2], CLASSES, top=2))))
+    assert rows[1] == {
+        "key": "key-0",
+        "source": "videos/0.mp4",
+        "class": "cat",
+        "right": "0",
+        "top1": "dog",
+        "probability1": "0.600000",
+        "top2": "cat",
+        "probability2": "0.200000",
+    }
+    classes = list(csv.DictReader(io.StringIO(classes_csv(video_accuracy(PREDICTIONS, CLASSES).per_class))))
+    assert classes[0] == {
+        "class": "cat",
+        "videos": "4",
+        "top1": "0.500000",
+        "top5": "1.000000",
+        "taken for": "dog",
+    }
+    assert classes[3]["top1"] == ""
+
+
+def test_three_crops_of_each_clip_are_averaged(make_config, motionbench, tmp_path) -> None:
+    config = make_config("optim.epochs=0.25", "eval.every_epochs=0")
+    classifier = VideoClassifier.from_checkpoint(Trainer(config).run().checkpoint, device="cpu")
+    shards = open_shards(motionbench[1])
+    result = evaluate(classifier, shards, "test", num_clips=2, num_crops=3)
+    one = evaluate(classifier, shards, "test", num_clips=2)
+    assert result.fingerprint["views"] == "2 clips x 3 crops"
+    assert one.fingerprint["views"] == "2 clips x 1 center crop"
+    assert (result.num_videos, len(result.predictions)) == (16, 16)
+    assert len({entry.key for entry in result.predictions}) == 16
+    assert {entry.source for entry in result.predictions} == {r.source for r in shards.samples("test")}
+    with pytest.raises(ValueError, match="num_crops must be 1 or 3, got 2"):
+        evaluate(classifier, shards, "test", num_crops=2)
+
+    write_evaluation(result, classifier.classes, tmp_path / "eval", title="<b>run</b> on test")
+    written = json.loads((tmp_path / "eval" / "result.json").read_text())
+    assert written["video_top1"] == result.video_top1 and written["num_crops"] == 3
+    assert len((tmp_path / "eval" / "predictions.csv").read_text().splitlines()) == 17
+    assert len((tmp_path / "eval" / "classes.csv").read_text().splitlines()) == 9
+    page = (tmp_path / "eval" / "report.html").read_text()
+    assert "&lt;b&gt;run&lt;/b&gt; on test" in page and page.count("<svg") == 2
+    assert "http" not in page.replace("http-equiv", "")

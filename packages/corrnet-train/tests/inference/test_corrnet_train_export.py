@@ -1,0 +1,111 @@
+"""Exported models compute what the trained model computes, without these packages."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from corrnet_train.cli import app
+from corrnet_train.inference.classifier import VideoClassifier
+from corrnet_train.inference.export import ExportError, export_model
+from corrnet_train.training.trainer import Trainer
+
+runner = CliRunner()
+
+
+@pytest.fixture(scope="module")
+def trained(motionbench, tmp_path_factory):
+    from corrnet_train.config.schema import load_config
+
+    folder = tmp_path_factory.mktemp("export") / "run"
+    overrides = [f"data.shards={motionbench[1]}", f"run.dir={folder}", "data.num_workers=0", "run.device=cpu"]
+    config = load_config("motionbench", [*overrides, "optim.epochs=0.5", "model.options.corr_kernel_size=3"])
+    Trainer(config).run()
+    return folder
+
+
+@pytest.fixture(scope="module")
+def classifier(trained):
+    return VideoClassifier.from_checkpoint(trained / "checkpoints" / "last.pt", device="cpu")
+
+
+@pytest.fixture(scope="module")
+def clips():
+    shape = (5, 3, 8, 28, 28)
+    return torch.randint(256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+
+
+def export(trained, path):
+    result = runner.invoke(app, ["export", str(trained), str(path)])
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+@pytest.mark.slow
+def test_a_torch_program_needs_torch_alone(trained, classifier, clips, tmp_path):
+    output = export(trained, tmp_path / "model.pt2")
+    assert "largest difference of a probability to the model" in output
+    np.save(tmp_path / "clips.npy", clips.numpy())
+    script = (
+        "import sys, numpy, torch\n"
+        "sys.modules.update(dict.fromkeys(('corr_ops', 'corrnet_models', 'corrnet_train', 'video_data')))\n"
+        "program = torch.export.load('model.pt2').module()\n"
+        "numpy.save('out.npy', program(torch.from_numpy(numpy.load('clips.npy'))).detach().numpy())\n"
+    )
+    subprocess.run([sys.executable, "-c", script], cwd=tmp_path, check=True)
+    found = torch.from_numpy(np.load(tmp_path / "out.npy"))
+    torch.testing.assert_close(found, classifier.clip_probabilities(clips), atol=1e-4, rtol=0)
+    usage = json.loads((tmp_path / "model.pt2.json").read_text())
+    assert usage["classes"] == classifier.classes
+    assert usage["input"]["shape"] == ["clips", 3, 8, 28, 28]
+
+
+@pytest.mark.slow
+def test_an_onnx_graph_gives_the_same_probabilities(trained, classifier, clips, tmp_path):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    export(trained, tmp_path / "model.onnx")
+    session = onnxruntime.InferenceSession(str(tmp_path / "model.onnx"), providers=["CPUExecutionProvider"])
+    (found,) = session.run(["probabilities"], {"clips": clips.numpy()})
+    torch.testing.assert_close(
+        torch.from_numpy(found), classifier.clip_probabilities(clips), atol=1e-4, rtol=0
+    )
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model.onnx", "model.onnx.json"]
+
+
+def test_a_folder_is_a_checkpoint_for_the_other_commands(trained, classifier, clips, motionbench, tmp_path):
+    export(trained, tmp_path / "model")
+    loaded = VideoClassifier.from_checkpoint(tmp_path / "model", device="cpu")
+    assert (loaded.classes, loaded.clip) == (classifier.classes, classifier.clip)
+    assert torch.equal(loaded.clip_probabilities(clips), classifier.clip_probabilities(clips))
+    command = ["eval", str(tmp_path / "model"), str(motionbench[1]), "--split", "test", "--num-clips", "1"]
+    result = runner.invoke(app, [*command, "--num-workers", "0"])
+    assert result.exit_code == 0, result.output
+    config = json.loads((tmp_path / "model" / "config.json").read_text())
+    (tmp_path / "model" / "config.json").write_text(json.dumps(config | {"metadata": {}}))
+    with pytest.raises(ValueError, match="without the recipe of its clips"):
+        VideoClassifier.from_checkpoint(tmp_path / "model", device="cpu")
+
+
+@pytest.mark.slow
+def test_a_program_that_differs_is_not_kept(classifier, tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        "corrnet_train.inference.export._load_torch", lambda file: lambda clips: torch.zeros(len(clips), 8)
+    )
+    with pytest.raises(ExportError, match="the exported program differs by"):
+        export_model(classifier, tmp_path / "model.pt2", format="torch")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_ending_must_be_that_of_the_format(classifier, tmp_path):
+    with pytest.raises(ValueError, match=r"expected the ending .onnx"):
+        export_model(classifier, tmp_path / "model.pt2", format="onnx")
+
+
+def test_an_ending_of_weights_is_not_taken_for_a_folder(tmp_path):
+    result = runner.invoke(app, ["export", str(tmp_path), str(tmp_path / "model.pt")])
+    assert result.exit_code == 2
+    assert "ends like a file of weights: .pt2 is a torch.export program" in " ".join(result.output.split())

@@ -1,0 +1,198 @@
+"""Files, folders, URLs and windows are classified by one pipeline."""
+
+import functools
+import http.server
+import json
+import os
+import shutil
+import threading
+
+import av
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from corrnet_train.cli import app
+from corrnet_train.evaluation.evaluate import evaluate
+from corrnet_train.inference.classifier import VideoClassifier
+from corrnet_train.inference.inputs import find_videos
+from corrnet_train.inference.stream import classify_stream
+from corrnet_train.training.trainer import Trainer
+from video_data import open_shards
+
+runner = CliRunner()
+
+
+def corrnet(*arguments, code=0):
+    result = runner.invoke(app, [str(argument) for argument in arguments], env={"COLUMNS": "200"})
+    assert result.exit_code == code, result.output
+    return result.output
+
+
+@pytest.fixture(scope="module")
+def trained(motionbench, tmp_path_factory):
+    from corrnet_train.config.schema import load_config
+
+    folder = tmp_path_factory.mktemp("predict") / "run"
+    overrides = [f"data.shards={motionbench[1]}", f"run.dir={folder}", "data.num_workers=0", "run.device=cpu"]
+    Trainer(load_config("motionbench", [*overrides, "optim.epochs=0.5", "model.name=r2plus1d_tiny"])).run()
+    return folder
+
+
+@pytest.fixture(scope="module")
+def classifier(trained):
+    return VideoClassifier.from_checkpoint(trained / "checkpoints" / "last.pt", device="cpu")
+
+
+@pytest.fixture
+def folder(motionbench, tmp_path):
+    for number, video in enumerate(sorted((motionbench[0] / "videos" / "test").rglob("*.mp4"))[:3]):
+        (tmp_path / "videos" / f"sub {number}").mkdir(parents=True)
+        shutil.copy(video, tmp_path / "videos" / f"sub {number}" / "v.mp4")
+    (tmp_path / "videos" / "notes.txt").touch()
+    (tmp_path / "videos" / "broken.mp4").write_bytes(b"no video")
+    return tmp_path / "videos"
+
+
+def test_evaluation_prediction_and_windows_agree(trained, classifier, motionbench):
+    shards = open_shards(motionbench[1])
+    evaluated = {
+        p.source: p.probabilities for p in evaluate(classifier, shards, "test", num_clips=5).predictions
+    }
+    record = shards.sample("test", 3)
+    path = motionbench[0] / record.source
+    predicted = classifier.predict(path, num_clips=5)
+    by_class = dict(zip(predicted.classes, predicted.probabilities, strict=True))
+    assert [by_class[name] for name in shards.classes] == pytest.approx(evaluated[record.source], abs=1e-6)
+    # 12 frames have 5 windows of 8 frames: those that 5 clips spaced uniformly are.
+    windows = list(classify_stream(classifier, str(path), hop=1))
+    assert [window.frame for window in windows] == [7, 8, 9, 10, 11]
+    table = [dict(zip(w.prediction.classes, w.prediction.probabilities, strict=True)) for w in windows]
+    mean = torch.tensor([[row[name] for name in shards.classes] for row in table]).mean(0)
+    torch.testing.assert_close(mean, torch.tensor(evaluated[record.source]))
+
+
+def test_folders_and_urls_are_classified_and_written(trained, folder, tmp_path):
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(folder))
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    url = f"http://127.0.0.1:{server.server_port}"
+    try:
+        output = corrnet(
+            "predict", folder, f"{url}/sub%200/v.mp4", f"{url}/none.mp4", "--checkpoint", trained,
+            "--json", tmp_path / "out.json", "--num-clips", 2, "--top", 2, code=1,
+        )  # fmt: skip
+    finally:
+        server.shutdown()
+        server.server_close()
+    assert output.count("█") and output.count("%") >= 8
+    records = {record["video"]: record for record in json.loads((tmp_path / "out.json").read_text())}
+    assert set(records) == {
+        *(str(folder / f"sub {n}" / "v.mp4") for n in range(3)),
+        str(folder / "broken.mp4"),
+        f"{url}/sub%200/v.mp4",
+        f"{url}/none.mp4",
+    }
+    assert (
+        records[f"{url}/sub%200/v.mp4"]["probabilities"]
+        == records[str(folder / "sub 0" / "v.mp4")]["probabilities"]
+    )
+    assert len(records[f"{url}/sub%200/v.mp4"]["probabilities"]) == 8
+    assert "InvalidData" in records[str(folder / "broken.mp4")]["error"]
+    assert "cannot be fetched" in records[f"{url}/none.mp4"]["error"]
+
+
+def test_a_folder_of_frames_is_a_video(trained, folder, tmp_path):
+    with av.open(str(folder / "sub 0" / "v.mp4")) as container:
+        frames = [frame.to_image() for frame in container.decode(video=0)]
+    (tmp_path / "clips" / "jump").mkdir(parents=True)
+    for number, frame in enumerate(frames):
+        frame.save(tmp_path / "clips" / "jump" / f"{number:04d}.png")
+    (tmp_path / "clips" / "cover.jpg").touch()  # one picture is no video
+    assert [video.name for video in find_videos([str(tmp_path / "clips")])] == [
+        str(tmp_path / "clips" / "jump")
+    ]
+    command = ("predict", tmp_path / "clips", "--checkpoint", trained, "--top", 8)
+    corrnet(*command, "--json", tmp_path / "frames.json")
+    corrnet("predict", folder / "sub 0", "--checkpoint", trained, "--json", tmp_path / "video.json")
+    of_frames, of_video = (
+        json.loads((tmp_path / name).read_text())[0] for name in ("frames.json", "video.json")
+    )
+    assert of_frames["probabilities"] == pytest.approx(of_video["probabilities"], abs=0.05)
+    output = corrnet("predict", tmp_path / "clips" / "jump", "--checkpoint", trained, "--hop", 2, "--top", 1)
+    assert output.count(" ms)") == 3
+
+
+def test_a_file_name_that_is_no_utf8_is_shown(trained, folder, tmp_path):
+    video = folder / "sub 0" / "v.mp4"
+    video.rename(video.with_name(os.fsdecode(b"\xff[b].mp4")))
+    options = ("--checkpoint", trained, "--num-clips", 1, "--json", tmp_path / "o.json")
+    output = corrnet("predict", folder / "sub 0", *options)
+    assert "\\udcff[b].mp4" in output
+    assert os.fsencode(json.loads((tmp_path / "o.json").read_text())[0]["video"]).endswith(b"\xff[b].mp4")
+
+
+def test_names_that_mean_nothing_stop_before_the_first_video(trained, tmp_path):
+    assert "no file or folder none.mp4" in corrnet("predict", "none.mp4", "--checkpoint", trained, code=2)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match=r"no videos in .*empty; endings that count: 3gp"):
+        find_videos([str(tmp_path / "empty")])
+    assert "give --hop too" in corrnet("predict", "a.mp4", "--annotate", "b.mp4", code=2)
+    assert "--hop slides over one video, got 2" in corrnet("predict", "a", "b", "--hop", 1, code=2)
+    assert "--smoothing 0.5 is for" in corrnet("predict", "a.mp4", "--smoothing", 0.5, code=2)
+    assert "give one of them" in corrnet("predict", "a.mp4", "--hop", 4, "--num-clips", 3, code=2)
+
+
+def test_ctrl_c_before_the_first_window_is_an_end_like_any_other(trained, monkeypatch):
+    def windows(*args, **kwargs):
+        raise KeyboardInterrupt
+        yield
+
+    monkeypatch.setattr("corrnet_train.inference.stream.classify_stream", windows)
+    corrnet("predict", "camera:0", "--hop", 4, "--checkpoint", trained, code=0)
+
+
+def test_a_sliding_window_is_shown_and_drawn(trained, folder, tmp_path):
+    video = folder / "sub 1" / "v.mp4"
+    command = ("predict", video, "--checkpoint", trained, "--hop", 2, "--top", 1)
+    output = corrnet(*command, "--annotate", tmp_path / "out.mp4", "--json", tmp_path / "out.json")
+    lines = output.strip().splitlines()
+    assert len(lines) == 3 and all(" ms)" in line and "%" in line for line in lines)
+    assert [record["frame"] for record in json.loads((tmp_path / "out.json").read_text())] == [7, 9, 11]
+    with av.open(str(tmp_path / "out.mp4")) as drawn, av.open(str(video)) as original:
+        assert drawn.streams.video[0].codec_context.name == "h264"
+        frames = [frame.to_ndarray(format="gray").astype(int) for frame in drawn.decode(video=0)]
+        before = [frame.to_ndarray(format="gray").astype(int) for frame in original.decode(video=0)]
+    assert len(frames) == len(before) == 12
+    height = before[0].shape[0]
+    changes = [abs(a - b)[: height // 3].mean() for a, b in zip(frames, before, strict=True)]
+    assert max(changes[:7]) < min(changes[7:]) / 2  # nothing is drawn before the first window
+
+
+def test_smoothing_weighs_the_windows_before(classifier, folder):
+    video = str(folder / "sub 0" / "v.mp4")
+    plain = [dict(zip(w.prediction.classes, w.prediction.probabilities, strict=True))
+             for w in classify_stream(classifier, video, hop=2)]  # fmt: skip
+    smooth = list(classify_stream(classifier, video, hop=2, smoothing=0.75))
+    name = classifier.classes[0]
+    expected = plain[0][name]
+    for row, window in zip(plain, smooth, strict=True):
+        expected = 0.75 * expected + 0.25 * row[name]
+        found = dict(zip(window.prediction.classes, window.prediction.probabilities, strict=True))
+        assert found[name] == pytest.approx(expected, abs=1e-6)
+
+
+def test_a_video_that_is_too_short_says_so_and_leaves_no_file(trained, folder, tmp_path):
+    from video_data import MotionBenchConfig, generate_motionbench
+
+    config = MotionBenchConfig(num_train=8, num_val=8, num_test=8, num_frames=4)
+    generate_motionbench(tmp_path / "short", config, progress=False)
+    video = next((tmp_path / "short").rglob("*.mp4"))
+    output = corrnet("predict", video, "--checkpoint", trained, "--hop", 1, code=2)
+    assert "fewer frames than a clip spans, 8" in output
+    with pytest.raises(ValueError, match="smoothing must be from 0 to below 1, got 1"):
+        next(classify_stream(None, str(video), smoothing=1))
+    (tmp_path / "broken.mp4").write_bytes(b"no video")
+    command = ("predict", tmp_path / "broken.mp4", "--checkpoint", trained, "--hop", 1)
+    assert "InvalidData" in corrnet(*command, "--annotate", tmp_path / "out.mp4", code=2)
+    assert not (tmp_path / "out.mp4").exists()

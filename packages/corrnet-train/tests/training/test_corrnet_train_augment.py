@@ -1,0 +1,80 @@
+import pytest
+import torch
+from torch.nn import functional as F
+
+from corrnet_train.config.schema import AugmentConfig
+from corrnet_train.training.augment import Augment, make_loss
+
+
+def clips(num, *, size=16, frames=4, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.rand(num, 3, frames, size, size, generator=generator) - 0.5
+
+
+def augment(num_classes=5, micro_batch=4, **options):
+    return Augment(AugmentConfig(**options), num_classes=num_classes, micro_batch=micro_batch)
+
+
+def test_nothing_is_changed_by_default():
+    video, label = clips(4), torch.arange(4)
+    out, target = augment()(video, label)
+    assert out is video and target is label
+
+
+def test_mixup_mixes_clips_and_labels_in_the_same_shares():
+    torch.manual_seed(0)
+    video = torch.arange(4.0).view(4, 1, 1, 1, 1).expand(4, 3, 2, 8, 8)  # a clip is its label
+    out, target = augment(mixup=0.8)(video, torch.arange(4))
+    assert torch.allclose(target.sum(dim=1), torch.ones(4))
+    assert torch.allclose(out[:, 0, 0, 0, 0], target[:, :4] @ torch.arange(4.0), atol=1e-6)
+    assert ((target > 0).sum(dim=1) == 2).all()
+
+
+def test_cutmix_puts_one_box_into_all_frames_and_counts_its_pixels():
+    torch.manual_seed(1)
+    video = torch.arange(4.0).view(4, 1, 1, 1, 1).expand(4, 3, 2, 8, 8)
+    out, target = augment(cutmix=1.0)(video, torch.arange(4))
+    assert torch.equal(out, out[:, :1, :1].expand_as(out))
+    for row, picture in enumerate(out[:, 0, 0]):
+        own = (picture == row).float().mean()
+        assert target[row, row] == pytest.approx(own.item(), abs=1e-6) or own == 1
+        rows, columns = (picture != row).nonzero(as_tuple=True)
+        if len(rows):
+            assert len(rows) == len(rows.unique()) * len(columns.unique())  # a box
+    assert (out != video).any() and (out == video).any()
+
+
+def test_rand_augment_changes_all_frames_alike_and_repeats_itself():
+    still = clips(6, size=32)[:, :, :1].expand(-1, -1, 4, -1, -1)
+    change = augment(rand_augment=9)
+    torch.manual_seed(3)
+    out, label = change(still, torch.arange(6))
+    assert out.shape == still.shape and torch.equal(label, torch.arange(6))
+    assert torch.allclose(out, out[:, :, :1].expand_as(out), atol=1e-6)
+    assert all((a - b).abs().max() > 0.01 for a, b in zip(out, still, strict=True))
+    assert any((a - b).abs().max() > 0.1 for a, b in zip(out[1:], out[:-1], strict=True))
+    torch.manual_seed(3)
+    assert torch.equal(change(still, label)[0], out)
+
+
+def test_the_loss_takes_labels_and_shares_and_smooths_both():
+    logits, label = torch.randn(4, 5), torch.arange(4)
+    plain, smooth = make_loss(AugmentConfig()), make_loss(AugmentConfig(label_smoothing=0.1))
+    assert torch.equal(plain(logits, label), F.cross_entropy(logits, label))
+    shares = 0.9 * F.one_hot(label, 5) + 0.1 / 5
+    assert torch.allclose(smooth(logits, label), plain(logits, shares))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"mixup": 1.0, "micro_batch": 1}, r"at once, which is 1: make train.micro_batch at least 2"),
+        (
+            {"repeats": 3},
+            r"augment.repeats=3 must divide the clips that a process takes at once, which are 4",
+        ),
+    ],
+)
+def test_what_cannot_be_done_is_named(options, message):
+    with pytest.raises(ValueError, match=message):
+        augment(**options)

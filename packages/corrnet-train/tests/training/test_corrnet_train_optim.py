@@ -1,0 +1,92 @@
+import itertools
+
+import pytest
+import torch
+from torch import nn
+
+from corrnet_models import create_model
+from corrnet_train.config.schema import OptimConfig
+from corrnet_train.training.optim import averaged_model, build_optimizer, learning_rate, set_learning_rate
+
+
+def rates(num_steps, num_warmup_steps):
+    return [
+        learning_rate(step, peak=0.4, num_steps=num_steps, num_warmup_steps=num_warmup_steps)
+        for step in range(num_steps)
+    ]
+
+
+def test_the_rate_rises_linearly_then_falls_as_a_cosine():
+    values = rates(14, 4)
+    assert values[:4] == pytest.approx([0.1, 0.2, 0.3, 0.4])
+    assert values[4] == pytest.approx(0.4)
+    assert values[9] == pytest.approx(0.2)  # half of the cosine
+    assert all(a > b for a, b in itertools.pairwise(values[4:]))
+    assert learning_rate(14, peak=0.4, num_steps=14, num_warmup_steps=4) == pytest.approx(0, abs=1e-12)
+
+
+def test_no_warm_up_starts_at_the_peak():
+    assert rates(5, 0)[0] == pytest.approx(0.4)
+
+
+def test_lengths_follow_from_the_number_of_samples():
+    config = OptimConfig(epochs=2.5, warmup_epochs=0.5, batch_size=32)
+    assert config.num_steps(100) == 8  # 250 / 32, rounded up: no sample of the last epoch is left out
+    assert config.num_warmup_steps(100) == 2
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_only_weights_are_decayed(name):
+    model = nn.Sequential(nn.Conv3d(3, 4, 1), nn.BatchNorm3d(4))
+    optimizer = build_optimizer(model, OptimConfig(name=name, weight_decay=0.5))
+    decayed, plain = optimizer.param_groups
+    assert [p.ndim for p in decayed["params"]] == [5]
+    assert [p.ndim for p in plain["params"]] == [1, 1, 1]
+    assert (decayed["weight_decay"], plain["weight_decay"]) == (0.5, 0)
+    for p in model.parameters():
+        p.grad = torch.zeros_like(p)
+    before = [p.clone() for p in model.parameters()]
+    optimizer.step()
+    moved = [bool((a != b).any()) for a, b in zip(before, model.parameters(), strict=True)]
+    assert moved == [True, False, False, False]
+
+
+def test_the_rate_grows_with_the_batch_as_it_is_told_to():
+    assert OptimConfig(lr=0.1, batch_size=256).peak_lr == 0.1
+    assert OptimConfig(lr=0.1, batch_size=256, lr_batch_size=64).peak_lr == pytest.approx(0.4)
+    assert OptimConfig(lr=0.1, batch_size=256, lr_batch_size=64, lr_scaling="sqrt").peak_lr == pytest.approx(
+        0.2
+    )
+
+
+def test_an_epoch_may_be_a_fixed_number_of_samples():
+    config = OptimConfig(epochs=10, warmup_epochs=1, batch_size=5, samples_per_epoch=20)
+    assert (config.num_steps(1_000_000), config.num_warmup_steps(1_000_000)) == (40, 4)
+
+
+@pytest.mark.parametrize("name", ["corrnet_tiny", "r2plus1d_tiny_twostream"])
+def test_the_rate_falls_from_the_classifier_to_the_stem(name):
+    model = create_model(name)
+    optimizer = build_optimizer(model, OptimConfig(layer_decay=0.5))
+    set_learning_rate(optimizer, 1.0)
+    rates = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
+    assert len(rates) == len(list(model.parameters()))
+    for path, parameter in model.named_parameters():
+        stage = next((s for s in ("stem", "res2", "res3", "res4", "res5") if f"{s}." in path), "head")
+        distance = ["head", "res5", "res4", "res3", "res2", "stem"].index(stage)
+        assert rates[id(parameter)] == 0.5**distance, path
+
+
+def test_averaged_weights_follow_the_weights_and_copy_the_buffers():
+    model = nn.Sequential(nn.Linear(1, 1, bias=False), nn.BatchNorm1d(1))
+    averaged = averaged_model(model, 0.75)
+    values = [4.0, 8.0, 0.0]
+    for value in values:
+        nn.init.constant_(model[0].weight, value)
+        model[1].running_mean.fill_(value)
+        averaged.update_parameters(model)
+    expected = values[0]
+    for value in values[1:]:
+        expected = 0.75 * expected + 0.25 * value
+    assert averaged.module[0].weight.item() == pytest.approx(expected)
+    assert averaged.module[1].running_mean.item() == values[-1]

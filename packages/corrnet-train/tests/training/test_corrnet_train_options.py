@@ -1,0 +1,192 @@
+"""Options of training, as a whole run sees them."""
+
+import pytest
+import torch
+import wandb
+
+from corrnet_train.checkpoint.state import Checkpoint, CheckpointError
+from corrnet_train.inference.classifier import VideoClassifier
+from corrnet_train.training import mfu
+from corrnet_train.training.metrics_log import read_metrics
+from corrnet_train.training.mfu import peak_flops
+from corrnet_train.training.trainer import Trainer
+from video_data import open_shards
+
+EVERYTHING = [
+    "augment.mixup=0.8",
+    "augment.cutmix=1.0",
+    "augment.rand_augment=5",
+    "augment.label_smoothing=0.1",
+    "augment.repeats=2",
+    "optim.layer_decay=0.7",
+    "optim.ema_decay=0.6",
+    "eval.precise_bn=16",
+    "eval.every_epochs=0.5",
+    "model.options.dropout=0.2",
+]
+
+
+class StopsAfterTwo(Trainer):
+    """A trainer that is asked to stop in its second step."""
+
+    def _train_step(self, batches, stop):
+        return super()._train_step(batches, stop or self.step == 1)
+
+
+def test_a_run_with_every_option_goes_on_to_the_bit(make_config):
+    straight = Trainer(make_config(*EVERYTHING, name="straight", model="corrnet_tiny")).run()
+    config = make_config(*EVERYTHING, name="stopped", model="corrnet_tiny")
+    stopped = StopsAfterTwo(config).run()
+    assert (stopped.finished, stopped.step) == (False, 2)
+    resumed = Trainer(config, resume=True).run()
+    ours, theirs = Checkpoint.load(straight.checkpoint), Checkpoint.load(resumed.checkpoint)
+    assert ours.ema.keys() == theirs.ema.keys() and ours.ema
+    for name, tensor in [*ours.model.items(), *ours.ema.items()]:
+        other = theirs.model.get(name, theirs.ema.get(name))
+        assert torch.equal(tensor, other), name
+
+
+def test_averaged_weights_are_those_that_are_evaluated_and_used(make_config):
+    result = Trainer(make_config("optim.ema_decay=0.9")).run()
+    checkpoint = Checkpoint.load(result.checkpoint)
+    used = VideoClassifier.from_checkpoint(result.checkpoint, device="cpu").model.state_dict()
+    assert checkpoint.weights.keys() == checkpoint.model.keys()
+    assert all(torch.equal(used[name], tensor) for name, tensor in checkpoint.weights.items())
+    assert any(not torch.equal(used[name], tensor) for name, tensor in checkpoint.model.items())
+
+
+def test_precise_bn_gives_the_statistics_of_the_clips(make_config):
+    loose, precise = (
+        Trainer(make_config(f"eval.precise_bn={clips}", "optim.epochs=0.25", name=f"bn{clips}")).run()
+        for clips in (0, 32)
+    )
+    first, second = (Checkpoint.load(result.checkpoint).model for result in (loose, precise))
+    for name, tensor in first.items():
+        statistic = name.endswith(("running_mean", "running_var", "num_batches_tracked"))
+        assert torch.equal(tensor, second[name]) != statistic, name
+    # One step moves a statistic by a tenth from (0, 1) to that of its batch: the estimate is far beyond.
+    name = next(name for name in first if name.endswith("stem.bn.running_var"))
+    assert (second[name] - 1).abs().max() > 3 * (first[name] - 1).abs().max()
+
+
+def test_repeated_augmentation_holds_each_video_twice_in_a_batch(make_config):
+    trainer = Trainer(make_config("augment.repeats=2"))
+    batches = list(trainer.loader(num_samples=64))
+    keys = [key for batch in batches for key in batch.keys]
+    assert keys[::2] == keys[1::2]
+    assert len(set(keys)) == 32  # 64 clips are one pass over 32 videos
+    videos = torch.cat([batch.video for batch in batches])
+    assert sum(not torch.equal(a, b) for a, b in zip(videos[::2], videos[1::2], strict=True)) > 24
+
+
+def test_a_log_line_says_how_well_the_machine_is_used(make_config):
+    config = make_config("optim.epochs=0.5")
+    Trainer(config).run()
+    lines = [line for line in read_metrics(config.run.dir) if line["kind"] == "train"]
+    assert lines
+    for line in lines:
+        assert 0 < line["mfu"] < 1
+        assert 0.1 < line["memory_gib"] < 100
+        assert {"clips_per_second", "data_wait", "grad_norm", "checkpoint_stall", "lr"} <= line.keys()
+
+
+@pytest.mark.parametrize(
+    ("name", "precision", "tflops"),
+    [
+        ("NVIDIA A100-SXM4-80GB", "bf16", 312),
+        ("NVIDIA A100-SXM4-80GB", "fp32", 156),  # TF32, with which torch computes convolutions
+        ("NVIDIA H100 80GB HBM3", "fp16", 989),
+        ("NVIDIA H100 PCIe", "fp32", 378),
+    ],
+)
+def test_mfu_compares_with_the_data_sheet_of_a_gpu(monkeypatch, name, precision, tflops):
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: name)
+    assert peak_flops(torch.device("cuda"), precision) == tflops * 1e12
+
+
+def test_without_tf32_and_for_parts_of_a_gpu_mfu_has_another_peak(monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA A100-SXM4-80GB")
+    assert peak_flops(torch.device("cuda"), "fp32") == 19.5e12
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA A100-SXM4-40GB MIG 1g.5gb")
+    monkeypatch.setattr(mfu, "_measured", lambda device, precision: 7.0)
+    assert peak_flops(torch.device("cuda"), "bf16") == 7
+
+
+@pytest.fixture(scope="module")
+def pretrained(motionbench, tmp_path_factory):
+    """The folder of a short run of corrnet_tiny with clips of 8 frames, with averaged weights."""
+    from corrnet_train.config.schema import load_config
+
+    overrides = [
+        f"data.shards={motionbench[1]}",
+        f"run.dir={tmp_path_factory.mktemp('pretrained')}",
+        "data.num_workers=0",
+        "run.device=cpu",
+        "optim.batch_size=8",
+        "optim.epochs=0.5",
+        "optim.ema_decay=0.5",
+    ]
+    return Trainer(load_config("motionbench", overrides)).run().checkpoint.parents[1]
+
+
+def test_weights_to_start_from_are_loaded_for_another_clip_length(pretrained, make_config):
+    source = Checkpoint.load(pretrained / "checkpoints" / "last.pt").weights
+    config = make_config(f"model.init_from={pretrained}", "data.clip.num_frames=4", model="corrnet_tiny")
+    model = Trainer(config).model.state_dict()
+    changed = [name for name, tensor in model.items() if not torch.equal(tensor, source.get(name))]
+    assert changed and all(
+        "corr" in name and model[name].shape[0] * 2 == source[name].shape[0] for name in changed
+    )
+
+
+def test_a_new_head_starts_fresh_and_everything_else_is_loaded(pretrained, make_config):
+    source = Checkpoint.load(pretrained / "checkpoints" / "last.pt").weights
+    overrides = [f"model.init_from={pretrained}", "model.new_head=true"]
+    trainer = Trainer(make_config(*overrides, "run.seed=5", model="corrnet_tiny"))
+    model = trainer.model.state_dict()
+    assert {name for name, tensor in model.items() if not torch.equal(tensor, source[name])} == {
+        "fc.weight",
+        "fc.bias",
+    }
+    assert trainer.step == 0 and not trainer.optimizer.state  # unlike with --resume
+
+
+def test_other_weights_are_refused_before_any_work(pretrained, make_config, motionbench):
+    start = f"model.init_from={pretrained}"
+    with pytest.raises(CheckpointError, match=r"belongs to another model: missing: .*; unexpected: "):
+        Trainer(make_config(start))  # R(2+1)D
+    shards = open_shards(motionbench[1])
+    checkpoint = pretrained / "checkpoints" / "last.pt"
+    other = Checkpoint.load(checkpoint)
+    renamed = [*shards.classes[:-1], "another"]
+    changed = pretrained / "renamed.pt"
+    Checkpoint(**{**vars(other), "classes": renamed}).save(changed)
+    with pytest.raises(CheckpointError, match=r"tells apart 8 classes .*model.new_head=true"):
+        Trainer(make_config(f"model.init_from={changed}", model="corrnet_tiny"))
+    with pytest.raises(CheckpointError, match="no checkpoint at"):
+        Trainer(make_config("model.init_from=/nowhere", model="corrnet_tiny"))
+
+
+def test_weights_and_biases_gets_the_same_figures_and_one_run_for_its_continuation(make_config, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    config = make_config("optim.epochs=0.75", "run.wandb=motion")
+    StopsAfterTwo(config).run()
+    Trainer(config, resume=True).run()
+    run_id = (config.run.dir / "wandb.id").read_text()
+    records = sorted((config.run.dir / "wandb").glob(f"offline-run-*/run-{run_id}.wandb"))
+    assert len(records) == 2
+    for record in records:
+        content = record.read_bytes()
+        assert b"train/loss" in content and b"train/mfu" in content
+
+
+def test_weights_and_biases_that_does_not_start_is_bad_input(make_config, monkeypatch):
+    def refuse(**settings):
+        raise wandb.errors.UsageError("No API key configured. Use `wandb login` to log in.")
+
+    monkeypatch.setattr(wandb, "init", refuse)
+    with pytest.raises(
+        ValueError, match=r"^run.wandb=motion: .* No API key configured.*WANDB_MODE=offline keeps"
+    ):
+        Trainer(make_config("run.wandb=motion")).run()

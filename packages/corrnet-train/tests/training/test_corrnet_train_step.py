@@ -1,0 +1,141 @@
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from corrnet_models import create_model
+from corrnet_train.config.schema import TrainConfig
+from corrnet_train.training.prefetch import DeviceBatch
+from corrnet_train.training.step import TrainStep, prepare_model
+
+CPU = torch.device("cpu")
+
+
+def batches(*, num_batches, size, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    for number in range(num_batches):
+        video = torch.randint(256, (size, 3, 4, 16, 16), dtype=torch.uint8, generator=generator)
+        label = torch.randint(4, (size,), generator=generator)
+        yield DeviceBatch(video, label, [f"{number}-{row}" for row in range(size)])
+
+
+class Net(nn.Module):
+    """A network without batch norm, so that micro-batches do not see each other."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv3d(3, 8, 3)
+        self.fc = nn.Linear(8, 4)
+
+    def forward(self, x):
+        return self.fc(self.conv(x).relu().mean(dim=(2, 3, 4)))
+
+
+def trained(model, config=None, *, steps=2, data, **options):
+    model = prepare_model(copy.deepcopy(model), config or TrainConfig())
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    step = TrainStep(model, optimizer, device=CPU, **options)
+    values = [step(data, step=number, rate=0.1).values() for number in range(steps)]
+    return model, values
+
+
+@pytest.mark.parametrize("clip", [None, 0.05])
+def test_accumulated_micro_batches_learn_what_the_whole_batch_does(clip):
+    torch.manual_seed(0)
+    model = Net()
+    small = list(batches(num_batches=8, size=2))
+    large = [
+        DeviceBatch(
+            torch.cat([b.video for b in small[i : i + 4]]), torch.cat([b.label for b in small[i : i + 4]]), []
+        )
+        for i in (0, 4)
+    ]
+    one, values_one = trained(model, data=iter(large), clip_grad_norm=clip)
+    four, values_four = trained(model, data=iter(small), clip_grad_norm=clip, num_micro_batches=4)
+    for ours, theirs in zip(one.parameters(), four.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
+    for ours, theirs in zip(values_one, values_four, strict=True):
+        assert ours.num_correct == theirs.num_correct
+        assert ours.loss == pytest.approx(theirs.loss, rel=1e-6)
+        assert ours.grad_norm == pytest.approx(theirs.grad_norm, rel=1e-5)
+
+
+def test_recomputed_blocks_learn_the_same():
+    torch.manual_seed(0)
+    model = create_model("corrnet_tiny", num_frames=4, num_classes=4)
+    plain, values = trained(model, data=batches(num_batches=2, size=2))
+    recomputed, others = trained(
+        model, TrainConfig(grad_checkpointing=True), data=batches(num_batches=2, size=2)
+    )
+    assert values == others
+    for ours, theirs in zip(plain.state_dict().values(), recomputed.state_dict().values(), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_the_memory_format_of_weights_does_not_change_their_values():
+    torch.manual_seed(0)
+    model = create_model("corrnet_tiny", num_frames=4, num_classes=4)
+    last = prepare_model(copy.deepcopy(model), TrainConfig(channels_last=True))
+    convolutions = [p for p in last.parameters() if p.ndim == 5]
+    assert all(p.is_contiguous(memory_format=torch.channels_last_3d) for p in convolutions)
+    for ours, theirs in zip(model.state_dict().values(), last.state_dict().values(), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_fp16_skips_a_step_whose_scaled_gradients_overflow():
+    torch.manual_seed(0)
+    model = Net()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    step = TrainStep(model, optimizer, device=CPU, precision="fp16")
+    before = copy.deepcopy(model.state_dict())
+    step.scaler.scale(torch.ones(()))  # makes the scale's tensor
+    scale = step.scaler.get_scale()
+    step.scaler.update(1e38)
+    data = batches(num_batches=2, size=2)
+    values = step(data, step=0, rate=0.1).values()
+    assert values.loss < 10 and not torch.isfinite(torch.tensor(values.grad_norm))
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    step.scaler.update(scale)
+    step(data, step=1, rate=0.1)
+    assert not all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("micro_batch", "batch_size", "world_size", "expected"),
+    [(None, 32, 1, (32, 1)), (None, 32, 4, (8, 1)), (4, 32, 2, (4, 4)), (8, 8, 1, (8, 1))],
+)
+def test_the_global_batch_is_split_evenly(micro_batch, batch_size, world_size, expected):
+    config = TrainConfig(micro_batch=micro_batch)
+    assert config.accumulation(batch_size, world_size=world_size) == expected
+
+
+@pytest.mark.parametrize(
+    ("micro_batch", "batch_size", "world_size", "message"),
+    [
+        (None, 10, 4, "batch_size=10 cannot be shared equally by 4 processes: give a multiple of 4, like 8"),
+        (3, 32, 2, r"batch_size=32 is no multiple of train.micro_batch=3 x 2 processes = 6: .*like 30"),
+    ],
+)
+def test_a_batch_that_cannot_be_split_is_an_error(micro_batch, batch_size, world_size, message):
+    with pytest.raises(ValueError, match=message):
+        TrainConfig(micro_batch=micro_batch).accumulation(batch_size, world_size=world_size)
+
+
+def test_labels_that_were_mixed_go_to_the_loss_and_accuracy_keeps_the_labels():
+    seen = []
+
+    def mix(clips, label):
+        return clips, nn.functional.one_hot(label, 4).float()
+
+    def loss(logits, target):
+        seen.append(target.shape)
+        return nn.functional.cross_entropy(logits, target)
+
+    torch.manual_seed(0)
+    model = Net()
+    plain, values = trained(model, data=batches(num_batches=2, size=2))
+    mixed, others = trained(model, data=batches(num_batches=2, size=2), mix=mix, loss=loss)
+    assert seen == [(2, 4), (2, 4)]
+    assert [v.num_correct for v in values] == [v.num_correct for v in others]
+    torch.testing.assert_close(plain.state_dict(), mixed.state_dict())
