@@ -5,7 +5,7 @@ BIN := .venv/bin
 PACKAGES := corr-ops video-data corrnet-models corrnet-train
 DEV_TOOLS := build codespell hatchling import-linter mypy pytest-benchmark pytest-xdist ruff types-PyYAML
 SOURCES := packages bench tests conftest.py
-SPELLED := packages/corr-ops packages/corrnet-models packages/corrnet-train bench docs README.md CONTRIBUTING.md
+SPELLED := packages bench docs examples tests README.md CONTRIBUTING.md
 
 .PHONY: demo test lint bench format
 
