@@ -18,7 +18,7 @@ def model_names(incomplete: str) -> list[str]:
     """Names of the registered models, read from the source of the zoo, which is not imported."""
     spec = importlib.util.find_spec("corrnet_models")
     assert spec is not None and spec.origin is not None
-    zoo = ast.parse(Path(spec.origin).with_name("zoo.py").read_text(encoding="utf-8"))
+    zoo = ast.parse(Path(spec.origin).with_name("_zoo.py").read_text(encoding="utf-8"))
     functions = (node for node in zoo.body if isinstance(node, ast.FunctionDef))
     names = (node.name for node in functions if any(map(_registers, node.decorator_list)))
     return sorted(name for name in names if name.startswith(incomplete))
