@@ -365,6 +365,7 @@ def test_torchrun_starts_killed_processes_again_and_the_bits_stay(runs, motionbe
     assert names == ["best.pt", "last.pt", "shards-00000004"]
 
 
+@pytest.mark.slow
 def test_a_run_that_was_refused_is_not_continued_by_the_next_start(make_config, tmp_path, monkeypatch):
     """torchrun starts processes again whatever ended them; only those that had begun go on."""
     config = make_config("optim.epochs=0.5")
