@@ -19,6 +19,7 @@ from video_data.shards.inspect import inspect_shards
 from video_data.shards.reader import ShardError, ShardSet, open_shards
 from video_data.shards.thumbnails import sample_thumbnails
 from video_data.shards.verify import verify_shards
+from video_data.utils.errors import InputError, MissingPackageError, RemoteError, WorkError
 from video_data.utils.workers import suggest_num_workers
 
 __version__ = "0.1.0"
@@ -26,15 +27,19 @@ __version__ = "0.1.0"
 __all__ = [
     "Batch",
     "ClipConfig",
+    "InputError",
     "LoaderState",
+    "MissingPackageError",
     "MotionBenchConfig",
     "PackOptions",
     "PackReport",
+    "RemoteError",
     "ShardError",
     "ShardSet",
     "TrainLoader",
     "VideoError",
     "ViewBatch",
+    "WorkError",
     "decode_views",
     "eval_loader",
     "generate_motionbench",
