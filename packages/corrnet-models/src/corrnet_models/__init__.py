@@ -10,6 +10,7 @@ from corrnet_models.complexity import (
     markdown_table,
 )
 from corrnet_models.config import STAGES, ModelConfig, StageName
+from corrnet_models.errors import MissingPackageError, ModelError
 from corrnet_models.network import FeatureInfo, VideoModel, VideoResNet
 from corrnet_models.pretrained import Pretrained, is_pretrained, load_pretrained, save_pretrained
 from corrnet_models.registry import (
@@ -29,7 +30,9 @@ __all__ = [
     "STAGES",
     "Complexity",
     "FeatureInfo",
+    "MissingPackageError",
     "ModelConfig",
+    "ModelError",
     "ModelInfo",
     "Pretrained",
     "StageName",

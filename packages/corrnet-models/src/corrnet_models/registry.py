@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from corrnet_models.config import ModelConfig
+from corrnet_models.errors import ModelError
 from corrnet_models.network import VideoModel, VideoResNet
 from corrnet_models.twostream import TwoStreamResNet
 
@@ -80,7 +81,7 @@ def model_info(name: str) -> ModelInfo:
         ValueError: There is no such model.
     """
     if name not in _MODELS:
-        raise ValueError(
+        raise ModelError(
             f"unknown model {name!r}{_nearest(name, _MODELS)}; allowed: {', '.join(list_models())}"
         )
     return _MODELS[name]
@@ -100,7 +101,7 @@ def model_config(name: str, **overrides: Any) -> ModelConfig:
     fields = ModelConfig.model_fields
     for key in overrides:
         if key not in fields:
-            raise ValueError(
+            raise ModelError(
                 f"unknown option {key!r} of model {name!r}{_nearest(key, fields)}; "
                 f"allowed: {', '.join(fields)}"
             )
