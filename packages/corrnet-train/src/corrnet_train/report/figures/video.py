@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from corrnet_train.inference.classifier import Prediction
+from corrnet_train.utils.errors import InputError
 from video_data.loading.live import WindowFrame
 from video_data.utils.files import atomic_path
 
@@ -99,8 +100,8 @@ class VideoWriter:
             self._container.mux(self._stream.encode())
             self._stack.close()
         else:
-            error = ValueError(f"no pictures to write to {self._path}")
-            self._stack.__exit__(ValueError, error, None)
+            error = InputError(f"no pictures to write to {self._path}")
+            self._stack.__exit__(InputError, error, None)
             raise error
 
     def add(self, picture: Image.Image, seconds: float) -> None:
