@@ -14,17 +14,24 @@ __all__ = ["InputError", "Kind", "MissingPackageError", "WorkError", "kind_of"]
 
 Kind = Literal["bad input", "failed work", "bug"]
 
-# What torch and corr_ops say when memory or a disk is full, a process is killed, a device is taken or a variable is
-# wrong; they have no class for it.
+# What torch, Triton and corr_ops say when memory or a disk is full, a process is killed, a device cannot be used, no
+# compiler is there or a variable is wrong; they have no class for it.
 _FROM_OUTSIDE: dict[str, Kind] = {
     "CORR_OPS_ISA must be": "bad input",
     "out of memory": "failed work",
     "can't allocate memory": "failed work",
-    "busy or unavailable": "failed work",
-    "DataLoader worker (pid": "failed work",
+    "Cannot allocate memory": "failed work",
     "No space left on device": "failed work",
     "PytorchStreamWriter failed": "failed work",
     "inline_container.cc": "failed work",  # of the same writer, in its end
+    "Too many open files": "failed work",
+    "DataLoader worker (pid": "failed work",
+    "busy or unavailable": "failed work",
+    "NVIDIA driver": "failed work",
+    "no kernel image is available": "failed work",
+    "uncorrectable ECC error": "failed work",
+    "No working C++ compiler": "failed work",
+    "Failed to find C compiler": "failed work",
 }
 
 
