@@ -18,6 +18,7 @@ STAGES
 Complexity(name, num_frames, resolution, num_parameters, gmacs, gmacs_fvcore, paper_gmacs)
 Complexity.difference
 FeatureInfo(module, channels, temporal_stride, spatial_stride)
+MissingPackageError
 ModelConfig(*, num_frames=32, num_classes=400, in_channels=3, flow_channels=0, stem_width=64,
     stem_kernel_size=7, stem_stride=2, depths=(2, 2, 2, 2), widths=(64, 128, 256, 512), temporal_convs=(True,
     True, True, True), temporal_strides=(1, 1, 2, 2), corr_after=(), corr_middle=(), corr_block='sum',
@@ -30,6 +31,7 @@ ModelConfig.fixed_length
 ModelConfig.correlation_groups(stage)
 ModelConfig.correlation_channels(stage)
 ModelConfig.replace(**changes)
+ModelError
 ModelInfo(name, summary, config, resolution, paper_gmacs=<factory>)
 Pretrained(model, classes=(), metadata=<factory>)
 Stage(*args)
@@ -87,7 +89,7 @@ def members(thing: type) -> dict[str, object]:
 def describe(name: str, thing: object) -> list[str]:
     """Return a line for a name, for a class with its members."""
     lines = [name + signature(thing) if inspect.isroutine(inspect.unwrap(thing)) else name]
-    if inspect.isclass(thing):
+    if inspect.isclass(thing) and not issubclass(thing, Exception):
         lines = [name + signature(thing)]
         for key, value in members(thing).items():
             if inspect.isfunction(value):

@@ -10,6 +10,7 @@ from corrnet_models._complexity import (
     markdown_table,
 )
 from corrnet_models._config import STAGES, ModelConfig, StageName
+from corrnet_models._errors import MissingPackageError, ModelError
 from corrnet_models._network import FeatureInfo, Stage, VideoModel, VideoResNet
 from corrnet_models._pretrained import Pretrained, is_pretrained, load_pretrained, save_pretrained
 from corrnet_models._registry import (
@@ -29,7 +30,9 @@ __all__ = [
     "STAGES",
     "Complexity",
     "FeatureInfo",
+    "MissingPackageError",
     "ModelConfig",
+    "ModelError",
     "ModelInfo",
     "Pretrained",
     "Stage",

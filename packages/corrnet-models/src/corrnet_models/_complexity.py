@@ -16,6 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import corr_ops
 from corrnet_models._config import ModelConfig
+from corrnet_models._errors import MissingPackageError
 from corrnet_models._network import VideoModel
 from corrnet_models._registry import build_model, list_models, model_info
 
@@ -102,7 +103,7 @@ def count_gmacs_fvcore(config: ModelConfig, *, resolution: int = 224) -> float:
     try:
         from fvcore.nn import FlopCountAnalysis
     except ImportError as error:
-        raise ImportError(
+        raise MissingPackageError(
             "counting with fvcore needs the extra 'fvcore': pip install 'corrnet-models[fvcore]'"
         ) from error
     model = _meta_model(config).to_empty(device="cpu")

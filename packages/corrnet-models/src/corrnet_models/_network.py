@@ -14,6 +14,7 @@ from torch.utils.checkpoint import checkpoint
 from corr_ops import VideoCorrelation
 from corrnet_models._blocks import Bottleneck, make_correlation_block, make_stem
 from corrnet_models._config import EXPANSION, STAGES, ModelConfig, StageName
+from corrnet_models._errors import ModelError
 
 CLASSIFIER_STD = 0.01
 """Standard deviation of the classifier's initial weights."""
@@ -246,7 +247,7 @@ class VideoModel(nn.Module, ABC):
             ValueError: As in `forward`, or if there is no such stage.
         """
         if stage not in STAGES:
-            raise ValueError(f"stage must be one of {', '.join(STAGES)}; got {stage!r}")
+            raise ModelError(f"stage must be one of {', '.join(STAGES)}; got {stage!r}")
         self._check_input(x)
         return self._features(x, stage)
 
@@ -334,7 +335,7 @@ class VideoResNet(VideoModel):
 
     def __init__(self, config: ModelConfig) -> None:
         if config.flow_channels != 0:
-            raise ValueError(
+            raise ModelError(
                 f"VideoResNet has one stream; got flow_channels={config.flow_channels}, allowed 0"
             )
         super().__init__(config, num_features=EXPANSION * config.widths[-1])

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from corrnet_models._config import ModelConfig
+from corrnet_models._errors import ModelError
 from corrnet_models._network import VideoModel, VideoResNet
 from corrnet_models._twostream import TwoStreamResNet
 
@@ -89,7 +90,7 @@ def model_info(name: str) -> ModelInfo:
         ValueError: If there is no such model; the message has the nearest name and all that are allowed.
     """
     if name not in _MODELS:
-        raise ValueError(
+        raise ModelError(
             f"unknown model {name!r}{_nearest(name, _MODELS)}; allowed: {', '.join(list_models())}"
         )
     return _MODELS[name]
@@ -112,7 +113,7 @@ def model_config(name: str, **overrides: Any) -> ModelConfig:
     fields = ModelConfig.model_fields
     for key in overrides:
         if key not in fields:
-            raise ValueError(
+            raise ModelError(
                 f"unknown option {key!r} of model {name!r}{_nearest(key, fields)}; "
                 f"allowed: {', '.join(fields)}"
             )

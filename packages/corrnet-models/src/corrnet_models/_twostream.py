@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from corrnet_models._config import EXPANSION, ModelConfig, StageName
+from corrnet_models._errors import ModelError
 from corrnet_models._network import Backbone, VideoModel
 
 
@@ -24,7 +25,7 @@ class TwoStreamResNet(VideoModel):
 
     def __init__(self, config: ModelConfig) -> None:
         if config.flow_channels == 0:
-            raise ValueError("TwoStreamResNet needs channels of optical flow; got flow_channels=0")
+            raise ModelError("TwoStreamResNet needs channels of optical flow; got flow_channels=0")
         super().__init__(config, num_features=2 * EXPANSION * config.widths[-1])
         self.rgb = Backbone(config, in_channels=config.in_channels - config.flow_channels)
         self.flow = Backbone(config, in_channels=config.flow_channels)

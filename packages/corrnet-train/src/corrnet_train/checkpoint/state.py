@@ -14,12 +14,13 @@ from corrnet_train.checkpoint.folders import is_sharded
 from corrnet_train.config.recipes import flatten
 from corrnet_train.config.schema import RunConfig, config_to_dict, resumable_keys
 from corrnet_train.distributed.parallelize import full_tensor, placed_state
+from corrnet_train.utils.errors import InputError
 from video_data.utils.files import atomic_path
 
 FORMAT_VERSION = 2
 
 
-class CheckpointError(ValueError):
+class CheckpointError(InputError):
     """A checkpoint that cannot be used for what was asked; the message says what differs."""
 
 
@@ -106,7 +107,10 @@ class Checkpoint:
         version = content.pop("format_version")
         if version != FORMAT_VERSION:
             raise CheckpointError(f"{path} has format {version}, this version reads format {FORMAT_VERSION}")
-        return cls(**content)
+        try:
+            return cls(**content)
+        except TypeError as error:
+            raise CheckpointError(f"{path} is not a whole checkpoint: {error}") from None
 
 
 def load_weights(model: nn.Module, state: dict[str, Any], *, source: str) -> None:

@@ -21,6 +21,7 @@ from corrnet_train.cli.common import (
     reports_errors,
     workers,
 )
+from corrnet_train.utils.errors import InputError
 
 if TYPE_CHECKING:
     from video_data import PackReport
@@ -154,7 +155,7 @@ def _part(text: str | None) -> tuple[int, int] | None:
         return None
     number, slash, count = text.partition("/")
     if not (slash and number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
-        raise ValueError(f"--part {text}: expected I/N with I from 1 to N, for example 2/8")
+        raise InputError(f"--part {text}: expected I/N with I from 1 to N, for example 2/8")
     return int(number), int(count)
 
 
@@ -166,7 +167,7 @@ def _frame_rate(text: str | None) -> Fraction | None:
     except (ValueError, ZeroDivisionError):
         rate = Fraction(0)
     if rate <= 0:
-        raise ValueError(f"--frame-rate {text}: expected frames a second, for example 25 or 30000/1001")
+        raise InputError(f"--frame-rate {text}: expected frames a second, for example 25 or 30000/1001")
     return rate
 
 

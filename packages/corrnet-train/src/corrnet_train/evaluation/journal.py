@@ -11,6 +11,7 @@ from typing import Any, TextIO
 import numpy as np
 
 from corrnet_train.evaluation.accuracy import VideoPrediction
+from corrnet_train.utils.errors import InputError
 from corrnet_train.utils.files import write_text
 from video_data.loading.batches import Unreadable
 
@@ -57,9 +58,12 @@ class EvalJournal:
         self._file: TextIO | None = None
         self._lines = [json.dumps(dict(settings))]
         found = path.read_text(encoding="utf-8").split("\n")[:-1] if path and path.exists() else []
-        if path and found and not _differs(json.loads(found[0]), settings, path):
-            self.parts = [_from_json(json.loads(line)) for line in found[1:]]
-            self._lines = found
+        try:
+            if path and found and not _differs(json.loads(found[0]), settings, path):
+                self.parts = [_from_json(json.loads(line)) for line in found[1:]]
+                self._lines = found
+        except (ValueError, TypeError, LookupError, AttributeError) as error:
+            raise InputError(f"{path} is damaged; remove it to begin anew: {error}") from None
 
     @property
     def num_videos(self) -> int:

@@ -13,6 +13,7 @@ from corrnet_train.checkpoint.state import Checkpoint, load_weights
 from corrnet_train.config.schema import RunConfig, parse_config
 from corrnet_train.distributed.ranks import resolve_device
 from corrnet_train.inference.inputs import VideoInput
+from corrnet_train.utils.errors import InputError
 from corrnet_train.utils.precision import Precision, autocast
 from video_data import ClipConfig, decode_views, normalize
 
@@ -31,7 +32,7 @@ def build_from_config(config: RunConfig, num_classes: int) -> VideoModel:
         **config.model.options,
     )
     if model.config.in_channels != clip.num_channels:
-        raise ValueError(
+        raise InputError(
             f"{config.model.name} takes {model.config.in_channels} channels, the clips have {clip.num_channels} "
             f"(data.clip.modality={clip.modality}): rgb has 3, flow 2 (model.options.in_channels=2), both 5 "
             "(the two-stream models)"
@@ -115,7 +116,7 @@ class VideoClassifier:
     def _from_folder(cls, folder: Path, device: str) -> "VideoClassifier":
         pretrained = load_pretrained(folder)
         if not pretrained.classes or "clip" not in pretrained.metadata:
-            raise ValueError(f"{folder} holds a model without classes or without the recipe of its clips")
+            raise InputError(f"{folder} holds a model without classes or without the recipe of its clips")
         return cls(
             pretrained.model,
             classes=list(pretrained.classes),

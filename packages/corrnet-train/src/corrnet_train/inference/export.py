@@ -14,6 +14,7 @@ from torch import Tensor, nn
 import corr_ops
 from corrnet_models import VideoModel, save_pretrained
 from corrnet_train.inference.classifier import VideoClassifier
+from corrnet_train.utils.errors import InputError, MissingPackageError, WorkError
 from corrnet_train.utils.files import write_json
 from video_data import normalize
 from video_data.utils.files import atomic_path
@@ -23,7 +24,7 @@ TOLERANCE = 1e-4  # largest difference of a probability
 _SUFFIXES = {"torch": ".pt2", "onnx": ".onnx"}
 
 
-class ExportError(RuntimeError):
+class ExportError(WorkError):
     """A model that cannot be exported, or that computes something else afterwards."""
 
 
@@ -79,7 +80,7 @@ def export_model(classifier: VideoClassifier, path: str | Path, *, format: Forma
         save_pretrained(classifier.model, path, classes=classifier.classes, metadata=metadata)
         return Exported(path, None)
     if path.suffix != _SUFFIXES[format]:
-        raise ValueError(f"{path}: expected the ending {_SUFFIXES[format]} for --format {format}")
+        raise InputError(f"{path}: expected the ending {_SUFFIXES[format]} for --format {format}")
     if format == "onnx":
         _import_onnx()
     program = _Program(classifier.model.eval(), classifier.clip.num_flow_channels)
@@ -138,7 +139,7 @@ def _import_onnx() -> Any:
         import onnxruntime
         import onnxscript  # noqa: F401  (torch.onnx needs it)
     except ImportError as error:
-        raise ImportError(f"{error}; ONNX export needs: pip install 'corrnet-train[onnx]'") from error
+        raise MissingPackageError(f"{error}; ONNX export needs: pip install 'corrnet-train[onnx]'") from error
     return onnxruntime
 
 

@@ -12,6 +12,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from corrnet_train.utils.errors import InputError, WorkError
 from corrnet_train.utils.files import write_text
 from video_data.utils.files import atomic_path
 
@@ -46,9 +47,9 @@ def check_path(path: Path, *, overwrite: bool) -> None:
         ValueError: its ending is unknown, or it is there and is not to be replaced.
     """
     if path.suffix not in _SUFFIXES:
-        raise ValueError(f"features are written to a file {' or '.join(_SUFFIXES)}, got {path}")
+        raise InputError(f"features are written to a file {' or '.join(_SUFFIXES)}, got {path}")
     if path.exists() and not overwrite:
-        raise ValueError(f"{path} exists; --overwrite replaces it")
+        raise InputError(f"{path} exists; --overwrite replaces it")
 
 
 class FeatureFile:
@@ -95,7 +96,7 @@ class FeatureFile:
             fcntl.flock(self._rows, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             self._rows.close()
-            raise ValueError(f"another process is writing {path}") from None
+            raise InputError(f"another process is writing {path}") from None
         self._recover(overwrite)
         self._records = self._records_path.open("a", encoding="utf-8")
 
@@ -133,7 +134,7 @@ class FeatureFile:
         self._rows_path.unlink()
         self._records_path.unlink()
         if not num_rows:
-            raise RuntimeError(
+            raise WorkError(
                 f"none of {len(records)} videos can be read; {unreadable[0].video}: {unreadable[0].error}"
             )
         return num_rows, unreadable
@@ -164,7 +165,12 @@ class FeatureFile:
         self._rows.truncate(4 * self._num_features * num_rows)
 
     def _kept(self, overwrite: bool) -> list[str]:
-        lines = self._lines()
+        try:
+            return self._whole(self._lines(), overwrite)
+        except (json.JSONDecodeError, TypeError, AttributeError) as error:
+            raise InputError(f"{self._records_path} is damaged; remove it to begin anew: {error}") from None
+
+    def _whole(self, lines: list[str], overwrite: bool) -> list[str]:
         if not lines:
             return []
         before = json.loads(lines[0])
@@ -173,7 +179,7 @@ class FeatureFile:
             if overwrite:
                 return []
             name = differing[0]
-            raise ValueError(
+            raise InputError(
                 f"{self._rows_path} was begun with {name} {before.get(name)}, now it is {self._settings[name]}; "
                 "go on with the same settings, or --overwrite begins anew"
             )

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from corrnet_train.config.schema import MAX_MAGNITUDE, AugmentConfig
+from corrnet_train.utils.errors import InputError, MissingPackageError
 from video_data.loading.batches import PIXEL_MEAN, PIXEL_STD
 
 NUM_OPERATIONS = 2  # of RandAugment, a clip
@@ -35,12 +36,12 @@ class Augment:
         self._config = config
         self._num_classes = num_classes
         if self._mixes and micro_batch < 2:
-            raise ValueError(
+            raise InputError(
                 f"augment.mixup and augment.cutmix mix the clips that a process takes at once, which is {micro_batch}: "
                 "make train.micro_batch at least 2, or optim.batch_size at least 2 for each process"
             )
         if micro_batch % config.repeats:
-            raise ValueError(
+            raise InputError(
                 f"augment.repeats={config.repeats} must divide the clips that a process takes at once, which are "
                 f"{micro_batch} (train.micro_batch, or optim.batch_size / processes)"
             )
@@ -100,7 +101,7 @@ def _rand_augment(magnitude: float) -> Callable[[Tensor], Tensor]:
     try:
         from kornia import augmentation as K
     except ImportError:
-        raise ImportError(
+        raise MissingPackageError(
             "augment.rand_augment needs kornia: pip install 'corrnet-train[augment]', or leave it at 0"
         ) from None
     strength = magnitude / MAX_MAGNITUDE

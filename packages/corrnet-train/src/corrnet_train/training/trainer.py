@@ -36,6 +36,7 @@ from corrnet_train.training.prefetch import DeviceBatch, Prefetcher
 from corrnet_train.training.run_log import Meter, RunLog
 from corrnet_train.training.schedule import Schedule
 from corrnet_train.training.step import StepResult, StepValues, TrainStep, diverged_message, prepare_model
+from corrnet_train.utils.errors import InputError, WorkError
 from corrnet_train.utils.files import only_user, write_json
 from corrnet_train.utils.interrupt import Flag, interrupt_flag
 from corrnet_train.utils.precision import autocast
@@ -43,7 +44,7 @@ from corrnet_train.utils.progress import progress_bar, training_bar
 from video_data import LoaderState, ShardSet, TrainLoader, normalize, open_shards, train_loader
 
 
-class TrainingDiverged(RuntimeError):
+class TrainingDiverged(WorkError):
     """The loss is no longer a finite number; the message names the step and the samples of the batch."""
 
 
@@ -162,7 +163,7 @@ class Trainer:
             batch_size, world_size=self.ranks.world_size
         )
         if num_samples < batch_size:
-            raise ValueError(
+            raise InputError(
                 f"optim.batch_size={batch_size} is more than the {num_samples} samples of split "
                 f"{config.data.train_split}: a batch would hold samples twice; give at most {num_samples}"
             )
@@ -413,7 +414,7 @@ class Trainer:
             check_resumable(checkpoint, self.config, source=str(self.last_checkpoint))
             return checkpoint
         if self.last_checkpoint.exists():
-            raise ValueError(
+            raise InputError(
                 f"{self.folder} already holds a run: continue it with --resume, or choose another run.dir"
             )
         return None

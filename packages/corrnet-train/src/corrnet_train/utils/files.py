@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from corrnet_train.utils.errors import InputError
+
 
 def write_text(path: Path, text: str) -> None:
     """Writes `text` as UTF-8, atomically."""
@@ -32,7 +34,7 @@ def only_user(folder: Path) -> Iterator[None]:
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except (BlockingIOError, PermissionError):
-            raise ValueError(
+            raise InputError(
                 f"another process trains in {folder}: wait for it, or choose another run.dir"
             ) from None
         except OSError:

@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from video_data.media.encode import check_encoder, encode_h264
 from video_data.sampling.order import hash_words
+from video_data.utils.errors import InputError
 from video_data.utils.files import write_atomic
 from video_data.utils.pool import map_in_order
 
@@ -57,7 +58,7 @@ class MotionBenchConfig(BaseModel):
     @model_validator(mode="after")
     def _check_sprite(self) -> Self:
         if not 2 <= self.sprite_size[0] <= self.sprite_size[1] <= self.size:
-            raise ValueError(
+            raise InputError(
                 f"sprite_size must be (smallest, largest) from 2 to size {self.size}, got {self.sprite_size}"
             )
         return self
@@ -93,13 +94,13 @@ def generate_motionbench(
     """
     dest, config = Path(dest), config or MotionBenchConfig()
     if num_workers < 1:
-        raise ValueError(f"num_workers must be at least 1, got {num_workers}")
+        raise InputError(f"num_workers must be at least 1, got {num_workers}")
     check_encoder()
     dest.mkdir(parents=True, exist_ok=True)
     description = (config.model_dump_json(indent=1) + "\n").encode()
     config_path = dest / _CONFIG_NAME
     if config_path.exists() and config_path.read_bytes() != description:
-        raise ValueError(f"{dest} holds a MotionBench of another configuration; choose another folder")
+        raise InputError(f"{dest} holds a MotionBench of another configuration; choose another folder")
     write_atomic(config_path, description)
     jobs = [(split, number) for split, count in config.num_videos.items() for number in range(count)]
     for split, class_name in {(split, _class_of(number)) for split, number in jobs}:

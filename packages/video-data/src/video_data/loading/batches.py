@@ -8,6 +8,7 @@ from torch import Tensor
 
 from video_data.media.flow import NO_MOTION
 from video_data.media.planes import YuvClips, to_rgb
+from video_data.utils.errors import InputError
 
 PixelFormat = Literal["rgb", "yuv"]
 
@@ -174,15 +175,15 @@ def _pin_clips(video: Tensor | YuvClips) -> Tensor | YuvClips:
 def check_options(*, batch_size: int, num_workers: int, rank: int, world_size: int, pixels: str) -> None:
     """Raise ValueError for an option out of its range."""
     if batch_size < 1 or num_workers < 0:
-        raise ValueError(
+        raise InputError(
             f"batch_size must be at least 1 and num_workers at least 0, got {batch_size} and {num_workers}"
         )
     if not 0 <= rank < world_size:
-        raise ValueError(f"rank must be from 0 to world_size - 1, got rank {rank} of world_size {world_size}")
+        raise InputError(f"rank must be from 0 to world_size - 1, got rank {rank} of world_size {world_size}")
     check_pixels(pixels)
 
 
 def check_pixels(pixels: str) -> None:
     """Raise ValueError for an unknown kind of pixels."""
     if pixels not in ("rgb", "yuv"):
-        raise ValueError(f"pixels must be 'rgb' or 'yuv', got {pixels!r}")
+        raise InputError(f"pixels must be 'rgb' or 'yuv', got {pixels!r}")

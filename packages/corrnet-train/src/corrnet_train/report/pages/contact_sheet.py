@@ -17,6 +17,7 @@ from matplotlib.ticker import MaxNLocator
 from corrnet_train.report.figures.style import figure_style, inline, plain_label, render, series_color
 from corrnet_train.report.pages.render import render_page
 from corrnet_train.report.table import format_duration
+from corrnet_train.utils.errors import InputError
 from corrnet_train.utils.files import write_text
 from video_data.shards.format import Coverage
 from video_data.shards.inspect import Distribution, Inspection
@@ -57,10 +58,10 @@ def write_sheet(inspection: Inspection, clips: Sequence[Thumbnails], path: Path)
 def check_sheet(path: Path, *, num_classes: int = 0, clips_per_class: int = 0) -> None:
     """Raises ValueError for another ending than .html or .png, or more clips than a PNG holds."""
     if path.suffix.lower() not in SHEET_SUFFIXES:
-        raise ValueError(f"a sheet is written as {' or '.join(SHEET_SUFFIXES)}, got {path.name!r}")
+        raise InputError(f"a sheet is written as {' or '.join(SHEET_SUFFIXES)}, got {path.name!r}")
     rows = _png_rows([clips_per_class] * num_classes)
     if path.suffix.lower() == ".png" and rows > _MOST_ROWS:
-        raise ValueError(
+        raise InputError(
             f"{num_classes} classes with {clips_per_class} clips need {rows} rows of pixels, a PNG here has at most "
             f"{_MOST_ROWS}: show fewer, or write .html"
         )

@@ -16,6 +16,7 @@ from corrnet_train.analysis.correlation_layers import CorrelationLayer
 from corrnet_train.analysis.motion import MotionField
 from corrnet_train.report.figures.video import VideoWriter, text_font
 from corrnet_train.report.pages.render import render_page
+from corrnet_train.utils.errors import InputError
 from corrnet_train.utils.files import write_text
 from video_data.utils.files import atomic_path
 
@@ -30,7 +31,7 @@ _INK = (235, 237, 242)
 def check_suffix(path: Path) -> None:
     """Raises ValueError for another ending than .mp4, .png or .html."""
     if path.suffix.lower() not in SUFFIXES:
-        raise ValueError(f"motion is drawn as {', '.join(SUFFIXES)}, got {path.name!r}")
+        raise InputError(f"motion is drawn as {', '.join(SUFFIXES)}, got {path.name!r}")
 
 
 def write_motion(
@@ -60,7 +61,7 @@ def write_motion(
         return
     kept = list(fields)
     if not kept:
-        raise ValueError("no frames to draw")
+        raise InputError("no frames to draw")
     # The first frame is matched with itself and tells nothing.
     places = np.linspace(min(1, len(kept) - 1), len(kept) - 1, min(_SHOWN, max(1, len(kept) - 1)))
     shown = [kept[place] for place in places.round().astype(int)]
