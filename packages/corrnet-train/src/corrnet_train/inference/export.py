@@ -143,7 +143,10 @@ def _import_onnx() -> Any:
 
 
 def _usage(classifier: VideoClassifier) -> dict[str, Any]:
-    clip = classifier.clip
+    clip, num_clips = classifier.clip, classifier.num_clips
+    of_video = f"average the probabilities of {num_clips} clips spaced uniformly over the video"
+    if num_clips == 1:
+        of_video = "the probabilities of one clip from the middle of the video"
     channels = {"rgb": "RGB", "flow": "optical flow x, y", "both": "RGB, optical flow x, y"}[clip.modality]
     return {
         "input": {
@@ -154,7 +157,7 @@ def _usage(classifier: VideoClassifier) -> dict[str, Any]:
             "channels": channels,
         },
         "output": {"name": "probabilities", "dtype": "float32", "shape": ["clips", len(classifier.classes)]},
-        "video": "average the probabilities of 10 clips spaced uniformly over the video",
+        "video": of_video,
         "clip": clip.model_dump(mode="json"),
         "short_side": clip.short_side_range[0],
         "classes": classifier.classes,

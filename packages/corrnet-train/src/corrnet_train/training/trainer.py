@@ -115,6 +115,7 @@ class Trainer:
             clip=config.data.clip,
             device=self.device,
             precision=config.run.precision,
+            num_clips=config.eval.num_clips,
         )
         self.wrapped = wrap(self.model, ranks, self.device)
         self.train_step = TrainStep(
