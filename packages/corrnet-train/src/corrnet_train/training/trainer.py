@@ -262,7 +262,7 @@ class Trainer:
                 start, waited = time.perf_counter(), batches.waited
                 pending.append(self._train_step(batches, interrupted.set))
                 self.step += 1
-                self.loader_state = self.loader_state.advance(batch_size)
+                self.loader_state = loader.state
                 log, evaluation, save = (
                     due(self.step)
                     for due in (self.schedule.logs, self.schedule.evaluates, self.schedule.saves)
