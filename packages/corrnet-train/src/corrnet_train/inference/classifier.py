@@ -162,7 +162,7 @@ class VideoClassifier:
             float32, on the model's device.
         """
         self.model.eval()
-        clips = normalize(video.to(self.device, non_blocking=True), flow_channels=self.clip.num_flow_channels)
+        clips = normalize(video.to(self.device, non_blocking=True), clip=self.clip)
         with autocast(self.device, self.precision):
             return function(clips).float()
 

@@ -15,7 +15,7 @@ import corr_ops
 from corrnet_models import VideoModel, save_pretrained
 from corrnet_train.inference.classifier import VideoClassifier
 from corrnet_train.utils.files import write_json
-from video_data import normalize
+from video_data import ClipConfig, normalize
 from video_data.utils.files import atomic_path
 
 Format = Literal["hub", "torch", "onnx"]
@@ -44,13 +44,13 @@ class Exported:
 class _Program(nn.Module):
     """Clips to probabilities, as `VideoClassifier.clip_probabilities` without autocast."""
 
-    def __init__(self, model: nn.Module, flow_channels: int) -> None:
+    def __init__(self, model: nn.Module, clip: ClipConfig) -> None:
         super().__init__()
         self.model = model
-        self._flow_channels = flow_channels
+        self._clip = clip
 
     def forward(self, clips: Tensor) -> Tensor:
-        scores: Tensor = self.model(normalize(clips, flow_channels=self._flow_channels))
+        scores: Tensor = self.model(normalize(clips, clip=self._clip))
         return scores.float().softmax(dim=1)
 
 
@@ -82,7 +82,7 @@ def export_model(classifier: VideoClassifier, path: str | Path, *, format: Forma
         raise ValueError(f"{path}: expected the ending {_SUFFIXES[format]} for --format {format}")
     if format == "onnx":
         _import_onnx()
-    program = _Program(classifier.model.eval(), classifier.clip.num_flow_channels)
+    program = _Program(classifier.model.eval(), classifier.clip)
     clip = classifier.clip
     shape = (2, clip.num_channels, clip.num_frames, clip.crop_size, clip.crop_size)
     clips = torch.randint(256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))

@@ -18,6 +18,7 @@ from corrnet_train.training.prefetch import DeviceBatch
 from corrnet_train.training.step import TrainStep
 from corrnet_train.training.trainer import Trainer
 from corrnet_train.utils.precision import autocast
+from video_data import normalize
 
 _CPU_GMACS = 80  # of the clips that are timed at once without a GPU: a few seconds in fp32
 _TIMED_STEPS = 2
@@ -158,9 +159,8 @@ def _clip_seconds(trainer: Trainer, gmacs: float) -> float:
         torch.optim.SGD(trainer.model.parameters(), lr=0.0),
         device=trainer.device,
         precision=trainer.config.run.precision,
-        flow_channels=clip.num_flow_channels,
         loss=make_loss(trainer.config.augment),
-        mix=trainer.augment if num_clips > 1 else None,
+        prepare=trainer.augment if num_clips > 1 else lambda video, label: (normalize(video, clip=clip), label),
     )
     buffers = [buffer.clone() for buffer in trainer.model.buffers()]
     seconds: list[float] = []
