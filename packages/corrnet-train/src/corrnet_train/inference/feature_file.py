@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from corrnet_train.utils.files import write_text
 from video_data.utils.files import atomic_path
+from video_data.utils.settings import changed_settings
 
 Rows = NDArray[np.float32]
 _SUFFIXES = (".npz", ".safetensors")
@@ -168,13 +169,11 @@ class FeatureFile:
         if not lines:
             return []
         before = json.loads(lines[0])
-        differing = [name for name in self._settings if before.get(name) != self._settings[name]]
-        if differing:
+        for name, (old, new) in changed_settings(before, self._settings, names=self._settings).items():
             if overwrite:
                 return []
-            name = differing[0]
             raise ValueError(
-                f"{self._rows_path} was begun with {name} {before.get(name)}, now it is {self._settings[name]}; "
+                f"{self._rows_path} was begun with {name} {old}, now it is {new}; "
                 "go on with the same settings, or --overwrite begins anew"
             )
         room = self._rows_path.stat().st_size

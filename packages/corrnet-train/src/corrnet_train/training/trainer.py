@@ -372,8 +372,7 @@ class Trainer:
         """Estimates batch norm's statistics from the clips that come next."""
         loader = self.loader(num_samples=self.config.eval.precise_bn)
         clips = (
-            normalize(batch.video, clip=self.config.data.clip)
-            for batch in Prefetcher(loader, self.device)
+            normalize(batch.video, clip=self.config.data.clip) for batch in Prefetcher(loader, self.device)
         )
         with autocast(self.device, self.config.run.precision):
             estimate_statistics(self.classifier.model, clips, len(loader), self.ranks)
