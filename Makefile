@@ -3,8 +3,9 @@
 PYTHON ?= python3
 BIN := .venv/bin
 PACKAGES := corr-ops video-data corrnet-models corrnet-train
-DEV_TOOLS := build hatchling import-linter mypy pytest-benchmark pytest-xdist ruff types-PyYAML
+DEV_TOOLS := build codespell hatchling import-linter mypy pytest-benchmark pytest-xdist ruff types-PyYAML
 SOURCES := packages bench tests conftest.py
+SPELLED := packages bench docs examples tests README.md CONTRIBUTING.md
 
 .PHONY: demo test lint bench format
 
@@ -20,6 +21,7 @@ lint: .venv/installed
 	$(BIN)/ruff format --check $(SOURCES)
 	$(BIN)/mypy $(PACKAGES:%=packages/%/src)
 	$(BIN)/lint-imports
+	$(BIN)/codespell -D - -D .codespell.txt $(SPELLED)
 
 format: .venv/installed
 	$(BIN)/ruff check --fix $(SOURCES)

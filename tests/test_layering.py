@@ -1,4 +1,4 @@
-"""The arrows between the packages: train -> models -> ops, train -> data; never back, never sideways."""
+"""The arrows between the packages: train -> models -> ops, train -> data; never back, sideways or to private names."""
 
 import ast
 import shutil
@@ -30,6 +30,8 @@ def test_packages_import_only_along_the_arrows():
     [
         ("corr-ops/src/corr_ops", "corrnet_models"),
         ("video-data/src/video_data", "corr_ops"),
+        ("corrnet-models/src/corrnet_models", "corr_ops.ops"),
+        ("corrnet-train/src/corrnet_train", "corrnet_models._config"),
         ("corrnet-train/src/corrnet_train/utils", "corrnet_train.training.step"),
         ("corrnet-train/src/corrnet_train/report/figures", "corrnet_train.report.pages.render"),
     ],

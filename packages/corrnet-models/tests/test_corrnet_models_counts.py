@@ -9,13 +9,13 @@ import pytest
 
 from corrnet_models import (
     Complexity,
+    _registry,
     complexity_table,
     count_gmacs,
     count_gmacs_fvcore,
     list_models,
     markdown_table,
     model_config,
-    registry,
 )
 
 # Counted by hand from Table 2 and Figure 2: convolutions, correlations and the classifier.
@@ -112,8 +112,8 @@ def test_table_of_each_models_own_length() -> None:
 
 
 def test_table_of_all_models(monkeypatch: pytest.MonkeyPatch) -> None:
-    tiny = {name: info for name, info in registry._MODELS.items() if name.endswith("tiny")}
-    monkeypatch.setattr(registry, "_MODELS", tiny)
+    tiny = {name: info for name, info in _registry._MODELS.items() if name.endswith("tiny")}
+    monkeypatch.setattr(_registry, "_MODELS", tiny)
     assert [row.name for row in complexity_table(num_frames=None)] == list_models() == sorted(tiny)
 
 
@@ -126,7 +126,7 @@ def test_table_works_without_fvcore(monkeypatch: pytest.MonkeyPatch) -> None:
         return original(name, *args, **kwargs)
 
     monkeypatch.setattr(builtins, "__import__", without_fvcore)
-    monkeypatch.setattr("corrnet_models.complexity.find_spec", lambda name: None)
+    monkeypatch.setattr("corrnet_models._complexity.find_spec", lambda name: None)
     assert complexity_table(["r2d_tiny"], num_frames=(8,))[0].gmacs_fvcore is None
     with pytest.raises(ImportError, match=r"corrnet-models\[fvcore\]"):
         count_gmacs_fvcore(model_config("r2d_tiny"))

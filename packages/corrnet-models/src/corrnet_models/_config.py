@@ -1,4 +1,4 @@
-"""One frozen record holds everything that defines a network of this package."""
+"""`ModelConfig`, the frozen record of everything that defines a network."""
 
 from typing import Any, Literal, Self
 
@@ -45,7 +45,7 @@ class ModelConfig(BaseModel):
             (Table 4, "w/o grouping").
         corr_kernel_size: Side K of the window that is searched, odd (Figure 3).
         corr_dilation: Step D between two positions of the window, in feature map pixels.
-        corr_searched: The frame whose neighbourhood is searched; the paper leaves it open.
+        corr_searched: The frame whose neighborhood is searched; the paper leaves it open.
         corr_norm_before: What stands between the reducing 1x1x1 convolution and the operator; the
             paper leaves it open.
         corr_norm_after: What stands straight after the operator; the paper leaves it open.
@@ -84,7 +84,7 @@ class ModelConfig(BaseModel):
     @classmethod
     def _odd(cls, value: int) -> int:
         if value % 2 == 0:
-            raise ValueError(f"must be odd, so that the window has a centre; got {value}")
+            raise ValueError(f"must be odd, so that the window has a center; got {value}")
         return value
 
     @field_validator("depths", "widths", "temporal_strides")
@@ -153,12 +153,26 @@ class ModelConfig(BaseModel):
         return bool(self.corr_stages) and self.corr_filters == "per_frame"
 
     def correlation_groups(self, stage: StageName) -> int:
-        """Groups G of the correlation in a stage (section 3, groupwise correlation)."""
+        """Return the groups G of the correlation in a stage (section 3, groupwise correlation).
+
+        Args:
+            stage: The stage.
+
+        Returns:
+            1 where `corr_group_size` is None.
+        """
         width = self.widths[STAGES.index(stage)]
         return 1 if self.corr_group_size is None else width // self.corr_group_size
 
     def correlation_channels(self, stage: StageName) -> int:
-        """Channels G*K*K that the operator puts out in a stage (Table 1)."""
+        """Return the channels that the operator puts out in a stage (Table 1).
+
+        Args:
+            stage: The stage.
+
+        Returns:
+            G*K*K.
+        """
         return self.correlation_groups(stage) * self.corr_kernel_size**2
 
     def replace(self, **changes: Any) -> Self:
@@ -167,7 +181,10 @@ class ModelConfig(BaseModel):
         Args:
             **changes: New values by field name.
 
+        Returns:
+            The copy; this record stays as it is.
+
         Raises:
-            ValueError: A name is no field, or a value cannot work.
+            ValueError: If a name is no field, or a value cannot work.
         """
         return type(self)(**{**self.model_dump(), **changes})

@@ -10,9 +10,9 @@ from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from corrnet_models.config import ModelConfig
-from corrnet_models.network import VideoModel
-from corrnet_models.registry import build_model
+from corrnet_models._config import ModelConfig
+from corrnet_models._network import VideoModel
+from corrnet_models._registry import build_model
 
 WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
 _LIBRARY, _FORMAT_VERSION = "corrnet-models", 1
@@ -34,7 +34,14 @@ class Pretrained:
 
 
 def is_pretrained(folder: str | Path) -> bool:
-    """Whether a folder holds what `save_pretrained` writes."""
+    """Return whether a folder holds what `save_pretrained` writes.
+
+    Args:
+        folder: The folder; it need not exist.
+
+    Returns:
+        True when both the weights and the configuration are there.
+    """
     return all((Path(folder) / name).is_file() for name in (WEIGHTS, CONFIG))
 
 
@@ -46,7 +53,7 @@ def save_pretrained(
     metadata: Mapping[str, Any] | None = None,
     card: str | None = None,
 ) -> None:
-    """Writes a model into a folder that can be uploaded to the Hugging Face Hub as it is.
+    """Write a model into a folder that can be uploaded to the Hugging Face Hub as it is.
 
     Args:
         model: The network.
@@ -56,7 +63,7 @@ def save_pretrained(
         card: Text of the model card; None writes a short one that says how to load the model.
 
     Raises:
-        ValueError: The number of classes is not that of the outputs.
+        ValueError: If the number of classes is not that of the outputs.
     """
     if classes and len(classes) != model.config.num_classes:
         raise ValueError(
@@ -78,16 +85,19 @@ def save_pretrained(
 
 
 def load_pretrained(source: str | Path, *, revision: str | None = None) -> Pretrained:
-    """Loads what `save_pretrained` wrote. No code from the folder is run.
+    """Load what `save_pretrained` wrote. No code from the folder is run.
 
     Args:
         source: A folder, or the name `owner/model` of a repository of the Hugging Face Hub (extra `hub`).
         revision: Branch, tag or commit of the repository; None takes its newest state.
 
+    Returns:
+        The model in evaluation mode, its classes and what else was saved with it.
+
     Raises:
-        ValueError: The folder holds no such model, or weights that are not those of its configuration; the message
+        ValueError: If the folder holds no such model, or weights that are not those of its configuration; the message
             names them.
-        ImportError: `source` is no folder and huggingface-hub is not installed.
+        ImportError: If `source` is no folder and huggingface-hub is not installed.
     """
     folder = Path(source)
     if not folder.is_dir():

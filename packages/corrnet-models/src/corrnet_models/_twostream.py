@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from corrnet_models.config import EXPANSION, ModelConfig, StageName
-from corrnet_models.network import Backbone, VideoModel
+from corrnet_models._config import EXPANSION, ModelConfig, StageName
+from corrnet_models._network import Backbone, VideoModel
 
 
 class TwoStreamResNet(VideoModel):
@@ -19,7 +19,7 @@ class TwoStreamResNet(VideoModel):
         config: The configuration, with `flow_channels` above 0.
 
     Raises:
-        ValueError: The configuration is for one stream.
+        ValueError: If the configuration is for one stream.
     """
 
     def __init__(self, config: ModelConfig) -> None:
