@@ -56,7 +56,7 @@ FACE = {
     "generate_motionbench": "(dest, config=None, *, num_workers=1, progress=True)",
     "inspect_shards": "(shards, *, progress=True)",
     "merge_parts": "(dest, *folders, progress=True)",
-    "normalize": "(video, dtype=torch.float32, *, flow_channels=0)",
+    "normalize": "(video, dtype=torch.float32, *, clip=None)",
     "open_shards": "(path, *, verify=False, cache=None, cache_bytes=68719476736, storage_options=None)",
     "pack_csv": "(csv_path, dest, *, root=None, options=None, progress=True)",
     "pack_folder": "(src, dest, *, options=None, progress=True)",

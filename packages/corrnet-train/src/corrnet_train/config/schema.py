@@ -21,6 +21,7 @@ from corrnet_train.config.recipes import ConfigError, apply_override, default_ru
 from corrnet_train.utils.errors import InputError
 from corrnet_train.utils.precision import Precision
 from video_data import ClipConfig
+from video_data.sampling.clips import DEFAULT_NUM_CLIPS
 
 BatchNorm = Literal["local", "sync"]
 Parallel = Literal["ddp", "fsdp"]
@@ -255,12 +256,13 @@ class TrainConfig(BaseModel):
 
 
 class EvalConfig(BaseModel):
-    """How accuracy is measured (paper section 5: 10 clips, class probabilities averaged)."""
+    """How accuracy is measured (paper section 5: uniformly spaced clips, class probabilities averaged)."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     num_clips: Resumable[PositiveInt] = Field(
-        10, description="clips spaced uniformly over each video by `corrnet eval`, `predict` and `features`"
+        DEFAULT_NUM_CLIPS,
+        description="clips spaced uniformly over each video by `corrnet eval`, `predict` and `features`",
     )
     batch_size: Resumable[PositiveInt] = Field(4, description="videos a step of each process, while training")
     every_epochs: Resumable[float] = Field(

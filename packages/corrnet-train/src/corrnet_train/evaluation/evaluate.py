@@ -67,7 +67,7 @@ def evaluate(
     shards: ShardSet | str | Path,
     split: str,
     *,
-    num_clips: int = 10,
+    num_clips: int | None = None,
     num_crops: int = 1,
     batch_size: int = 4,
     num_workers: int = 0,
@@ -84,7 +84,7 @@ def evaluate(
         classifier: the model with its classes, which must be those of the shards.
         shards: an open shard set, or the folder or URL of one.
         split: name of the split.
-        num_clips: clips spaced uniformly over each video.
+        num_clips: clips spaced uniformly over each video; None takes those of the classifier.
         num_crops: 1 for the center of the picture, 3 for three places along its longer side.
         batch_size: videos a step.
         num_workers: decoding processes.
@@ -104,6 +104,7 @@ def evaluate(
     check_classes(classifier.classes, shards)
     if journal is not None and ranks.world_size > 1:
         raise InputError(f"a journal is for one process, got {ranks.world_size}")
+    num_clips = classifier.num_clips if num_clips is None else num_clips
     views = {"num_clips": num_clips, "num_crops": num_crops}
     settings = {} if journal is None else fingerprint(classifier, shards, split, **views, num_videos=0)
     work = EvalJournal(None if journal is None else Path(journal), settings)

@@ -56,7 +56,7 @@ def extract_features(
     videos: str | Path | Sequence[str | Path | VideoInput] | PackedSplit,
     path: str | Path,
     *,
-    num_clips: int = 10,
+    num_clips: int | None = None,
     per_clip: bool = False,
     stage: str = "res5",
     num_workers: int = 0,
@@ -72,7 +72,7 @@ def extract_features(
         classifier: the model.
         videos: files, folders and URLs, or a split of a shard set.
         path: a file `.npz` or `.safetensors`; the index is beside it and ends in `.csv`.
-        num_clips: clips spaced uniformly over each video.
+        num_clips: clips spaced uniformly over each video; None takes those of the classifier.
         per_clip: whether each clip has a row; else a row is the mean over the clips of a video.
         stage: stage of the network that puts the features out, `res2` to `res5`.
         num_workers: decoding processes; 0 decodes in this one.
@@ -87,6 +87,7 @@ def extract_features(
     """
     if stage not in STAGES:
         raise InputError(f"stage must be one of {', '.join(STAGES)}, got {stage!r}")
+    num_clips = classifier.num_clips if num_clips is None else num_clips
     if num_clips < 1 or num_workers < 0:
         raise InputError(
             f"num_clips must be at least 1 and num_workers at least 0, got {num_clips} and {num_workers}"

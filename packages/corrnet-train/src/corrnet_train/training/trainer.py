@@ -116,6 +116,7 @@ class Trainer:
             clip=config.data.clip,
             device=self.device,
             precision=config.run.precision,
+            num_clips=config.eval.num_clips,
         )
         self.wrapped = wrap(self.model, ranks, self.device)
         self.train_step = TrainStep(
@@ -125,9 +126,8 @@ class Trainer:
             precision=config.run.precision,
             num_micro_batches=self.num_micro_batches,
             clip_grad_norm=config.optim.clip_grad_norm,
-            flow_channels=config.data.clip.num_flow_channels,
             loss=make_loss(config.augment),
-            mix=self.augment,
+            prepare=self.augment,
             after_update=self._average,
             reduce=ranks.sum_,
             world_size=ranks.world_size,
@@ -169,7 +169,10 @@ class Trainer:
             )
         self.schedule = Schedule(config, num_samples)
         self.augment = Augment(
-            config.augment, num_classes=len(self.shards.classes), micro_batch=self.micro_batch
+            config.augment,
+            clip=config.data.clip,
+            num_classes=len(self.shards.classes),
+            micro_batch=self.micro_batch,
         )
 
     def _build_model(self, *, fresh: bool) -> VideoModel:
@@ -262,7 +265,7 @@ class Trainer:
                 start, waited = time.perf_counter(), batches.waited
                 pending.append(self._train_step(batches, interrupted.set))
                 self.step += 1
-                self.loader_state = self.loader_state.advance(batch_size)
+                self.loader_state = loader.state
                 log, evaluation, save = (
                     due(self.step)
                     for due in (self.schedule.logs, self.schedule.evaluates, self.schedule.saves)
@@ -370,8 +373,7 @@ class Trainer:
         """Estimates batch norm's statistics from the clips that come next."""
         loader = self.loader(num_samples=self.config.eval.precise_bn)
         clips = (
-            normalize(batch.video, flow_channels=self.config.data.clip.num_flow_channels)
-            for batch in Prefetcher(loader, self.device)
+            normalize(batch.video, clip=self.config.data.clip) for batch in Prefetcher(loader, self.device)
         )
         with autocast(self.device, self.config.run.precision):
             estimate_statistics(self.classifier.model, clips, len(loader), self.ranks)

