@@ -18,7 +18,6 @@ import av
 from video_data.datasets import Entry
 from video_data.shards.format import (
     DroppedEntry,
-    PackOptions,
     Positive,
     Sha256,
     ShardEntry,
@@ -27,6 +26,7 @@ from video_data.shards.format import (
     model_bytes,
     parse_file,
 )
+from video_data.shards.pack_options import PackOptions
 from video_data.utils.files import atomic_file, temporary_name, write_atomic
 
 _FOLDER = ".packing"
