@@ -10,7 +10,16 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from corrnet_train.cli.common import EXIT_FAILED, Device, err, escape, out, reports_errors
+from corrnet_train.cli.common import (
+    EXIT_FAILED,
+    DecodingWorkers,
+    Device,
+    decoding_workers,
+    err,
+    escape,
+    out,
+    reports_errors,
+)
 from corrnet_train.cli.complete import model_names
 from corrnet_train.utils.files import write_text
 
@@ -31,9 +40,7 @@ def doctor(
         Path | None, typer.Option("--dir", help="Folder for the run, as run.dir; nothing is left in it.")
     ] = None,
     device: Device = "auto",
-    num_workers: Annotated[
-        int, typer.Option(min=0, help="Decoding processes of each training process, as data.num_workers.")
-    ] = 2,
+    num_workers: DecodingWorkers = None,
     model: Annotated[
         str,
         typer.Option(
@@ -49,7 +56,7 @@ def doctor(
         typer.Option("--json", metavar="FILE", help="Write all findings as JSON; - for standard output."),
     ] = None,
 ) -> None:
-    """Check a machine, or all processes of a run, before an expensive one.
+    r"""Check a machine, or all processes of a run, before an expensive one.
 
     Looks at versions, devices, the operator's kernels (against the reference), the decoder and the limits of the
     machine; with --shards and --dir also at what a run would read and write. Started by torchrun it checks all
@@ -64,7 +71,8 @@ def doctor(
 
     corrnet doctor --shards data/shards --dir runs/first --num-workers 8
 
-    torchrun --nproc-per-node 8 -m corrnet_train.cli doctor --shards data/shards --dir runs/first --model corrnet50
+    torchrun --nproc-per-node 8 -m corrnet_train.cli doctor \
+      --shards data/shards --dir runs/first --model corrnet50
 
     corrnet doctor --json - | jq .checks
     """
@@ -76,7 +84,7 @@ def doctor(
         device=device,
         shards=shards,
         run_dir=run_dir,
-        num_workers=num_workers,
+        num_workers=decoding_workers(num_workers),
         model=model,
         timeout=timeout,
     )

@@ -35,7 +35,7 @@ def inspect(
     clips: Annotated[int, typer.Option(min=1, help="Most clips of a class on the sheet.")] = 2,
     frames: Annotated[int, typer.Option(min=1, max=64, help="Frames of a clip on the sheet.")] = 8,
     seed: Annotated[int, typer.Option(help="Seed of the choice of classes and clips.")] = 0,
-    num_workers: Workers = 0,
+    num_workers: Workers = None,
 ) -> None:
     """Show what is in shards: splits, classes, sizes, lengths, what was left out, duplicates, samples.
 

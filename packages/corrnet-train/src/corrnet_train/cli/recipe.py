@@ -99,7 +99,9 @@ def schema() -> None:
 
     corrnet recipe schema > corrnet.schema.json
 
-    and as first line of a recipe: # yaml-language-server: $schema=corrnet.schema.json
+    and as first line of a recipe:
+
+    # yaml-language-server: $schema=corrnet.schema.json
     """
     from corrnet_train.config.schema import recipe_schema
 

@@ -14,9 +14,8 @@ from video_data.shards.format import (
     SampleRecord,
     ShardEntry,
     Split,
-    StrictModel,
 )
-from video_data.shards.pack_options import PackOptions
+from video_data.shards.pack_options import PackOptions, StrictModel
 from video_data.shards.reader import ShardError, ShardSet
 from video_data.utils.pool import map_in_order
 

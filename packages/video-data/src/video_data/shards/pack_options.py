@@ -23,20 +23,19 @@ class PackOptions(StrictModel):
     max_short_side: int | None = Field(
         default=256,
         ge=2,
-        description="reencode: longest allowed shorter side in pixels; smaller pictures keep their size, None keeps "
-        "all sizes",
+        description="longest allowed shorter side when encoding, in pixels; smaller pictures keep their size",
     )
     gop: int = Field(
-        default=12, ge=1, le=250, description="reencode: frames from one keyframe to the next; flow too"
+        default=12, ge=1, le=250, description="frames from one keyframe to the next when encoding; flow too"
     )
-    crf: int = Field(default=20, ge=0, le=51, description="reencode: quality of x264, smaller is better")
+    crf: int = Field(default=20, ge=0, le=51, description="quality of x264 when encoding; smaller is better")
     shard_size: int = Field(default=256, ge=1, description="most samples of a shard")
     max_shard_bytes: int = Field(
         default=1 << 30, ge=1, le=1 << 40, description="a shard is closed once it holds this many bytes"
     )
     flow: bool = Field(
         default=False,
-        description="whether to compute optical flow (extra flow) and store it beside each video",
+        description="compute optical flow too, for two-stream models (extra flow; about 10 times as long)",
     )
     seed: int = Field(
         default=0, ge=0, lt=1 << 63, description="seed of the shuffle that mixes classes over the shards"
@@ -55,7 +54,7 @@ class PackOptions(StrictModel):
     overwrite: bool = Field(
         default=False,
         exclude=True,
-        description="whether to replace a finished shard set, or an unfinished one of other videos or options",
+        description="replace a finished shard set, or an unfinished one of other videos or options",
     )
 
     @field_validator("part")
