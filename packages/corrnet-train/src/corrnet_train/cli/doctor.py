@@ -21,6 +21,7 @@ from corrnet_train.cli.common import (
     reports_errors,
 )
 from corrnet_train.cli.complete import model_names
+from corrnet_train.cli.layout import fitting_table, print_entry
 from corrnet_train.utils.files import write_text
 
 if TYPE_CHECKING:
@@ -93,11 +94,11 @@ def doctor(
 
     def show(result: "CheckResult") -> None:
         status = result.summary.status
-        lines = escape(result.summary.result).splitlines()
-        lines += [f"[bold]->[/] {escape(line)}" for line in result.summary.advice.splitlines()]
-        label = f"[{_COLORS[status]}]{status:<8}[/] {result.name:<14} "
-        for number, line in enumerate(lines):
-            console.print((label if not number else " " * 24) + line, highlight=False, soft_wrap=True)
+        for number, line in enumerate(result.summary.result.splitlines()):
+            label = "" if number else f"{status:<8} {result.name}"
+            print_entry(console, label, line, indent=24, style=_COLORS[status])
+        for line in result.summary.advice.splitlines():
+            print_entry(console, "", f"-> {line}", indent=24)
 
     with console.status("checking") as spinner:
         context, results = examine(
@@ -108,7 +109,7 @@ def doctor(
     if is_first:
         if context.ranks.launched:
             wide = console if console.is_terminal else Console(file=console.file, width=_PLAIN_WIDTH)
-            wide.print(_processes(results))
+            wide.print(_processes(wide, results))
         if json_file is not None:
             _write(json_file, _report(context, results))
     _part(context, results)
@@ -116,24 +117,25 @@ def doctor(
         raise typer.Exit(EXIT_FAILED)
 
 
-def _processes(results: "list[CheckResult]") -> Table:
+def _processes(console: Console, results: "list[CheckResult]") -> Table:
     """A row a process: who it is and what it runs on."""
-    table = Table("rank", "host", "local", "pid", "device", "name", "memory", "free", "capability", box=None)
+    titles = ("rank", "host", "local", "pid", "device", "name", "memory", "free", "capability")
+    rows: list[list[str]] = []
     by_name = {result.name: result.ranks for result in results}
     pairs = list(zip(by_name["processes"], by_name["device"], strict=True))
     for rank, (process, device) in enumerate(pairs[:_MOST_PROCESSES]):
         if process is None:
-            table.add_row(str(rank), "[bold red]did not answer[/]")
+            rows.append([str(rank), "[bold red]did not answer[/]"])
             continue
         figures = process.figures | ({} if device is None else device.figures)
         memory = [f"{figures[key]} GiB" if key in figures else "" for key in ("memory_gib", "free_gib")]
         cells = [figures.get(key, "") for key in ("host", "local_rank", "pid", "device", "name")]
-        table.add_row(
-            str(rank), *(escape(str(cell)) for cell in cells), *memory, figures.get("capability", "")
+        rows.append(
+            [str(rank), *(escape(str(cell)) for cell in cells), *memory, str(figures.get("capability", ""))]
         )
     if len(pairs) > _MOST_PROCESSES:
-        table.add_row("...", f"and {len(pairs) - _MOST_PROCESSES} more, see --json")
-    return table
+        rows.append(["...", f"and {len(pairs) - _MOST_PROCESSES} more, see --json"])
+    return fitting_table(console, titles, rows, droppable=("capability", "pid", "local", "free", "memory"))
 
 
 def _report(context: "Context", results: "list[CheckResult]") -> dict[str, Any]:

@@ -22,6 +22,7 @@ from corrnet_train.cli.common import (
     print_error,
     reports_errors,
 )
+from corrnet_train.cli.encoding import has_character
 
 if TYPE_CHECKING:  # imported where it is used: it takes a second
     from corrnet_train.inference.classifier import VideoClassifier
@@ -257,10 +258,12 @@ def _predict_windows(
         )
 
 
-def _bars(classes: list[str], probabilities: list[float], width: int = 40) -> Table:
+def _bars(classes: list[str], probabilities: list[float]) -> Table:
     table = Table(box=None, show_header=False, padding=(0, 1))
+    width = max(10, min(40, out.width - max(map(len, classes)) - 12))
+    block = "█" if has_character(out.file, "█") else "#"
     for name, probability in zip(classes, probabilities, strict=True):
         table.add_row(
-            escape(name), f"{probability:6.1%}", "[cyan]" + "█" * round(probability * width) + "[/]"
+            escape(name), f"{probability:6.1%}", "[cyan]" + block * round(probability * width) + "[/]"
         )
     return table

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
@@ -128,10 +129,14 @@ def results_table(results: Results) -> Table:
     """
     interval = "in brackets: 95 % Wilson interval of video top-1"
     # Titles and names are Text objects, so that brackets in them are not read as markup.
-    table = Table(title=Text(results.title), caption=Text(interval))
-    table.add_column("model", overflow="fold")
+    table = Table(title=Text(results.title), caption=Text(interval), box=SIMPLE_HEAD, pad_edge=False)
+    table.add_column("model", no_wrap=True)
     for column in COLUMNS:
-        table.add_column(column.title, justify="right")
+        # On a narrow terminal a note goes below its number, in one piece.
+        least = (
+            max((len(column.note(model)) + 2 for model in results.models), default=0) if column.note else None
+        )
+        table.add_column(column.title, justify="right", min_width=least)
     best = [best_models(results, column) for column in COLUMNS]
     for model in results.models:
         cells = [Text(model.name)]
