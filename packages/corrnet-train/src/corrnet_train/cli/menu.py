@@ -63,10 +63,9 @@ def load_command(name: str) -> Any:
     module, attribute = _PLACES[name].split(".")
     found = getattr(importlib.import_module(f"{__package__}.{module}"), attribute)
     if not isinstance(found, typer.Typer):
-        app = typer.Typer(rich_markup_mode="rich")
+        app = typer.Typer(rich_markup_mode="rich", add_completion=False)
         app.command(name)(found)
         found = app
-    found._add_completion = False
     _reflow(found)
     command = typer.main.get_command(found)
     command.name = name

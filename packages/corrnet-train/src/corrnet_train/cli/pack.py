@@ -46,6 +46,7 @@ class _DataSets(TyperGroup):
 
 pack_app = typer.Typer(
     cls=_DataSets,
+    add_completion=False,
     no_args_is_help=True,
     rich_markup_mode="rich",
     help="Pack the videos of a data set into shards for training.\n\n"

@@ -12,6 +12,7 @@ from corrnet_train.cli.common import escape, out, reports_errors
 from corrnet_train.cli.complete import recipe_names
 
 recipe_app = typer.Typer(
+    add_completion=False,
     no_args_is_help=True,
     help="Look at recipes: what there is, what they set, how they differ, what could be set.\n\n"
     "Recipes are joined with +, and what comes later wins: corrnet train kinetics400+corrnet50+l16.",

@@ -20,6 +20,7 @@ if TYPE_CHECKING:  # imported where it is used: it takes a second
     from corrnet_train.analysis.motion import MotionField
 
 visualize_app = typer.Typer(
+    add_completion=False,
     no_args_is_help=True,
     rich_markup_mode="rich",
     help="Draw learned filters, or the motion that a model matches.",
