@@ -81,13 +81,13 @@ def test_predict_shows_bars_and_goes_on_after_a_broken_video(run, motionbench, t
     broken = tmp_path / "broken.mp4"
     broken.write_bytes(b"no video")
     good = next((motionbench[0] / "videos" / "test").rglob("*.mp4"))
-    output = corrnet("predict", broken, good, "--checkpoint", run, code=1)
+    output = corrnet("predict", run, broken, good, code=1)
     assert "broken.mp4" in output and "error" in output
     assert output.count("%") == 5 and "█" in output
 
 
 def test_predict_without_a_checkpoint_says_where_it_looked(tmp_path):
-    output = corrnet("predict", tmp_path / "a.mp4", "--checkpoint", tmp_path / "none.pt", code=2)
+    output = corrnet("predict", tmp_path / "none.pt", tmp_path / "a.mp4", code=2)
     assert "no checkpoint at" in output
 
 

@@ -104,7 +104,7 @@ def test_files_and_folders_of_frames_get_rows_and_what_cannot_be_read_is_named(
     num_workers, classifier, model_folder, videos, tmp_path
 ):
     out = tmp_path / "out" / "f.safetensors"
-    command = ("features", videos, "--checkpoint", model_folder, "-o", out, "--num-clips", 2)
+    command = ("features", model_folder, videos, "-o", out, "--num-clips", 2)
     output = corrnet(*command, "--num-workers", num_workers, code=3)
     assert (
         "3 x 512: " in output
@@ -205,9 +205,9 @@ def test_a_stopped_run_goes_on_to_the_same_file(classifier, motionbench, tmp_pat
 @pytest.mark.slow
 def test_killed_processes_go_on_and_ctrl_c_says_so(classifier, model_folder, motionbench, tmp_path):
     path = tmp_path / "f.npz"
-    options = ["--checkpoint", str(model_folder), "--num-workers", "1", "--num-clips", "4", "--per-clip"]
+    options = ["--num-workers", "1", "--num-clips", "4", "--per-clip"]
     inputs = ["--shards", str(motionbench[1]), "--split", "train", "-o", str(path)]
-    command = [sys.executable, "-m", "corrnet_train.cli", "features", *inputs, *options]
+    command = [sys.executable, "-m", "corrnet_train.cli", "features", str(model_folder), *inputs, *options]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     for number in (signal.SIGKILL, signal.SIGINT):
         process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
@@ -232,17 +232,15 @@ def test_killed_processes_go_on_and_ctrl_c_says_so(classifier, model_folder, mot
 
 def test_bad_input_stops_before_any_work(classifier, model_folder, motionbench, videos, tmp_path):
     shards = ("--shards", motionbench[1])
-    options = ("--checkpoint", model_folder, "-o", tmp_path / "f.npz")
-    assert "give videos, or --shards FOLDER" in corrnet("features", *options, code=2)
-    assert "give videos, or --shards FOLDER" in corrnet("features", videos, *shards, *options, code=2)
-    assert "no split 'dev'" in corrnet("features", *shards, "--split", "dev", *options, code=2)
-    assert ".npz or .safetensors, got" in corrnet(
-        "features", videos, *options[:2], "-o", tmp_path / "f.txt", code=2
-    )
-    assert "none of 1 videos can be read" in corrnet("features", videos / "b.mp4", *options, code=1)
+    command, options = ("features", model_folder), ("-o", tmp_path / "f.npz")
+    assert "give videos, or --shards FOLDER" in corrnet(*command, *options, code=2)
+    assert "give videos, or --shards FOLDER" in corrnet(*command, videos, *shards, *options, code=2)
+    assert "no split 'dev'" in corrnet(*command, *shards, "--split", "dev", *options, code=2)
+    assert ".npz or .safetensors, got" in corrnet(*command, videos, "-o", tmp_path / "f.txt", code=2)
+    assert "none of 1 videos can be read" in corrnet(*command, videos / "b.mp4", *options, code=1)
     from corrnet_train.inference.feature_file import FeatureFile
 
     held = FeatureFile(tmp_path / "f.npz", {}, num_features=512, per_clip=False)
-    assert "another process is writing" in corrnet("features", videos / "a.mp4", *options, code=2)
+    assert "another process is writing" in corrnet(*command, videos / "a.mp4", *options, code=2)
     held.close()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["f.npz.part", "f.npz.part.jsonl", "videos"]

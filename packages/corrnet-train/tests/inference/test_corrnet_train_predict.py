@@ -79,7 +79,7 @@ def test_folders_and_urls_are_classified_and_written(trained, folder, tmp_path):
     url = f"http://127.0.0.1:{server.server_port}"
     try:
         output = corrnet(
-            "predict", folder, f"{url}/sub%200/v.mp4", f"{url}/none.mp4", "--checkpoint", trained,
+            "predict", trained, folder, f"{url}/sub%200/v.mp4", f"{url}/none.mp4",
             "--json", tmp_path / "out.json", "--num-clips", 2, "--top", 2, code=1,
         )  # fmt: skip
     finally:
@@ -112,35 +112,35 @@ def test_a_folder_of_frames_is_a_video(trained, folder, tmp_path):
     assert [video.name for video in find_videos([str(tmp_path / "clips")])] == [
         str(tmp_path / "clips" / "jump")
     ]
-    command = ("predict", tmp_path / "clips", "--checkpoint", trained, "--top", 8)
+    command = ("predict", trained, tmp_path / "clips", "--top", 8)
     corrnet(*command, "--json", tmp_path / "frames.json")
-    corrnet("predict", folder / "sub 0", "--checkpoint", trained, "--json", tmp_path / "video.json")
+    corrnet("predict", trained, folder / "sub 0", "--json", tmp_path / "video.json")
     of_frames, of_video = (
         json.loads((tmp_path / name).read_text())[0] for name in ("frames.json", "video.json")
     )
     assert of_frames["probabilities"] == pytest.approx(of_video["probabilities"], abs=0.05)
-    output = corrnet("predict", tmp_path / "clips" / "jump", "--checkpoint", trained, "--hop", 2, "--top", 1)
+    output = corrnet("predict", trained, tmp_path / "clips" / "jump", "--hop", 2, "--top", 1)
     assert output.count(" ms)") == 3
 
 
 def test_a_file_name_that_is_no_utf8_is_shown(trained, folder, tmp_path):
     video = folder / "sub 0" / "v.mp4"
     video.rename(video.with_name(os.fsdecode(b"\xff[b].mp4")))
-    options = ("--checkpoint", trained, "--num-clips", 1, "--json", tmp_path / "o.json")
-    output = corrnet("predict", folder / "sub 0", *options)
+    options = ("--num-clips", 1, "--json", tmp_path / "o.json")
+    output = corrnet("predict", trained, folder / "sub 0", *options)
     assert "\\udcff[b].mp4" in output
     assert os.fsencode(json.loads((tmp_path / "o.json").read_text())[0]["video"]).endswith(b"\xff[b].mp4")
 
 
 def test_names_that_mean_nothing_stop_before_the_first_video(trained, tmp_path):
-    assert "no file or folder none.mp4" in corrnet("predict", "none.mp4", "--checkpoint", trained, code=2)
+    assert "no file or folder none.mp4" in corrnet("predict", trained, "none.mp4", code=2)
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match=r"no videos in .*empty; endings that count: 3gp"):
         find_videos([str(tmp_path / "empty")])
-    assert "give --hop too" in corrnet("predict", "a.mp4", "--annotate", "b.mp4", code=2)
-    assert "--hop slides over one video, got 2" in corrnet("predict", "a", "b", "--hop", 1, code=2)
-    assert "--smoothing 0.5 is for" in corrnet("predict", "a.mp4", "--smoothing", 0.5, code=2)
-    assert "give one of them" in corrnet("predict", "a.mp4", "--hop", 4, "--num-clips", 3, code=2)
+    assert "give --hop too" in corrnet("predict", trained, "a.mp4", "--annotate", "b.mp4", code=2)
+    assert "--hop slides over one video, got 2" in corrnet("predict", trained, "a", "b", "--hop", 1, code=2)
+    assert "--smoothing 0.5 is for" in corrnet("predict", trained, "a.mp4", "--smoothing", 0.5, code=2)
+    assert "give one of them" in corrnet("predict", trained, "a.mp4", "--hop", 4, "--num-clips", 3, code=2)
 
 
 def test_ctrl_c_before_the_first_window_is_an_end_like_any_other(trained, monkeypatch):
@@ -149,12 +149,12 @@ def test_ctrl_c_before_the_first_window_is_an_end_like_any_other(trained, monkey
         yield
 
     monkeypatch.setattr("corrnet_train.inference.stream.classify_stream", windows)
-    corrnet("predict", "camera:0", "--hop", 4, "--checkpoint", trained, code=0)
+    corrnet("predict", trained, "camera:0", "--hop", 4, code=0)
 
 
 def test_a_sliding_window_is_shown_and_drawn(trained, folder, tmp_path):
     video = folder / "sub 1" / "v.mp4"
-    command = ("predict", video, "--checkpoint", trained, "--hop", 2, "--top", 1)
+    command = ("predict", trained, video, "--hop", 2, "--top", 1)
     output = corrnet(*command, "--annotate", tmp_path / "out.mp4", "--json", tmp_path / "out.json")
     lines = output.strip().splitlines()
     assert len(lines) == 3 and all(" ms)" in line and "%" in line for line in lines)
@@ -188,11 +188,11 @@ def test_a_video_that_is_too_short_says_so_and_leaves_no_file(trained, folder, t
     config = MotionBenchConfig(num_train=8, num_val=8, num_test=8, num_frames=4)
     generate_motionbench(tmp_path / "short", config, progress=False)
     video = next((tmp_path / "short").rglob("*.mp4"))
-    output = corrnet("predict", video, "--checkpoint", trained, "--hop", 1, code=2)
+    output = corrnet("predict", trained, video, "--hop", 1, code=2)
     assert "fewer frames than a clip spans, 8" in output
     with pytest.raises(ValueError, match="smoothing must be from 0 to below 1, got 1"):
         next(classify_stream(None, str(video), smoothing=1))
     (tmp_path / "broken.mp4").write_bytes(b"no video")
-    command = ("predict", tmp_path / "broken.mp4", "--checkpoint", trained, "--hop", 1)
+    command = ("predict", trained, tmp_path / "broken.mp4", "--hop", 1)
     assert "InvalidData" in corrnet(*command, "--annotate", tmp_path / "out.mp4", code=2)
     assert not (tmp_path / "out.mp4").exists()

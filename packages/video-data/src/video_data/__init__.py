@@ -13,15 +13,16 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from video_data.datasets.motionbench import MotionBenchConfig, generate_motionbench
+    from video_data.datasets.motionbench import generate_motionbench
+    from video_data.datasets.motionbench_config import MotionBenchConfig
     from video_data.loading.batches import Batch, ViewBatch, normalize
     from video_data.loading.train import LoaderState, TrainLoader, train_loader
     from video_data.loading.views import decode_views, eval_loader
     from video_data.media.limits import VideoError
     from video_data.packing.pack import PackReport, merge_parts, pack_csv, pack_folder, pack_listing
     from video_data.sampling.clips import ClipConfig
-    from video_data.shards.format import PackOptions
     from video_data.shards.inspect import inspect_shards
+    from video_data.shards.pack_options import PackOptions
     from video_data.shards.reader import ShardError, ShardSet, open_shards
     from video_data.shards.thumbnails import sample_thumbnails
     from video_data.shards.verify import verify_shards
@@ -68,8 +69,8 @@ _HOMES = {
     "InputError": "utils.errors",
     "LoaderState": "loading.train",
     "MissingPackageError": "utils.errors",
-    "MotionBenchConfig": "datasets.motionbench",
-    "PackOptions": "shards.format",
+    "MotionBenchConfig": "datasets.motionbench_config",
+    "PackOptions": "shards.pack_options",
     "PackReport": "packing.pack",
     "RemoteError": "utils.errors",
     "ShardError": "shards.reader",

@@ -25,8 +25,10 @@ out = Console()
 err = Console(stderr=True)
 F = TypeVar("F", bound=Callable[..., Any])
 
-CHECKPOINT_HELP = "A checkpoint, the folder of a run (its last.pt), or that of an exported model."
-Checkpoint = Annotated[Path, typer.Argument(help=CHECKPOINT_HELP)]
+Checkpoint = Annotated[
+    Path,
+    typer.Argument(help="A checkpoint, the folder of a run (its last.pt), or that of an exported model."),
+]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 NumClips = Annotated[
     int | None,
@@ -34,7 +36,38 @@ NumClips = Annotated[
         help="Clips spaced uniformly over each video. Default: eval.num_clips of its recipe.", min=1
     ),
 ]
-Workers = Annotated[int, typer.Option(help="Processes; 0 means one for each core.")]
+# One meaning everywhere: so many processes beside this one, none with 0. What is not given is one for each core where
+# all work is done in them, else as many as a recipe has.
+Workers = Annotated[
+    int | None,
+    typer.Option(
+        min=0,
+        show_default="one for each core",
+        help="Processes that do the work; 0: none, this one does it.",
+    ),
+]
+DecodingWorkers = Annotated[
+    int | None,
+    typer.Option(
+        "--num-workers",
+        min=0,
+        show_default="that of data.num_workers",
+        help="Decoding processes of each process with a model; 0: none, that one decodes.",
+    ),
+]
+Layers = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--layer", help="Correlation layer, for example res2.corr; another --layer adds one, where allowed."
+    ),
+]
+Overwrite = Annotated[
+    bool,
+    typer.Option(
+        "--overwrite",
+        help="Replace what is there, finished or begun with other settings; else it is an error.",
+    ),
+]
 
 
 def reports_errors(command: F) -> F:
@@ -107,6 +140,16 @@ def escape(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode().replace("[", r"\[")
 
 
-def workers(num_workers: int) -> int:
-    """Number of processes of the option `--num-workers`."""
-    return num_workers or os.cpu_count() or 1
+def workers(num_workers: int | None) -> int:
+    """Return the processes of the option `--num-workers`; one that works alone is this one."""
+    from video_data.utils.workers import available_cores
+
+    return available_cores() if num_workers is None else max(1, num_workers)
+
+
+def decoding_workers(num_workers: int | None) -> int:
+    """Return the decoding processes of the option `--num-workers`, by default those of a recipe."""
+    from corrnet_train.config.schema import DataConfig
+
+    default: int = DataConfig.model_fields["num_workers"].default
+    return default if num_workers is None else num_workers

@@ -7,6 +7,10 @@ import typer
 
 from corrnet_train.cli.common import EXIT_INTERRUPTED, Workers, err, out, reports_errors, workers
 from corrnet_train.cli.evaluate import predict
+from corrnet_train.cli.options import takes_model
+from video_data.datasets.motionbench_config import MotionBenchConfig
+
+_VIDEOS = ("num_train", "num_val", "num_test", "size", "num_frames", "seed")
 
 
 @reports_errors
@@ -34,33 +38,28 @@ def demo(
         f"results: {folder / 'results.json'}\nreport:  {outcome.report}", highlight=False, soft_wrap=True
     )
     err.print(
-        f"$ corrnet predict {outcome.example} --checkpoint {outcome.checkpoint}",
+        f"$ corrnet predict {outcome.checkpoint} {outcome.example}",
         highlight=False,
         soft_wrap=True,
     )
-    predict([str(outcome.example)], checkpoint=outcome.checkpoint)
+    predict(outcome.checkpoint, [str(outcome.example)])
 
 
 @reports_errors
+@takes_model("config", MotionBenchConfig, fields=_VIDEOS)
 def motionbench(
     dest: Annotated[Path, typer.Argument(help="Folder for the videos and their lists.")],
-    num_train: Annotated[int, typer.Option(help="Training videos.")] = 3200,
-    num_val: Annotated[int, typer.Option(help="Validation videos.")] = 104,
-    num_test: Annotated[int, typer.Option(help="Test videos.")] = 400,
-    size: Annotated[int, typer.Option(help="Side of the picture in pixels.")] = 40,
-    num_frames: Annotated[int, typer.Option(help="Frames of a video.")] = 24,
-    seed: Annotated[int, typer.Option(help="Seed of all appearances.")] = 0,
-    num_workers: Workers = 0,
+    config: MotionBenchConfig,
+    num_workers: Workers = None,
 ) -> None:
     """Generate MotionBench: H.264 videos whose class is only the direction of motion.
 
     [bold]Example[/]
 
-    corrnet motionbench data/motionbench && corrnet pack csv data/motionbench/motionbench.csv data/shards
-    """
-    from video_data import MotionBenchConfig, generate_motionbench
+    corrnet motionbench data/motionbench
 
-    config = MotionBenchConfig(
-        num_train=num_train, num_val=num_val, num_test=num_test, size=size, num_frames=num_frames, seed=seed
-    )
+    corrnet pack csv data/motionbench/motionbench.csv data/shards
+    """
+    from video_data import generate_motionbench
+
     out.print(str(generate_motionbench(dest, config, num_workers=workers(num_workers))), soft_wrap=True)

@@ -10,8 +10,18 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from corrnet_train.cli.common import EXIT_FAILED, Device, err, escape, out, reports_errors
+from corrnet_train.cli.common import (
+    EXIT_FAILED,
+    DecodingWorkers,
+    Device,
+    decoding_workers,
+    err,
+    escape,
+    out,
+    reports_errors,
+)
 from corrnet_train.cli.complete import model_names
+from corrnet_train.cli.layout import fitting_table, print_entry
 from corrnet_train.utils.files import write_text
 
 if TYPE_CHECKING:
@@ -31,9 +41,7 @@ def doctor(
         Path | None, typer.Option("--dir", help="Folder for the run, as run.dir; nothing is left in it.")
     ] = None,
     device: Device = "auto",
-    num_workers: Annotated[
-        int, typer.Option(min=0, help="Decoding processes of each training process, as data.num_workers.")
-    ] = 2,
+    num_workers: DecodingWorkers = None,
     model: Annotated[
         str,
         typer.Option(
@@ -49,7 +57,7 @@ def doctor(
         typer.Option("--json", metavar="FILE", help="Write all findings as JSON; - for standard output."),
     ] = None,
 ) -> None:
-    """Check a machine, or all processes of a run, before an expensive one.
+    r"""Check a machine, or all processes of a run, before an expensive one.
 
     Looks at versions, devices, the operator's kernels (against the reference), the decoder and the limits of the
     machine; with --shards and --dir also at what a run would read and write. Started by torchrun it checks all
@@ -64,7 +72,8 @@ def doctor(
 
     corrnet doctor --shards data/shards --dir runs/first --num-workers 8
 
-    torchrun --nproc-per-node 8 -m corrnet_train.cli doctor --shards data/shards --dir runs/first --model corrnet50
+    torchrun --nproc-per-node 8 -m corrnet_train.cli doctor \
+      --shards data/shards --dir runs/first --model corrnet50
 
     corrnet doctor --json - | jq .checks
     """
@@ -76,7 +85,7 @@ def doctor(
         device=device,
         shards=shards,
         run_dir=run_dir,
-        num_workers=num_workers,
+        num_workers=decoding_workers(num_workers),
         model=model,
         timeout=timeout,
     )
@@ -85,11 +94,11 @@ def doctor(
 
     def show(result: "CheckResult") -> None:
         status = result.summary.status
-        lines = escape(result.summary.result).splitlines()
-        lines += [f"[bold]->[/] {escape(line)}" for line in result.summary.advice.splitlines()]
-        label = f"[{_COLORS[status]}]{status:<8}[/] {result.name:<14} "
-        for number, line in enumerate(lines):
-            console.print((label if not number else " " * 24) + line, highlight=False, soft_wrap=True)
+        for number, line in enumerate(result.summary.result.splitlines()):
+            label = "" if number else f"{status:<8} {result.name}"
+            print_entry(console, label, line, indent=24, style=_COLORS[status])
+        for line in result.summary.advice.splitlines():
+            print_entry(console, "", f"-> {line}", indent=24)
 
     with console.status("checking") as spinner:
         context, results = examine(
@@ -100,7 +109,7 @@ def doctor(
     if is_first:
         if context.ranks.launched:
             wide = console if console.is_terminal else Console(file=console.file, width=_PLAIN_WIDTH)
-            wide.print(_processes(results))
+            wide.print(_processes(wide, results))
         if json_file is not None:
             _write(json_file, _report(context, results))
     _part(context, results)
@@ -108,24 +117,25 @@ def doctor(
         raise typer.Exit(EXIT_FAILED)
 
 
-def _processes(results: "list[CheckResult]") -> Table:
+def _processes(console: Console, results: "list[CheckResult]") -> Table:
     """A row a process: who it is and what it runs on."""
-    table = Table("rank", "host", "local", "pid", "device", "name", "memory", "free", "capability", box=None)
+    titles = ("rank", "host", "local", "pid", "device", "name", "memory", "free", "capability")
+    rows: list[list[str]] = []
     by_name = {result.name: result.ranks for result in results}
     pairs = list(zip(by_name["processes"], by_name["device"], strict=True))
     for rank, (process, device) in enumerate(pairs[:_MOST_PROCESSES]):
         if process is None:
-            table.add_row(str(rank), "[bold red]did not answer[/]")
+            rows.append([str(rank), "[bold red]did not answer[/]"])
             continue
         figures = process.figures | ({} if device is None else device.figures)
         memory = [f"{figures[key]} GiB" if key in figures else "" for key in ("memory_gib", "free_gib")]
         cells = [figures.get(key, "") for key in ("host", "local_rank", "pid", "device", "name")]
-        table.add_row(
-            str(rank), *(escape(str(cell)) for cell in cells), *memory, figures.get("capability", "")
+        rows.append(
+            [str(rank), *(escape(str(cell)) for cell in cells), *memory, str(figures.get("capability", ""))]
         )
     if len(pairs) > _MOST_PROCESSES:
-        table.add_row("...", f"and {len(pairs) - _MOST_PROCESSES} more, see --json")
-    return table
+        rows.append(["...", f"and {len(pairs) - _MOST_PROCESSES} more, see --json"])
+    return fitting_table(console, titles, rows, droppable=("capability", "pid", "local", "free", "memory"))
 
 
 def _report(context: "Context", results: "list[CheckResult]") -> dict[str, Any]:

@@ -8,19 +8,21 @@ import typer
 from rich.table import Table
 
 from corrnet_train.cli.common import (
-    CHECKPOINT_HELP,
     EXIT_FAILED,
     EXIT_INTERRUPTED,
     EXIT_VIDEOS_LEFT_OUT,
     Checkpoint,
+    DecodingWorkers,
     Device,
     NumClips,
+    decoding_workers,
     err,
     escape,
     out,
     print_error,
     reports_errors,
 )
+from corrnet_train.cli.encoding import has_character
 from corrnet_train.utils.errors import InputError
 
 if TYPE_CHECKING:  # imported where it is used: it takes a second
@@ -38,8 +40,11 @@ def evaluate_command(
     num_crops: Annotated[
         int, typer.Option(help="1: the center of the picture; 3: three places along its longer side.")
     ] = 1,
-    batch_size: Annotated[int, typer.Option(help="Videos a step.", min=1)] = 4,
-    num_workers: Annotated[int, typer.Option(help="Decoding processes.", min=0)] = 1,
+    batch_size: Annotated[
+        int | None,
+        typer.Option(help="Videos a step of each process.", min=1, show_default="that of eval.batch_size"),
+    ] = None,
+    num_workers: DecodingWorkers = None,
     device: Device = "auto",
     output: Annotated[
         Path | None,
@@ -50,7 +55,7 @@ def evaluate_command(
         ),
     ] = None,
 ) -> None:
-    """Measure accuracy over a split: of views, videos and classes, with calibration; each video is counted once.
+    r"""Measure accuracy over a split: of views, videos and classes, with calibration; each video is counted once.
 
     The paper averages over 10 clips of each video, and over 30 for its best figures. Videos that cannot be read are
     named and not counted; then the exit code is 3. With --output a stopped evaluation of one process goes on where it
@@ -60,13 +65,15 @@ def evaluate_command(
 
     corrnet eval runs/demo/corrnet_tiny runs/demo/data/shards --split test
 
-    corrnet eval runs/first data/shards --num-clips 10 --num-crops 3 --output runs/first/eval
+    corrnet eval runs/first data/shards --num-crops 3 --output runs/first/eval
 
-    torchrun --nproc-per-node 8 -m corrnet_train.cli eval runs/first data/shards --output runs/first/eval
+    torchrun --nproc-per-node 8 -m corrnet_train.cli eval \
+      runs/first data/shards --output runs/first/eval
     """
     from rich.console import Console
 
     from corrnet_train.checkpoint.state import weights_hash
+    from corrnet_train.config.schema import EvalConfig
     from corrnet_train.distributed.ranks import joined_ranks
     from corrnet_train.evaluation.evaluate import evaluate
     from corrnet_train.inference.classifier import VideoClassifier
@@ -92,8 +99,8 @@ def evaluate_command(
                     split,
                     num_clips=num_clips or classifier.num_clips,
                     num_crops=num_crops,
-                    batch_size=batch_size,
-                    num_workers=num_workers,
+                    batch_size=batch_size or EvalConfig().batch_size,
+                    num_workers=decoding_workers(num_workers),
                     on_batch=lambda n: bar.advance(task, n * ranks.world_size),
                     ranks=ranks,
                     journal=journal,
@@ -129,10 +136,10 @@ def evaluate_command(
 
 @reports_errors
 def predict(
+    checkpoint: Checkpoint,
     videos: Annotated[
         list[str], typer.Argument(help="Videos: files, folders, URLs; with --hop also camera:0 or a stream.")
     ],
-    checkpoint: Annotated[Path, typer.Option(help=CHECKPOINT_HELP)] = Path("runs/demo/corrnet_tiny"),
     num_clips: NumClips = None,
     top: Annotated[int, typer.Option(help="Classes to show.", min=1)] = 5,
     hop: Annotated[
@@ -158,11 +165,11 @@ def predict(
 
     [bold]Examples[/]
 
-    corrnet predict my.mp4 my-folder https://example.org/video.mp4 --checkpoint runs/first
+    corrnet predict runs/first my.mp4 my-folder https://example.org/video.mp4
 
-    corrnet predict camera:0 --hop 8 --smoothing 0.7
+    corrnet predict runs/first camera:0 --hop 8 --smoothing 0.7
 
-    corrnet predict my.mp4 --hop 4 --annotate out.mp4
+    corrnet predict runs/demo/corrnet_tiny my.mp4 --hop 4 --annotate out.mp4
     """
     from corrnet_train.inference.classifier import VideoClassifier
 
@@ -252,10 +259,12 @@ def _predict_windows(
         )
 
 
-def _bars(classes: list[str], probabilities: list[float], width: int = 40) -> Table:
+def _bars(classes: list[str], probabilities: list[float]) -> Table:
     table = Table(box=None, show_header=False, padding=(0, 1))
+    width = max(10, min(40, out.width - max(map(len, classes)) - 12))
+    block = "█" if has_character(out.file, "█") else "#"
     for name, probability in zip(classes, probabilities, strict=True):
         table.add_row(
-            escape(name), f"{probability:6.1%}", "[cyan]" + "█" * round(probability * width) + "[/]"
+            escape(name), f"{probability:6.1%}", "[cyan]" + block * round(probability * width) + "[/]"
         )
     return table

@@ -6,11 +6,14 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from corrnet_train.cli.common import (
-    CHECKPOINT_HELP,
     EXIT_INTERRUPTED,
     EXIT_VIDEOS_LEFT_OUT,
+    Checkpoint,
+    DecodingWorkers,
     Device,
     NumClips,
+    Overwrite,
+    decoding_workers,
     err,
     escape,
     out,
@@ -24,13 +27,13 @@ if TYPE_CHECKING:  # imported where it is used: it takes a second
 
 @reports_errors
 def features(
+    checkpoint: Checkpoint,
     output: Annotated[
         Path, typer.Option("--output", "-o", help="A file .npz or .safetensors; FILE.csv is its index.")
     ],
     videos: Annotated[
         list[str] | None, typer.Argument(help="Videos: files, folders, folders of frames, URLs.")
     ] = None,
-    checkpoint: Annotated[Path, typer.Option(help=CHECKPOINT_HELP)] = Path("runs/demo/corrnet_tiny"),
     shards: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="Take a split of what `corrnet pack` wrote.")
     ] = None,
@@ -40,13 +43,13 @@ def features(
         bool,
         typer.Option("--per-clip", help="A row for each clip, in place of the mean over a video's clips."),
     ] = False,
-    layer: Annotated[
+    stage: Annotated[
         Literal["res2", "res3", "res4", "res5"],
         typer.Option(help="Stage whose output is averaged over time and space."),
     ] = "res5",
-    num_workers: Annotated[int, typer.Option(help="Decoding processes.", min=0)] = 1,
+    num_workers: DecodingWorkers = None,
     device: Device = "auto",
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file that is there.")] = False,
+    overwrite: Overwrite = False,
 ) -> None:
     """Write the features of videos to a file: what the model gives its classifier, 2048 values for CorrNet-26.
 
@@ -56,11 +59,11 @@ def features(
 
     [bold]Examples[/]
 
-    corrnet features my.mp4 my-folder --checkpoint runs/first -o features.npz
+    corrnet features runs/first my.mp4 my-folder -o features.npz
 
-    corrnet features --shards data/shards --split val --checkpoint runs/first -o val.safetensors --num-workers 4
+    corrnet features runs/first --shards data/shards --split val -o val.npz
 
-    corrnet features my-folder --checkpoint runs/first --per-clip --layer res4 -o clips.npz
+    corrnet features runs/first my-folder --per-clip --stage res4 -o clips.npz
     """
     if bool(videos) == (shards is not None):
         raise InputError("give videos, or --shards FOLDER with --split")
@@ -90,8 +93,8 @@ def features(
                 output,
                 num_clips=num_clips or classifier.num_clips,
                 per_clip=per_clip,
-                stage=layer,
-                num_workers=num_workers,
+                stage=stage,
+                num_workers=decoding_workers(num_workers),
                 overwrite=overwrite,
                 on_video=on_video,
             )

@@ -7,6 +7,7 @@ import typer
 from rich.table import Table
 
 from corrnet_train.cli.common import Workers, escape, out, reports_errors, workers
+from corrnet_train.cli.layout import print_entry
 from corrnet_train.utils.files import write_text
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ def inspect(
     clips: Annotated[int, typer.Option(min=1, help="Most clips of a class on the sheet.")] = 2,
     frames: Annotated[int, typer.Option(min=1, max=64, help="Frames of a clip on the sheet.")] = 8,
     seed: Annotated[int, typer.Option(help="Seed of the choice of classes and clips.")] = 0,
-    num_workers: Workers = 0,
+    num_workers: Workers = None,
 ) -> None:
     """Show what is in shards: splits, classes, sizes, lengths, what was left out, duplicates, samples.
 
@@ -63,7 +64,7 @@ def inspect(
         check_sheet(sheet, num_classes=min(num_classes, len(shard_set.classes)), clips_per_class=clips)
     inspection = inspect_shards(shard_set)
     for name, value in summary_rows(inspection):
-        out.print(f"{name:<22} {escape(value)}", highlight=False, soft_wrap=True)
+        print_entry(out, name, value, indent=23)
     same_videos = [*inspection.duplicates, *inspection.repeats]
     for duplicate in same_videos[:_MOST_DUPLICATES]:
         same = "; ".join(f"{split}: {source}" for split, source in duplicate.samples)

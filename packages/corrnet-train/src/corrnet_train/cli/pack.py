@@ -1,8 +1,6 @@
 """`corrnet pack` and `corrnet pack-merge`: one command for each data set, with the same options for packing."""
 
-import inspect
 from collections import Counter
-from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,6 +12,7 @@ from typer.core import TyperGroup
 from corrnet_train.cli.common import (
     EXIT_INTERRUPTED,
     EXIT_VIDEOS_LEFT_OUT,
+    Overwrite,
     Workers,
     err,
     escape,
@@ -21,7 +20,9 @@ from corrnet_train.cli.common import (
     reports_errors,
     workers,
 )
+from corrnet_train.cli.options import Spelling, takes_model
 from corrnet_train.utils.errors import InputError
+from video_data.shards.pack_options import PackOptions
 
 if TYPE_CHECKING:
     from video_data import PackReport
@@ -46,6 +47,7 @@ class _DataSets(TyperGroup):
 
 pack_app = typer.Typer(
     cls=_DataSets,
+    add_completion=False,
     no_args_is_help=True,
     rich_markup_mode="rich",
     help="Pack the videos of a data set into shards for training.\n\n"
@@ -66,88 +68,8 @@ FrameRate = Annotated[
 ]
 
 
-def _packing(
-    dest: Annotated[Path, typer.Argument(help="Folder for the shards.")],
-    copy: Annotated[
-        bool,
-        typer.Option("--copy", help="Keep the original bytes instead of encoding for fast random access."),
-    ] = False,
-    max_short_side: Annotated[
-        int, typer.Option(min=2, help="Longest allowed shorter side when encoding, in pixels.")
-    ] = 256,
-    gop: Annotated[
-        int, typer.Option(min=1, max=250, help="Frames from one keyframe to the next when encoding.")
-    ] = 12,
-    crf: Annotated[int, typer.Option(min=0, max=51, help="Quality when encoding; smaller is better.")] = 20,
-    flow: Annotated[
-        bool,
-        typer.Option(
-            "--flow", help="Compute optical flow too, for two-stream models (about 10 times as long)."
-        ),
-    ] = False,
-    shard_size: Annotated[int, typer.Option(min=1, help="Most videos in a shard.")] = 256,
-    seed: Annotated[
-        int, typer.Option(min=0, help="Seed of the shuffle that mixes classes over the shards.")
-    ] = 0,
-    num_workers: Workers = 0,
-    part: Annotated[
-        str | None,
-        typer.Option(
-            metavar="I/N", help="Pack part I of N, in jobs side by side; corrnet pack-merge joins them."
-        ),
-    ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the shards in DEST.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be packed, and stop.")] = False,
-) -> None:
-    """The options that all data sets share."""
-
-
-def _packs(command: Callable[..., "Listing"]) -> Callable[..., None]:
-    """Makes a command of a function that lists a data set: it packs what is listed."""
-    own = list(inspect.signature(command).parameters.values())
-    shared = list(inspect.signature(_packing).parameters.values())
-    source, options = own[:1], own[1:]
-
-    def run(**values: Any) -> None:
-        from video_data import PackOptions, pack_listing
-
-        listing_values = {parameter.name: values.pop(parameter.name) for parameter in own}
-        dest, dry_run = values.pop("dest"), values.pop("dry_run")
-        pack_options = PackOptions(
-            mode="copy" if values.pop("copy") else "reencode",
-            num_workers=workers(values.pop("num_workers")),
-            part=_part(values.pop("part")),
-            **values,
-        )
-        listing = command(**listing_values)
-        for note in listing.notes:
-            err.print(note, highlight=False, soft_wrap=True)
-        if dry_run:
-            _show(listing)
-            return
-        try:
-            report = pack_listing(listing, dest, options=pack_options)
-        except KeyboardInterrupt:
-            err.print("interrupted: shards that are finished stay, the same command goes on")
-            raise typer.Exit(EXIT_INTERRUPTED) from None
-        if report.manifest is None:
-            number, count = pack_options.part or (1, 1)
-            out.print(f"part {number} of {count}: packed {report.num_packed} videos", highlight=False)
-            err.print(f"when all parts are done: corrnet pack-merge {dest}", highlight=False, soft_wrap=True)
-        _summarize(report)
-
-    run.__name__ = command.__name__
-    run.__doc__ = command.__doc__
-    run.__annotations__ = {parameter.name: parameter.annotation for parameter in (*own, *shared)} | {
-        "return": None
-    }
-    run.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
-        [
-            parameter.replace(kind=parameter.KEYWORD_ONLY)
-            for parameter in (*source, *shared[:1], *options, *shared[1:])
-        ]
-    )
-    return reports_errors(run)
+Dest = Annotated[Path, typer.Argument(help="Folder for the shards.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would be packed, and stop.")]
 
 
 def _part(text: str | None) -> tuple[int, int] | None:
@@ -157,6 +79,61 @@ def _part(text: str | None) -> tuple[int, int] | None:
     if not (slash and number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
         raise InputError(f"--part {text}: expected I/N with I from 1 to N, for example 2/8")
     return int(number), int(count)
+
+
+_with_options = takes_model(
+    "options",
+    PackOptions,
+    fields=tuple(PackOptions.model_fields),
+    spellings={
+        "mode": Spelling(
+            "copy",
+            Annotated[
+                bool,
+                typer.Option(
+                    "--copy", help="Keep the original bytes instead of encoding for fast random access."
+                ),
+            ],
+            False,
+            lambda copy: "copy" if copy else "reencode",
+        ),
+        "num_workers": Spelling("num_workers", Workers, None, workers),
+        "part": Spelling(
+            "part",
+            Annotated[
+                str | None,
+                typer.Option(
+                    metavar="I/N",
+                    help="Pack part I of N, in jobs side by side; corrnet pack-merge joins them.",
+                ),
+            ],
+            None,
+            _part,
+        ),
+        "overwrite": Spelling("overwrite", Overwrite, False),
+    },
+)
+
+
+def _pack(listing: "Listing", dest: Path, options: PackOptions, dry_run: bool) -> None:
+    """Pack what is listed, or show it."""
+    from video_data import pack_listing
+
+    for note in listing.notes:
+        err.print(note, highlight=False, soft_wrap=True)
+    if dry_run:
+        _show(listing)
+        return
+    try:
+        report = pack_listing(listing, dest, options=options)
+    except KeyboardInterrupt:
+        err.print("interrupted: shards that are finished stay, the same command goes on")
+        raise typer.Exit(EXIT_INTERRUPTED) from None
+    if report.manifest is None:
+        number, count = options.part or (1, 1)
+        out.print(f"part {number} of {count}: packed {report.num_packed} videos", highlight=False)
+        err.print(f"when all parts are done: corrnet pack-merge {dest}", highlight=False, soft_wrap=True)
+    _summarize(report)
 
 
 def _frame_rate(text: str | None) -> Fraction | None:
@@ -217,11 +194,16 @@ def _summarize(report: "PackReport") -> None:
 
 
 @pack_app.command("folder")
-@_packs
+@reports_errors
+@_with_options
 def pack_folder_command(
     src: Annotated[Path, typer.Argument(help="Folder of SPLIT/CLASS/VIDEO or CLASS/VIDEO.")],
+    dest: Dest,
+    *,
     frame_rate: FrameRate = None,
-) -> "Listing":
+    options: PackOptions,
+    dry_run: DryRun = False,
+) -> None:
     """Pack a folder with one subfolder a class.
 
     [bold]Example[/]
@@ -230,18 +212,23 @@ def pack_folder_command(
     """
     from video_data.datasets import list_folder
 
-    return list_folder(src, frame_rate=_frame_rate(frame_rate))
+    _pack(list_folder(src, frame_rate=_frame_rate(frame_rate)), dest, options, dry_run)
 
 
 @pack_app.command("csv")
-@_packs
+@reports_errors
+@_with_options
 def pack_csv_command(
     src: Annotated[Path, typer.Argument(help="A csv with the header path,label[,split].")],
+    dest: Dest,
+    *,
     root: Annotated[
         Path | None, typer.Option(help="Folder that paths refer to; default: that of the csv.")
     ] = None,
     frame_rate: FrameRate = None,
-) -> "Listing":
+    options: PackOptions,
+    dry_run: DryRun = False,
+) -> None:
     """Pack the videos that a csv lists.
 
     [bold]Example[/]
@@ -250,12 +237,15 @@ def pack_csv_command(
     """
     from video_data.datasets import list_csv
 
-    return list_csv(src, root, frame_rate=_frame_rate(frame_rate))
+    _pack(list_csv(src, root, frame_rate=_frame_rate(frame_rate)), dest, options, dry_run)
 
 
 @pack_app.command("kinetics")
-@_packs
-def pack_kinetics(src: Source, annotations: Annotations = None) -> "Listing":
+@reports_errors
+@_with_options
+def pack_kinetics(
+    src: Source, dest: Dest, *, annotations: Annotations = None, options: PackOptions, dry_run: DryRun = False
+) -> None:
     """Pack Kinetics-400, 600 or 700.
 
     From csv files with the header label,youtube_id,time_start,time_end,split, and videos named ID_START_END.mp4 (six
@@ -267,12 +257,15 @@ def pack_kinetics(src: Source, annotations: Annotations = None) -> "Listing":
     """
     from video_data.datasets import list_kinetics
 
-    return list_kinetics(src, annotations=annotations)
+    _pack(list_kinetics(src, annotations=annotations), dest, options, dry_run)
 
 
 @pack_app.command("something")
-@_packs
-def pack_something(src: Source, annotations: Annotations = None) -> "Listing":
+@reports_errors
+@_with_options
+def pack_something(
+    src: Source, dest: Dest, *, annotations: Annotations = None, options: PackOptions, dry_run: DryRun = False
+) -> None:
     """Pack Something-Something v1 or v2.
 
     v1: something-something-v1-labels.csv, -train.csv, -validation.csv and folders of frames ID/00001.jpg, which are
@@ -284,18 +277,23 @@ def pack_something(src: Source, annotations: Annotations = None) -> "Listing":
     """
     from video_data.datasets import list_something
 
-    return list_something(src, annotations=annotations)
+    _pack(list_something(src, annotations=annotations), dest, options, dry_run)
 
 
 @pack_app.command("diving48")
-@_packs
+@reports_errors
+@_with_options
 def pack_diving48(
     src: Source,
+    dest: Dest,
+    *,
     version: Annotated[
         str | None, typer.Option(help="V1 (that of the paper) or V2, where annotations of both are there.")
     ] = None,
     annotations: Annotations = None,
-) -> "Listing":
+    options: PackOptions,
+    dry_run: DryRun = False,
+) -> None:
     """Pack Diving48.
 
     From Diving48_train.json and Diving48_test.json (V1) or Diving48_V2_train.json and Diving48_V2_test.json (V2),
@@ -307,13 +305,16 @@ def pack_diving48(
     """
     from video_data.datasets import list_diving48
 
-    return list_diving48(src, version=version, annotations=annotations)
+    _pack(list_diving48(src, version=version, annotations=annotations), dest, options, dry_run)
 
 
 @pack_app.command("sports1m")
-@_packs
+@reports_errors
+@_with_options
 def pack_sports1m(
     src: Source,
+    dest: Dest,
+    *,
     clip_seconds: Annotated[
         float,
         typer.Option(help="Length of the clips into which videos are cut; 0 packs whole videos.", min=0),
@@ -322,29 +323,45 @@ def pack_sports1m(
         int | None, typer.Option(help="Most clips of a video, spread uniformly; default: all.", min=1)
     ] = None,
     annotations: Annotations = None,
-) -> "Listing":
+    options: PackOptions,
+    dry_run: DryRun = False,
+) -> None:
     """Pack Sports-1M, cut into clips.
 
     From labels.txt, train_partition.txt, test_partition.txt and videos named by their YouTube id.
 
     [bold]Example[/]
 
-    corrnet pack sports1m /data/sports1m data/sports1m --clips-per-video 10 --part 3/64
+    corrnet pack sports1m /data/sports1m shards --clips-per-video 10 --part 3/64
     """
     from video_data.datasets import list_sports1m
 
-    return list_sports1m(
-        src,
-        clip_seconds=clip_seconds or None,
-        clips_per_video=clips_per_video,
-        annotations=annotations,
-        num_workers=workers(0),
+    _pack(
+        list_sports1m(
+            src,
+            clip_seconds=clip_seconds or None,
+            clips_per_video=clips_per_video,
+            annotations=annotations,
+            num_workers=options.num_workers,
+        ),
+        dest,
+        options,
+        dry_run,
     )
 
 
 @pack_app.command("ucf101")
-@_packs
-def pack_ucf101(src: Source, fold: Fold = 1, annotations: Annotations = None) -> "Listing":
+@reports_errors
+@_with_options
+def pack_ucf101(
+    src: Source,
+    dest: Dest,
+    *,
+    fold: Fold = 1,
+    annotations: Annotations = None,
+    options: PackOptions,
+    dry_run: DryRun = False,
+) -> None:
     """Pack UCF101.
 
     From classInd.txt, trainlist0N.txt, testlist0N.txt and the videos, in folders for each class or in one.
@@ -355,12 +372,21 @@ def pack_ucf101(src: Source, fold: Fold = 1, annotations: Annotations = None) ->
     """
     from video_data.datasets import list_ucf101
 
-    return list_ucf101(src, fold=fold, annotations=annotations)
+    _pack(list_ucf101(src, fold=fold, annotations=annotations), dest, options, dry_run)
 
 
 @pack_app.command("hmdb51")
-@_packs
-def pack_hmdb51(src: Source, fold: Fold = 1, annotations: Annotations = None) -> "Listing":
+@reports_errors
+@_with_options
+def pack_hmdb51(
+    src: Source,
+    dest: Dest,
+    *,
+    fold: Fold = 1,
+    annotations: Annotations = None,
+    options: PackOptions,
+    dry_run: DryRun = False,
+) -> None:
     """Pack HMDB51.
 
     From the files CLASS_test_splitN.txt and the videos in folders for each class.
@@ -371,7 +397,7 @@ def pack_hmdb51(src: Source, fold: Fold = 1, annotations: Annotations = None) ->
     """
     from video_data.datasets import list_hmdb51
 
-    return list_hmdb51(src, fold=fold, annotations=annotations)
+    _pack(list_hmdb51(src, fold=fold, annotations=annotations), dest, options, dry_run)
 
 
 @reports_errors

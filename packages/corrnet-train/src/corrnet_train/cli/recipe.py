@@ -13,6 +13,7 @@ from corrnet_train.cli.complete import recipe_names
 from corrnet_train.utils.errors import InputError
 
 recipe_app = typer.Typer(
+    add_completion=False,
     no_args_is_help=True,
     help="Look at recipes: what there is, what they set, how they differ, what could be set.\n\n"
     "Recipes are joined with +, and what comes later wins: corrnet train kinetics400+corrnet50+l16.",
@@ -100,7 +101,9 @@ def schema() -> None:
 
     corrnet recipe schema > corrnet.schema.json
 
-    and as first line of a recipe: # yaml-language-server: $schema=corrnet.schema.json
+    and as first line of a recipe:
+
+    # yaml-language-server: $schema=corrnet.schema.json
     """
     from corrnet_train.config.schema import recipe_schema
 

@@ -42,7 +42,7 @@ def train(
         ),
     ] = False,
 ) -> None:
-    """Train a model as a recipe says.
+    r"""Train a model as a recipe says.
 
     Several processes are started by torchrun, one for each GPU; optim.batch_size is shared among them. When torchrun
     starts them again they continue from the last checkpoint.
@@ -59,7 +59,8 @@ def train(
 
     corrnet train my.yaml run.dir=runs/first --resume
 
-    torchrun --nproc-per-node 8 -m corrnet_train.cli train my.yaml train.batch_norm=sync
+    torchrun --nproc-per-node 8 -m corrnet_train.cli train my.yaml \
+      train.batch_norm=sync
     """
     import torch
 

@@ -22,7 +22,7 @@ def verify(
         bool,
         typer.Option("--decode/--no-decode", help="Decode every video, or compare hashes alone."),
     ] = True,
-    num_workers: Workers = 0,
+    num_workers: Workers = None,
     json_file: Annotated[
         Path | None,
         typer.Option("--json", metavar="FILE", help="Write the report with all problems as JSON."),

@@ -10,6 +10,7 @@ from corrnet_train.cli.common import (
     EXIT_INTERRUPTED,
     Checkpoint,
     Device,
+    Layers,
     err,
     out,
     reports_errors,
@@ -19,6 +20,7 @@ if TYPE_CHECKING:  # imported where it is used: it takes a second
     from corrnet_train.analysis.motion import MotionField
 
 visualize_app = typer.Typer(
+    add_completion=False,
     no_args_is_help=True,
     rich_markup_mode="rich",
     help="Draw learned filters, or the motion that a model matches.",
@@ -32,34 +34,32 @@ def filters(
     output: Annotated[Path, typer.Option("--output", "-o", help="A file .html or .png.")] = Path(
         "filters.html"
     ),
-    layer: Annotated[
-        list[str] | None,
-        typer.Option(help="Correlation layer, for example res2.corr; may be repeated. Default: all."),
-    ] = None,
+    layers: Layers = None,
     max_frames: Annotated[int, typer.Option(help="Frames to show.", min=1)] = 8,
     max_channels: Annotated[int, typer.Option(help="Channels to show.", min=1)] = 8,
 ) -> None:
-    """Draw the learned correlation filters, as in the paper's Figure 4.
+    r"""Draw the learned correlation filters, as in the paper's Figure 4.
 
     Each correlation layer is a grid: rows are frames, columns channels, and each tile the K x K weights of one filter
-    with an arrow to the largest.
+    with an arrow to the largest. Without --layer all are drawn.
 
     [bold]Examples[/]
 
     corrnet visualize filters runs/first -o filters.html
 
-    corrnet visualize filters runs/first --layer res2.corr --max-frames 32 --max-channels 64 -o res2.png
+    corrnet visualize filters runs/first --layer res2.corr --max-frames 32 \
+      --max-channels 64 -o res2.png
     """
     from corrnet_train.analysis.correlation_layers import chosen_layers
     from corrnet_train.inference.classifier import VideoClassifier
     from corrnet_train.report.pages.filters import write_filters
 
     classifier = VideoClassifier.from_checkpoint(checkpoint, device="cpu")
-    layers = chosen_layers(classifier.video_model, layer or [])
+    shown = chosen_layers(classifier.video_model, layers or [])
     write_filters(
-        layers, output, title=f"Filters of {checkpoint}", max_frames=max_frames, max_channels=max_channels
+        shown, output, title=f"Filters of {checkpoint}", max_frames=max_frames, max_channels=max_channels
     )
-    names = ", ".join(entry.name for entry in layers)
+    names = ", ".join(entry.name for entry in shown)
     out.print(f"filters of {names}: {output}", highlight=False, soft_wrap=True)
 
 
@@ -71,17 +71,15 @@ def motion(
     output: Annotated[Path, typer.Option("--output", "-o", help="A file .mp4, .png or .html.")] = Path(
         "motion.mp4"
     ),
-    layer: Annotated[
-        str | None, typer.Option(help="Correlation layer, for example res3.corr. Default: the first.")
-    ] = None,
+    layers: Layers = None,
     max_frames: Annotated[int, typer.Option(help="Frames of the video to look at.", min=2)] = 300,
     device: Device = "auto",
 ) -> None:
     """Draw the motion that a correlation layer matches, as arrows and colors over the frames.
 
     The layer's features of each frame are compared with those of the frame before, as far as its window reaches; the
-    best match at each position is drawn. A video shows every frame, a picture or a page eight of them. Ctrl-C ends it
-    with the frames until then.
+    best match at each position is drawn. Only one --layer is allowed; without it the first one is taken. A video shows
+    every frame, a picture or a page eight of them. Ctrl-C ends it with the frames until then.
 
     [bold]Examples[/]
 
@@ -96,9 +94,11 @@ def motion(
     from corrnet_train.utils.interrupt import interrupt_flag
     from corrnet_train.utils.progress import progress_bar
 
+    if layers and len(layers) > 1:
+        raise typer.BadParameter(f"motion is drawn of one --layer, got {', '.join(layers)}")
     check_suffix(output)
     classifier = VideoClassifier.from_checkpoint(checkpoint, device=device)
-    chosen = chosen_layers(classifier.video_model, [layer] if layer else [])[0]
+    chosen = chosen_layers(classifier.video_model, layers or [])[0]
     with progress_bar(err) as bar, interrupt_flag() as flag:
         task = bar.add_task("frames", total=min(max_frames, count_frames(video) or max_frames))
 

@@ -6,6 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
+from rich.box import SIMPLE_HEAD
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
@@ -108,6 +111,9 @@ COLUMNS = (
 )
 
 
+_HEADING = 7  # columns of a heading's line
+
+
 def best_models(results: Results, column: Column) -> frozenset[str]:
     """Names of the models that share the best value of a column; empty when all are equal."""
     values = {model.name: column.value(model) for model in results.models}
@@ -128,17 +134,45 @@ def results_table(results: Results) -> Table:
     """
     interval = "in brackets: 95 % Wilson interval of video top-1"
     # Titles and names are Text objects, so that brackets in them are not read as markup.
-    table = Table(title=Text(results.title), caption=Text(interval))
-    table.add_column("model", overflow="fold")
+    table = Table(
+        title=Text(results.title),
+        caption=Text(interval),
+        box=SIMPLE_HEAD,
+        pad_edge=False,
+        padding=(0, 1, 0, 0),
+    )
+    table.add_column("model", no_wrap=True)
     for column in COLUMNS:
-        table.add_column(column.title, justify="right")
+        notes = [column.note(model) for model in results.models] if column.note else []
+        least = max((len(note) + 2 for note in notes), default=None)  # in brackets, in one piece
+        words = [*column.title.split(), *(column.text(model) for model in results.models)]
+        most = None if notes else max(_HEADING, *map(len, words))  # headings break between words
+        table.add_column(column.title, justify="right", min_width=least, max_width=most)
     best = [best_models(results, column) for column in COLUMNS]
     for model in results.models:
-        cells = [Text(model.name)]
+        cells: list[Text | _Noted] = [Text(model.name)]
         for column, winners in zip(COLUMNS, best, strict=True):
-            cell = Text(column.text(model), style="bold green" if model.name in winners else "")
+            number = Text(column.text(model), style="bold green" if model.name in winners else "")
             if column.note:
-                cell.append(f" [{column.note(model)}]", style="not bold dim default")
-            cells.append(cell)
+                note = Text(f"[{column.note(model)}]", style="not bold dim default")
+                cells.append(_Noted(number, note))
+            else:
+                cells.append(number)
         table.add_row(*cells)
     return table
+
+
+@dataclass(frozen=True)
+class _Noted:
+    """A number with its note beside it, or below it where there is no place; both stay in one piece."""
+
+    number: Text
+    note: Text
+
+    def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
+        lengths = self.number.cell_len, self.note.cell_len
+        return Measurement(max(lengths), sum(lengths) + 1)
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        beside = self.number.cell_len + self.note.cell_len < options.max_width
+        yield Text(" " if beside else "\n", justify=options.justify).join([self.number, self.note])

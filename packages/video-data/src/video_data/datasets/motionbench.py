@@ -8,13 +8,12 @@ import io
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
-from typing import Self
 
 import numpy as np
 from av.video.frame import VideoFrame
 from av.video.reformatter import VideoReformatter
-from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from video_data.datasets.motionbench_config import MotionBenchConfig
 from video_data.media.encode import check_encoder, encode_h264
 from video_data.sampling.order import hash_words
 from video_data.utils.errors import InputError
@@ -26,47 +25,6 @@ MOTIONBENCH_CLASSES = ("up", "up-right", "right", "down-right", "down", "down-le
 _CONFIG_NAME = "motionbench.json"
 _GOP = 12
 _CRF = 12  # low, so that what compression leaves behind a moving patch does not show its path
-
-
-class MotionBenchConfig(BaseModel):
-    """What `generate_motionbench` makes.
-
-    Attributes:
-        num_train: videos of the split train; class i % 8 for video i, so splits are balanced.
-        num_val: videos of the split val.
-        num_test: videos of the split test.
-        seed: seed of all appearances.
-        size: side of the square picture in pixels, even.
-        num_frames: frames of a video.
-        fps: frames per second.
-        speeds: lengths of the step from one frame to the next in pixels; one is drawn for each video.
-        sprite_size: smallest and largest side of the moving patch in pixels.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    num_train: int = Field(default=3200, ge=0)
-    num_val: int = Field(default=104, ge=0)
-    num_test: int = Field(default=400, ge=0)
-    seed: int = Field(default=0, ge=0, lt=1 << 63)
-    size: int = Field(default=40, ge=16, multiple_of=2)
-    num_frames: int = Field(default=24, ge=1)
-    fps: int = Field(default=12, ge=1)
-    speeds: tuple[float, ...] = Field(default=(1.5, 2.0, 2.5, 3.0), min_length=1)
-    sprite_size: tuple[int, int] = (14, 20)
-
-    @model_validator(mode="after")
-    def _check_sprite(self) -> Self:
-        if not 2 <= self.sprite_size[0] <= self.sprite_size[1] <= self.size:
-            raise InputError(
-                f"sprite_size must be (smallest, largest) from 2 to size {self.size}, got {self.sprite_size}"
-            )
-        return self
-
-    @property
-    def num_videos(self) -> dict[str, int]:
-        """Videos of each split."""
-        return {"train": self.num_train, "val": self.num_val, "test": self.num_test}
 
 
 def generate_motionbench(

@@ -11,7 +11,8 @@ from video_data.datasets import SPLIT_NAMES
 from video_data.media.container import open_video
 from video_data.media.limits import VIDEO_SUFFIXES, VideoError
 from video_data.packing.pack import PackReport, pack_csv
-from video_data.shards.format import FLOW_SUFFIX, PackOptions
+from video_data.shards.format import FLOW_SUFFIX
+from video_data.shards.pack_options import PackOptions
 from video_data.shards.reader import ShardSet
 from video_data.utils.errors import InputError, MissingPackageError, describe
 

@@ -27,7 +27,7 @@ from video_data.media.limits import UnindexableVideo, VideoError
 from video_data.media.pictures import pictures_video
 from video_data.media.planes import PlaneLayout, YuvClips, decode_planes, join_planes
 from video_data.sampling.clips import DEFAULT_NUM_CLIPS, ClipConfig, clip_frames, view_boxes, view_starts
-from video_data.shards.format import PackOptions
+from video_data.shards.pack_options import PackOptions
 from video_data.shards.reader import ShardError, ShardSet
 from video_data.utils.errors import InputError, WorkError
 from video_data.utils.workers import batch_buffer, make_data_loader

@@ -16,7 +16,7 @@ from video_data.media.pictures import (
     picture_frames,
     shorter_side,
 )
-from video_data.shards.format import PackOptions
+from video_data.shards.pack_options import PackOptions
 from video_data.utils.errors import describe
 
 

@@ -18,15 +18,13 @@ import av
 from video_data.datasets import Entry
 from video_data.shards.format import (
     DroppedEntry,
-    PackOptions,
-    Positive,
     Sha256,
     ShardEntry,
     Split,
-    StrictModel,
     model_bytes,
     parse_file,
 )
+from video_data.shards.pack_options import PackOptions, Positive, StrictModel
 from video_data.utils.files import atomic_file, temporary_name, write_atomic
 from video_data.utils.settings import changed_settings
 

@@ -15,7 +15,6 @@ from video_data.packing._ingest import Loaded
 from video_data.shards.format import (
     FLOW_SUFFIX,
     FlowRecord,
-    PackOptions,
     SampleRecord,
     ShardEntry,
     ShardIndex,
@@ -23,6 +22,7 @@ from video_data.shards.format import (
     model_bytes,
     to_runs,
 )
+from video_data.shards.pack_options import PackOptions
 from video_data.utils.files import atomic_file, write_atomic
 
 _TAR_BLOCK = 512

@@ -30,7 +30,6 @@ from video_data.shards.format import (
     DroppedEntry,
     Duplicate,
     Manifest,
-    PackOptions,
     SampleRecord,
     ShardEntry,
     ShardIndex,
@@ -39,6 +38,7 @@ from video_data.shards.format import (
     model_bytes,
     parse_file,
 )
+from video_data.shards.pack_options import PackOptions
 from video_data.utils.errors import InputError
 from video_data.utils.files import write_atomic
 from video_data.utils.pool import map_in_order

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, Field, ValidationError, field_validator
 
 from video_data.media.container import VideoInfo
 from video_data.media.limits import MAX_BYTES, MAX_FRAMES, VIDEO_SUFFIXES
+from video_data.shards.pack_options import PackOptions, Positive, StrictModel
 from video_data.utils.errors import InputError
 
 MANIFEST_NAME = "manifest.json"
@@ -21,15 +22,8 @@ SPLITS: tuple[Split, ...] = ("train", "val", "test")
 Run = tuple[int, Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1, le=MAX_FRAMES)]]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 NonNegative = Annotated[int, Field(ge=0)]
-Positive = Annotated[int, Field(ge=1)]
 FORMAT_VERSION = 3
 M = TypeVar("M", bound=BaseModel)
-
-
-class StrictModel(BaseModel):
-    """Frozen, and strict about unknown fields."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class _VersionedModel(StrictModel):
@@ -46,59 +40,6 @@ class _VersionedModel(StrictModel):
                 "pack the videos again"
             )
         return version
-
-
-class PackOptions(StrictModel):
-    """How videos are packed into shards: the one source of these options, their defaults and bounds."""
-
-    mode: Literal["reencode", "copy"] = Field(
-        default="reencode",
-        description="reencode: H.264 made for random access; copy: the original bytes",
-    )
-    max_short_side: int | None = Field(
-        default=256,
-        ge=2,
-        description="reencode: longest allowed shorter side in pixels; smaller pictures keep their size, None keeps "
-        "all sizes",
-    )
-    gop: int = Field(
-        default=12, ge=1, le=250, description="reencode: frames from one keyframe to the next; flow too"
-    )
-    crf: int = Field(default=20, ge=0, le=51, description="reencode: quality of x264, smaller is better")
-    shard_size: int = Field(default=256, ge=1, description="most samples of a shard")
-    max_shard_bytes: int = Field(
-        default=1 << 30, ge=1, le=1 << 40, description="a shard is closed once it holds this many bytes"
-    )
-    flow: bool = Field(
-        default=False,
-        description="whether to compute optical flow (extra flow) and store it beside each video",
-    )
-    seed: int = Field(
-        default=0, ge=0, lt=1 << 63, description="seed of the shuffle that mixes classes over the shards"
-    )
-    num_workers: int = Field(
-        default=1,
-        ge=1,
-        exclude=True,
-        description="processes that decode and encode; the result does not depend on it",
-    )
-    part: tuple[Positive, Positive] | None = Field(
-        default=None,
-        exclude=True,
-        description="(i, n) packs the i-th of n parts of the shards, counted from 1; merge_parts joins them",
-    )
-    overwrite: bool = Field(
-        default=False,
-        exclude=True,
-        description="whether to replace a finished shard set, or an unfinished one of other videos or options",
-    )
-
-    @field_validator("part")
-    @classmethod
-    def _check_part(cls, part: tuple[int, int] | None) -> tuple[int, int] | None:
-        if part is not None and part[0] > part[1]:
-            raise InputError(f"part {part[0]} of {part[1]}: allowed are 1 to {part[1]}")
-        return part
 
 
 class FlowRecord(StrictModel):

@@ -11,12 +11,11 @@ import numpy as np
 from video_data.shards.format import (
     Coverage,
     Duplicate,
-    PackOptions,
     SampleRecord,
     ShardEntry,
     Split,
-    StrictModel,
 )
+from video_data.shards.pack_options import PackOptions, StrictModel
 from video_data.shards.reader import ShardError, ShardSet
 from video_data.utils.pool import map_in_order
 

@@ -1,0 +1,81 @@
+"""The commands in the order of use, each of which is imported when it is called."""
+
+import importlib
+import inspect
+import re
+from typing import Any
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+
+# Name, where it is, and what the list of commands says of it: at most a line of 80 columns.
+COMMANDS = {
+    "Machine and data": {
+        "doctor": ("doctor.doctor", "Check a machine, or all processes of a run."),
+        "pack": ("pack.pack_app", "Pack the videos of a data set into shards."),
+        "pack-merge": ("pack.pack_merge", "Join what was packed in parts."),
+        "inspect": ("inspect.inspect", "Show what is in shards."),
+        "verify": ("verify.verify", "Check that shards are what was packed."),
+    },
+    "Training": {
+        "recipe": ("recipe.recipe_app", "Look at recipes: what there is, what they set."),
+        "models": ("models.models", "Show the models with parameters and GMACs."),
+        "train": ("train.train", "Train a model as a recipe says."),
+    },
+    "Use of a trained model": {
+        "eval": ("evaluate.evaluate_command", "Measure accuracy over a split."),
+        "predict": ("evaluate.predict", "Classify videos, a camera or a stream."),
+        "features": ("features.features", "Write the features of videos to a file."),
+        "visualize": ("visualize.visualize_app", "Draw learned filters, or the motion that a model matches."),
+        "export": ("export.export", "Write a trained model for use elsewhere."),
+    },
+    "Without videos of one's own": {
+        "demo": ("demo.demo", "Train three models on generated videos and compare them."),
+        "motionbench": ("demo.motionbench", "Generate videos whose class is only the direction of motion."),
+    },
+}
+_PLACES = {name: entry[0] for commands in COMMANDS.values() for name, entry in commands.items()}
+
+
+class Menu(TyperGroup):
+    """The group `corrnet`: lists its commands without importing them."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.commands = {
+            name: TyperCommand(name, help=text, rich_help_panel=panel)
+            for panel, commands in COMMANDS.items()
+            for name, (_, text) in commands.items()
+        }
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Return the command that is called, which is imported now."""
+        name, command, rest = super().resolve_command(ctx, args)
+        return name, command if name is None else load_command(name), rest
+
+
+def load_command(name: str) -> Any:
+    """Import a command or a group of commands.
+
+    Args:
+        name: one of `COMMANDS`.
+    """
+    module, attribute = _PLACES[name].split(".")
+    found = getattr(importlib.import_module(f"{__package__}.{module}"), attribute)
+    if not isinstance(found, typer.Typer):
+        app = typer.Typer(rich_markup_mode="rich", add_completion=False)
+        app.command(name)(found)
+        found = app
+    _reflow(found)
+    command = typer.main.get_command(found)
+    command.name = name
+    return command
+
+
+def _reflow(app: typer.Typer) -> None:
+    """Make each paragraph of help one line, which a terminal of any width can break; examples keep their lines."""
+    for command in app.registered_commands:
+        assert command.callback is not None
+        text = inspect.cleandoc(command.callback.__doc__ or "")
+        prose, *rest = re.split(r"(?=\[bold\]Examples?\[/\])", text, maxsplit=1)
+        command.help = "".join([re.sub(r"(?<!\n)\n(?!\n)", " ", prose), *rest])
