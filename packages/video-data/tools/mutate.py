@@ -59,7 +59,7 @@ CLIP = ClipConfig(num_frames=4, crop_size=16, short_side=(20, 24))
 
 
 def make_video(container: str, codec: str, options: dict[str, str], *, fragmented: bool) -> bytes:
-    """A short video of moving waves."""
+    """Return a short video of moving waves."""
     buffer = io.BytesIO()
     flags = {"movflags": "frag_keyframe+empty_moov"} if fragmented else {}
     rows, columns = np.mgrid[0:SIZE, 0:SIZE]
@@ -77,7 +77,7 @@ def make_video(container: str, codec: str, options: dict[str, str], *, fragmente
 
 
 def prepare(folder: Path) -> None:
-    """Writes the undamaged inputs."""
+    """Write the undamaged inputs."""
     for name, (container, codec, options) in VIDEOS.items():
         video = make_video(container, codec, options, fragmented="fragmented" in name)
         (folder / name).write_bytes(video)
@@ -89,7 +89,7 @@ def prepare(folder: Path) -> None:
 
 
 def damage(content: bytes, rng: random.Random, other: bytes) -> bytes:
-    """A damaged copy: flipped bits, bytes of extreme values, cuts, holes, and parts of another file."""
+    """Return a damaged copy: flipped bits, bytes of extreme values, cuts, holes, and parts of another file."""
     data = bytearray(content)
     kind = rng.choice(("flip", "flip", "flip", "extreme", "extreme", "cut", "hole", "repeat", "splice"))
     if kind == "flip":
@@ -134,7 +134,7 @@ def read_video(content: bytes, name: str, folder: Path, rng: random.Random) -> s
 
 
 def read_shards(folder: Path, verify: bool) -> str:
-    """Reads one pass over a set with damaged files, by its index and by the members of its tars."""
+    """Read one pass over a set with damaged files, by its index and by the members of its tars."""
     shards = open_shards(folder, verify=verify)
     for _ in webdataset_pipeline(shards, "train", CLIP, error_budget=1000):
         pass
@@ -172,7 +172,7 @@ def run_input(number: int, seed: int, folder: Path) -> tuple[str, str]:
 
 
 def damage_index(content: bytes, rng: random.Random) -> bytes:
-    """Changes fields of an index to other values that JSON allows."""
+    """Change fields of an index to other values that JSON allows."""
     index = json.loads(content)
     for _ in range(rng.choice((1, 2, 4))):
         sample = rng.choice(index["samples"])
@@ -223,7 +223,7 @@ def _outcome(read: Callable[[], str]) -> str:
 
 
 def serve(folder: Path, seed: int, first: int, last: int) -> None:
-    """Runs inputs in this process; a line before and after each."""
+    """Run inputs in this process; a line before and after each."""
     used = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
     resource.setrlimit(resource.RLIMIT_AS, (used + ADDRESS_SPACE, resource.RLIM_INFINITY))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -243,7 +243,7 @@ def _resident() -> int:
 
 
 def run(folder: Path, seed: int, inputs: int) -> dict[str, Any]:
-    """Runs all inputs in child processes."""
+    """Run all inputs in child processes."""
     outcomes: Counter[str] = Counter()
     kinds: Counter[str] = Counter()
     bad: list[str] = []
@@ -288,7 +288,7 @@ def run(folder: Path, seed: int, inputs: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Runs the tool."""
+    """Run the tool."""
     if sys.argv[1:2] == ["--serve"]:
         serve(Path(sys.argv[2]), *map(int, sys.argv[3:6]))
         return

@@ -46,10 +46,10 @@ class DemoOutcome:
     """What a demo left behind.
 
     Attributes:
-        results: the comparison, as written to `results.json`; None when a training was interrupted.
-        report: path of `report.html`.
-        checkpoint: last checkpoint of the last model trained.
-        example: path of a test video.
+        results: The comparison, as written to `results.json`; None when a training was interrupted.
+        report: Path of `report.html`.
+        checkpoint: Last checkpoint of the last model trained.
+        example: Path of a test video.
     """
 
     results: Results | None
@@ -59,15 +59,15 @@ class DemoOutcome:
 
 
 def run_demo(folder: Path, *, quick: bool = False, seed: int = 0, console: Console) -> DemoOutcome:
-    """Generates MotionBench, packs it, trains and tests the tiny models, and writes the comparison.
+    """Generate MotionBench, pack it, train and test the tiny models, and write the comparison.
 
     Finished parts are kept: an interrupted demo goes on where it stopped.
 
     Args:
-        folder: where everything is written.
-        quick: a few videos and steps, to see that everything works; the accuracies mean nothing.
-        seed: seed of weights, order and augmentation.
-        console: where progress is shown.
+        folder: Where everything is written.
+        quick: A few videos and steps, to see that everything works; the accuracies mean nothing.
+        seed: Seed of weights, order and augmentation.
+        console: Where progress is shown.
 
     Raises:
         ValueError: `folder` holds a demo with other settings.
@@ -129,7 +129,7 @@ def run_demo(folder: Path, *, quick: bool = False, seed: int = 0, console: Conso
 
 
 def _prepare_data(folder: Path, config: MotionBenchConfig) -> tuple[Path, ShardSet]:
-    """A test video and the packed shards, made unless they are there."""
+    """Return a test video and the packed shards, made unless they are there."""
     num_workers = os.cpu_count() or 1
     videos, packed = folder / "data" / "videos", folder / "data" / "shards"
     listing = generate_motionbench(videos, config, num_workers=num_workers)
@@ -182,7 +182,7 @@ def _model_result(config: RunConfig, trained: TrainResult, tested: EvalResult) -
 
 
 def _first_filters(classifier: VideoClassifier) -> Tensor | None:
-    """The filters [L, C, K, K] of the first correlation layer; None in a model without."""
+    """Return the filters [L, C, K, K] of the first correlation layer; None in a model without."""
     layers = correlation_layers(classifier.video_model)
     return layers[0].filters if layers else None
 

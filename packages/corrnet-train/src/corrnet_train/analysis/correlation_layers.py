@@ -17,11 +17,11 @@ class CorrelationLayer:
     """One correlation operator of a model.
 
     Attributes:
-        name: stage and block, `res2.corr`; with two streams the stream before it.
-        module: the operator.
-        stage: the stage that it is a part of.
-        temporal_stride: frames of the clip for each frame of its input.
-        spatial_stride: pixels of the clip for each position of its input, along a side.
+        name: Stage and block, `res2.corr`; with two streams the stream before it.
+        module: The operator.
+        stage: The stage that it is a part of.
+        temporal_stride: Frames of the clip for each frame of its input.
+        spatial_stride: Pixels of the clip for each position of its input, along a side.
     """
 
     name: str
@@ -68,11 +68,11 @@ def chosen_layers(model: VideoModel, names: Sequence[str] = ()) -> list[Correlat
     """Correlation layers by name.
 
     Args:
-        model: the network.
-        names: which; all when there are none.
+        model: The network.
+        names: Which; all when there are none.
 
     Raises:
-        ValueError: the model has no such layer, or none at all.
+        ValueError: The model has no such layer, or none at all.
     """
     layers = {layer.name: layer for layer in correlation_layers(model)}
     if not layers:
@@ -84,7 +84,7 @@ def chosen_layers(model: VideoModel, names: Sequence[str] = ()) -> list[Correlat
 
 
 def nearest_first(radius: int) -> NDArray[np.int64]:
-    """The steps down and to the right of a window, int64 [(2*radius + 1)**2, 2]: the nearest to its center first.
+    """Return the steps down and right of a window, int64 [(2*radius + 1)**2, 2]: the nearest to its center first.
 
     Args:
         radius: Steps from the center to a side.

@@ -29,12 +29,12 @@ class MotionField:
     """What moved to where in one frame.
 
     Attributes:
-        number: number of the frame in the video, from 0.
-        seconds: time of the frame from the first one.
-        picture: the frame as the model sees it, uint8 [S, S, 3].
-        motion: how far what is at each position has come since the frame before it, to the right and down in pixels of
+        number: Number of the frame in the video, from 0.
+        seconds: Time of the frame from the first one.
+        picture: The frame as the model sees it, uint8 [S, S, 3].
+        motion: How far what is at each position has come since the frame before it, to the right and down in pixels of
             `picture`, float32 [H, W, 2].
-        similarity: correlation of the matched patches, from -1 to 1, float32 [H, W].
+        similarity: Correlation of the matched patches, from -1 to 1, float32 [H, W].
     """
 
     number: int
@@ -63,7 +63,7 @@ class _Picture:
 def motion_fields(
     classifier: VideoClassifier, source: str, layer: CorrelationLayer, *, max_frames: int | None = None
 ) -> Generator[MotionField, None, None]:
-    """Matches the frames of a video by the features that a correlation layer compares.
+    """Match the frames of a video by the features that a correlation layer compares.
 
     The layer's input is correlated as far as the layer's window reaches, at every offset and without its filters; the
     best offset is refined by a parabola. Patches of 3 x 3 features with mean 0 and norm 1 are compared, so that bright
@@ -72,13 +72,13 @@ def motion_fields(
     the frame, or from farther away than the window reaches, has no true match.
 
     Args:
-        classifier: the model; frames are cut and normalized as for `predict`.
-        source: as `video_data.loading.live.open_frames` takes it.
-        layer: a correlation layer of the model.
-        max_frames: frames of the video after which to stop; None goes on to the end.
+        classifier: The model; frames are cut and normalized as for `predict`.
+        source: As `video_data.loading.live.open_frames` takes it.
+        layer: A correlation layer of the model.
+        max_frames: Frames of the video after which to stop; None goes on to the end.
 
     Raises:
-        ValueError: the video cannot be read, the clips have optical flow, or the layer sees one frame or one
+        ValueError: The video cannot be read, the clips have optical flow, or the layer sees one frame or one
             position alone.
     """
     length = classifier.clip.num_frames // layer.temporal_stride
@@ -133,7 +133,7 @@ def _windows(
 
 
 def _inputs(classifier: VideoClassifier, clips: Tensor, layer: CorrelationLayer) -> Tensor:
-    """What a correlation layer gets, float32 [N, C, L, H, W]."""
+    """Return what a correlation layer gets, float32 [N, C, L, H, W]."""
     with _watched(layer) as seen:
         classifier.run(clips, lambda x: classifier.video_model.forward_features(x, layer.stage))
     return seen[0].float()
@@ -157,7 +157,7 @@ def match_frames(
 
     Args:
         features: float32 [1, C, L, H, W].
-        layer: its reach and the size of its positions.
+        layer: Its reach and the size of its positions.
 
     Returns:
         Motion to the right and down in pixels of the clip [L, H, W, 2] and similarity [L, H, W].
@@ -182,7 +182,7 @@ def _volume(base: Tensor, search: Tensor, reach: int) -> NDArray[np.float32]:
 
 
 def _best_offsets(volume: NDArray[np.float32], reach: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Steps down and to the right to the best match [L, H, W, 2], and its similarity [L, H, W]."""
+    """Return the steps down and to the right to the best match [L, H, W, 2], and its similarity [L, H, W]."""
     steps = nearest_first(reach)
     scores = volume[steps[:, 0] + reach, steps[:, 1] + reach]
     best = np.round(scores, 3).argmax(axis=0)  # the first, and so the nearest, of equals

@@ -19,7 +19,7 @@ class CheckpointWriter:
     """Writes checkpoints in the background, one at a time and in order.
 
     Attributes:
-        stalled: seconds for which the training has waited for copies, and for writes before them, so far.
+        stalled: Seconds for which the training has waited for copies, and for writes before them, so far.
     """
 
     def __init__(self) -> None:
@@ -28,10 +28,10 @@ class CheckpointWriter:
         self._error: BaseException | None = None
 
     def save(self, checkpoint: Checkpoint, *paths: Path) -> None:
-        """Copies the checkpoint and starts to write it to `paths`, each atomically.
+        """Copy the checkpoint and start to write it to `paths`, each atomically.
 
         Raises:
-            OSError: the write before failed, on a full disk for one.
+            OSError: The write before failed, on a full disk for one.
         """
         start = time.perf_counter()
         self.wait()
@@ -41,10 +41,10 @@ class CheckpointWriter:
         self.stalled += time.perf_counter() - start
 
     def wait(self) -> None:
-        """Waits until everything is on disk.
+        """Wait until everything is on disk.
 
         Raises:
-            OSError: it could not be written.
+            OSError: It could not be written.
         """
         if self._thread is not None:
             self._thread.join()
@@ -69,8 +69,8 @@ class ShardedCheckpointWriter(CheckpointWriter):
     """Writes checkpoints of which each process has its shards; all processes make one and call it alike.
 
     Args:
-        ranks: the processes.
-        timeout: seconds after which waiting for another process is an error.
+        ranks: The processes.
+        timeout: Seconds after which waiting for another process is an error.
     """
 
     def __init__(self, ranks: Ranks, *, timeout: float) -> None:
@@ -113,7 +113,7 @@ def _move_links(paths: tuple[Path, ...], folder: Path) -> None:
 
 
 def remove_unfinished(folder: Path) -> None:
-    """Removes what killed processes left half written."""
+    """Remove what killed processes left half written."""
     for path in folder.glob(".*.tmp"):
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
@@ -124,7 +124,7 @@ def remove_unfinished(folder: Path) -> None:
 
 
 def _copied(value: Any) -> Any:
-    """A copy of nested values with every tensor on the CPU, in memory of its own."""
+    """Return a copy of nested values with every tensor on the CPU, in memory of its own."""
     if isinstance(value, Tensor):
         value = value.detach()
         return value.clone() if value.device.type == "cpu" else value.cpu()

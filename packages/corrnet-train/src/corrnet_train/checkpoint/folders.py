@@ -20,7 +20,7 @@ def is_sharded(path: Path) -> bool:
 
 
 def link(path: Path, folder: Path) -> None:
-    """Makes `path` a link to a folder beside it; it means the old or the new checkpoint at every moment."""
+    """Make `path` a link to a folder beside it; it means the old or the new checkpoint at every moment."""
     temporary = temporary_name(path)
     temporary.symlink_to(folder.name, target_is_directory=True)
     temporary.replace(path)
@@ -28,7 +28,7 @@ def link(path: Path, folder: Path) -> None:
 
 
 def remove_unlinked(folder: Path) -> None:
-    """Removes the shards to which no name leads any more."""
+    """Remove the shards to which no name leads any more."""
     used = {path.resolve() for path in folder.iterdir() if path.is_symlink()}
     for path in folder.glob("shards-*"):
         if path.resolve() not in used:
@@ -36,7 +36,7 @@ def remove_unlinked(folder: Path) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Waits until the names in a folder are on disk."""
+    """Wait until the names in a folder are on disk."""
     number = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(number)

@@ -29,17 +29,17 @@ Place = tuple[str | int, ...]
 def write_shards(
     content: dict[str, Any], folder: Path, *, group: dist.ProcessGroup | None, finish: Callable[[], None]
 ) -> None:
-    """Writes nested values, of which each process has its shards; all processes call it.
+    """Write nested values, of which each process has its shards; all processes call it.
 
     Args:
-        content: values with DTensors on the CPU. All else is taken from rank 0.
-        folder: a folder that is not there yet.
-        group: the processes, able to exchange what is on the CPU.
-        finish: called on rank 0 when all have written everything.
+        content: Values with DTensors on the CPU. All else is taken from rank 0.
+        folder: A folder that is not there yet.
+        group: The processes, able to exchange what is on the CPU.
+        finish: Called on rank 0 when all have written everything.
 
     Raises:
-        OSError: a process could not write; all processes get it.
-        RuntimeError: another process is gone.
+        OSError: A process could not write; all processes get it.
+        RuntimeError: Another process is gone.
     """
     tensors: dict[str, Tensor] = {}
     places: dict[str, Place] = {}
@@ -58,10 +58,10 @@ def write_shards(
 
 
 def read_shards(folder: Path) -> dict[str, Any]:
-    """What `write_shards` was given, with whole tensors on the CPU; no code from the folder is run.
+    """Return what `write_shards` was given, with whole tensors on the CPU; no code from the folder is run.
 
     Raises:
-        Exception: a file is damaged or missing; there are many ways.
+        Exception: A file is damaged or missing; there are many ways.
     """
     saved = torch.load(folder / REST, map_location="cpu", weights_only=True)
     reader = _Reader(folder)
@@ -159,6 +159,6 @@ def _empty(key: str, described: Any) -> Tensor:
 
 
 def _reasons(error: CheckpointException) -> str:
-    """What went wrong, in a line, without stack traces."""
+    """Return what went wrong, in a line, without stack traces."""
     reasons = {f"rank {rank}: {type(cause).__name__} {cause}" for rank, (cause, _) in error.failures.items()}
     return " ".join("; ".join(sorted(reasons)).split())

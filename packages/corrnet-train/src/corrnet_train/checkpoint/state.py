@@ -30,18 +30,18 @@ class Checkpoint:
     """All that a run needs to go on to the bit, in plain types and tensors.
 
     Attributes:
-        step: number of finished steps.
-        config: the run's configuration (`config_to_dict`).
-        classes: class names in the order of the model's outputs.
-        model: state dict of the model.
-        optimizer: state dict of the optimizer.
-        loader: state of the training loader (manifest hash, split, seed, position).
-        rng: the generator states of torch by device name, for each rank.
-        best_top1: best held-out video top-1 so far, in 0..1; -1 before the first evaluation.
-        train_seconds: time spent training so far, in seconds.
-        scaler: state of the loss scaler; empty without fp16.
-        ema: state of the averaged weights (`optim.averaged_model`); empty where they are not kept.
-        norm_batch: clips over which batch norm normalized; None where it is not recorded.
+        step: Number of finished steps.
+        config: The run's configuration (`config_to_dict`).
+        classes: Class names in the order of the model's outputs.
+        model: State dict of the model.
+        optimizer: State dict of the optimizer.
+        loader: State of the training loader (manifest hash, split, seed, position).
+        rng: The generator states of torch by device name, for each rank.
+        best_top1: Best held-out video top-1 so far, in 0..1; -1 before the first evaluation.
+        train_seconds: Time spent training so far, in seconds.
+        scaler: State of the loss scaler; empty without fp16.
+        ema: State of the averaged weights (`optim.averaged_model`); empty where they are not kept.
+        norm_batch: Clips over which batch norm normalized; None where it is not recorded.
     """
 
     step: int
@@ -65,12 +65,12 @@ class Checkpoint:
         return averaged or self.model
 
     def save(self, path: Path) -> None:
-        """Writes the checkpoint; `path` holds the old or the new one at every moment."""
+        """Write the checkpoint; `path` holds the old or the new one at every moment."""
         with atomic_path(path) as temporary:
             torch.save(self._content(), temporary)
 
     def save_shards(self, folder: Path, group: dist.ProcessGroup, *, finish: Callable[[], None]) -> None:
-        """Writes a checkpoint of which each process has its shards; see `write_shards`."""
+        """Write a checkpoint of which each process has its shards; see `write_shards`."""
         from corrnet_train.checkpoint.sharded import write_shards
 
         write_shards(self._content(), folder, group=group, finish=finish)
@@ -82,7 +82,7 @@ class Checkpoint:
 
     @classmethod
     def load(cls, path: Path) -> "Checkpoint":
-        """Reads a checkpoint, in one file or in shards, without running any code from it.
+        """Read a checkpoint, in one file or in shards, without running any code from it.
 
         Raises:
             CheckpointError: `path` is missing, damaged, or no checkpoint of this package.
@@ -115,10 +115,10 @@ class Checkpoint:
 
 
 def load_weights(model: nn.Module, state: dict[str, Any], *, source: str) -> None:
-    """Loads `state` into `model`, all or nothing; of whole tensors a sharded model takes its shards.
+    """Load `state` into `model`, all or nothing; of whole tensors a sharded model takes its shards.
 
     Raises:
-        CheckpointError: names the tensors that are missing, unexpected or of another shape.
+        CheckpointError: Names the tensors that are missing, unexpected or of another shape.
     """
     own = model.state_dict()
     missing = [name for name in own if name not in state]
@@ -142,7 +142,7 @@ def check_resumable(checkpoint: Checkpoint, config: RunConfig, *, source: str) -
     """Refuses to continue a run under settings that would change what is learned.
 
     Raises:
-        CheckpointError: lists every setting that differs, with both values.
+        CheckpointError: Lists every setting that differs, with both values.
     """
     old, new = flatten(checkpoint.config), flatten(config_to_dict(config))
     changed = changed_settings(old, new, names=sorted((old.keys() | new.keys()) - resumable_keys()))

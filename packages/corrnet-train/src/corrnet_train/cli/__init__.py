@@ -33,7 +33,7 @@ def _options(
 
 
 def main() -> None:
-    """Runs the command line."""
+    """Run the command line."""
     escape_what_no_terminal_takes()
     keep_freed_memory()
     app()

@@ -118,7 +118,7 @@ def doctor(
 
 
 def _processes(console: Console, results: "list[CheckResult]") -> Table:
-    """A row a process: who it is and what it runs on."""
+    """Return a row a process: who it is and what it runs on."""
     titles = ("rank", "host", "local", "pid", "device", "name", "memory", "free", "capability")
     rows: list[list[str]] = []
     by_name = {result.name: result.ranks for result in results}
@@ -155,7 +155,7 @@ def _write(path: Path, report: dict[str, Any]) -> None:
 
 
 def _part(context: "Context", results: "list[CheckResult]") -> None:
-    """Ends the processes together, so that torchrun stops none before the first one has printed."""
+    """End the processes together, so that torchrun stops none before the first one has printed."""
     if not context.ranks.launched:
         return
     timeout = context.options.timeout

@@ -14,11 +14,11 @@ def print_entry(console: Console, label: str, text: str, *, indent: int, style: 
     """Print a label and its text beside it, broken between words on a terminal and one line elsewhere.
 
     Args:
-        console: where.
-        label: at most `indent` - 1 characters.
-        text: a longer word than there is place beside the label begins on a line of its own.
-        indent: column at which the text begins.
-        style: of the label.
+        console: Where.
+        label: At most `indent` - 1 characters.
+        text: A longer word than there is place beside the label begins on a line of its own.
+        indent: Column at which the text begins.
+        style: Of the label.
     """
     lines = [text]
     if console.is_terminal:
@@ -37,10 +37,10 @@ def fitting_table(
     """Return a table without borders, and without the columns that have no place.
 
     Args:
-        console: where it is to be shown.
-        titles: of the columns.
-        rows: cells, as many as titles or fewer; markup is read.
-        droppable: titles of columns that may be left out, the first ones first.
+        console: Where it is to be shown.
+        titles: Of the columns.
+        rows: Cells, as many as titles or fewer; markup is read.
+        droppable: Titles of columns that may be left out, the first ones first.
     """
     left_out: list[str] = []
     while True:

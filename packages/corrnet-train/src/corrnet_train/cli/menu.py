@@ -58,7 +58,7 @@ def load_command(name: str) -> Any:
     """Import a command or a group of commands.
 
     Args:
-        name: one of `COMMANDS`.
+        name: One of `COMMANDS`.
     """
     module, attribute = _PLACES[name].split(".")
     found = getattr(importlib.import_module(f"{__package__}.{module}"), attribute)

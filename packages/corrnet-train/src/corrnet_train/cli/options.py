@@ -21,10 +21,10 @@ class Spelling:
     """How a field is given on the command line, where it is not by an option of its name and type.
 
     Attributes:
-        name: parameter of the command.
-        annotation: its type with the option.
-        default: its value when it is not given.
-        value: what the field gets for it.
+        name: Parameter of the command.
+        annotation: Its type with the option.
+        default: Its value when it is not given.
+        value: What the field gets for it.
     """
 
     name: str
@@ -37,8 +37,8 @@ def field_option(name: str, field: FieldInfo) -> Any:
     """Return the typer option of a field: its description for a help text, and its bounds.
 
     Args:
-        name: the field's; a switch has the option `--name` alone.
-        field: a number or a switch.
+        name: The field's; a switch has the option `--name` alone.
+        field: A number or a switch.
     """
     text = field.description or ""
     switch = [f"--{name.replace('_', '-')}"] if field.annotation is bool else []
@@ -56,10 +56,10 @@ def takes_model(
     """Give a command one option for each field of a model, and the command the model.
 
     Args:
-        parameter: the command's parameter of the model's type, in whose place the options stand.
-        model: the source of defaults, bounds and meanings.
-        fields: which of its fields are options, in the order of the help.
-        spellings: fields that are given in another way.
+        parameter: The command's parameter of the model's type, in whose place the options stand.
+        model: The source of defaults, bounds and meanings.
+        fields: Which of its fields are options, in the order of the help.
+        spellings: Fields that are given in another way.
 
     Returns:
         A decorator. Values that the model refuses are wrong usage: an error with the name of the option.

@@ -106,7 +106,7 @@ def train(
 
 
 def _print_plan(trainer: "Trainer") -> None:
-    """What the run would be."""
+    """Print what the run would be."""
     import yaml
 
     from corrnet_train.config.schema import config_to_dict

@@ -26,9 +26,9 @@ class Recipe:
     """A recipe that ships with the package.
 
     Attributes:
-        name: what `corrnet train` takes.
-        summary: its first line of comment.
-        is_part: whether it says too little to be trained alone, and is added to another with `+`.
+        name: What `corrnet train` takes.
+        summary: Its first line of comment.
+        is_part: Whether it says too little to be trained alone, and is added to another with `+`.
     """
 
     name: str
@@ -37,7 +37,7 @@ class Recipe:
 
 
 def list_recipes() -> list[Recipe]:
-    """The recipes that ship with the package, by name."""
+    """Return the recipes that ship with the package, by name."""
     return [
         Recipe(name, _summary(file.read_text("utf-8")), is_part=is_part(read_recipe(name)))
         for name, file in sorted(_shipped().items())
@@ -50,14 +50,14 @@ def recipe_names() -> list[str]:
 
 
 def read_recipe(recipe: str | Path) -> Tree:
-    """Reads a recipe and all that it extends.
+    """Read a recipe and all that it extends.
 
     Args:
-        recipe: path of a YAML file, a name of `list_recipes`, or several of them joined with `+`, the later of
+        recipe: Path of a YAML file, a name of `list_recipes`, or several of them joined with `+`, the later of
             which win.
 
     Raises:
-        ConfigError: there is no such recipe, or it is not a tree of sections.
+        ConfigError: There is no such recipe, or it is not a tree of sections.
     """
     return _read_all([str(recipe)] if Path(recipe).is_file() else str(recipe).split("+"), Path(), ())
 
@@ -73,10 +73,10 @@ def default_run_dir(recipe: str | Path) -> str:
 
 
 def apply_override(tree: Tree, override: str) -> None:
-    """Sets one `section.key=value` in a tree; the value is read as YAML.
+    """Set one `section.key=value` in a tree; the value is read as YAML.
 
     Raises:
-        ConfigError: it has another form.
+        ConfigError: It has another form.
     """
     key, separator, text = override.partition("=")
     if not separator or not key:
@@ -95,7 +95,7 @@ def apply_override(tree: Tree, override: str) -> None:
 
 
 def merge(base: Tree, changes: Tree) -> Tree:
-    """A tree with the values of `changes` over those of `base`; sections are merged, other values replaced."""
+    """Return a tree with the values of `changes` over those of `base`; sections are merged, other values replaced."""
     merged = dict(base)
     for key, value in changes.items():
         both = isinstance(value, dict) and isinstance(merged.get(key), dict)
@@ -163,7 +163,7 @@ def _parse(text: str, source: str) -> Tree:
 
 
 def _shipped() -> dict[str, Traversable]:
-    """The files of the folder beside this module, by name."""
+    """Return the files of the folder beside this module, by name."""
     files = importlib.resources.files("corrnet_train.config").joinpath("recipes").iterdir()
     return {file.name.removesuffix(".yaml"): file for file in files if file.name.endswith(".yaml")}
 

@@ -163,11 +163,11 @@ class OptimConfig(BaseModel):
         return self.samples_per_epoch or num_samples
 
     def num_steps(self, num_samples: int) -> int:
-        """Steps of the whole training on `num_samples` training videos."""
+        """Return the steps of the whole training on `num_samples` training videos."""
         return math.ceil(self.epochs * self.epoch_samples(num_samples) / self.batch_size)
 
     def num_warmup_steps(self, num_samples: int) -> int:
-        """Steps of the linear warm-up on `num_samples` training videos."""
+        """Return the steps of the linear warm-up on `num_samples` training videos."""
         return round(self.warmup_epochs * self.epoch_samples(num_samples) / self.batch_size)
 
 
@@ -205,13 +205,13 @@ class TrainConfig(BaseModel):
     )
 
     def check_parallel(self, *, launched: bool) -> None:
-        """Checks that the processes can share the model as asked.
+        """Check that the processes can share the model as asked.
 
         Args:
-            launched: whether torchrun has started the processes.
+            launched: Whether torchrun has started the processes.
 
         Raises:
-            ValueError: it is to be split, and is compiled or belongs to a process without others.
+            ValueError: It is to be split, and is compiled or belongs to a process without others.
         """
         if self.parallel == "fsdp" and not launched:
             raise InputError(
@@ -229,14 +229,14 @@ class TrainConfig(BaseModel):
         return micro_batch * (world_size if self.batch_norm == "sync" else 1)
 
     def accumulation(self, batch_size: int, *, world_size: int = 1) -> tuple[int, int]:
-        """Splits the global batch: (clips of a micro-batch, micro-batches a step).
+        """Split the global batch: (clips of a micro-batch, micro-batches a step).
 
         Args:
-            batch_size: clips a step over all processes, `optim.batch_size`.
-            world_size: number of processes.
+            batch_size: Clips a step over all processes, `optim.batch_size`.
+            world_size: Number of processes.
 
         Raises:
-            ValueError: the batch cannot be split evenly.
+            ValueError: The batch cannot be split evenly.
         """
         if self.micro_batch is None:
             if batch_size % world_size:
@@ -320,15 +320,15 @@ class RunConfig(BaseModel):
 
 
 def load_config(recipe: str | Path, overrides: Sequence[str] | None = None) -> RunConfig:
-    """Reads a recipe and applies overrides.
+    """Read a recipe and apply overrides.
 
     Args:
-        recipe: path of a YAML file, the name of a recipe that ships with the package, or several of them joined
+        recipe: Path of a YAML file, the name of a recipe that ships with the package, or several of them joined
             with `+` (`corrnet recipe list`). Without a `run.dir` the run gets one after it.
         overrides: `section.key=value` strings; values are read as YAML (`optim.clip_grad_norm=null`).
 
     Raises:
-        ConfigError: an unknown file, key or value; the message names it and what is allowed.
+        ConfigError: An unknown file, key or value; the message names it and what is allowed.
     """
     tree = read_recipe(recipe)
     for override in overrides or []:
@@ -339,10 +339,10 @@ def load_config(recipe: str | Path, overrides: Sequence[str] | None = None) -> R
 
 
 def parse_config(tree: dict[str, Any]) -> RunConfig:
-    """Validates a nested dict as a `RunConfig`.
+    """Validate a nested dict as a `RunConfig`.
 
     Raises:
-        ConfigError: with one line for every wrong key or value.
+        ConfigError: With one line for every wrong key or value.
     """
     try:
         return RunConfig.model_validate(tree)
@@ -351,7 +351,7 @@ def parse_config(tree: dict[str, Any]) -> RunConfig:
 
 
 def config_to_dict(config: RunConfig) -> dict[str, Any]:
-    """The configuration as plain JSON types (paths as strings)."""
+    """Return the configuration as plain JSON types (paths as strings)."""
     return config.model_dump(mode="json")
 
 
@@ -368,7 +368,7 @@ def resumable_keys(section: type[BaseModel] = RunConfig, prefix: str = "") -> se
 
 
 def recipe_schema() -> dict[str, Any]:
-    """The JSON schema of recipes: all of `RunConfig`, none of it required, and `extends`."""
+    """Return the JSON schema of recipes: all of `RunConfig`, none of it required, and `extends`."""
     schema = RunConfig.model_json_schema()
     for section in (schema, *schema["$defs"].values()):
         section.pop("required", None)  # another recipe may give it

@@ -23,12 +23,12 @@ from corrnet_train.distributed.sync_batchnorm import sync_batch_norm
 def parallelize(
     model: nn.Module, ranks: Ranks, device: torch.device, *, batch_norm: BatchNorm, parallel: Parallel
 ) -> None:
-    """Prepares a model for several processes, in place, before its optimizer is made.
+    """Prepare a model for several processes, in place, before its optimizer is made.
 
     Args:
-        model: the model on this process's device.
-        ranks: the processes.
-        device: this process's device.
+        model: The model on this process's device.
+        ranks: The processes.
+        device: This process's device.
         batch_norm: `local` normalizes over the clips that one process takes at once, `sync` over those of all.
         parallel: `fsdp` splits weights, and with them gradients and optimizer state, among the processes, block by
             block; `ddp` leaves a copy to each.
@@ -49,7 +49,7 @@ def parallelize(
 
 
 def wrap(model: nn.Module, ranks: Ranks, device: torch.device) -> nn.Module:
-    """The module whose backward pass exchanges gradients; the model itself where it does so or is alone."""
+    """Return the module whose backward pass exchanges gradients; the model itself where it does so or is alone."""
     if ranks.world_size == 1 or _is_split(model):
         return model
     # Running statistics are not used in training; see `copy_buffers`. torch 2.13 has given the option a new name.
@@ -81,7 +81,7 @@ def gradient_exchange(model: nn.Module, exchange: bool) -> AbstractContextManage
 
 
 def copy_buffers(model: nn.Module, ranks: Ranks) -> None:
-    """Gives every process the running statistics of rank 0, which are those a checkpoint holds."""
+    """Give every process the running statistics of rank 0, which are those a checkpoint holds."""
     if ranks.world_size > 1:
         with torch.no_grad(), readable_errors(ranks):
             for buffer in model.buffers():
@@ -94,7 +94,7 @@ def has_shards(tensor: Tensor) -> bool:
 
 
 def placed_like(value: Tensor, like: Tensor) -> Tensor:
-    """A whole tensor as `like` is placed: this process's shard of it where `like` is sharded."""
+    """Return a whole tensor as `like` is placed: this process's shard of it where `like` is sharded."""
     if not has_shards(like) or has_shards(value) or value.shape != like.shape:
         return value
     from torch.distributed.tensor import DTensor, distribute_tensor
@@ -105,12 +105,12 @@ def placed_like(value: Tensor, like: Tensor) -> Tensor:
 
 
 def placed_state(state: dict[str, Any], like: dict[str, Any]) -> dict[str, Any]:
-    """A state dict of whole tensors, placed as those of a model are."""
+    """Return a state dict of whole tensors, placed as those of a model are."""
     return {name: placed_like(value, like[name]) if name in like else value for name, value in state.items()}
 
 
 def place_optimizer_state(state: dict[str, Any], optimizer: Optimizer) -> dict[str, Any]:
-    """A state dict of whole tensors as the optimizer's parameters are placed."""
+    """Return a state dict of whole tensors as the optimizer's parameters are placed."""
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     placed = {
         number: {
@@ -123,6 +123,6 @@ def place_optimizer_state(state: dict[str, Any], optimizer: Optimizer) -> dict[s
 
 
 def full_tensor(tensor: Tensor) -> Tensor:
-    """A tensor with all of its shards; all processes call it."""
+    """Return a tensor with all of its shards; all processes call it."""
     gathered: Tensor = tensor.full_tensor() if has_shards(tensor) else tensor  # type: ignore[attr-defined]
     return gathered

@@ -35,7 +35,7 @@ E = TypeVar("E", bound=Exception)
 
 
 def on_every_rank(error: E) -> E:
-    """Marks an error that all processes raise, so that only the first one prints it."""
+    """Mark an error that all processes raise, so that only the first one prints it."""
     error.on_every_rank = True  # type: ignore[attr-defined]
     return error
 
@@ -45,12 +45,12 @@ class Ranks:
     """The processes that train together, seen from one of them.
 
     Attributes:
-        rank: number of this process, from 0.
-        world_size: number of processes.
-        local_rank: number of this process on its machine.
-        local_world_size: processes on this machine.
-        launched: whether torchrun has started it; then there is a process group, even for one process.
-        restarts: how often torchrun has started the processes again.
+        rank: Number of this process, from 0.
+        world_size: Number of processes.
+        local_rank: Number of this process on its machine.
+        local_world_size: Processes on this machine.
+        launched: Whether torchrun has started it; then there is a process group, even for one process.
+        restarts: How often torchrun has started the processes again.
         kept: torchrun's store, which outlives the processes; None without torchrun.
     """
 
@@ -64,10 +64,10 @@ class Ranks:
 
     @classmethod
     def from_environment(cls) -> "Ranks":
-        """Reads what torchrun says.
+        """Read what torchrun says.
 
         Raises:
-            ValueError: some of its variables are set and others are not, or are no numbers.
+            ValueError: Some of its variables are set and others are not, or are no numbers.
         """
         if "RANK" not in os.environ and "WORLD_SIZE" not in os.environ:
             return cls()
@@ -116,10 +116,10 @@ class Ranks:
             self.kept.set(_REFUSED, "yes" if refused else "no")
 
     def device(self, name: str) -> torch.device:
-        """The device of this process for a `run.device` setting: on GPUs the one with its local rank.
+        """Return the device of this process for a `run.device` setting: on GPUs the one with its local rank.
 
         Raises:
-            ValueError: the name is unknown, or this machine has too few such devices for its processes.
+            ValueError: The name is unknown, or this machine has too few such devices for its processes.
         """
         device = _parse_device(name)
         if device.type != "cuda":
@@ -143,13 +143,13 @@ class Ranks:
         return torch.device("cuda", index)
 
     def sum_(self, tensor: Tensor) -> None:
-        """Sums a tensor over the processes, in place."""
+        """Sum a tensor over the processes, in place."""
         if self.world_size > 1:
             with readable_errors(self):
                 dist.all_reduce(tensor)
 
     def gather(self, value: T) -> list[T]:
-        """What each process has given, in the order of ranks, on every process. Plain values and CPU tensors."""
+        """Return what each process has given, in the order of ranks, on every process. Plain values and CPU tensors."""
         if self.world_size == 1:
             return [value]
         values: list[Any] = [None] * self.world_size
@@ -159,12 +159,12 @@ class Ranks:
 
     @contextmanager
     def together(self) -> Iterator[None]:
-        """A block without communication; if it fails in one process it fails in all of them.
+        """Enter a block without communication; if it fails in one process it fails in all of them.
 
         Raises:
-            InputError: it failed for what was given; the message names the rank unless all said the same.
-            WorkError: it failed somewhere for another reason; one process has more to say of it where it is a bug.
-            Exception: the error of this process as it is, where that is a bug.
+            InputError: It failed for what was given; the message names the rank unless all said the same.
+            WorkError: It failed somewhere for another reason; one process has more to say of it where it is a bug.
+            Exception: The error of this process as it is, where that is a bug.
         """
         error: Exception | None = None
         try:
@@ -190,17 +190,17 @@ class Ranks:
         raise on_every_rank(InputError(message) if bad_input else WorkError(message)) from error
 
     def _own(self, error: Exception | None) -> tuple[Kind, str, str] | None:
-        """What the other processes are told of an error of this one."""
+        """Return what the other processes are told of an error of this one."""
         if error is None:
             return None
         kind = kind_of(error)
         return kind, f"{type(error).__name__}: {error}" if kind == "bug" else f"{error}", self.name
 
     def check_equal(self, what: str, value: str) -> None:
-        """Checks that all processes were given the same.
+        """Check that all processes were given the same.
 
         Raises:
-            ValueError: they differ; the message names a rank that differs from rank 0.
+            ValueError: They differ; the message names a rank that differs from rank 0.
         """
         values = self.gather(value)
         for rank, other in enumerate(values):
@@ -214,10 +214,10 @@ ONE_RANK = Ranks()
 
 
 def resolve_device(name: str) -> torch.device:
-    """The device of a `run.device` setting where one process runs; "auto" is CUDA when there is one.
+    """Return the device of a `run.device` setting where one process runs; "auto" is CUDA when there is one.
 
     Raises:
-        ValueError: the name is unknown or this machine has no such device.
+        ValueError: The name is unknown or this machine has no such device.
     """
     device = _parse_device(name)
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
@@ -227,15 +227,15 @@ def resolve_device(name: str) -> torch.device:
 
 @contextmanager
 def joined_ranks(device_name: str, *, timeout: float) -> Iterator[Ranks]:
-    """Joins the processes that torchrun started: NCCL and gloo on GPUs, gloo on CPUs.
+    """Join the processes that torchrun started: NCCL and gloo on GPUs, gloo on CPUs.
 
     Args:
-        device_name: a `run.device` setting.
-        timeout: seconds after which waiting for another process is an error.
+        device_name: A `run.device` setting.
+        timeout: Seconds after which waiting for another process is an error.
 
     Raises:
-        ValueError: see `Ranks.from_environment` and `Ranks.device`.
-        RanksError: the processes did not find each other in time.
+        ValueError: See `Ranks.from_environment` and `Ranks.device`.
+        RanksError: The processes did not find each other in time.
     """
     ranks = Ranks.from_environment()
     if not ranks.launched:
@@ -265,14 +265,14 @@ def joined_ranks(device_name: str, *, timeout: float) -> Iterator[Ranks]:
 
 @contextmanager
 def readable_errors(ranks: Ranks, *, computes: bool = False) -> Iterator[None]:
-    """A block that exchanges something.
+    """Enter a block that exchanges something.
 
     Args:
-        ranks: the processes.
-        computes: whether the block does other things too, whose errors stay what they are.
+        ranks: The processes.
+        computes: Whether the block does other things too, whose errors stay what they are.
 
     Raises:
-        RanksError: another process is gone.
+        RanksError: Another process is gone.
     """
     try:
         yield

@@ -14,35 +14,35 @@ T = TypeVar("T")
 
 
 def kept_store(*, timeout: float) -> Store:
-    """The store of torchrun, which keeps it over all restarts (pytorch/pytorch#135712).
+    """Return the store of torchrun, which keeps it over all restarts (pytorch/pytorch#135712).
 
     Raises:
-        RuntimeError: it was not reached.
+        RuntimeError: It was not reached.
     """
     store: Store = next(rendezvous("env://", timeout=timedelta(seconds=timeout)))[0]
     return store
 
 
 def fresh_store(store: Store, rank: int, world_size: int, *, timeout: float) -> Store:
-    """A store that is kept over restarts, with names that belong to this start of the processes alone.
+    """Return a store that is kept over restarts, with names that belong to this start of the processes alone.
 
     A process that reads the address of one that was killed waits for it in vain, and the count of restarts may differ
     between machines.
 
     Raises:
-        TimeoutError: the others did not come.
+        TimeoutError: The others did not come.
     """
     return PrefixStore(meet(store, rank, world_size, timeout=timeout), store)
 
 
 def meet(store: Store, rank: int, world_size: int, *, timeout: float) -> str:
-    """A name that all processes of this start agree on, and no other start has.
+    """Return a name that all processes of this start agree on, and no other start has.
 
     Each process greets with a name it has made up. Rank 0 repeats the names; who finds his own there knows that
     this is the rank 0 of his own start.
 
     Raises:
-        TimeoutError: names the ranks that did not come.
+        TimeoutError: Names the ranks that did not come.
     """
     store = PrefixStore("corrnet/meet", store)
     own = uuid.uuid4().hex

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 
 def sync_batch_norm(model: nn.Module) -> None:
-    """Replaces batch norms by ones that normalize over all processes, in place; names of weights stay.
+    """Replace batch norms by ones that normalize over all processes, in place; names of weights stay.
 
     torch's own `SyncBatchNorm` serves GPUs; it refuses tensors on a CPU, which `HostSyncBatchNorm` serves.
     """
@@ -27,14 +27,14 @@ class HostSyncBatchNorm(nn.BatchNorm3d):
 
     @classmethod
     def of(cls, norm: nn.BatchNorm3d) -> "HostSyncBatchNorm":
-        """The same norm, with the same weights and statistics, over all processes."""
+        """Return the same norm, with the same weights and statistics, over all processes."""
         new = cls(norm.num_features, norm.eps, norm.momentum, norm.affine, norm.track_running_stats)
         new._parameters, new._buffers = norm._parameters, norm._buffers
         new.training = norm.training
         return new
 
     def forward(self, input: Tensor) -> Tensor:
-        """Normalizes [N, C, L, H, W], of equal shape in all processes."""
+        """Normalize [N, C, L, H, W], of equal shape in all processes."""
         if not self.training:
             return super().forward(input)
         self._check_input_dim(input)

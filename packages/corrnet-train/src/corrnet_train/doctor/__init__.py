@@ -19,15 +19,15 @@ _PYAV = "install the PyAV wheel of the package index: pip install --force-reinst
 
 
 def examine(options: Options, **listeners: Callable[[Any], None]) -> tuple[Context, list[CheckResult]]:
-    """Runs all checks, on this process or, where torchrun started several, on all of them in step.
+    """Run all checks, on this process or, where torchrun started several, on all of them in step.
 
     Args:
-        options: what is checked.
+        options: What is checked.
         **listeners: `on_start` and `on_result` of `run_checks`.
 
     Raises:
         ValueError: torchrun's variables are wrong.
-        RanksError: rank 0 cannot be reached.
+        RanksError: Rank 0 cannot be reached.
     """
     ranks = Ranks.from_environment()
     context = Context(
@@ -37,7 +37,7 @@ def examine(options: Options, **listeners: Callable[[Any], None]) -> tuple[Conte
 
 
 def choose_checks(options: Options, *, launched: bool) -> list[Check]:
-    """The checks for these options, in order; those of a process group only for processes of torchrun."""
+    """Return the checks for these options, in order; those of a process group only for processes of torchrun."""
     return [
         *_SOFTWARE,
         *(_TOGETHER if launched else ()),

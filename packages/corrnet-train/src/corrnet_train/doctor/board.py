@@ -20,8 +20,8 @@ class Board:
     """A place where each process posts values that all can read.
 
     Args:
-        ranks: the processes.
-        store: as `connect` gives it.
+        ranks: The processes.
+        store: As `connect` gives it.
     """
 
     def __init__(self, ranks: Ranks, store: Store) -> None:
@@ -30,12 +30,12 @@ class Board:
         self._store = PrefixStore(f"doctor-{ranks.restarts}", store)
 
     def post(self, key: str, value: str) -> None:
-        """Posts a value of this process; never raises, others will say that it is missing."""
+        """Post a value of this process; never raise, others will say that it is missing."""
         with contextlib.suppress(RuntimeError):
             self._store.set(f"{key}/{self._ranks.rank}", value)
 
     def read(self, key: str, rank: int, *, timeout: float) -> str | None:
-        """What a process has posted, or None when it has not within `timeout` seconds."""
+        """Return what a process has posted, or None when it has not within `timeout` seconds."""
         name, deadline, pause = f"{key}/{rank}", time.monotonic() + timeout, 0.002
         try:
             while not self._store.check([name]):
@@ -49,7 +49,7 @@ class Board:
         return content.decode()
 
     def collect(self, key: str, *, timeout: float) -> list[str | None]:
-        """What each process has posted, None where it has not within `timeout` seconds.
+        """Return what each process has posted, None where it has not within `timeout` seconds.
 
         Processes that were missing once are not waited for again.
         """
@@ -64,14 +64,14 @@ class Board:
 
 
 def connect(ranks: Ranks, *, timeout: float) -> Store:
-    """The store of all processes; one process without torchrun has its own.
+    """Return the store of all processes; one process without torchrun has its own.
 
     Args:
-        ranks: the processes.
-        timeout: seconds to wait for the machine of rank 0.
+        ranks: The processes.
+        timeout: Seconds to wait for the machine of rank 0.
 
     Raises:
-        RanksError: the machine of rank 0 cannot be reached in time.
+        RanksError: The machine of rank 0 cannot be reached in time.
     """
     if not ranks.launched:
         return HashStore()
@@ -95,7 +95,7 @@ def connect(ranks: Ranks, *, timeout: float) -> Store:
 
 
 def _wait_for_port(ranks: Ranks, host: str, port: int, timeout: float) -> None:
-    """Waits until rank 0's machine answers; torch's store would print a stack for each try."""
+    """Wait until rank 0's machine answers; torch's store would print a stack for each try."""
     deadline = time.monotonic() + timeout
     while True:
         try:

@@ -25,12 +25,12 @@ class Options:
     """What is checked.
 
     Attributes:
-        device: as `run.device` of a recipe.
-        shards: folder or URL of shards; None leaves them out.
-        run_dir: folder for a run; None leaves it out.
-        num_workers: decoding processes of each training process, `data.num_workers`.
-        model: name of the model whose gradients and checkpoints are counted.
-        timeout: seconds after which a check that has not ended has failed.
+        device: As `run.device` of a recipe.
+        shards: Folder or URL of shards; None leaves them out.
+        run_dir: Folder for a run; None leaves it out.
+        num_workers: Decoding processes of each training process, `data.num_workers`.
+        model: Name of the model whose gradients and checkpoints are counted.
+        timeout: Seconds after which a check that has not ended has failed.
     """
 
     device: str = "auto"
@@ -46,14 +46,14 @@ class Context:
     """What checks work on and leave for later ones.
 
     Attributes:
-        options: what is checked.
-        ranks: the processes.
-        board: where they tell each other what they found.
-        device: the device of this process, once it is known.
-        names: how messages call the processes, once they have told their hosts.
-        stack: what ends with the checks, like the process group.
-        broken: names of the checks that have failed or could not be made.
-        gone: ranks that did not answer to an earlier check.
+        options: What is checked.
+        ranks: The processes.
+        board: Where they tell each other what they found.
+        device: The device of this process, once it is known.
+        names: How messages call the processes, once they have told their hosts.
+        stack: What ends with the checks, like the process group.
+        broken: Names of the checks that have failed or could not be made.
+        gone: Ranks that did not answer to an earlier check.
     """
 
     options: Options
@@ -81,11 +81,11 @@ class Check:
     """One check.
 
     Attributes:
-        name: what is checked.
-        run: looks at it on this process.
-        advice: what to do when it fails or does not end.
-        combine: puts what all processes have found into one, when all have answered and none failed.
-        needs: names of checks without which this one tells nothing.
+        name: What is checked.
+        run: Looks at it on this process.
+        advice: What to do when it fails or does not end.
+        combine: Puts what all processes have found into one, when all have answered and none failed.
+        needs: Names of checks without which this one tells nothing.
     """
 
     name: str
@@ -99,13 +99,13 @@ def run_checks(
     checks: Sequence[Check], context: Context, *, on_start: Callable[[str], None] = lambda name: None,
     on_result: Callable[[CheckResult], None] = lambda result: None,
 ) -> list[CheckResult]:  # fmt: skip
-    """Runs checks; all processes call it with the same ones.
+    """Run checks; all processes call it with the same ones.
 
     Args:
-        checks: what to check, in this order.
-        context: what they work on.
-        on_start: told the name of each check before it starts.
-        on_result: told what each has found over all processes.
+        checks: What to check, in this order.
+        context: What they work on.
+        on_start: Told the name of each check before it starts.
+        on_result: Told what each has found over all processes.
     """
     results = []
     for check in checks:
@@ -144,7 +144,7 @@ def _learn_names(ranks: Sequence[Finding | None], context: Context) -> None:
 
 
 def limited(check: Check, context: Context) -> Finding:
-    """What a check finds on this process; an error or no answer in time is a finding too."""
+    """Return what a check finds on this process; an error or no answer in time is a finding too."""
     answer: queue.SimpleQueue[Finding] = queue.SimpleQueue()
 
     def work() -> None:
@@ -168,7 +168,7 @@ def limited(check: Check, context: Context) -> Finding:
 
 @contextmanager
 def _watchdog(seconds: float) -> Iterator[None]:
-    """Ends this process when a check holds the interpreter itself for so long; prints where that is."""
+    """End this process when a check holds the interpreter itself for so long; print where that is."""
     if sys.__stderr__ is not None:
         faulthandler.dump_traceback_later(seconds, exit=True, file=sys.__stderr__)
     try:

@@ -22,7 +22,7 @@ _INSTALL = {
 
 
 def operator(context: Context) -> Finding:
-    """Runs forward and backward pass on each kind of device in float32 and bfloat16 against the reference."""
+    """Run forward and backward pass on each kind of device in float32 and bfloat16 against the reference."""
     devices = [torch.device("cpu")]
     if context.device.type == "cuda":
         devices.insert(0, context.device)
@@ -48,7 +48,7 @@ def operator(context: Context) -> Finding:
 
 
 def _compare(device: torch.device, dtype: torch.dtype) -> None:
-    """Raises AssertionError when a result is further from the exact one than plain operations in that dtype."""
+    """Raise AssertionError when a result is further from the exact one than plain operations in that dtype."""
     x, weight = make_frames(_CASE, dtype=dtype), make_weight(_CASE, num_frames=4, dtype=dtype)
     grad = make_grad(_CASE, dtype=dtype)
     results = _results(x.to(device), weight.to(device), grad.to(device), "auto")
@@ -59,7 +59,7 @@ def _compare(device: torch.device, dtype: torch.dtype) -> None:
 
 
 def _results(x: Tensor, weight: Tensor, grad: Tensor, backend: Literal["auto", "reference"]) -> list[Tensor]:
-    """The output and the gradients of frames and filters."""
+    """Return the output and the gradients of frames and filters."""
     leaves = x, weight = x.detach().requires_grad_(), weight.detach().requires_grad_()
     out = corr_ops.video_correlation(
         x, weight, kernel_size=_CASE.kernel_size, groups=_CASE.groups, backend=backend

@@ -15,9 +15,9 @@ class Finding(BaseModel):
 
     Attributes:
         status: `ok`, `skipped` (could not be looked at), `warning` (works, but not well) or `failed`.
-        result: what was found, in a line.
-        advice: what to do about it; empty when nothing is to be done.
-        figures: what was measured or read, as plain values.
+        result: What was found, in a line.
+        advice: What to do about it; empty when nothing is to be done.
+        figures: What was measured or read, as plain values.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -32,10 +32,10 @@ class CheckResult(BaseModel):
     """What a check has found over all processes.
 
     Attributes:
-        name: name of the check.
-        seconds: how long it took on this process.
-        summary: the finding that stands for all.
-        ranks: that of each process; None where it did not answer.
+        name: Name of the check.
+        seconds: How long it took on this process.
+        summary: The finding that stands for all.
+        ranks: That of each process; None where it did not answer.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -52,16 +52,16 @@ class CheckResult(BaseModel):
 
 
 def failed(result: str, advice: str = "", **figures: Any) -> Finding:
-    """A finding that something is wrong."""
+    """Make a finding that something is wrong."""
     return Finding(status="failed", result=result, advice=advice, figures=figures)
 
 
 def worst(findings: Sequence[Finding], names: Sequence[str]) -> Finding:
-    """The finding that stands for all: the worst one, with the ranks that have it where others are better.
+    """Return the finding that stands for all: the worst one, with the ranks that have it where others are better.
 
     Args:
-        findings: one of each process.
-        names: how messages call the processes.
+        findings: One of each process.
+        names: How messages call the processes.
     """
     status = max((finding.status for finding in findings), key=SEVERITY.index)
     bad = [(name, f) for name, f in zip(names, findings, strict=True) if f.status == status]

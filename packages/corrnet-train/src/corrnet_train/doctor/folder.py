@@ -49,10 +49,10 @@ def run_folder(context: Context) -> Finding:
 
 
 def _write_twice(path: Path) -> str:
-    """Writes a file, and replaces it as a new checkpoint replaces the last one; returns its content.
+    """Write a file, and replace it as a new checkpoint replaces the last one; return its content.
 
     Raises:
-        OSError: the folder cannot be written, or the new content did not take the place of the old one.
+        OSError: The folder cannot be written, or the new content did not take the place of the old one.
     """
     write_text(path, "first")
     token = secrets.token_hex(16)
@@ -63,7 +63,7 @@ def _write_twice(path: Path) -> str:
 
 
 def _see(folder: Path, context: Context) -> Finding | None:
-    """Waits until the file of rank 0 is there; returns what is wrong when it does not come."""
+    """Wait until the file of rank 0 is there; return what is wrong when it does not come."""
     limit = 0.4 * context.options.timeout
     posted = context.board.read(_KEY, 0, timeout=limit)
     name, _, token = (posted or "").partition(" ")

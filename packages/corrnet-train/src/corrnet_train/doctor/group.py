@@ -16,7 +16,7 @@ _SLOW = 2e9  # bytes a second; below it, NCCL most likely goes through a plain n
 
 
 def process_group(context: Context) -> Finding:
-    """The processes join, as they do for training."""
+    """Check that the processes join, as they do for training."""
     start = time.perf_counter()
     # A little less than the check's limit, so that torch says itself what it waits for.
     timeout = max(1.0, 0.9 * context.options.timeout)
@@ -30,7 +30,7 @@ def process_group(context: Context) -> Finding:
 
 
 def all_reduce(context: Context) -> Finding:
-    """A sum over the processes and objects of each are right."""
+    """Check that a sum over the processes and the objects of each are right."""
     ranks = context.ranks
     expected = ranks.world_size * (ranks.world_size + 1) // 2
     own = torch.full((1000,), ranks.rank + 1, device=context.device)

@@ -48,7 +48,7 @@ def process(context: Context) -> Finding:
 
 
 def processes(findings: Sequence[Finding], names: Sequence[str]) -> Finding:
-    """Counts the processes of each machine, and looks at the addresses under which machines know themselves."""
+    """Count the processes of each machine, and look at the addresses under which machines know themselves."""
     hosts = Counter(f.figures["host"] for f in findings)
     if len(findings) == 1:
         return Finding(result=f"1 on {next(iter(hosts))}; torchrun starts and checks several")
@@ -96,7 +96,7 @@ def same_versions(findings: Sequence[Finding], names: Sequence[str]) -> Finding:
 
 
 def device(context: Context) -> Finding:
-    """The device of this process, with its memory and compute capability; sets `context.device`."""
+    """Return the device of this process, with its memory and compute capability; sets `context.device`."""
     context.device = context.ranks.device(context.options.device)
     figures: dict[str, Any] = {"device": str(context.device)}
     if context.device.type != "cuda":
@@ -128,7 +128,7 @@ def device(context: Context) -> Finding:
 
 
 def devices(findings: Sequence[Finding], names: Sequence[str]) -> Finding:
-    """Counts devices, and finds GPUs that two processes share."""
+    """Count devices, and find GPUs that two processes share."""
     used = Counter(f.figures["uuid"] for f in findings if "uuid" in f.figures)
     for uuid, number in used.items():
         if number > 1:
@@ -183,7 +183,7 @@ def cores(context: Context) -> Finding:
 
 
 def enough_cores(findings: Sequence[Finding], names: Sequence[str]) -> Finding:
-    """Compares the cores of each process, its share of those that several may use, with its workers."""
+    """Compare the cores of each process, its share of those that several may use, with its workers."""
     users = Counter((f.figures["host"], core) for f in findings for core in f.figures["cores"])
     shares = []
     for finding in findings:

@@ -20,7 +20,7 @@ _TRAIN = "train"
 
 
 def decoder(context: Context) -> Finding:
-    """Encodes a small video and decodes it again; with shards, measures how fast training clips are cut."""
+    """Encode a small video and decode it again; with shards, measure how fast training clips are cut."""
     content = encode_h264(_gray_frames(), gop=4, crf=12)
     clip = ClipConfig(num_frames=_NUM_FRAMES, crop_size=32)
     (pixels,) = decode_views(content, clip, 1)
@@ -53,7 +53,7 @@ def decoder(context: Context) -> Finding:
 
 
 def shards(context: Context) -> Finding:
-    """Opens the shards (manifest, every file and its size) and decodes the first sample of a few of them."""
+    """Open the shards (manifest, every file and its size) and decode the first sample of a few of them."""
     assert context.options.shards is not None
     shard_set = open_shards(context.options.shards, verify=True)
     splits = {split: shard_set.num_samples(split) for split in shard_set.splits}
@@ -119,7 +119,7 @@ def _enough(text: str, figures: dict[str, object], context: Context) -> Finding:
 
 
 def _chosen(names: list[str], context: Context) -> list[str]:
-    """A few shards, others for each rank, spread over the set."""
+    """Return a few shards, others for each rank, spread over the set."""
     number = min(len(names), _SHARDS_PER_RANK * context.ranks.world_size)
     spread = [names[i * (len(names) - 1) // max(1, number - 1)] for i in range(number)]
     own = spread[context.ranks.rank :: context.ranks.world_size]

@@ -19,10 +19,10 @@ class VideoPrediction:
     """The result for one video.
 
     Attributes:
-        key: sample key in the shards.
-        source: path of the original, as it was packed.
-        label: class index in the shards.
-        probabilities: class probabilities averaged over the views.
+        key: Sample key in the shards.
+        source: Path of the original, as it was packed.
+        label: Class index in the shards.
+        probabilities: Class probabilities averaged over the views.
     """
 
     key: str
@@ -36,10 +36,10 @@ class ClassAccuracy:
     """The videos of one class.
 
     Attributes:
-        name: class name.
-        num_videos: videos of the class.
+        name: Class name.
+        num_videos: Videos of the class.
         top1, top5: share of them that is right, in 0..1; None without videos.
-        taken_for: the class for which most of the others are taken; empty when all are right.
+        taken_for: The class for which most of the others are taken; empty when all are right.
     """
 
     name: str
@@ -55,9 +55,9 @@ class CalibrationBin:
 
     Attributes:
         low, high: the interval.
-        num_videos: videos in it.
-        confidence: their mean largest probability; 0 without videos.
-        accuracy: share of them that is right; 0 without videos.
+        num_videos: Videos in it.
+        confidence: Their mean largest probability; 0 without videos.
+        accuracy: Share of them that is right; 0 without videos.
     """
 
     low: float
@@ -72,8 +72,8 @@ class Calibration:
     """How far probabilities are from frequencies (Guo et al., 2017).
 
     Attributes:
-        expected_error: mean over the videos of |confidence - accuracy| of their bin, in 0..1.
-        bins: intervals of equal width from 0 to 1.
+        expected_error: Mean over the videos of |confidence - accuracy| of their bin, in 0..1.
+        bins: Intervals of equal width from 0 to 1.
     """
 
     expected_error: float
@@ -86,10 +86,10 @@ class VideoAccuracy:
 
     Attributes:
         top1, top5: share of videos whose class is the most probable one, or one of the five; in 0..1.
-        mean_class: mean over the classes that have videos of their top-1.
-        per_class: each class, in label order.
-        confusion: number of videos, rows are true classes and columns predicted ones.
-        calibration: how far probabilities are from frequencies.
+        mean_class: Mean over the classes that have videos of their top-1.
+        per_class: Each class, in label order.
+        confusion: Number of videos, rows are true classes and columns predicted ones.
+        calibration: How far probabilities are from frequencies.
     """
 
     top1: float
@@ -101,10 +101,10 @@ class VideoAccuracy:
 
 
 def video_accuracy(predictions: Sequence[VideoPrediction], classes: Sequence[str]) -> VideoAccuracy:
-    """Sums up predictions.
+    """Sum up predictions.
 
     Raises:
-        ValueError: there are none.
+        ValueError: There are none.
     """
     if not predictions:
         raise InputError("no predictions to sum up")
@@ -157,7 +157,7 @@ def _calibration(confidence: Tensor, right: Tensor) -> Calibration:
 
 
 def predictions_csv(predictions: Sequence[VideoPrediction], classes: Sequence[str], *, top: int = 5) -> str:
-    """A csv with a row for each video: key, source, class, and the most probable classes with their probabilities."""
+    """Return a csv with a row for each video: key, source, class, and the most probable classes."""
     columns = ["key", "source", "class", "right"]
     for rank in range(1, min(top, len(classes)) + 1):
         columns += [f"top{rank}", f"probability{rank}"]
@@ -174,13 +174,13 @@ def predictions_csv(predictions: Sequence[VideoPrediction], classes: Sequence[st
 
 
 def classes_csv(per_class: Sequence[ClassAccuracy]) -> str:
-    """A csv with a row for each class."""
+    """Return a csv with a row for each class."""
     rows = [[c.name, c.num_videos, _share(c.top1), _share(c.top5), c.taken_for] for c in per_class]
     return _csv(["class", "videos", "top1", "top5", "taken for"], rows)
 
 
 def unreadable_csv(unreadable: Sequence[Unreadable]) -> str:
-    """A csv with a row for each video that could not be read."""
+    """Return a csv with a row for each video that could not be read."""
     columns = ["key", "source", "reason", "message"]
     return _csv(columns, [[entry.key, entry.source, entry.reason, entry.message] for entry in unreadable])
 

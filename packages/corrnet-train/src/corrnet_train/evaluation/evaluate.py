@@ -27,13 +27,13 @@ class EvalResult:
     """Accuracy over a split; each video is counted once, or named as unreadable.
 
     Attributes:
-        num_videos: videos that were counted.
+        num_videos: Videos that were counted.
         num_clips, num_crops: views of each video: clips, and places along the longer side.
         clip_top1, clip_top5: shares of the views, in 0..1; top-5 is 1 for five classes or fewer.
-        video: accuracy, calibration and confusion of the videos.
-        predictions: one for each counted video, in the order of the split.
-        unreadable: videos of the split that could not be read and are not counted.
-        fingerprint: what the figures depend on.
+        video: Accuracy, calibration and confusion of the videos.
+        predictions: One for each counted video, in the order of the split.
+        unreadable: Videos of the split that could not be read and are not counted.
+        fingerprint: What the figures depend on.
     """
 
     num_videos: int
@@ -81,23 +81,23 @@ def evaluate(
     fingerprint, and a warning of the logger `corrnet_train` says so.
 
     Args:
-        classifier: the model with its classes, which must be those of the shards.
-        shards: an open shard set, or the folder or URL of one.
-        split: name of the split.
-        num_clips: clips spaced uniformly over each video; None takes those of the classifier.
+        classifier: The model with its classes, which must be those of the shards.
+        shards: An open shard set, or the folder or URL of one.
+        split: Name of the split.
+        num_clips: Clips spaced uniformly over each video; None takes those of the classifier.
         num_crops: 1 for the center of the picture, 3 for three places along its longer side.
-        batch_size: videos a step.
-        num_workers: decoding processes.
-        on_batch: called after every step with the number of videos in it, of this process, and at the start with how
+        batch_size: Videos a step.
+        num_workers: Decoding processes.
+        on_batch: Called after every step with the number of videos in it, of this process, and at the start with how
             many were done before.
-        ranks: the processes that share the videos; each of them gets the result over all.
-        journal: a file that keeps what is done; with the same one, a call goes on where another was stopped. It is
+        ranks: The processes that share the videos; each of them gets the result over all.
+        journal: A file that keeps what is done; with the same one, a call goes on where another was stopped. It is
             left there, to be removed when the result is safe. For one process.
 
     Raises:
-        ValueError: the model's classes differ from those of the shards, the split does not exist, or a number is out of
+        ValueError: The model's classes differ from those of the shards, the split does not exist, or a number is out of
             range.
-        RuntimeError: none of the videos can be read.
+        RuntimeError: None of the videos can be read.
     """
     if not isinstance(shards, ShardSet):
         shards = open_shards(shards)
@@ -164,7 +164,7 @@ def _evaluate_batch(classifier: VideoClassifier, batch: ViewBatch, shards: Shard
 def _of_all(
     own: list[EvalPart], ranks: Ranks, shards: ShardSet, split: str
 ) -> tuple[list[VideoPrediction], list[Unreadable], tuple[int, int]]:
-    """The results of all processes in the order of the split, each video once, and the hits of all views."""
+    """Return the results of all processes in the order of the split, each video once, and the hits of all views."""
     parts = [part for parts in ranks.gather(own) for part in parts]
     rows = sorted((row for part in parts for row in part.videos), key=lambda row: row[0])
     unreadable = sorted(entry for part in parts for entry in part.unreadable)
@@ -191,7 +191,7 @@ def check_classes(classes: list[str], shards: ShardSet) -> None:
     """Refuses shards whose label map is not the one the model was trained with.
 
     Raises:
-        ValueError: names the first class that differs.
+        ValueError: Names the first class that differs.
     """
     if list(shards.classes) == classes:
         return
@@ -216,7 +216,7 @@ def fingerprint(
     num_crops: int,
     num_videos: int,
 ) -> Fingerprint:
-    """What a reported accuracy depends on: equal fingerprints mean comparable figures.
+    """Return what a reported accuracy depends on: equal fingerprints mean comparable figures.
 
     `videos` were counted, `videos packed` are in the shards, `videos listed` are named by the data set.
     """

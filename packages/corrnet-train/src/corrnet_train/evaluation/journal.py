@@ -24,9 +24,9 @@ class EvalPart:
     """Some videos of an evaluation, one after the other.
 
     Attributes:
-        videos: number in the split and result of each one that was read.
-        unreadable: the others.
-        clip_hits: how many of their views are right, and how many among the five most probable.
+        videos: Number in the split and result of each one that was read.
+        unreadable: The others.
+        clip_hits: How many of their views are right, and how many among the five most probable.
     """
 
     videos: list[tuple[int, VideoPrediction]]
@@ -46,11 +46,11 @@ class EvalJournal:
     `corrnet_train` says so.
 
     Args:
-        path: the file, which is written with the first part; None keeps the parts in memory alone.
-        settings: what the results depend on.
+        path: The file, which is written with the first part; None keeps the parts in memory alone.
+        settings: What the results depend on.
 
     Attributes:
-        parts: what is done.
+        parts: What is done.
     """
 
     def __init__(self, path: Path | None, settings: Mapping[str, str | int]) -> None:
@@ -72,7 +72,7 @@ class EvalJournal:
         return sum(part.num_videos for part in self.parts)
 
     def add(self, part: EvalPart) -> None:
-        """Keeps the next part."""
+        """Keep the next part."""
         self.parts.append(part)
         if self._path is None:
             return
@@ -83,7 +83,7 @@ class EvalJournal:
         self._file.flush()
 
     def close(self) -> None:
-        """Closes the file."""
+        """Close the file."""
         if self._file is not None:
             self._file.close()
 

@@ -20,10 +20,10 @@ from video_data.sampling.clips import DEFAULT_NUM_CLIPS
 
 
 def build_from_config(config: RunConfig, num_classes: int) -> VideoModel:
-    """The model of a run, for its clip length and classes.
+    """Return the model of a run, for its clip length and classes.
 
     Raises:
-        ValueError: the model takes other channels than the clips of `data.clip.modality` have.
+        ValueError: The model takes other channels than the clips of `data.clip.modality` have.
     """
     clip = config.data.clip
     model = create_model(
@@ -46,8 +46,8 @@ class Prediction:
     """Class probabilities of one video, largest first.
 
     Attributes:
-        classes: class names.
-        probabilities: their probabilities, averaged over the clips.
+        classes: Class names.
+        probabilities: Their probabilities, averaged over the clips.
     """
 
     classes: list[str]
@@ -58,12 +58,12 @@ class VideoClassifier:
     """A trained model with everything needed to classify a video.
 
     Args:
-        model: maps normalized clips [N, C, L, H, W] to logits [N, classes].
-        classes: class names in the order of the logits.
-        clip: how clips are cut.
-        device: where the model runs.
+        model: Maps normalized clips [N, C, L, H, W] to logits [N, classes].
+        classes: Class names in the order of the logits.
+        clip: How clips are cut.
+        device: Where the model runs.
         precision: "fp32", or the type of autocast.
-        num_clips: clips of a video that the recipe evaluates with, `eval.num_clips`; all that takes videos takes as
+        num_clips: Clips of a video that the recipe evaluates with, `eval.num_clips`; all that takes videos takes as
             many unless it is told another number.
     """
 
@@ -86,15 +86,15 @@ class VideoClassifier:
 
     @classmethod
     def from_checkpoint(cls, path: str | Path, *, device: str = "auto") -> "VideoClassifier":
-        """Builds the model a checkpoint describes and loads its weights.
+        """Build the model a checkpoint describes and load its weights.
 
         Args:
-            path: a checkpoint, the folder of a run (its last one), or one that `corrnet export --format hub` wrote.
-            device: as `run.device`.
+            path: A checkpoint, the folder of a run (its last one), or one that `corrnet export --format hub` wrote.
+            device: As `run.device`.
 
         Raises:
-            CheckpointError: the file is no checkpoint, or its weights do not fit its own configuration.
-            ValueError: the folder holds no model, or one without classes or the recipe of clips.
+            CheckpointError: The file is no checkpoint, or its weights do not fit its own configuration.
+            ValueError: The folder holds no model, or one without classes or the recipe of clips.
         """
         path = Path(path)
         if path.is_dir() and not is_sharded(path):
@@ -137,7 +137,7 @@ class VideoClassifier:
 
         Args:
             video: uint8 [N, C, L, H, W].
-            stage: the stage that puts them out; of the last one they are what the classifier gets.
+            stage: The stage that puts them out; of the last one they are what the classifier gets.
 
         Returns:
             float32 [N, channels of the stage] on the CPU.
@@ -153,11 +153,11 @@ class VideoClassifier:
 
     @torch.no_grad()  # split weights come and go, and training could not use those of inference mode
     def run(self, video: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
-        """What a function makes of normalized clips, in the model's precision and with the model in evaluation mode.
+        """Return what a function makes of normalized clips, in the model's precision and in evaluation mode.
 
         Args:
             video: uint8 [N, C, L, H, W].
-            function: the model, or something that calls a part of it.
+            function: The model, or something that calls a part of it.
 
         Returns:
             float32, on the model's device.
@@ -183,11 +183,11 @@ class VideoClassifier:
         """Classifies one video.
 
         Args:
-            source: path of a video file or of a folder of frames, URL, or content of a file.
-            num_clips: clips spaced uniformly over the video; None takes those of the classifier.
+            source: Path of a video file or of a folder of frames, URL, or content of a file.
+            num_clips: Clips spaced uniformly over the video; None takes those of the classifier.
 
         Raises:
-            ValueError: the video cannot be read; the message says why.
+            ValueError: The video cannot be read; the message says why.
         """
         if isinstance(source, str):
             source = VideoInput(source).read()

@@ -33,8 +33,8 @@ class Exported:
     """What was written.
 
     Attributes:
-        path: the folder of the model, or the file of the program; `<file>.json` beside it says how to use it.
-        difference: largest difference of a probability to that of the model, over clips of noise; None for a folder,
+        path: The folder of the model, or the file of the program; `<file>.json` beside it says how to use it.
+        difference: Largest difference of a probability to that of the model, over clips of noise; None for a folder,
             which holds the weights themselves.
     """
 
@@ -56,17 +56,17 @@ class _Program(nn.Module):
 
 
 def export_model(classifier: VideoClassifier, path: str | Path, *, format: Format) -> Exported:
-    """Writes a trained model in another form.
+    """Write a trained model in another form.
 
     Args:
-        classifier: the model with its classes and the recipe of its clips, on the CPU.
+        classifier: The model with its classes and the recipe of its clips, on the CPU.
         path: `hub`: the folder; `torch`: a file `.pt2`, loaded with `torch.export.load`, which needs none of these
             packages; `onnx`: a file `.onnx`. The number of clips is free in both.
-        format: which form.
+        format: Which form.
 
     Raises:
-        ValueError: the path has another ending.
-        ExportError: the exported program computes something else than the model.
+        ValueError: The path has another ending.
+        ExportError: The exported program computes something else than the model.
         ImportError: ONNX export without its packages (extra `onnx`).
     """
     assert isinstance(classifier.model, VideoModel)
@@ -110,7 +110,7 @@ def _difference(program: nn.Module, file: Path, format: Format, clips: Tensor) -
     """Largest difference of a probability between the written file and the model, for one, two and three clips.
 
     Raises:
-        ExportError: it is above the tolerance.
+        ExportError: It is above the tolerance.
     """
     run = _load_torch(file) if format == "torch" else _load_onnx(file)
     largest = 0.0

@@ -27,11 +27,11 @@ class VideoRecord:
     """What the index says of one video.
 
     Attributes:
-        video: its path or URL; of a packed one the path it was packed from.
-        key: its key in the shards; empty for files.
-        class_name: its class; empty for files.
-        starts: first frame of each clip and its time in seconds from the first frame of the video.
-        error: why it could not be read; empty when it could.
+        video: Its path or URL; of a packed one the path it was packed from.
+        key: Its key in the shards; empty for files.
+        class_name: Its class; empty for files.
+        starts: First frame of each clip and its time in seconds from the first frame of the video.
+        error: Why it could not be read; empty when it could.
     """
 
     video: str
@@ -45,7 +45,7 @@ def check_path(path: Path, *, overwrite: bool) -> None:
     """Refuses a file that cannot be written.
 
     Raises:
-        ValueError: its ending is unknown, or it is there and is not to be replaced.
+        ValueError: Its ending is unknown, or it is there and is not to be replaced.
     """
     if path.suffix not in _SUFFIXES:
         raise InputError(f"features are written to a file {' or '.join(_SUFFIXES)}, got {path}")
@@ -60,19 +60,19 @@ class FeatureFile:
     appended to, rows first, so after a kill they are cut to the last whole video.
 
     Args:
-        path: the file to write.
-        settings: what the features depend on; it is stored with them.
-        num_features: values of a row.
-        per_clip: whether each clip has a row, or each video.
-        overwrite: whether what was begun with other settings is thrown away.
+        path: The file to write.
+        settings: What the features depend on; it is stored with them.
+        num_features: Values of a row.
+        per_clip: Whether each clip has a row, or each video.
+        overwrite: Whether what was begun with other settings is thrown away.
 
     Attributes:
-        path: the file to write.
-        index_path: the index.
-        num_videos: videos that are done.
+        path: The file to write.
+        index_path: The index.
+        num_videos: Videos that are done.
 
     Raises:
-        ValueError: it was begun with other settings, the first of which is named, or another process is writing it.
+        ValueError: It was begun with other settings, the first of which is named, or another process is writing it.
     """
 
     def __init__(
@@ -103,11 +103,11 @@ class FeatureFile:
             self._files = files.pop_all()
 
     def add(self, record: VideoRecord, rows: Rows) -> None:
-        """Adds the next video.
+        """Add the next video.
 
         Args:
-            record: what the index says of it.
-            rows: its features [clips or 1, features]; [0, features] when it could not be read.
+            record: What the index says of it.
+            rows: Its features [clips or 1, features]; [0, features] when it could not be read.
         """
         assert rows.dtype == np.float32 and rows.shape == (self._num_rows(record), self._num_features)
         self._rows.write(np.ascontiguousarray(rows).tobytes())
@@ -117,13 +117,13 @@ class FeatureFile:
         self.num_videos += 1
 
     def finish(self) -> tuple[int, list[VideoRecord]]:
-        """Writes features and index, each at once or not at all, and removes what they were made from.
+        """Write features and index, each at once or not at all, and remove what they were made from.
 
         Returns:
             The number of rows, and the videos that could not be read.
 
         Raises:
-            RuntimeError: no video could be read.
+            RuntimeError: No video could be read.
         """
         self.close()
         records = [VideoRecord(**json.loads(line)) for line in self._lines()[1:]]
@@ -142,7 +142,7 @@ class FeatureFile:
         return num_rows, unreadable
 
     def close(self) -> None:
-        """Closes the files; another object goes on with them."""
+        """Close the files; another object goes on with them."""
         self._files.close()
 
     def _num_rows(self, record: VideoRecord) -> int:

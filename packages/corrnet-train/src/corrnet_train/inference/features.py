@@ -37,11 +37,11 @@ class Features:
     """What was written.
 
     Attributes:
-        path: file with `features`, float32 [rows, features].
+        path: File with `features`, float32 [rows, features].
         index_path: csv with a line for each row, and one for each video that could not be read.
-        num_rows: clips or videos.
-        num_features: values of a row.
-        unreadable: videos that could not be read.
+        num_rows: Clips or videos.
+        num_features: Values of a row.
+        unreadable: Videos that could not be read.
     """
 
     path: Path
@@ -63,27 +63,27 @@ def extract_features(
     overwrite: bool = False,
     on_video: Callable[[int, VideoRecord | None], None] = lambda num_done, record: None,
 ) -> Features:
-    """Writes the features of videos to a file, with an index.
+    """Write the features of videos to a file, with an index.
 
     Clips are cut as by `VideoClassifier.predict`. Features of the last stage are what the classifier gets: its scores
     of a clip are `model.fc(features)`. When it is stopped, the same call goes on with the next video.
 
     Args:
-        classifier: the model.
-        videos: files, folders and URLs, or a split of a shard set.
-        path: a file `.npz` or `.safetensors`; the index is beside it and ends in `.csv`.
-        num_clips: clips spaced uniformly over each video; None takes those of the classifier.
-        per_clip: whether each clip has a row; else a row is the mean over the clips of a video.
-        stage: stage of the network that puts the features out, `res2` to `res5`.
-        num_workers: decoding processes; 0 decodes in this one.
-        overwrite: whether to replace a file that is there, and what was begun with other settings.
-        on_video: called with the number of videos that are done and the last one of them; None at the start.
+        classifier: The model.
+        videos: Files, folders and URLs, or a split of a shard set.
+        path: A file `.npz` or `.safetensors`; the index is beside it and ends in `.csv`.
+        num_clips: Clips spaced uniformly over each video; None takes those of the classifier.
+        per_clip: Whether each clip has a row; else a row is the mean over the clips of a video.
+        stage: Stage of the network that puts the features out, `res2` to `res5`.
+        num_workers: Decoding processes; 0 decodes in this one.
+        overwrite: Whether to replace a file that is there, and what was begun with other settings.
+        on_video: Called with the number of videos that are done and the last one of them; None at the start.
 
     Raises:
-        ValueError: a video is missing, the file cannot be written or was begun with other settings, there is no such
+        ValueError: A video is missing, the file cannot be written or was begun with other settings, there is no such
             stage or split, or a number is out of range.
-        RuntimeError: no video can be read.
-        ImportError: a package for URLs or optical flow is missing.
+        RuntimeError: No video can be read.
+        ImportError: A package for URLs or optical flow is missing.
     """
     if stage not in STAGES:
         raise InputError(f"stage must be one of {', '.join(STAGES)}, got {stage!r}")
@@ -136,7 +136,7 @@ def num_videos(videos: Sequence[VideoInput] | PackedSplit) -> int:
     """How many videos there are.
 
     Raises:
-        ValueError: there is no such split.
+        ValueError: There is no such split.
     """
     return videos.shards.num_samples(videos.split) if isinstance(videos, PackedSplit) else len(videos)
 

@@ -17,17 +17,17 @@ class VideoInput:
     """A video that was named, or found in a folder.
 
     Attributes:
-        name: its path or URL.
+        name: Its path or URL.
     """
 
     name: str
 
     def read(self) -> Path | bytes:
-        """The path of a file or a folder of frames, the content of what is behind a URL.
+        """Return the path of a file or a folder of frames, the content of what is behind a URL.
 
         Raises:
-            ValueError: it is larger than `MAX_BYTES` or cannot be fetched.
-            ImportError: fsspec, or what it needs for this kind of URL, is missing.
+            ValueError: It is larger than `MAX_BYTES` or cannot be fetched.
+            ImportError: Fsspec, or what it needs for this kind of URL, is missing.
         """
         return _fetch(self.name) if "://" in self.name else Path(self.name)
 
@@ -38,7 +38,7 @@ def find_videos(names: Sequence[str]) -> list[VideoInput]:
     A folder with at least two pictures and no video file is one video, whose frames are the pictures by name.
 
     Raises:
-        ValueError: a file is missing or a folder has no video.
+        ValueError: A file is missing or a folder has no video.
     """
     return [VideoInput(found) for name in names for found in _find(name)]
 

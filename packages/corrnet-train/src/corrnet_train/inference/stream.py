@@ -16,10 +16,10 @@ class WindowPrediction:
     """The classes of one window.
 
     Attributes:
-        frame: number of its last frame, from 0.
-        seconds: time of that frame from the first one; None where the stream has no times.
-        prediction: classes by smoothed probability, largest first.
-        latency: seconds from having the frame to having the prediction.
+        frame: Number of its last frame, from 0.
+        seconds: Time of that frame from the first one; None where the stream has no times.
+        prediction: Classes by smoothed probability, largest first.
+        latency: Seconds from having the frame to having the prediction.
     """
 
     frame: int
@@ -40,15 +40,15 @@ def classify_stream(
     """Classifies a file, a camera or a network stream in windows.
 
     Args:
-        classifier: the model; clips are those that `predict` cuts of files.
-        source: as `video_data.loading.live.open_frames` takes it.
-        hop: frames from one window to the next.
-        smoothing: weight of the probabilities before, from 0 (each window by itself) to below 1.
-        max_frames: frames after which to stop; None goes on to the end.
-        on_frame: called with each frame and the classes of the last window, None before the first one.
+        classifier: The model; clips are those that `predict` cuts of files.
+        source: As `video_data.loading.live.open_frames` takes it.
+        hop: Frames from one window to the next.
+        smoothing: Weight of the probabilities before, from 0 (each window by itself) to below 1.
+        max_frames: Frames after which to stop; None goes on to the end.
+        on_frame: Called with each frame and the classes of the last window, None before the first one.
 
     Raises:
-        ValueError: the source cannot be opened or a number is out of range.
+        ValueError: The source cannot be opened or a number is out of range.
     """
     if not 0 <= smoothing < 1:
         raise InputError(f"smoothing must be from 0 to below 1, got {smoothing}")

@@ -10,8 +10,8 @@ def data_url(picture: Image.Image, *, quality: int | None = None) -> str:
     """Return a picture as a data URL.
 
     Args:
-        picture: in RGB.
-        quality: of a JPEG, up to 95; None: a PNG, which keeps every pixel.
+        picture: In RGB.
+        quality: Of a JPEG, up to 95; None: a PNG, which keeps every pixel.
     """
     buffer = io.BytesIO()
     kind, options = ("png", {}) if quality is None else ("jpeg", {"quality": quality})

@@ -17,7 +17,7 @@ from corrnet_train.report.stats import wilson_interval
 
 
 def format_count(value: int) -> str:
-    """A count with three significant digits and its unit, for instance 1.23 M."""
+    """Return a count with three significant digits and its unit, for instance 1.23 M."""
     for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
         # 999.5 of a unit would print as 1,000 of it.
         if value >= 0.9995 * size:
@@ -26,7 +26,7 @@ def format_count(value: int) -> str:
 
 
 def format_number(value: float) -> str:
-    """A non-negative number with about three significant digits and no exponent."""
+    """Return a non-negative number with about three significant digits and no exponent."""
     for floor, digits in ((99.95, 0), (9.995, 1), (0.9995, 2)):
         if value >= floor:
             return f"{value:,.{digits}f}"
@@ -34,12 +34,12 @@ def format_number(value: float) -> str:
 
 
 def format_percent(fraction: float) -> str:
-    """A fraction as a percentage with one digit."""
+    """Return a fraction as a percentage with one digit."""
     return f"{100 * fraction:.1f} %"
 
 
 def format_duration(seconds: float) -> str:
-    """A duration in its two largest units, for instance 2 min 05 s."""
+    """Return a duration in its two largest units, for instance 2 min 05 s."""
     if seconds < 59.95:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
@@ -124,7 +124,7 @@ def best_models(results: Results, column: Column) -> frozenset[str]:
 
 
 def results_table(results: Results) -> Table:
-    """The comparison as a table for the terminal.
+    """Return the comparison as a table for the terminal.
 
     Args:
         results: The comparison.

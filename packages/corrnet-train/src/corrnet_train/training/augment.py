@@ -25,13 +25,13 @@ class Augment:
     """Makes the clips and targets of a training step of pixels and labels.
 
     Args:
-        config: what to do.
-        clip: the clips.
-        num_classes: number of classes.
-        micro_batch: clips that are taken at once.
+        config: What to do.
+        clip: The clips.
+        num_classes: Number of classes.
+        micro_batch: Clips that are taken at once.
 
     Raises:
-        ValueError: mixing needs at least two clips at once, repetition a multiple of `repeats`.
+        ValueError: Mixing needs at least two clips at once, repetition a multiple of `repeats`.
         ImportError: RandAugment without the extra `augment`.
     """
 
@@ -100,7 +100,7 @@ def make_loss(config: AugmentConfig) -> Callable[[Tensor, Tensor], Tensor]:
 
 
 def _cut(clips: Tensor, partner: Tensor, share: float) -> tuple[Tensor, float]:
-    """Puts a box of the partners' clips into the clips, at the same place in all frames.
+    """Put a box of the partners' clips into the clips, at the same place in all frames.
 
     Returns:
         The clips and the share of their pixels that is still their own.

@@ -30,10 +30,10 @@ class Memory:
     """Bytes that training needs on each device.
 
     Attributes:
-        weights: parameters, buffers and, where they are kept, averaged weights.
-        gradients: one for each parameter.
-        optimizer: its state.
-        activations: what the forward pass of a micro-batch keeps for the backward pass; scratch memory comes on top.
+        weights: Parameters, buffers and, where they are kept, averaged weights.
+        gradients: One for each parameter.
+        optimizer: Its state.
+        activations: What the forward pass of a micro-batch keeps for the backward pass; scratch memory comes on top.
     """
 
     weights: int
@@ -52,16 +52,16 @@ class Plan:
     """What a run would be.
 
     Attributes:
-        num_parameters: parameters of the model.
-        gmacs: billions of multiply-accumulates of the forward pass of a clip.
-        clip_shape: channels, frames, height and width of a clip.
+        num_parameters: Parameters of the model.
+        gmacs: Billions of multiply-accumulates of the forward pass of a clip.
+        clip_shape: Channels, frames, height and width of a clip.
         num_train, num_eval: videos of the two splits.
         world_size, micro_batch, num_micro_batches: how the global batch is split.
         num_steps, num_warmup_steps: steps of the run.
-        peak_lr: largest learning rate.
-        memory: for each device.
-        clip_seconds: time of a clip in training on one device.
-        loader_seconds: time of a clip in the loader of one process.
+        peak_lr: Largest learning rate.
+        memory: For each device.
+        clip_seconds: Time of a clip in training on one device.
+        loader_seconds: Time of a clip in the loader of one process.
     """
 
     num_parameters: int

@@ -10,21 +10,21 @@ HEAD = "fc."
 
 
 def initialize(model: VideoModel, source: Path, *, classes: list[str], new_head: bool) -> str:
-    """Gives a model the weights of a trained one, in place; averaged weights where those are kept.
+    """Give a model the weights of a trained one, in place; averaged weights where those are kept.
 
     Correlation filters are interpolated when the clips have another length.
 
     Args:
-        model: a freshly made model.
-        source: a checkpoint, the folder of a run, or that of an exported model.
-        classes: class names of the new run.
-        new_head: keep the fresh classifier.
+        model: A freshly made model.
+        source: A checkpoint, the folder of a run, or that of an exported model.
+        classes: Class names of the new run.
+        new_head: Keep the fresh classifier.
 
     Returns:
         What was loaded and what starts fresh, for people.
 
     Raises:
-        CheckpointError: the weights do not fit, or belong to other classes and `new_head` is not set.
+        CheckpointError: The weights do not fit, or belong to other classes and `new_head` is not set.
     """
     trained = VideoClassifier.from_checkpoint(source, device="cpu")
     if not new_head and trained.classes != classes:

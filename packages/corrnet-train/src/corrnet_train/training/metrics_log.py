@@ -16,14 +16,14 @@ class MetricsLog:
     """Appends one JSON object a line, and the same numbers to TensorBoard.
 
     Args:
-        folder: the run's folder.
-        step: the step the run continues from; what was recorded after it is removed.
-        wandb: project of Weights & Biases; None does not log there.
-        config: settings of the run, which Weights & Biases shows.
+        folder: The run's folder.
+        step: The step the run continues from; what was recorded after it is removed.
+        wandb: Project of Weights & Biases; None does not log there.
+        config: Settings of the run, which Weights & Biases shows.
 
     Raises:
         ImportError: Weights & Biases is asked for and not installed.
-        ValueError: it does not start, for want of a login for one.
+        ValueError: It does not start, for want of a login for one.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class MetricsLog:
         self._board = SummaryWriter(folder / "tensorboard", purge_step=step + 1)
 
     def write(self, kind: str, step: int, **values: Any) -> None:
-        """Records `values` under `kind` ("train" or "eval") after `step` steps.
+        """Record `values` under `kind` ("train" or "eval") after `step` steps.
 
         JSON has no infinite numbers: the norm of a gradient that fp16 skips is null in the file.
         """
@@ -66,7 +66,7 @@ class MetricsLog:
 
 
 def _wandb_run(folder: Path, project: str, config: dict[str, Any]) -> Any:
-    """The run of Weights & Biases that belongs to a folder: a new one, or the same again."""
+    """Return the run of Weights & Biases that belongs to a folder: a new one, or the same again."""
     try:
         import wandb
     except ImportError:
@@ -94,7 +94,7 @@ def _wandb_run(folder: Path, project: str, config: dict[str, Any]) -> Any:
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """The lines of a run's `metrics.jsonl`; empty when there is none.
+    """Return the lines of a run's `metrics.jsonl`; empty when there is none.
 
     A last line cut short by a kill is left out.
     """

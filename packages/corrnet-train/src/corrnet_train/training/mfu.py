@@ -26,8 +26,8 @@ def training_flops(model: VideoModel, *, resolution: int) -> float:
     Recomputed blocks are not counted twice, so that MFU shows what they cost.
 
     Args:
-        model: the network.
-        resolution: height and width of the clips in pixels.
+        model: The network.
+        resolution: Height and width of the clips in pixels.
     """
     return (1 + _BACKWARD) * 2e9 * count_gmacs(model.config, resolution=resolution)
 
@@ -40,8 +40,8 @@ def peak_flops(device: torch.device, precision: Precision) -> float:
     matrices. On GPUs fp32 means TF32 where convolutions, nearly all of the arithmetic, use it: torch's default.
 
     Args:
-        device: the device of this process.
-        precision: that of the products.
+        device: The device of this process.
+        precision: That of the products.
     """
     if device.type != "cuda":
         return _measured(device, precision)

@@ -22,17 +22,17 @@ def learning_rate(step: int, *, peak: float, num_steps: int, num_warmup_steps: i
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """Sets the rate of every group, times the group's own factor."""
+    """Set the rate of every group, times the group's own factor."""
     for group in optimizer.param_groups:
         group["lr"] = rate * group.get("lr_factor", 1.0)
 
 
 def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optimizer:
-    """The optimizer of `config` over the parameters of `model`; norm scales and biases are not decayed.
+    """Return the optimizer of `config` over the parameters of `model`; norm scales and biases are not decayed.
 
     Args:
-        model: a model of corrnet-models, or any module when `layer_decay` is 1.
-        config: the settings.
+        model: A model of corrnet-models, or any module when `layer_decay` is 1.
+        config: The settings.
     """
     layers = _layers(model) if config.layer_decay < 1 else [list(model.parameters())]
     groups: list[dict[str, Any]] = []
@@ -51,7 +51,7 @@ def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optimi
 
 
 def averaged_model(model: nn.Module, decay: float) -> AveragedModel:
-    """A copy of a model that `update_parameters` keeps at the exponential moving average of its weights.
+    """Return a copy of a model that `update_parameters` keeps at the exponential moving average of its weights.
 
     Buffers are copied as they are.
     """

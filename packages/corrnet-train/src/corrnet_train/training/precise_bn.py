@@ -9,13 +9,13 @@ from corrnet_train.distributed.ranks import Ranks
 
 
 def estimate_statistics(model: nn.Module, batches: Iterable[Tensor], num_batches: int, ranks: Ranks) -> None:
-    """Replaces the running statistics by averages with the present weights (precise BN, Wu and Johnson 2021).
+    """Replace the running statistics by averages with the present weights (precise BN, Wu and Johnson 2021).
 
     Args:
-        model: a model with batch norms; it is left in training mode.
-        batches: normalized clips [N, C, L, H, W] of this process, at least `num_batches`.
-        num_batches: batches of each process that are used.
-        ranks: the processes; the statistics are those over the clips of all of them.
+        model: A model with batch norms; it is left in training mode.
+        batches: Normalized clips [N, C, L, H, W] of this process, at least `num_batches`.
+        num_batches: Batches of each process that are used.
+        ranks: The processes; the statistics are those over the clips of all of them.
     """
     model.train()
     update_bn_stats(model, batches, num_batches)

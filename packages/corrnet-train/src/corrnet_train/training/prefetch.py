@@ -18,7 +18,7 @@ class DeviceBatch:
     Attributes:
         video: uint8 [N, C, L, H, W] or planes.
         label: int64 [N].
-        keys: key of each sample.
+        keys: Key of each sample.
     """
 
     video: Tensor | YuvClips
@@ -33,11 +33,11 @@ class Prefetcher:
     started, so the copy runs while the GPU still computes. On a CPU batches are handed on as they are.
 
     Args:
-        batches: a loader.
-        device: where the batches go.
+        batches: A loader.
+        device: Where the batches go.
 
     Attributes:
-        waited: seconds spent waiting for the loader so far.
+        waited: Seconds spent waiting for the loader so far.
     """
 
     def __init__(self, batches: Iterable[Batch], device: torch.device) -> None:
@@ -47,11 +47,11 @@ class Prefetcher:
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
 
     def __iter__(self) -> Iterator[DeviceBatch]:
-        """The batches; it can be iterated over once."""
+        """Return the batches; it can be iterated over once."""
         return self
 
     def __next__(self) -> DeviceBatch:
-        """The next batch, ready for use on the current stream."""
+        """Return the next batch, ready for use on the current stream."""
         start = time.perf_counter()
         batch = next(self._batches)
         self.waited += time.perf_counter() - start

@@ -20,7 +20,7 @@ class Meter:
 
     Args:
         clip_flops: floating-point operations to train on one clip.
-        peak_flops: those that all devices together can do in a second.
+        peak_flops: Those that all devices together can do in a second.
     """
 
     def __init__(self, *, clip_flops: float, peak_flops: float) -> None:
@@ -28,7 +28,7 @@ class Meter:
         self._clear()
 
     def add(self, step: StepValues, num_clips: int) -> None:
-        """Counts what a step gave."""
+        """Count what a step gave."""
         self._steps += 1
         self._clips += num_clips
         self._correct += step.num_correct
@@ -36,7 +36,7 @@ class Meter:
         self._grad_norm = step.grad_norm
 
     def add_time(self, seconds: float, *, waited: float = 0.0, stalled: float = 0.0) -> None:
-        """Counts time: all of it, what was spent waiting for data, and for checkpoints."""
+        """Count time: all of it, what was spent waiting for data, and for checkpoints."""
         self._seconds += seconds
         self._waited += waited
         self._stalled += stalled
@@ -66,12 +66,12 @@ class RunLog:
     """Writes `config.yaml` and metrics into the run's folder, and lines for people where there is no bar.
 
     Args:
-        config: the run.
-        schedule: its steps.
-        console: where lines go.
-        device: whose memory is told.
-        step: the step the run continues from.
-        writes: whether this process writes files.
+        config: The run.
+        schedule: Its steps.
+        console: Where lines go.
+        device: Whose memory is told.
+        step: The step the run continues from.
+        writes: Whether this process writes files.
     """
 
     def __init__(
@@ -126,7 +126,7 @@ class RunLog:
         self._say(f"step {step}: {split} top-1 {result.video_top1:.3f}")
 
     def close(self) -> None:
-        """Closes the files."""
+        """Close the files."""
         if self._metrics is not None:
             self._metrics.close()
 

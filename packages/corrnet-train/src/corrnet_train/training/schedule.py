@@ -8,12 +8,12 @@ class Schedule:
     """The steps of a run; all of it follows from the settings and the number of samples.
 
     Args:
-        config: the run.
-        num_samples: samples of the training split.
+        config: The run.
+        num_samples: Samples of the training split.
 
     Attributes:
-        num_steps: steps of the whole run.
-        num_warmup_steps: those of the warm-up.
+        num_steps: Steps of the whole run.
+        num_warmup_steps: Those of the warm-up.
     """
 
     def __init__(self, config: RunConfig, num_samples: int) -> None:

@@ -23,7 +23,7 @@ Prepare = Callable[[Tensor | YuvClips, Tensor], tuple[Tensor, Tensor]]
 
 
 def prepare_model(model: nn.Module, config: TrainConfig) -> nn.Module:
-    """Sets memory format, activation checkpointing and compilation, in place; names of weights stay."""
+    """Set memory format, activation checkpointing and compilation, in place; names of weights stay."""
     if config.channels_last and config.parallel != "fsdp":  # which splits contiguous weights only
         for parameter in model.parameters():
             if parameter.ndim == 5:  # of convolutions; `Module.to` refuses a model that has 4-d weights too
@@ -40,10 +40,10 @@ class StepResult:
     """What a step gave. On a GPU the figures may still be on their way; `values` waits for them.
 
     Attributes:
-        step: number of the step, from 0.
-        rate: its learning rate.
-        micro_losses: loss of each micro-batch of this process, [micro-batches], on the device.
-        keys: sample keys of each micro-batch of this process.
+        step: Number of the step, from 0.
+        rate: Its learning rate.
+        micro_losses: Loss of each micro-batch of this process, [micro-batches], on the device.
+        keys: Sample keys of each micro-batch of this process.
     """
 
     step: int
@@ -57,7 +57,7 @@ class StepResult:
     def start_reading(
         cls, figures: Tensor, *, step: int, rate: float, micro_losses: Tensor, keys: list[list[str]]
     ) -> "StepResult":
-        """Starts copying the figures [4] to the host."""
+        """Start copying the figures [4] to the host."""
         if figures.device.type != "cuda":
             return cls(step, rate, micro_losses, keys, figures)
         host = figures.to("cpu", non_blocking=True)  # page-locked, so the copy does not wait
@@ -66,7 +66,7 @@ class StepResult:
         return cls(step, rate, micro_losses, keys, host, ready)
 
     def values(self) -> "StepValues":
-        """The figures over all processes."""
+        """Return the figures over all processes."""
         if self._ready is not None:
             self._ready.synchronize()
         loss, num_correct, stop, grad_norm = self._figures.tolist()
@@ -78,10 +78,10 @@ class StepValues:
     """Figures of a step over all processes.
 
     Attributes:
-        loss: mean loss of the global batch.
-        num_correct: clips whose most probable class is the label.
-        stop: whether a process has been asked to stop.
-        grad_norm: norm of the gradient before clipping.
+        loss: Mean loss of the global batch.
+        num_correct: Clips whose most probable class is the label.
+        stop: Whether a process has been asked to stop.
+        grad_norm: Norm of the gradient before clipping.
     """
 
     loss: float
@@ -94,18 +94,18 @@ class TrainStep:
     """Takes training steps.
 
     Args:
-        model: maps normalized clips [N, C, L, H, W] to logits [N, classes]; it may be wrapped for several processes.
-        optimizer: over the model's parameters.
-        device: where the model is.
+        model: Maps normalized clips [N, C, L, H, W] to logits [N, classes]; it may be wrapped for several processes.
+        optimizer: Over the model's parameters.
+        device: Where the model is.
         precision: "fp32", or the type of autocast; "fp16" scales the loss.
         num_micro_batches: micro-batches a step.
-        clip_grad_norm: largest norm of the gradient; None does not clip.
-        loss: mean loss of logits [N, classes], float32, and targets.
-        prepare: makes normalized clips [N, C, L, H, W] and the targets of `loss` of pixels and labels [N].
-        after_update: called when the weights have changed.
-        reduce: sums a tensor over all processes, in place.
-        world_size: number of processes.
-        synchronize: context of a micro-batch; it is told whether gradients are to be exchanged after it.
+        clip_grad_norm: Largest norm of the gradient; None does not clip.
+        loss: Mean loss of logits [N, classes], float32, and targets.
+        prepare: Makes normalized clips [N, C, L, H, W] and the targets of `loss` of pixels and labels [N].
+        after_update: Called when the weights have changed.
+        reduce: Sums a tensor over all processes, in place.
+        world_size: Number of processes.
+        synchronize: Context of a micro-batch; it is told whether gradients are to be exchanged after it.
     """
 
     def __init__(
@@ -142,13 +142,13 @@ class TrainStep:
     def __call__(
         self, batches: Iterator[DeviceBatch], *, step: int, rate: float, stop: bool = False
     ) -> StepResult:
-        """Takes the micro-batches of one step from `batches` and updates the weights.
+        """Take the micro-batches of one step from `batches` and update the weights.
 
         Args:
             batches: micro-batches on the device.
-            step: number of the step, from 0.
-            rate: learning rate.
-            stop: this process has been asked to stop; `StepValues.stop` tells it to all of them.
+            step: Number of the step, from 0.
+            rate: Learning rate.
+            stop: This process has been asked to stop; `StepValues.stop` tells it to all of them.
         """
         self._model.train()
         set_learning_rate(self._optimizer, rate)
@@ -187,7 +187,7 @@ class TrainStep:
         step otherwise than one that was never interrupted.
 
         Args:
-            clips: any clips [N, C, L, H, W] of the shape of a micro-batch, on the device.
+            clips: Any clips [N, C, L, H, W] of the shape of a micro-batch, on the device.
         """
         buffers = [buffer.clone() for buffer in self._model.buffers()]
         self._model.train()
@@ -201,7 +201,7 @@ class TrainStep:
                 buffer.copy_(kept)
 
     def _backward(self, video: Tensor | YuvClips, label: Tensor) -> tuple[Tensor, Tensor]:
-        """Adds the gradient of one micro-batch; returns its loss and number of correct clips."""
+        """Add the gradient of one micro-batch; return its loss and number of correct clips."""
         clips, target = self._prepare(video, label)
         with autocast(self._device, self._precision):
             logits = self._model(clips)
@@ -223,7 +223,7 @@ class TrainStep:
 def diverged_message(
     values: StepValues, step: int, rate: float, keys: Sequence[str], folder: Path, *, most: int = 16
 ) -> str:
-    """What to tell someone whose loss or gradient is no longer a finite number."""
+    """Return what to tell someone whose loss or gradient is no longer a finite number."""
     what = "loss" if not math.isfinite(values.loss) else "gradient norm"
     value = values.loss if what == "loss" else values.grad_norm
     more = f" and {len(keys) - most} more" if len(keys) > most else ""

@@ -54,9 +54,9 @@ class TrainResult:
 
     Attributes:
         finished: False when it was interrupted; then `checkpoint` is where it can go on.
-        step: finished steps.
-        checkpoint: the last checkpoint.
-        train_seconds: time spent in training steps over all continuations, without evaluation, in seconds.
+        step: Finished steps.
+        checkpoint: The last checkpoint.
+        train_seconds: Time spent in training steps over all continuations, without evaluation, in seconds.
     """
 
     finished: bool
@@ -77,13 +77,13 @@ class Trainer:
     before any work. All processes of a run make a trainer and call the same methods.
 
     Args:
-        config: the run.
-        resume: continue from the last checkpoint in `config.run.dir`.
-        console: where progress and messages go.
-        ranks: the processes that train together.
+        config: The run.
+        resume: Continue from the last checkpoint in `config.run.dir`.
+        console: Where progress and messages go.
+        ranks: The processes that train together.
 
     Raises:
-        ValueError: bad settings, or a run folder that already holds a run when `resume` is False.
+        ValueError: Bad settings, or a run folder that already holds a run when `resume` is False.
     """
 
     def __init__(
@@ -207,8 +207,8 @@ class Trainer:
         one stops at once.
 
         Raises:
-            TrainingDiverged: the loss became infinite or not a number; the last checkpoint stays as it was.
-            ValueError: another process trains in the same folder.
+            TrainingDiverged: The loss became infinite or not a number; the last checkpoint stays as it was.
+            ValueError: Another process trains in the same folder.
         """
         if self.ranks.is_first:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -316,11 +316,11 @@ class Trainer:
         )
 
     def _train_step(self, batches: Iterator[DeviceBatch], stop: bool) -> StepResult:
-        """Starts one step."""
+        """Start one step."""
         return self.train_step(batches, step=self.step, rate=self.schedule.rate(self.step), stop=stop)
 
     def _checked(self, result: StepResult) -> StepValues:
-        """The figures of a step, when they are finite."""
+        """Return the figures of a step, when they are finite."""
         values = result.values()
         if math.isfinite(values.loss) and (math.isfinite(values.grad_norm) or self._skips_overflow()):
             return values
@@ -379,7 +379,7 @@ class Trainer:
             estimate_statistics(self.classifier.model, clips, len(loader), self.ranks)
 
     def save(self, *paths: Path) -> None:
-        """Starts to write everything the run needs to continue to `paths`; all processes call it."""
+        """Start to write everything the run needs to continue to `paths`; all processes call it."""
         rng = {"cpu": torch.get_rng_state()}
         if self.device.type == "cuda":
             rng["cuda"] = torch.cuda.get_rng_state(self.device)

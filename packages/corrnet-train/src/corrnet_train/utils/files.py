@@ -11,23 +11,23 @@ from corrnet_train.utils.errors import InputError
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes `text` as UTF-8, atomically."""
+    """Write `text` as UTF-8, atomically."""
     from video_data.utils.files import write_atomic  # not above: it takes torch along
 
     write_atomic(path, text.encode())
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Writes `value` as indented JSON, atomically; numbers that JSON lacks, infinite ones, as their names."""
+    """Write `value` as indented JSON, atomically; numbers that JSON lacks, infinite ones, as their names."""
     write_text(path, json.dumps(_named(value), indent=2, allow_nan=False) + "\n")
 
 
 @contextlib.contextmanager
 def only_user(folder: Path) -> Iterator[None]:
-    """Keeps other processes of this machine from using a folder in the same way; it is free again when this one ends.
+    """Keep other processes of this machine from using a folder in the same way; it is free again when this one ends.
 
     Raises:
-        ValueError: another process uses it.
+        ValueError: Another process uses it.
     """
     from video_data.utils.files import locked
 

@@ -15,10 +15,10 @@ class Flag:
 
 @contextmanager
 def interrupt_flag(*, once: bool = True) -> Iterator[Flag]:
-    """Turns SIGINT and SIGTERM into a flag.
+    """Turn SIGINT and SIGTERM into a flag.
 
     Args:
-        once: a second signal acts as usual, that is at once. Not so under torchrun, which passes on the signal that
+        once: A second signal acts as usual, that is at once. Not so under torchrun, which passes on the signal that
             a terminal has already sent to all processes.
     """
     flag = Flag()

@@ -7,7 +7,7 @@ _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
 
 
 def keep_freed_memory() -> None:
-    """Makes this process keep the memory it frees, for its next allocations.
+    """Make this process keep the memory it frees, for its next allocations.
 
     glibc hands large freed blocks back to the system at once. Training on a CPU frees and asks for the same
     activations in every step, and each time the system has to clear their pages again. Without this, runs of 60

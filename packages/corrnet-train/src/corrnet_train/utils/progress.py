@@ -27,13 +27,13 @@ class FieldColumn(ProgressColumn):
         super().__init__()
 
     def render(self, task: Task) -> Text:
-        """The formatted field, or nothing before its first value."""
+        """Return the formatted field, or nothing before its first value."""
         value = task.fields.get(self._field)
         return Text("" if value is None else self._template.format(value), style="cyan")
 
 
 def progress_bar(console: Console, columns: Iterable[ProgressColumn] = (), *, lines: bool = True) -> Progress:
-    """A bar with count, elapsed time and ETA, then the given columns.
+    """Return a bar with count, elapsed time and ETA, then the given columns.
 
     Where `console` is no terminal there is a line every 30 seconds instead, unless `lines` is False.
     """
@@ -51,7 +51,7 @@ def progress_bar(console: Console, columns: Iterable[ProgressColumn] = (), *, li
 
 
 def training_bar(console: Console) -> Progress:
-    """A bar that also shows loss, clips/s, the share of time spent waiting for data, and MFU."""
+    """Return a bar that also shows loss, clips/s, the share of time spent waiting for data, and MFU."""
     return progress_bar(
         console,
         [

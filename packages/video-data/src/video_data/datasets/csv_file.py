@@ -14,11 +14,11 @@ def list_csv(csv_path: Path, root: Path | None = None, *, frame_rate: Fraction |
 
     Args:
         csv_path: UTF-8, comma separated. Without the column `split` all videos belong to train.
-        root: folder to which relative paths refer; None means the folder of the csv.
-        frame_rate: frames a second where a path is that of a folder of pictures.
+        root: Folder to which relative paths refer; None means the folder of the csv.
+        frame_rate: Frames a second where a path is that of a folder of pictures.
 
     Raises:
-        ValueError: the csv is missing or not text, a column is missing, a row has no path, label or known
+        ValueError: The csv is missing or not text, a column is missing, a row has no path, label or known
             split, a path has two labels or splits, or there are no rows or only one class.
     """
     if not csv_path.is_file():

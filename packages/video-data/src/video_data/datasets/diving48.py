@@ -19,12 +19,12 @@ def list_diving48(src: Path, *, version: str | None = None, annotations: Path | 
     anywhere under `src`.
 
     Args:
-        src: folder of the videos, and of the annotation files to a depth of three folders.
+        src: Folder of the videos, and of the annotation files to a depth of three folders.
         version: `V1` or `V2`; None takes the one that is there.
-        annotations: another folder of the annotation files.
+        annotations: Another folder of the annotation files.
 
     Raises:
-        ValueError: annotation files are missing or wrong, those of both versions are there and `version` is None, or
+        ValueError: Annotation files are missing or wrong, those of both versions are there and `version` is None, or
             no video is there.
     """
     folder = annotations or src

@@ -18,10 +18,10 @@ class Finder:
     """Videos and folders of pictures under a folder, by name.
 
     Args:
-        root: searched to any depth; hidden files and folders are passed over, links to folders are followed.
+        root: Searched to any depth; hidden files and folders are passed over, links to folders are followed.
 
     Raises:
-        ValueError: there is no such folder.
+        ValueError: There is no such folder.
     """
 
     def __init__(self, root: Path) -> None:
@@ -41,11 +41,11 @@ class Finder:
                 self._folders[folder.name].append(folder)
 
     def video(self, stem: str, *, near: Iterable[str] = ()) -> Path | None:
-        """The video with this name without its ending; of several the one in most of the folders named in `near`."""
+        """Return the video with this name without its ending; of several the one in most folders named in `near`."""
         return self._nearest(self._videos.get(stem, []), near)
 
     def pictures(self, name: str) -> Path | None:
-        """The folder of pictures with this name."""
+        """Return the folder of pictures with this name."""
         return self._nearest(self._folders.get(name, []), ())
 
     def _nearest(self, paths: list[Path], near: Iterable[str]) -> Path | None:
@@ -59,15 +59,15 @@ class Finder:
 
 
 def normalized(name: str) -> str:
-    """A class name as folders of several distributions spell it: without case, spaces, `_` and punctuation."""
+    """Return a class name as folders of several distributions spell it: without case, spaces, `_` and punctuation."""
     return re.sub(r"[\W_]+", "", name.lower())
 
 
 def find_file(src: Path, names: Iterable[str], *, expected: str, annotations: Path | None = None) -> Path:
-    """The one file with one of these names in `annotations`, or else in `src` or its subfolders.
+    """Return the one file with one of these names in `annotations`, or else in `src` or its subfolders.
 
     Raises:
-        ValueError: there is none, or there are several; the message says what is expected.
+        ValueError: There is none, or there are several; the message says what is expected.
     """
     wanted = list(names)
     found = find_files(annotations or src, wanted)
@@ -99,10 +99,10 @@ def find_files(folder: Path, names: Iterable[str], depth: int = 3) -> list[Path]
 
 
 def read_json(path: Path) -> Any:
-    """The content of a JSON file.
+    """Return the content of a JSON file.
 
     Raises:
-        ValueError: it is none; the message names the file.
+        ValueError: It is none; the message names the file.
     """
     try:
         return json.loads(path.read_text(encoding="utf-8-sig"))
@@ -114,7 +114,7 @@ def read_lines(path: Path) -> list[tuple[int, str]]:
     """Numbers and text of the lines of a text file that are not empty.
 
     Raises:
-        ValueError: it is no UTF-8 text; the message names the file.
+        ValueError: It is no UTF-8 text; the message names the file.
     """
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
@@ -127,7 +127,7 @@ def read_csv(path: Path, required: Iterable[str], expected: str) -> list[tuple[i
     """Line numbers and rows of a csv whose header has the required columns; cells without spaces around.
 
     Raises:
-        ValueError: it is no csv or a column is missing; the message names the file and what is expected.
+        ValueError: It is no csv or a column is missing; the message names the file and what is expected.
     """
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:

@@ -17,8 +17,8 @@ def list_folder(src: Path, *, frame_rate: Fraction | None = None) -> Listing:
     first form all videos belong to train. Files without a video ending and hidden files are passed over.
 
     Args:
-        src: folder of the videos.
-        frame_rate: takes folders that hold pictures for videos too, with so many frames a second.
+        src: Folder of the videos.
+        frame_rate: Takes folders that hold pictures for videos too, with so many frames a second.
 
     Raises:
         ValueError: `src` is not a folder, or has no videos, or only one class.

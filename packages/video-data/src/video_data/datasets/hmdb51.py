@@ -18,12 +18,12 @@ def list_hmdb51(src: Path, *, fold: int = 1, annotations: Path | None = None) ->
     may lie anywhere under `src`, best in a folder for each class, and have any video ending.
 
     Args:
-        src: folder of the videos, and of the annotation files to a depth of three folders.
-        fold: which of the three ways to split, 1 to 3.
-        annotations: another folder of the annotation files.
+        src: Folder of the videos, and of the annotation files to a depth of three folders.
+        fold: Which of the three ways to split, 1 to 3.
+        annotations: Another folder of the annotation files.
 
     Raises:
-        ValueError: the fold is another number, annotation files are missing or wrong, or no video is there.
+        ValueError: The fold is another number, annotation files are missing or wrong, or no video is there.
     """
     if fold not in (1, 2, 3):
         raise InputError(f"fold {fold}, allowed are 1, 2 and 3")

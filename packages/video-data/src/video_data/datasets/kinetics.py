@@ -41,11 +41,11 @@ def list_kinetics(src: Path, *, annotations: Path | None = None) -> Listing:
     of the train csv. Rows without a label, as in some test csv files, cannot be packed and are counted.
 
     Args:
-        src: folder of the videos, and of the csv files to a depth of three folders.
-        annotations: another folder of the csv files.
+        src: Folder of the videos, and of the csv files to a depth of three folders.
+        annotations: Another folder of the csv files.
 
     Raises:
-        ValueError: there is no such csv or no train split; a row has a wrong split or time; a class is not one of the
+        ValueError: There is no such csv or no train split; a row has a wrong split or time; a class is not one of the
             train split; no video is there.
     """
     tables = [path for path in find_files(annotations or src, ["*.csv"]) if _is_kinetics(path)]
@@ -77,7 +77,7 @@ def _is_kinetics(path: Path) -> bool:
 
 
 def _read_clips(tables: list[Path]) -> tuple[list[_Clip], int]:
-    """The labeled clips of csv files, and the number of those without a label."""
+    """Return the labeled clips of csv files, and the number of those without a label."""
     clips, num_unlabeled = [], 0
     for path in tables:
         for line, row in read_csv(path, ("youtube_id", "time_start", "time_end", "split"), _EXPECTED):

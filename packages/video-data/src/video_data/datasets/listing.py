@@ -26,13 +26,13 @@ class Entry:
     """A video to pack.
 
     Attributes:
-        path: the video, or a folder of pictures whose names in order are the frames.
-        source: its path as it is reported, relative to what was listed; with the span unique in its split.
-        split: split to which it belongs.
-        label: class name.
-        other_labels: further classes, where a data set gives several.
-        span: start and end in seconds of the part of the video that is meant; None means all of it.
-        frame_rate: frames a second of a folder of pictures.
+        path: The video, or a folder of pictures whose names in order are the frames.
+        source: Its path as it is reported, relative to what was listed; with the span unique in its split.
+        split: Split to which it belongs.
+        label: Class name.
+        other_labels: Further classes, where a data set gives several.
+        span: Start and end in seconds of the part of the video that is meant; None means all of it.
+        frame_rate: Frames a second of a folder of pictures.
     """
 
     path: Path
@@ -49,11 +49,11 @@ class Listing:
     """The videos of a data set.
 
     Attributes:
-        entries: videos that were found.
-        dropped: entries that cannot be packed with their reasons; `MISSING` where the file is not there.
-        dataset: name of the data set with its version, for the manifest.
-        classes: class names in the order of their labels; None means sorted names.
-        notes: what is not packed and cannot be listed, for people to read.
+        entries: Videos that were found.
+        dropped: Entries that cannot be packed with their reasons; `MISSING` where the file is not there.
+        dataset: Name of the data set with its version, for the manifest.
+        classes: Class names in the order of their labels; None means sorted names.
+        notes: What is not packed and cannot be listed, for people to read.
     """
 
     entries: list[Entry]
@@ -67,7 +67,7 @@ class Collection:
     """Gathers the videos that a data set names.
 
     Args:
-        src: folder of the videos.
+        src: Folder of the videos.
     """
 
     def __init__(self, src: Path) -> None:
@@ -89,10 +89,10 @@ class Collection:
         self._seen.add((split, name))
 
     def listing(self, dataset: str, classes: tuple[str, ...], *notes: str) -> Listing:
-        """What was gathered.
+        """Return what was gathered.
 
         Raises:
-            ValueError: no video was found, or only one class.
+            ValueError: No video was found, or only one class.
         """
         if not self.entries:
             number, first = len(self.dropped), self.dropped[0][0].source if self.dropped else "of any name"
@@ -104,7 +104,7 @@ class Collection:
 
 
 def display_path(path: Path) -> str:
-    """A path as text with forward slashes; bytes that are not UTF-8 are written as escapes."""
+    """Return a path as text with forward slashes; bytes that are not UTF-8 are written as escapes."""
     return os.fsencode(path.as_posix()).decode("utf-8", "backslashreplace")
 
 

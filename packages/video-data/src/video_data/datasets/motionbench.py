@@ -38,10 +38,10 @@ def generate_motionbench(
     by another with the same configuration; `motionbench.csv` comes last.
 
     Args:
-        dest: folder for the files; it is made when it does not exist.
-        config: what to make; None means the defaults.
-        num_workers: processes; the result does not depend on it.
-        progress: whether to show a progress bar on standard error.
+        dest: Folder for the files; it is made when it does not exist.
+        config: What to make; None means the defaults.
+        num_workers: Processes; the result does not depend on it.
+        progress: Whether to show a progress bar on standard error.
 
     Returns:
         Path of `motionbench.csv`.

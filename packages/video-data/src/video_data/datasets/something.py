@@ -23,11 +23,11 @@ def list_something(src: Path, *, annotations: Path | None = None) -> Listing:
     anywhere under `src`. The test split has no labels and is not packed.
 
     Args:
-        src: folder of the videos, and of the annotation files to a depth of three folders.
-        annotations: another folder of the annotation files.
+        src: Folder of the videos, and of the annotation files to a depth of three folders.
+        annotations: Another folder of the annotation files.
 
     Raises:
-        ValueError: annotation files are missing, of both versions or wrong; or no video is there.
+        ValueError: Annotation files are missing, of both versions or wrong; or no video is there.
     """
     folder = annotations or src
     versions = [
@@ -105,7 +105,7 @@ def _read_v2(folder: Path) -> tuple[list[str], list[tuple[Split, str, str]]]:
 
 
 def _template(item: object) -> str | None:
-    """The class of an entry: its template without brackets."""
+    """Return the class of an entry: its template without brackets."""
     if not isinstance(item, dict) or "id" not in item:
         return None
     return str(item.get("template", "")).replace("[", "").replace("]", "")

@@ -29,16 +29,16 @@ def list_sports1m(
     URL, with any video ending, anywhere under `src`. They are minutes long and are cut into clips when packing.
 
     Args:
-        src: folder of the videos, and of the annotation files to a depth of three folders.
-        clip_seconds: length of a clip in seconds; what is left at the end is dropped when it is shorter than half of
+        src: Folder of the videos, and of the annotation files to a depth of three folders.
+        clip_seconds: Length of a clip in seconds; what is left at the end is dropped when it is shorter than half of
             that. None packs whole videos.
-        clips_per_video: most clips of a video, spread uniformly; None takes all.
-        annotations: another folder of the annotation files.
-        num_workers: processes that read the lengths of the videos.
-        progress: whether to show a progress bar on standard error.
+        clips_per_video: Most clips of a video, spread uniformly; None takes all.
+        annotations: Another folder of the annotation files.
+        num_workers: Processes that read the lengths of the videos.
+        progress: Whether to show a progress bar on standard error.
 
     Raises:
-        ValueError: a number is out of range, annotation files are missing or wrong, or no video is there.
+        ValueError: A number is out of range, annotation files are missing or wrong, or no video is there.
     """
     if clip_seconds is not None and clip_seconds <= 0:
         raise InputError(f"clip_seconds must be above 0, got {clip_seconds}")
@@ -74,7 +74,7 @@ def list_sports1m(
 
 
 def _parse(text: str, num_classes: int, place: str) -> tuple[str, list[int]]:
-    """The video's id and labels of a line."""
+    """Return the video's id and labels of a line."""
     url, _, numbers = text.partition(" ")
     parts = urlsplit(url)
     name = parse_qs(parts.query).get("v", [parts.path.rsplit("/", 1)[-1]])[0]

@@ -23,20 +23,20 @@ _SUFFIXES = {"mov": "mp4", "matroska": "mkv", "mpegts": "ts", "mpeg": "mpg", "og
 
 
 def to_hf_dataset(shards: ShardSet, split: str) -> "datasets.IterableDataset":
-    """A split as a streaming data set of `datasets` (extra `hf`).
+    """Return a split as a streaming data set of `datasets` (extra `hf`).
 
     Its features are `key`, `video` (the file's bytes; nothing is decoded), `label` (a `ClassLabel`) and `source`, and
     where the set has optical flow `flow`, a video as `video_data.media.flow` describes. Each shard is one of its
     shards.
 
     Args:
-        shards: an open shard set.
-        split: split to read.
+        shards: An open shard set.
+        split: Split to read.
 
     Raises:
-        ValueError: there is no such split.
+        ValueError: There is no such split.
         ImportError: `datasets` is not installed.
-        ShardError: while iterating, a shard cannot be read.
+        ShardError: While iterating, a shard cannot be read.
     """
     datasets = _import_datasets()
     shards.num_samples(split)  # refuses an unknown split
@@ -88,16 +88,16 @@ def pack_hf_dataset(
     names local files has those packed. Nothing is decoded by `datasets`.
 
     Args:
-        dataset: a `Dataset` or `IterableDataset`, whose videos belong to train, or a mapping from train, val,
+        dataset: A `Dataset` or `IterableDataset`, whose videos belong to train, or a mapping from train, val,
             valid, validation or test to them, as `load_dataset` returns.
-        dest: folder for the shards.
-        video: name of the column of videos, a feature `Video`.
-        label: name of the column of labels: a `ClassLabel`, or texts or numbers.
-        options: how to pack; None means the defaults.
-        progress: whether to show a progress bar on standard error.
+        dest: Folder for the shards.
+        video: Name of the column of videos, a feature `Video`.
+        label: Name of the column of labels: a `ClassLabel`, or texts or numbers.
+        options: How to pack; None means the defaults.
+        progress: Whether to show a progress bar on standard error.
 
     Raises:
-        ValueError: a column is missing or a split has another name, or as in `pack_csv`.
+        ValueError: A column is missing or a split has another name, or as in `pack_csv`.
         ImportError: `datasets` is not installed.
     """
     datasets = _import_datasets()
@@ -147,7 +147,7 @@ def _write_video(value: Mapping[str, Any], folder: Path, number: int) -> Path:
 
 
 def _sniff(source: bytes | Path) -> str:
-    """The file ending of a video; mp4 where it cannot be told."""
+    """Return the file ending of a video; mp4 where it cannot be told."""
     try:
         with open_video(source) as (container, _):
             name = container.format.name.split(",")[0]

@@ -38,20 +38,20 @@ def webdataset_pipeline(
     files with plain names and known endings alone; nothing is unpickled, and no command is run.
 
     Args:
-        shards: an open shard set.
-        split: split to read.
-        clip: the clip that is cut at random from each video.
-        seed: with `epoch` and the number of a sample it determines its clip.
-        epoch: number of the pass.
-        error_budget: fraction of the samples of the split that may be unreadable; they are left out, counted by
+        shards: An open shard set.
+        split: Split to read.
+        clip: The clip that is cut at random from each video.
+        seed: With `epoch` and the number of a sample it determines its clip.
+        epoch: Number of the pass.
+        error_budget: Fraction of the samples of the split that may be unreadable; they are left out, counted by
             reason, and the first for each reason is logged.
 
     Returns:
         A pipeline of `{"__key__", "__url__", "video": uint8 [C, L, H, W], "label": int}`.
 
     Raises:
-        ValueError: there is no such split, or the set was packed without the flow that `clip` asks for.
-        RuntimeError: while iterating, more samples than the budget allows could not be read.
+        ValueError: There is no such split, or the set was packed without the flow that `clip` asks for.
+        RuntimeError: While iterating, more samples than the budget allows could not be read.
     """
     check_streams(shards, clip, "rgb")
     names = [shard.name for shard in shards.manifest.shards if shard.split == split]

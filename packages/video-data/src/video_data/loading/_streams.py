@@ -40,14 +40,14 @@ def read_streams(shards: ShardSet, split: str, index: int, info: VideoInfo, clip
     """Read what clips of a sample are cut from.
 
     Args:
-        shards: an open shard set that `check_streams` accepts.
-        split: split of the sample.
-        index: its number in the split.
-        info: the frame index of its video.
-        clip: the clip that is wanted.
+        shards: An open shard set that `check_streams` accepts.
+        split: Split of the sample.
+        index: Its number in the split.
+        info: The frame index of its video.
+        clip: The clip that is wanted.
 
     Raises:
-        ShardError: something of it cannot be read.
+        ShardError: Something of it cannot be read.
     """
     rgb = (shards.read(split, index), info) if clip.modality != "flow" else None
     if clip.modality == "rgb":
@@ -67,15 +67,15 @@ def decode_streams(
     """Decode the same clips and crops of all streams.
 
     Args:
-        streams: what to cut from.
-        clips: for each clip its frames, [N][L].
-        boxes: parts of the displayed picture to cut.
-        size: side in pixels to which each part is scaled.
-        flip: whether to mirror the parts left to right.
-        out: array for the result, uint8 [N, len(boxes), L, size, size, C]: RGB first, then flow in x and y.
+        streams: What to cut from.
+        clips: For each clip its frames, [N][L].
+        boxes: Parts of the displayed picture to cut.
+        size: Side in pixels to which each part is scaled.
+        flip: Whether to mirror the parts left to right.
+        out: Array for the result, uint8 [N, len(boxes), L, size, size, C]: RGB first, then flow in x and y.
 
     Raises:
-        VideoError: a frame cannot be decoded or is not what the index says, or a limit is passed.
+        VideoError: A frame cannot be decoded or is not what the index says, or a limit is passed.
     """
     if streams.rgb is not None:
         decode_clips(*streams.rgb, clips, boxes, size, flip=flip, out=out[..., :3])

@@ -23,9 +23,9 @@ class Replacement(NamedTuple):
     """A sample that could not be read.
 
     Attributes:
-        key: its key; the split and number where its index entry cannot be read.
-        reason: what was wrong, in the same words for all samples of which it is true.
-        message: what was wrong, with the details.
+        key: Its key; the split and number where its index entry cannot be read.
+        reason: What was wrong, in the same words for all samples of which it is true.
+        message: What was wrong, with the details.
     """
 
     key: str
@@ -37,11 +37,11 @@ class Unreadable(NamedTuple):
     """A test video that could not be read.
 
     Attributes:
-        number: its number in the split.
-        key: its key; the split and number where its index entry cannot be read.
-        source: path of the original, as it was packed; empty where its index entry cannot be read.
-        reason: what was wrong, in the same words for all videos of which it is true.
-        message: what was wrong, with the details.
+        number: Its number in the split.
+        key: Its key; the split and number where its index entry cannot be read.
+        source: Path of the original, as it was packed; empty where its index entry cannot be read.
+        reason: What was wrong, in the same words for all videos of which it is true.
+        message: What was wrong, with the details.
     """
 
     number: int
@@ -55,8 +55,8 @@ class ViewStart(NamedTuple):
     """Where a test clip begins.
 
     Attributes:
-        frame: its first frame, counted from 0.
-        seconds: time of that frame from the first one of the video.
+        frame: Its first frame, counted from 0.
+        seconds: Time of that frame from the first one of the video.
     """
 
     frame: int
@@ -82,9 +82,9 @@ class Batch(_SmallByValue):
         video: uint8 [N, C, L, H, W] with the strides of channels_last_3d, or planes for `pixels="yuv"`; C is
             `ClipConfig.num_channels`, 3 for RGB.
         label: int64 [N].
-        keys: key of each sample.
-        positions: global position of each sample.
-        replaced: samples that could not be read; others took their places.
+        keys: Key of each sample.
+        positions: Global position of each sample.
+        replaced: Samples that could not be read; others took their places.
     """
 
     video: Tensor | YuvClips
@@ -94,7 +94,7 @@ class Batch(_SmallByValue):
     replaced: list[Replacement]
 
     def pin_memory(self) -> "Batch":
-        """A copy in page-locked memory with the same strides."""
+        """Return a copy in page-locked memory with the same strides."""
         return replace(self, video=_pin_clips(self.video), label=self.label.pin_memory())
 
 
@@ -106,12 +106,12 @@ class ViewBatch(_SmallByValue):
         video: uint8 [B, V, C, L, H, W]; each [V, C, L, H, W] has the strides of channels_last_3d; or planes for
             `pixels="yuv"`. The views are ordered by clip, then by crop.
         label: int64 [B]; -1 where `valid` is false.
-        keys: key of each video; empty where `valid` is false.
+        keys: Key of each video; empty where `valid` is false.
         index: int64 [B], index of each video in its split; -1 where `valid` is false.
-        starts: where the clips of each video begin; empty where `valid` is false.
-        valid: bool [B]; false marks rows that must not be counted: they fill up the batch of a rank, or their video
+        starts: Where the clips of each video begin; empty where `valid` is false.
+        valid: Bool [B]; false marks rows that must not be counted: they fill up the batch of a rank, or their video
             cannot be read.
-        unreadable: videos that cannot be read, where the loader was told to go on.
+        unreadable: Videos that cannot be read, where the loader was told to go on.
     """
 
     video: Tensor | YuvClips
@@ -123,7 +123,7 @@ class ViewBatch(_SmallByValue):
     unreadable: list[Unreadable] = field(default_factory=list)
 
     def pin_memory(self) -> "ViewBatch":
-        """A copy in page-locked memory with the same strides."""
+        """Return a copy in page-locked memory with the same strides."""
         pinned = {name: getattr(self, name).pin_memory() for name in ("label", "index", "valid")}
         return replace(self, video=_pin_clips(self.video), **pinned)
 
@@ -138,8 +138,8 @@ def normalize(
 
     Args:
         video: uint8 tensor of any shape, or planes, which `to_rgb` converts first.
-        dtype: type of the result; the arithmetic is float32.
-        clip: the clips that `video` [..., C, L, H, W] holds; their last channels may be flow. None: there is none.
+        dtype: Type of the result; the arithmetic is float32.
+        clip: The clips that `video` [..., C, L, H, W] holds; their last channels may be flow. None: there is none.
 
     Raises:
         ValueError: `video` is not uint8, or has not the channels of `clip`.

@@ -37,10 +37,10 @@ class WindowFrame:
     """A frame, with the clip that ends with it where the window has moved on far enough.
 
     Attributes:
-        frame: the frame as it was decoded; valid until the next one is asked for.
-        number: its place in the stream, from 0.
-        seconds: its time from the first frame; None where the stream has no times.
-        rotation: degrees counter-clockwise by which it is turned for display.
+        frame: The frame as it was decoded; valid until the next one is asked for.
+        number: Its place in the stream, from 0.
+        seconds: Its time from the first frame; None where the stream has no times.
+        rotation: Degrees counter-clockwise by which it is turned for display.
         clip: uint8 [C, L, H, W] with the strides of channels_last_3d: the center of the last frames, as
             `decode_views` cuts it; None between two windows.
     """
@@ -59,9 +59,9 @@ def sliding_clips(frames: Iterable[VideoFrame], clip: ClipConfig, *, hop: int) -
     `frame_stride`-th.
 
     Args:
-        frames: decoded frames in order.
-        clip: the clip that the network sees; its modality must be RGB.
-        hop: frames from one clip to the next.
+        frames: Decoded frames in order.
+        clip: The clip that the network sees; its modality must be RGB.
+        hop: Frames from one clip to the next.
 
     Raises:
         ValueError: `hop` is below 1, or the clip has optical flow.
@@ -97,11 +97,11 @@ def open_frames(source: str) -> Iterator[Iterator[VideoFrame]]:
     """Open a video file, a camera or a network stream.
 
     Args:
-        source: a path, also of a folder of pictures; `camera:0` for the first camera; or a URL of rtsp, rtmp, udp, srt,
+        source: A path, also of a folder of pictures; `camera:0` for the first camera; or a URL of rtsp, rtmp, udp, srt,
             http or https. Files are read as safely as everywhere in this package; a URL is given to FFmpeg as it is.
 
     Raises:
-        ValueError: it cannot be opened.
+        ValueError: It cannot be opened.
     """
     format_name: str | None
     scheme, separator, rest = source.partition(":")

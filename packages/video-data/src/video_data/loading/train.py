@@ -31,9 +31,9 @@ class LoaderState(BaseModel):
 
     Attributes:
         manifest_hash: `ShardSet.manifest_hash` of the set.
-        split: split that is read.
-        seed: seed of order and augmentation.
-        position: samples consumed so far by all ranks together.
+        split: Split that is read.
+        seed: Seed of order and augmentation.
+        position: Samples consumed so far by all ranks together.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -44,7 +44,7 @@ class LoaderState(BaseModel):
     position: int = Field(ge=0)
 
     def advance(self, num_samples: int) -> Self:
-        """The state after `num_samples` more samples, counted over all ranks."""
+        """Return the state after `num_samples` more samples, counted over all ranks."""
         return self.model_copy(update={"position": self.position + num_samples})
 
     def to_dict(self) -> dict[str, Any]:
@@ -56,11 +56,11 @@ class LoaderState(BaseModel):
         """Restore a state.
 
         Args:
-            values: what `to_dict` returned.
-            expected: a state of the run that is to go on; its position does not matter.
+            values: What `to_dict` returned.
+            expected: A state of the run that is to go on; its position does not matter.
 
         Raises:
-            ValueError: a field is missing or wrong, or the set, split or seed is not the expected one.
+            ValueError: A field is missing or wrong, or the set, split or seed is not the expected one.
         """
         state = cls.model_validate(values)
         if expected is not None:
@@ -106,7 +106,7 @@ class TrainLoader:
         """Yield `len(self)` batches. The first sample that is replaced for a reason is logged as a warning.
 
         Raises:
-            RuntimeError: more samples than the error budget allows could not be read.
+            RuntimeError: More samples than the error budget allows could not be read.
         """
         self._sampler.position = self._state.position
         self._budget.clear()
@@ -142,28 +142,28 @@ def train_loader(
     ranks and workers, and a run resumes exactly by starting at the position where it stopped.
 
     Args:
-        shards: an open shard set.
-        split: split to read.
-        clip: the clip that is cut from each video.
-        batch_size: samples of a batch on each rank.
-        seed: seed of order and augmentation.
-        num_workers: decoding processes; 0 decodes in this process. `suggest_num_workers` knows a good number.
-        rank: number of this process among those that train together.
-        world_size: number of processes that train together.
-        position: samples consumed before, by all ranks.
-        num_samples: samples of one iteration over all ranks, rounded up to whole global batches; None means
+        shards: An open shard set.
+        split: Split to read.
+        clip: The clip that is cut from each video.
+        batch_size: Samples of a batch on each rank.
+        seed: Seed of order and augmentation.
+        num_workers: Decoding processes; 0 decodes in this process. `suggest_num_workers` knows a good number.
+        rank: Number of this process among those that train together.
+        world_size: Number of processes that train together.
+        position: Samples consumed before, by all ranks.
+        num_samples: Samples of one iteration over all ranks, rounded up to whole global batches; None means
             one pass.
-        repeats: positions in a row that hold the same sample, each with a clip of its own (repeated augmentation); a
+        repeats: Positions in a row that hold the same sample, each with a clip of its own (repeated augmentation); a
             pass is that much longer. `batch_size` must be a multiple of it.
-        error_budget: fraction of the samples of one iteration that may be unreadable. Each is replaced by the
+        error_budget: Fraction of the samples of one iteration that may be unreadable. Each is replaced by the
             next readable one in the order and listed in its batch; beyond the budget the loader raises
             RuntimeError.
         pixels: `rgb` for tensors, `yuv` for planes that `to_rgb` or `normalize` resizes and converts on the device.
-        multiprocessing_context: how workers start, `fork`, `spawn` or `forkserver`; None means the system's
+        multiprocessing_context: How workers start, `fork`, `spawn` or `forkserver`; None means the system's
             way.
 
     Raises:
-        ValueError: there is no such split, a number is out of its range, or the set was packed without the flow that
+        ValueError: There is no such split, a number is out of its range, or the set was packed without the flow that
             `clip` asks for.
     """
     check_options(

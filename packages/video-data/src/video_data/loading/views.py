@@ -55,26 +55,26 @@ def eval_loader(
     r, r + world_size, and so on; ranks that have one video less get a row with `valid` false at the end.
 
     Args:
-        shards: an open shard set.
-        split: split to read.
-        clip: the clip that the network sees.
-        num_clips: clips of each video; 10 in the paper, 30 for the last rows of its Tables 6 and 7.
-        num_crops: crops of each clip: 1 for the center, 3 spread along the longer side.
-        batch_size: videos of a batch on each rank; the last batch may be smaller.
-        num_workers: decoding processes; 0 decodes in this process.
-        rank: number of this process among those that test together.
-        world_size: number of processes that test together.
-        first: number of the video to begin with, to go on where testing was stopped.
+        shards: An open shard set.
+        split: Split to read.
+        clip: The clip that the network sees.
+        num_clips: Clips of each video; 10 in the paper, 30 for the last rows of its Tables 6 and 7.
+        num_crops: Crops of each clip: 1 for the center, 3 spread along the longer side.
+        batch_size: Videos of a batch on each rank; the last batch may be smaller.
+        num_workers: Decoding processes; 0 decodes in this process.
+        rank: Number of this process among those that test together.
+        world_size: Number of processes that test together.
+        first: Number of the video to begin with, to go on where testing was stopped.
         pixels: `rgb` for tensors, `yuv` for planes that `to_rgb` or `normalize` resizes and converts on the device.
-        skip_unreadable: whether a video that cannot be read gives a row with `valid` false and is listed in
+        skip_unreadable: Whether a video that cannot be read gives a row with `valid` false and is listed in
             `ViewBatch.unreadable`, in place of an error.
-        multiprocessing_context: how workers start, `fork`, `spawn` or `forkserver`; None means the system's
+        multiprocessing_context: How workers start, `fork`, `spawn` or `forkserver`; None means the system's
             way.
 
     Raises:
-        ValueError: there is no such split, a number is out of its range, or the set was packed without the flow that
+        ValueError: There is no such split, a number is out of its range, or the set was packed without the flow that
             `clip` asks for.
-        RuntimeError: while iterating, a video cannot be read; a result over fewer videos would be a different
+        RuntimeError: While iterating, a video cannot be read; a result over fewer videos would be a different
             one. Not with `skip_unreadable`.
     """
     check_options(
@@ -119,18 +119,18 @@ def decode_views(
     packing does by default, and its flow computed (extra `flow`).
 
     Args:
-        source: path or content of a video, or a folder of pictures, which counts as 25 frames a second.
-        clip: the clip that the network sees.
-        num_clips: clips spaced uniformly over the video.
-        num_crops: crops of each clip: 1 for the center, 3 spread along the longer side.
+        source: Path or content of a video, or a folder of pictures, which counts as 25 frames a second.
+        clip: The clip that the network sees.
+        num_clips: Clips spaced uniformly over the video.
+        num_crops: Crops of each clip: 1 for the center, 3 spread along the longer side.
         pixels: `rgb` for a tensor, `yuv` for planes that `to_rgb` resizes and converts.
 
     Returns:
         uint8 [num_clips * num_crops, C, L, H, W] with the strides of channels_last_3d, or planes of that shape.
 
     Raises:
-        ValueError: the video cannot be read; the message says why.
-        ImportError: flow is wanted and OpenCV is missing.
+        ValueError: The video cannot be read; the message says why.
+        ImportError: Flow is wanted and OpenCV is missing.
     """
     return _decode_views(source, clip, num_clips, num_crops=num_crops, pixels=pixels)[0]
 
@@ -141,16 +141,16 @@ def decode_timed_views(
     """Cut the test views of one video as `decode_views` does, and say where they begin.
 
     Args:
-        source: path or content of a video, or a folder of pictures.
-        clip: the clip that the network sees.
-        num_clips: clips spaced uniformly over the video.
+        source: Path or content of a video, or a folder of pictures.
+        clip: The clip that the network sees.
+        num_clips: Clips spaced uniformly over the video.
 
     Returns:
         uint8 [num_clips, C, L, H, W] and the start of each clip.
 
     Raises:
-        ValueError: the video cannot be read; the message says why.
-        ImportError: flow is wanted and OpenCV is missing.
+        ValueError: The video cannot be read; the message says why.
+        ImportError: Flow is wanted and OpenCV is missing.
     """
     views, starts = _decode_views(source, clip, num_clips, num_crops=1, pixels="rgb")
     assert isinstance(views, Tensor)
@@ -186,7 +186,7 @@ def _decode_views(
 
 
 def _index(source: VideoSource) -> tuple[VideoSource, VideoInfo]:
-    """A video that can be indexed, and its index."""
+    """Return a video that can be indexed, and its index."""
     try:
         return source, probe_video(source)
     except UnindexableVideo:
@@ -195,7 +195,7 @@ def _index(source: VideoSource) -> tuple[VideoSource, VideoInfo]:
 
 
 def _with_flow(source: VideoSource, clip: ClipConfig) -> tuple[Streams, VideoInfo]:
-    """What `clip` needs of a video and its flow as packing makes them, and the video's index."""
+    """Return what `clip` needs of a video and its flow as packing makes them, and the video's index."""
     options = PackOptions()
     content = reencode_video(source, max_short_side=options.max_short_side, gop=options.gop, crf=options.crf)
     flow = flow_video(content, gop=options.gop)
@@ -279,7 +279,7 @@ class _Views:
     """Reads the views of videos in one pass over their frames.
 
     Attributes:
-        shape: of the views of a video as pixels: [num_clips * num_crops, L, H, W, C].
+        shape: Of the views of a video as pixels: [num_clips * num_crops, L, H, W, C].
     """
 
     def __init__(self, num_clips: int, num_crops: int, clip: ClipConfig) -> None:

@@ -58,14 +58,14 @@ class VideoInfo:
     """What is needed to read any frame of a video without looking for it.
 
     Attributes:
-        format: short name of the container format, for example `mov` or `matroska`.
-        codec: name of the video codec.
-        width: columns of a decoded frame in pixels, before `rotation`.
-        height: rows of a decoded frame in pixels, before `rotation`.
-        rotation: degrees counter-clockwise by which a player turns the frames: 0, 90, 180 or 270.
-        time_base: seconds per pts unit.
-        pts: presentation times of the frames, strictly increasing, int64 [num_frames].
-        keyframes: indices into `pts` where decoding can start, increasing, int64 [num_keyframes].
+        format: Short name of the container format, for example `mov` or `matroska`.
+        codec: Name of the video codec.
+        width: Columns of a decoded frame in pixels, before `rotation`.
+        height: Rows of a decoded frame in pixels, before `rotation`.
+        rotation: Degrees counter-clockwise by which a player turns the frames: 0, 90, 180 or 270.
+        time_base: Seconds per pts unit.
+        pts: Presentation times of the frames, strictly increasing, int64 [num_frames].
+        keyframes: Indices into `pts` where decoding can start, increasing, int64 [num_keyframes].
     """
 
     format: str
@@ -95,18 +95,18 @@ def open_video(
     """Open the first video stream of a source for decoding on the calling thread.
 
     Args:
-        source: content of a video, or its path.
-        format: short container name when it is known; None lets FFmpeg choose among `FORMAT_WHITELIST`.
-        probe: whether FFmpeg decodes the first frames to find out what the container does not say. Without, opening
+        source: Content of a video, or its path.
+        format: Short container name when it is known; None lets FFmpeg choose among `FORMAT_WHITELIST`.
+        probe: Whether FFmpeg decodes the first frames to find out what the container does not say. Without, opening
             is ten times as fast, the size and format of the frames may be unknown until the first is decoded, and
             containers that do not store the time of each frame may give other times.
-        max_seconds: processor time after which reading from the source raises `VideoError`.
+        max_seconds: Processor time after which reading from the source raises `VideoError`.
 
     Yields:
         The container and the stream.
 
     Raises:
-        VideoError: anything failed while opening or inside the `with` block's use of the container.
+        VideoError: Anything failed while opening or inside the `with` block's use of the container.
     """
     options = {"format_whitelist": FORMAT_WHITELIST, "protocol_whitelist": "none"}
     if not probe:
@@ -151,7 +151,7 @@ def video_errors() -> Iterator[None]:
 
 @contextmanager
 def demux(container: InputContainer, stream: VideoStream) -> Iterator[Iterator["Packet[VideoStream]"]]:
-    """The packets of a stream. PyAV loses 300 bytes for each of its iterators that is left early and not closed."""
+    """Return the packets of a stream. PyAV loses 300 bytes for each iterator that is left early and not closed."""
     packets = container.demux(stream)
     try:
         yield packets
@@ -166,7 +166,7 @@ def decode_packets(
     """All packets of a video, each with the frames that the decoder emits after it.
 
     Raises:
-        VideoError: there are more than `MAX_FRAMES` packets or frames, a frame exceeds the limits of size, or it
+        VideoError: There are more than `MAX_FRAMES` packets or frames, a frame exceeds the limits of size, or it
             takes longer than `MAX_SECONDS`.
     """
     deadline = Deadline(MAX_SECONDS)
@@ -190,11 +190,11 @@ def probe_video(source: VideoSource) -> VideoInfo:
     broken, cut or fragmented files are not trusted.
 
     Args:
-        source: content of a video, or its path.
+        source: Content of a video, or its path.
 
     Raises:
-        VideoError: the video cannot be decoded to its end or has no frames.
-        UnindexableVideo: it has frames without a time or with times that go back, or its picture size or rotation
+        VideoError: The video cannot be decoded to its end or has no frames.
+        UnindexableVideo: It has frames without a time or with times that go back, or its picture size or rotation
             changes.
     """
     with open_video(source) as (container, stream):

@@ -36,19 +36,19 @@ def decode_clips(
     wanted frame, straight to its place in the result.
 
     Args:
-        source: content of the video, or its path.
-        info: the index of the video's frames.
-        clips: for each clip its frames as indices into `info.pts`, in any order and with repeats, [N][L].
-        boxes: parts of the displayed (rotated) picture to cut.
-        size: side in pixels to which each part is scaled (bilinear).
-        flip: whether to mirror the parts left to right.
-        out: array for the result; None makes one.
+        source: Content of the video, or its path.
+        info: The index of the video's frames.
+        clips: For each clip its frames as indices into `info.pts`, in any order and with repeats, [N][L].
+        boxes: Parts of the displayed (rotated) picture to cut.
+        size: Side in pixels to which each part is scaled (bilinear).
+        flip: Whether to mirror the parts left to right.
+        out: Array for the result; None makes one.
 
     Returns:
         uint8 [N, len(boxes), L, size, size, 3].
 
     Raises:
-        VideoError: a frame cannot be decoded or is not what the index says, or a limit is passed.
+        VideoError: A frame cannot be decoded or is not what the index says, or a limit is passed.
     """
     frames, places = unique_frames(clips)
     if out is None:
@@ -67,7 +67,7 @@ def decode_clips(
 
 
 def unique_frames(clips: Sequence[Sequence[int]]) -> tuple[list[int], list[list[tuple[int, int]]]]:
-    """The frames of clips in increasing order, and for each the clips and the places in them that show it."""
+    """Return the frames of clips in increasing order, and for each the clips and the places in them that show it."""
     places: dict[int, list[tuple[int, int]]] = {}
     for clip, frames in enumerate(clips):
         for time, frame in enumerate(frames):
@@ -82,16 +82,16 @@ def read_frames(
     """Decode frames of a video, each once, in one pass that seeks across gaps without a wanted frame.
 
     Args:
-        source: content of the video, or its path.
-        info: the index of the video's frames.
-        frames: indices into `info.pts`, strictly increasing.
+        source: Content of the video, or its path.
+        info: The index of the video's frames.
+        frames: Indices into `info.pts`, strictly increasing.
 
     Yields:
         The place in `frames` and the decoded frame, as the decoder delivers them. Frames that are kept hold
         buffers of the decoder: copy them out at once.
 
     Raises:
-        VideoError: a frame cannot be decoded or is not what the index says, or a limit is passed.
+        VideoError: A frame cannot be decoded or is not what the index says, or a limit is passed.
     """
     deadline = Deadline(MAX_CLIP_SECONDS)
     slots = {pts: slot for slot, pts in enumerate(info.pts[np.asarray(frames, dtype=np.int64)].tolist())}

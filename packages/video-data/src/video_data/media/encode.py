@@ -36,16 +36,16 @@ def encode_h264(frames: Iterable[VideoFrame], *, gop: int, crf: int) -> bytes:
     """Encode frames to an mp4 file; equal frames give equal bytes.
 
     Args:
-        frames: at least one frame, all yuv420p of one even size, or all gray of one size, with increasing pts and a
+        frames: At least one frame, all yuv420p of one even size, or all gray of one size, with increasing pts and a
             time base. Gray frames use the full range, others the limited one.
-        gop: frames from one keyframe to the next; no frame refers across a keyframe.
-        crf: constant rate factor of x264; smaller is better, 18 is visually close to lossless.
+        gop: Frames from one keyframe to the next; no frame refers across a keyframe.
+        crf: Constant rate factor of x264; smaller is better, 18 is visually close to lossless.
 
     Returns:
         The content of the file.
 
     Raises:
-        VideoError: there is no frame.
+        VideoError: There is no frame.
     """
     buffer = io.BytesIO()
     with av.open(buffer, "w", format="mp4", container_options={"fflags": "+bitexact"}) as container:
@@ -90,18 +90,18 @@ def reencode_video(
     frame), and sides are rounded to even numbers.
 
     Args:
-        source: content of the video, or its path.
-        max_short_side: longest allowed shorter side in pixels; smaller pictures keep their size. None keeps all
+        source: Content of the video, or its path.
+        max_short_side: Longest allowed shorter side in pixels; smaller pictures keep their size. None keeps all
             sizes.
-        gop: frames from one keyframe to the next.
-        crf: constant rate factor of x264.
-        span: start and end in seconds; frames shown from the start on and before the end are kept. None keeps all.
+        gop: Frames from one keyframe to the next.
+        crf: Constant rate factor of x264.
+        span: Start and end in seconds; frames shown from the start on and before the end are kept. None keeps all.
 
     Returns:
         The content of an mp4 file.
 
     Raises:
-        VideoError: the video cannot be decoded to its end, or has no frames in the span.
+        VideoError: The video cannot be decoded to its end, or has no frames in the span.
     """
     with open_video(source) as (container, stream):
         if span is None:
@@ -127,7 +127,7 @@ def _decoded(container: InputContainer, stream: VideoStream) -> Iterator[VideoFr
 def _decoded_span(
     container: InputContainer, stream: VideoStream, start: float, end: float
 ) -> Iterator[VideoFrame]:
-    """The frames from `start` on and before `end`, in seconds from the beginning of the stream."""
+    """Return the frames from `start` on and before `end`, in seconds from the beginning of the stream."""
     assert stream.time_base is not None
     begin = stream.start_time or 0
     first, last = (

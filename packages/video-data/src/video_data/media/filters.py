@@ -25,11 +25,11 @@ class RgbGraph:
     step: that step has no vector code for RGB.
 
     Args:
-        frame: a frame of the kind to convert.
-        rotation: degrees counter-clockwise by which the frames are turned first.
-        box: the part of the turned frame that is kept.
-        size: side of the result in pixels.
-        flip: whether the result is mirrored left to right.
+        frame: A frame of the kind to convert.
+        rotation: Degrees counter-clockwise by which the frames are turned first.
+        box: The part of the turned frame that is kept.
+        size: Side of the result in pixels.
+        flip: Whether the result is mirrored left to right.
     """
 
     def __init__(self, frame: VideoFrame, rotation: int, box: Box, size: int, flip: bool = False) -> None:
@@ -59,14 +59,14 @@ class RgbGraph:
 
 
 def plane_rows(frame: VideoFrame, index: int) -> np.ndarray:
-    """The rows of a plane with their padding, uint8 [height of the plane, line size], without copying."""
+    """Return the rows of a plane with their padding, uint8 [height of the plane, line size], without copying."""
     plane = frame.planes[index]
     rows = np.frombuffer(memoryview(plane), dtype=np.uint8).reshape(-1, plane.line_size)
     return rows[: plane.height]
 
 
 def filter_graph(frame: VideoFrame, *filters: tuple[str, str]) -> Graph:
-    """A chain of FFmpeg filters for frames like `frame`, on the calling thread."""
+    """Return a chain of FFmpeg filters for frames like `frame`, on the calling thread."""
     graph = Graph()
     graph.threads = 1
     node = graph.add(
@@ -87,7 +87,7 @@ def filter_graph(frame: VideoFrame, *filters: tuple[str, str]) -> Graph:
 
 
 def rotation_filters(rotation: int) -> tuple[tuple[str, str], ...]:
-    """Filters that turn frames by `rotation` degrees counter-clockwise: 0, 90, 180 or 270."""
+    """Return the filters that turn frames by `rotation` degrees counter-clockwise: 0, 90, 180 or 270."""
     return _ROTATE[rotation]
 
 

@@ -50,15 +50,15 @@ def flow_video(source: VideoSource, *, gop: int) -> bytes:
     """Compute the flow of a video from frame to frame and encode it.
 
     Args:
-        source: content of a video, or its path; of a packed one to get the flow that packing stores.
-        gop: frames from one keyframe of the flow video to the next.
+        source: Content of a video, or its path; of a packed one to get the flow that packing stores.
+        gop: Frames from one keyframe of the flow video to the next.
 
     Returns:
         The content of an mp4 file of as many frames as the video has, as wide as its displayed picture and twice as
         high.
 
     Raises:
-        VideoError: the video cannot be decoded to its end, its picture size changes, or it is too large for twice the
+        VideoError: The video cannot be decoded to its end, its picture size changes, or it is too large for twice the
             height.
         ImportError: OpenCV is missing (extra `flow`).
     """
@@ -66,7 +66,7 @@ def flow_video(source: VideoSource, *, gop: int) -> bytes:
 
 
 def gray_pictures(source: VideoSource) -> Iterator[np.ndarray]:
-    """The displayed pictures of a video, uint8 [H, W]."""
+    """Return the displayed pictures of a video, uint8 [H, W]."""
     with open_video(source) as (container, stream):
         graph: Graph | None = None
         kind = None
@@ -148,16 +148,16 @@ def decode_flow(
     Motion is given in pixels of the result: scaling a crop scales it too, and mirroring turns x around.
 
     Args:
-        source: content of the flow video, or its path.
-        info: the index of its frames.
-        clips: for each clip its frames, [N][L].
-        boxes: parts of the displayed picture of the video to cut.
-        size: side in pixels to which each part is scaled (bilinear).
-        flip: whether to mirror the parts left to right.
-        out: array for the result, uint8 [N, len(boxes), L, size, size, 2], x and y in bytes as `quantize_flow` gives.
+        source: Content of the flow video, or its path.
+        info: The index of its frames.
+        clips: For each clip its frames, [N][L].
+        boxes: Parts of the displayed picture of the video to cut.
+        size: Side in pixels to which each part is scaled (bilinear).
+        flip: Whether to mirror the parts left to right.
+        out: Array for the result, uint8 [N, len(boxes), L, size, size, 2], x and y in bytes as `quantize_flow` gives.
 
     Raises:
-        VideoError: a frame cannot be decoded or is not what the index says, or a limit is passed.
+        VideoError: A frame cannot be decoded or is not what the index says, or a limit is passed.
     """
     frames, places = unique_frames(clips)
     height = info.height // 2

@@ -23,7 +23,7 @@ class VideoError(InputError):
     """A video cannot be read; the message says why, without its path.
 
     Attributes:
-        reason: the message without what differs from video to video, to count by.
+        reason: The message without what differs from video to video, to count by.
     """
 
     def __init__(self, message: str, *, reason: str | None = None) -> None:

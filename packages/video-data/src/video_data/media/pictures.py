@@ -22,10 +22,10 @@ _CODECS = {b"\xff\xd8": "mjpeg", b"\x89PNG": "png"}  # by the first bytes of a f
 
 
 def list_pictures(folder: Path) -> list[Path]:
-    """The pictures of a folder by name, which must be the order of the frames; hidden files are passed over.
+    """Return the pictures of a folder by name, which must be the order of the frames; hidden files are passed over.
 
     Raises:
-        VideoError: there are none, or too many.
+        VideoError: There are none, or too many.
     """
     pictures = sorted(
         path
@@ -61,14 +61,14 @@ def are_jpeg(pictures: list[Path]) -> bool:
 
 
 def pictures_video(folder: Path, frame_rate: Fraction = FRAME_RATE) -> bytes:
-    """A video of the pictures of a folder: Motion JPEG bit for bit where they are JPEG of one size, else encoded again.
+    """Return a video of a folder's pictures: Motion JPEG bit for bit where they are JPEG of one size, else encoded.
 
     Args:
-        folder: it holds a picture for each frame, in the order of their names.
-        frame_rate: frames a second.
+        folder: It holds a picture for each frame, in the order of their names.
+        frame_rate: Frames a second.
 
     Raises:
-        VideoError: there is no picture, or one cannot be decoded.
+        VideoError: There is no picture, or one cannot be decoded.
     """
     pictures = list_pictures(folder)
     if are_jpeg(pictures):
@@ -88,10 +88,10 @@ def motion_jpeg(pictures: list[Path], frame_rate: Fraction) -> bytes:
 
     Args:
         pictures: JPEG files of one size, in order.
-        frame_rate: frames a second.
+        frame_rate: Frames a second.
 
     Raises:
-        VideoError: the first of them cannot be decoded. Others are checked by whoever decodes the video.
+        VideoError: The first of them cannot be decoded. Others are checked by whoever decodes the video.
     """
     first = _decode(pictures[0])
     buffer = io.BytesIO()
@@ -113,7 +113,7 @@ def picture_frames(pictures: list[Path], frame_rate: Fraction) -> Iterator[Video
     """Decode pictures one after the other.
 
     Raises:
-        VideoError: one cannot be decoded; the message names it.
+        VideoError: One cannot be decoded; the message names it.
     """
     for number, path in enumerate(pictures):
         frame = _decode(path)

@@ -33,13 +33,13 @@ class PlaneLayout:
     The buffer holds Y [num_frames, height, width], then U and V [num_frames, height / 2, width / 2] each.
 
     Attributes:
-        num_frames: frames, each stored once.
-        height: rows of Y, an even number.
-        width: columns of Y, an even number.
-        luma_weights: weights of red and blue in luma.
-        full_range: whether luma and chroma use all of 0 to 255, instead of 16 to 235 and 16 to 240.
-        flip: whether the pictures are mirrored left to right.
-        clips: for each clip the row of the batch that it fills, and its frames as indices into the stored ones.
+        num_frames: Frames, each stored once.
+        height: Rows of Y, an even number.
+        width: Columns of Y, an even number.
+        luma_weights: Weights of red and blue in luma.
+        full_range: Whether luma and chroma use all of 0 to 255, instead of 16 to 235 and 16 to 240.
+        flip: Whether the pictures are mirrored left to right.
+        clips: For each clip the row of the batch that it fills, and its frames as indices into the stored ones.
     """
 
     num_frames: int
@@ -62,10 +62,10 @@ class YuvClips:
 
     Attributes:
         planes: uint8 [number of bytes]; the parts of `layouts` follow each other.
-        layouts: one for each crop of each video.
-        shape: the shape before [3, L, H, W] of the clips in RGB: (N,), or (B, V) for test views.
-        size: side in pixels of the square clips in RGB.
-        num_frames: frames L of a clip.
+        layouts: One for each crop of each video.
+        shape: The shape before [3, L, H, W] of the clips in RGB: (N,), or (B, V) for test views.
+        size: Side in pixels of the square clips in RGB.
+        num_frames: Frames L of a clip.
     """
 
     planes: Tensor
@@ -75,11 +75,11 @@ class YuvClips:
     num_frames: int
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> "YuvClips":
-        """The same clips on a device; `non_blocking` as in `Tensor.to`."""
+        """Return the same clips on a device; `non_blocking` as in `Tensor.to`."""
         return replace(self, planes=self.planes.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> "YuvClips":
-        """A copy in page-locked memory."""
+        """Return a copy in page-locked memory."""
         return replace(self, planes=self.planes.pin_memory())
 
 
@@ -115,16 +115,16 @@ def decode_planes(
     Videos that are rotated or not 8-bit 4:2:0 are converted to that first.
 
     Args:
-        source: content of the video, or its path.
-        info: the index of the video's frames.
-        frames: indices into `info.pts`, strictly increasing.
-        boxes: parts of the displayed (rotated) picture to cut; all numbers even.
+        source: Content of the video, or its path.
+        info: The index of the video's frames.
+        frames: Indices into `info.pts`, strictly increasing.
+        boxes: Parts of the displayed (rotated) picture to cut; all numbers even.
 
     Returns:
         For each box a layout without clips, and its planes, uint8 [layout.num_bytes].
 
     Raises:
-        VideoError: a frame cannot be decoded or is not what the index says, or a limit is passed.
+        VideoError: A frame cannot be decoded or is not what the index says, or a limit is passed.
     """
     cutters = [_PlaneCutter(info.rotation, box, len(frames)) for box in boxes]
     for slot, frame in read_frames(source, info, frames):
@@ -187,7 +187,7 @@ def join_planes(
     """Put the planes of many crops into one buffer.
 
     Args:
-        parts: layouts and their planes.
+        parts: Layouts and their planes.
         shape: `YuvClips.shape`.
         size: `YuvClips.size`.
         num_frames: `YuvClips.num_frames`.

@@ -25,11 +25,11 @@ class Loaded:
     """A video ready for a shard.
 
     Attributes:
-        content: bytes of the video.
-        suffix: its file ending.
-        info: index of its frames.
-        source_sha256: hash of what it was made from.
-        flow: content and index of its optical flow, where that was asked for.
+        content: Bytes of the video.
+        suffix: Its file ending.
+        info: Index of its frames.
+        source_sha256: Hash of what it was made from.
+        flow: Content and index of its optical flow, where that was asked for.
     """
 
     content: bytes
@@ -101,6 +101,6 @@ def _indexed(content: bytes, suffix: str, source_sha256: str) -> Loaded:
 
 
 def _flow(content: bytes, options: PackOptions) -> tuple[bytes, VideoInfo]:
-    """The flow of a packed video and the index of its frames."""
+    """Return the flow of a packed video and the index of its frames."""
     flow = flow_video(content, gop=options.gop)
     return flow, probe_video(flow)

@@ -44,13 +44,13 @@ class Plan(StrictModel):
     """What is to be packed.
 
     Attributes:
-        listing_sha256: hash of the listed videos: order, sizes, labels, spans; the list itself lies beside the plan.
-        dataset: name of the data set.
-        classes: class names.
-        options: how to pack.
-        tool: versions of the programs that pack.
-        groups: all groups, by split and number.
-        dropped: listed videos that are not there or cannot be packed.
+        listing_sha256: Hash of the listed videos: order, sizes, labels, spans; the list itself lies beside the plan.
+        dataset: Name of the data set.
+        classes: Class names.
+        options: How to pack.
+        tool: Versions of the programs that pack.
+        groups: All groups, by split and number.
+        dropped: Listed videos that are not there or cannot be packed.
     """
 
     listing_sha256: Sha256
@@ -62,7 +62,7 @@ class Plan(StrictModel):
     dropped: tuple[DroppedEntry, ...]
 
     def difference(self, other: "Plan") -> str | None:
-        """What keeps the two from being parts of one packing, with both values; None when nothing does."""
+        """Return what keeps the two from being parts of one packing, with both values; None when nothing does."""
         ours, theirs = (
             {"data set": plan.dataset, **plan.options.model_dump(), **plan.tool} for plan in (self, other)
         )
@@ -81,14 +81,14 @@ class GroupRecord(StrictModel):
 
 
 def listing_line(entry: Entry) -> str:
-    """An entry as a line of JSON: what identifies it, and then all else that decides what is packed."""
+    """Return an entry as a line of JSON: what identifies it, and then all else that decides what is packed."""
     rate = None if entry.frame_rate is None else str(entry.frame_rate)
     identity = (entry.split, entry.source, entry.span)
     return json.dumps((identity, _size(entry.path), entry.label, entry.other_labels, rate))
 
 
 def listing_hash(listed: Iterable[str]) -> str:
-    """A hash of what is packed, and in which order."""
+    """Return a hash of what is packed, and in which order."""
     digest = hashlib.sha256()
     for line in listed:
         digest.update(line.encode() + b"\n")
@@ -131,7 +131,7 @@ class Journal:
     """The unfinished packing in a folder of shards.
 
     Args:
-        dest: folder of the shards.
+        dest: Folder of the shards.
     """
 
     def __init__(self, dest: Path) -> None:
@@ -139,7 +139,7 @@ class Journal:
         self._folder = dest / _FOLDER
 
     def plan(self) -> Plan | None:
-        """The plan of the unfinished packing; None when there is none."""
+        """Return the plan of the unfinished packing; None when there is none."""
         path = self._folder / "plan.json"
         return parse_file(Plan, path.read_bytes(), path) if path.is_file() else None
 
@@ -155,12 +155,12 @@ class Journal:
         write_atomic(self._folder / "plan.json", model_bytes(plan))
 
     def listed(self) -> list[str]:
-        """The list of videos that `begin` wrote."""
+        """Return the list of videos that `begin` wrote."""
         with gzip.open(self._folder / _LISTING, "rt", encoding="utf-8") as file:
             return file.read().splitlines()
 
     def difference(self, plan: Plan, listed: Sequence[str]) -> str | None:
-        """What keeps the unfinished packing from being one of this plan; None when nothing does or there is none."""
+        """Return what keeps the unfinished packing from being of this plan; None when nothing does or there is none."""
         unfinished = self.plan()
         if unfinished is None:
             return None
@@ -175,7 +175,7 @@ class Journal:
         return any(path.name != "plan.json" for path in self._folder.glob("*.json"))
 
     def record(self, group: Group) -> GroupRecord | None:
-        """The record of a group whose shards are there; None when it is not done."""
+        """Return the record of a group whose shards are there; None when it is not done."""
         path = self._folder / f"{group.name}.json"
         if not path.is_file():
             return None

@@ -30,7 +30,7 @@ _MAX_NAME = 48  # characters of the original name that a key keeps
 
 
 def sample_key(source: str, span: tuple[float, float] | None = None) -> str:
-    """A name for a sample, of letters, digits, `-` and `_`, that a hash of path and span makes unique."""
+    """Return a name for a sample, of letters, digits, `-` and `_`, that a hash of path and span makes unique."""
     stem = source.rsplit("/", 1)[-1].rsplit(".", 1)[0]
     readable = re.sub(r"[^0-9A-Za-z_]+", "-", stem).strip("-")[:_MAX_NAME]
     named = source if span is None else f"{source}\0{span[0]!r}\0{span[1]!r}"
@@ -44,7 +44,7 @@ class ShardWriter:
     As a context manager it finishes the last shard, or removes what is unfinished after an exception.
 
     Attributes:
-        shards: the finished shards.
+        shards: The finished shards.
     """
 
     def __init__(

@@ -52,10 +52,10 @@ class PackReport:
     """What packing did.
 
     Attributes:
-        num_packed: videos in the shards; of a part, those of the part.
-        dropped: source and reason of each video that was left out.
-        manifest: path of the manifest; None after a part, since `merge_parts` writes it.
-        num_duplicates: groups of samples of different splits that were packed from equal files.
+        num_packed: Videos in the shards; of a part, those of the part.
+        dropped: Source and reason of each video that was left out.
+        manifest: Path of the manifest; None after a part, since `merge_parts` writes it.
+        num_duplicates: Groups of samples of different splits that were packed from equal files.
     """
 
     num_packed: int
@@ -73,7 +73,7 @@ def pack_folder(
     otherwise all videos belong to the split train. Otherwise as `pack_listing`.
 
     Raises:
-        ValueError: there are no videos or only one class, or as in `pack_listing`.
+        ValueError: There are no videos or only one class, or as in `pack_listing`.
     """
     return pack_listing(list_folder(Path(src)), dest, options=options, progress=progress)
 
@@ -91,13 +91,13 @@ def pack_csv(
     Args:
         csv_path: UTF-8, comma separated; other columns are ignored. Without `split` all videos belong to
             train.
-        dest: folder for the shards; it is made when it does not exist.
-        root: folder to which relative paths refer; None means the folder of the csv.
-        options: how to pack; None means the defaults.
-        progress: whether to show a progress bar on standard error.
+        dest: Folder for the shards; it is made when it does not exist.
+        root: Folder to which relative paths refer; None means the folder of the csv.
+        options: How to pack; None means the defaults.
+        progress: Whether to show a progress bar on standard error.
 
     Raises:
-        ValueError: the csv has no column path or label or a wrong row, or as in `pack_listing`.
+        ValueError: The csv has no column path or label or a wrong row, or as in `pack_listing`.
     """
     listing = list_csv(Path(csv_path), None if root is None else Path(root))
     return pack_listing(listing, dest, options=options, progress=progress)
@@ -113,18 +113,18 @@ def pack_listing(
     the same call goes on: shards that were finished are not made again.
 
     Args:
-        listing: what to pack, as the functions `list_...` return it.
-        dest: folder for the shards; it is made when it does not exist.
-        options: how to pack; None means the defaults.
-        progress: whether to show a progress bar on standard error.
+        listing: What to pack, as the functions `list_...` return it.
+        dest: Folder for the shards; it is made when it does not exist.
+        options: How to pack; None means the defaults.
+        progress: Whether to show a progress bar on standard error.
 
     Raises:
-        ValueError: no video can be read; `dest` holds a finished set, or an unfinished one of other videos or options,
+        ValueError: No video can be read; `dest` holds a finished set, or an unfinished one of other videos or options,
             and `options.overwrite` is off; it is on for a part; a video has a span and is not to be re-encoded; or this
             FFmpeg cannot encode H.264.
         ImportError: `options.flow` is on and OpenCV is missing.
-        RuntimeError: a worker process died.
-        OSError: writing failed. No file is left half-written under its final name.
+        RuntimeError: A worker process died.
+        OSError: Writing failed. No file is left half-written under its final name.
     """
     options = options or PackOptions()
     if options.part is not None and options.overwrite:
@@ -159,12 +159,12 @@ def merge_parts(dest: str | Path, *folders: str | Path, progress: bool = True) -
     """Join what was packed with `PackOptions.part` into one finished set.
 
     Args:
-        dest: folder of the finished set, into which parts may have been packed.
-        folders: other folders with parts. Their shards are linked, or copied where that is not possible.
-        progress: whether to show a progress bar on standard error.
+        dest: Folder of the finished set, into which parts may have been packed.
+        folders: Other folders with parts. Their shards are linked, or copied where that is not possible.
+        progress: Whether to show a progress bar on standard error.
 
     Raises:
-        ValueError: a folder has no part or one of another packing, or parts are missing; the message names them.
+        ValueError: A folder has no part or one of another packing, or parts are missing; the message names them.
     """
     target = Journal(Path(dest))
     others = [Journal(Path(folder)) for folder in folders]
@@ -220,7 +220,7 @@ def _plan(listing: Listing, entries: Sequence[Entry], listed: Sequence[str], opt
 
 
 def _members(groups: Iterable[Group], entries: Sequence[Entry]) -> list[tuple[Group, Sequence[Entry]]]:
-    """Groups with their entries."""
+    """Return the groups with their entries."""
     members, start = [], 0
     for group in groups:
         members.append((group, entries[start : start + group.num_entries]))
@@ -229,7 +229,7 @@ def _members(groups: Iterable[Group], entries: Sequence[Entry]) -> list[tuple[Gr
 
 
 def _open_journal(dest: Path, plan: Plan, listed: Sequence[str], *, overwrite: bool) -> Journal:
-    """The journal of an unfinished packing of the same videos and options, or a new one."""
+    """Return the journal of an unfinished packing of the same videos and options, or a new one."""
     journal = Journal(dest)
     if (dest / MANIFEST_NAME).exists():
         if not overwrite:
@@ -342,7 +342,7 @@ class _Totals:
             self._sources[sample.source_sha256].append((split, sample.source))
 
     def summaries(self) -> dict[Split, SplitSummary]:
-        """Counts of the splits that have samples."""
+        """Return the counts of the splits that have samples."""
         return {
             split: SplitSummary(
                 num_samples=counts.total(),
@@ -353,7 +353,7 @@ class _Totals:
         }
 
     def duplicates(self) -> tuple[list[Duplicate], list[Duplicate]]:
-        """Samples of equal files: those in different splits, and those in one split alone."""
+        """Return samples of equal files: those in different splits, and those in one split alone."""
         across, within = [], []
         for samples in sorted(sorted(set(samples)) for samples in self._sources.values()):
             if len({split for split, _ in samples}) > 1:
@@ -364,7 +364,7 @@ class _Totals:
 
 
 def _coverage(shards: Iterable[ShardEntry], dropped: Iterable[DroppedEntry]) -> dict[Split, Coverage]:
-    """What became of the videos of each split that has any."""
+    """Return what became of the videos of each split that has any."""
     packed: Counter[Split] = Counter()
     for shard in shards:
         packed[shard.split] += shard.num_samples

@@ -106,7 +106,7 @@ def repeat_factor(num_video_frames: int, span: int) -> int:
 
 
 def num_starts(num_video_frames: int, clip: ClipConfig) -> int:
-    """Number of places, in the repeated sequence, where a clip can start."""
+    """Return the number of places, in the repeated sequence, where a clip can start."""
     return max(1, repeat_factor(num_video_frames, clip.span) * num_video_frames - clip.span + 1)
 
 
@@ -120,17 +120,17 @@ def clip_frames(num_video_frames: int, clip: ClipConfig, start: int) -> tuple[in
 def train_clip(
     num_video_frames: int, size: tuple[int, int], clip: ClipConfig, *, seed: int, position: int
 ) -> ClipSpec:
-    """The clip for one position of training (paper section 5).
+    """Return the clip for one position of training (paper section 5).
 
     The start is uniform over all possible starts (temporal jittering), the shorter side uniform over the
     integers of `clip.short_side_range`, the crop uniform over the picture.
 
     Args:
-        num_video_frames: frames of the video.
-        size: width and height of the displayed picture in pixels.
-        clip: the clip wanted.
-        seed: seed of the run.
-        position: global position of the sample; with `seed` it determines every random choice.
+        num_video_frames: Frames of the video.
+        size: Width and height of the displayed picture in pixels.
+        clip: The clip wanted.
+        seed: Seed of the run.
+        position: Global position of the sample; with `seed` it determines every random choice.
     """
     start_u, side_u, x_u, y_u, flip_u = uniforms(seed, position, 2, count=5)
     low, high = clip.short_side_range
@@ -152,7 +152,7 @@ def source_crop_size(size: tuple[int, int], crop_size: int, short_side: int) -> 
 
 
 def view_starts(num_video_frames: int, clip: ClipConfig, num_clips: int) -> list[int]:
-    """Starts of `num_clips` test clips, uniformly spaced from the first to the last possible start.
+    """Return the starts of `num_clips` test clips, uniformly spaced from the first to the last possible start.
 
     One clip alone starts in the middle (paper section 5: clips uniformly spaced out in the video).
     """

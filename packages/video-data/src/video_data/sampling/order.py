@@ -33,7 +33,7 @@ def uniforms(*words: int, count: int) -> list[float]:
 
 
 def permutation(size: int, *words: int) -> np.ndarray:
-    """A permutation of range(size) that depends on `words` alone, int64 [size].
+    """Return a permutation of range(size) that depends on `words` alone, int64 [size].
 
     The indices are sorted by a 64-bit mix (the finalizer of splitmix64) of index and key.
     """
@@ -51,11 +51,11 @@ class SampleOrder:
     """Maps positions to sample indices of a split.
 
     Args:
-        shard_sizes: number of samples of each shard, in the order of the manifest.
-        seed: any integer in the signed 64-bit range.
+        shard_sizes: Number of samples of each shard, in the order of the manifest.
+        seed: Any integer in the signed 64-bit range.
 
     Raises:
-        ValueError: there is no sample.
+        ValueError: There is no sample.
     """
 
     def __init__(self, shard_sizes: Sequence[int], *, seed: int) -> None:
@@ -85,7 +85,7 @@ class SampleOrder:
         return int(indices[offset - starts[window]])
 
     def _shards_of_pass(self, pass_index: int) -> tuple[np.ndarray, list[int]]:
-        """The pass's order of shards, and the offset at which each window starts."""
+        """Return the pass's order of shards, and the offset at which each window starts."""
         shards = permutation(len(self._sizes), self._seed, pass_index, 0)
         ends = list(accumulate(self._sizes[shard] for shard in shards))
         return shards, [0, *ends[SHUFFLE_WINDOW - 1 : -1 : SHUFFLE_WINDOW]]

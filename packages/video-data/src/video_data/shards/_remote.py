@@ -28,11 +28,11 @@ class RemoteFiles:
     """The files of a shard set behind a URL.
 
     Args:
-        url: the folder, for example `s3://bucket/shards` or `https://host/shards`.
-        cache: folder for fetched files; None means `video-data` in the user's cache folder.
-        cache_bytes: size to which the cache is kept by removing the files that were used longest ago; files that are
+        url: The folder, for example `s3://bucket/shards` or `https://host/shards`.
+        cache: Folder for fetched files; None means `video-data` in the user's cache folder.
+        cache_bytes: Size to which the cache is kept by removing the files that were used longest ago; files that are
             being fetched come on top.
-        storage_options: arguments for fsspec's file system, for example keys or an endpoint.
+        storage_options: Arguments for fsspec's file system, for example keys or an endpoint.
     """
 
     def __init__(
@@ -48,8 +48,8 @@ class RemoteFiles:
         """Fetch and check the manifest.
 
         Raises:
-            ValueError: it is missing or wrong, or a file that it lists is larger than the cache.
-            ImportError: a package for this kind of URL is missing.
+            ValueError: It is missing or wrong, or a file that it lists is larger than the cache.
+            ImportError: A package for this kind of URL is missing.
         """
         url = f"{self._url}/{MANIFEST_NAME}"
         try:
@@ -68,10 +68,10 @@ class RemoteFiles:
         return manifest, manifest_hash
 
     def open(self, shard: ShardEntry, suffix: str) -> int:
-        """A descriptor of the tar or the index of a shard; the file is fetched when it is not in the cache.
+        """Return a descriptor of the tar or the index of a shard; the file is fetched when it is not in the cache.
 
         Raises:
-            OSError: the file cannot be fetched, or does not have the size or hash in the manifest.
+            OSError: The file cannot be fetched, or does not have the size or hash in the manifest.
         """
         digest = shard.sha256 if suffix == "tar" else shard.index_sha256
         path = self._cache / digest
@@ -92,12 +92,12 @@ class RemoteFiles:
         )
 
     def open_anew(self, shard: ShardEntry, suffix: str) -> BinaryIO:
-        """The tar or the index of a shard as it is behind the URL now, whatever its hash; the cache is passed over.
+        """Return the tar or the index of a shard as it is behind the URL now, past the cache and whatever its hash.
 
         A tar that is longer than the manifest says is cut one byte behind that.
 
         Raises:
-            OSError: the file cannot be fetched.
+            OSError: The file cannot be fetched.
         """
         left = shard.size + 1 if suffix == "tar" else _MAX_METADATA
         for attempt in range(_ATTEMPTS):

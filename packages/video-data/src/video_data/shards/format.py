@@ -49,12 +49,12 @@ class FlowRecord(StrictModel):
     `video_data.media.flow`.
 
     Attributes:
-        offset: first byte of the member in the tar.
-        size: bytes of the member.
-        sha256: hash of the member.
-        time_base: seconds per pts unit as numerator and denominator.
-        pts: times of the frames as runs (first, step, count).
-        keyframes: indices of the keyframes as runs (first, step, count).
+        offset: First byte of the member in the tar.
+        size: Bytes of the member.
+        sha256: Hash of the member.
+        time_base: Seconds per pts unit as numerator and denominator.
+        pts: Times of the frames as runs (first, step, count).
+        keyframes: Indices of the keyframes as runs (first, step, count).
     """
 
     offset: NonNegative
@@ -69,26 +69,26 @@ class SampleRecord(StrictModel):
     """One sample of a shard: where its video lies in the tar and which frames it has.
 
     Attributes:
-        key: name of the sample, unique in its split, without dots.
-        suffix: ending of the video member, whose name is `<key>.<suffix>`.
-        offset: first byte of the video in the tar.
-        size: bytes of the video.
-        sha256: hash of the video's bytes.
-        source: path of the original, relative to the folder or csv that was packed.
-        source_sha256: hash of the original's bytes; of a folder of pictures, of names and bytes in order.
-        span: start and end in seconds of the part of the original that is packed; None means all of it.
-        label: index into the manifest's `classes`.
-        other_labels: indices of further classes, where the data set gives several.
-        format: short name of the container format.
-        codec: name of the video codec.
-        width: columns of a decoded frame in pixels, before `rotation`.
-        height: rows of a decoded frame in pixels, before `rotation`.
-        rotation: degrees counter-clockwise by which frames are turned for display.
-        time_base: seconds per pts unit as numerator and denominator.
-        num_frames: number of frames.
-        pts: times of the frames as runs (first, step, count).
-        keyframes: indices of the keyframes as runs (first, step, count).
-        flow: the sample's optical flow, where the set has it.
+        key: Name of the sample, unique in its split, without dots.
+        suffix: Ending of the video member, whose name is `<key>.<suffix>`.
+        offset: First byte of the video in the tar.
+        size: Bytes of the video.
+        sha256: Hash of the video's bytes.
+        source: Path of the original, relative to the folder or csv that was packed.
+        source_sha256: Hash of the original's bytes; of a folder of pictures, of names and bytes in order.
+        span: Start and end in seconds of the part of the original that is packed; None means all of it.
+        label: Index into the manifest's `classes`.
+        other_labels: Indices of further classes, where the data set gives several.
+        format: Short name of the container format.
+        codec: Name of the video codec.
+        width: Columns of a decoded frame in pixels, before `rotation`.
+        height: Rows of a decoded frame in pixels, before `rotation`.
+        rotation: Degrees counter-clockwise by which frames are turned for display.
+        time_base: Seconds per pts unit as numerator and denominator.
+        num_frames: Number of frames.
+        pts: Times of the frames as runs (first, step, count).
+        keyframes: Indices of the keyframes as runs (first, step, count).
+        flow: The sample's optical flow, where the set has it.
     """
 
     key: str = Field(pattern=r"^[0-9A-Za-z_][0-9A-Za-z_-]*$", max_length=90)
@@ -113,10 +113,10 @@ class SampleRecord(StrictModel):
     flow: FlowRecord | None = None
 
     def video_info(self) -> VideoInfo:
-        """The frame index in the form that the decoder takes.
+        """Return the frame index in the form that the decoder takes.
 
         Raises:
-            ValueError: the runs do not have `num_frames` increasing times.
+            ValueError: The runs do not have `num_frames` increasing times.
         """
         pts, keyframes = self._frame_index(self.pts, self.keyframes)
         return VideoInfo(
@@ -131,10 +131,10 @@ class SampleRecord(StrictModel):
         )
 
     def flow_info(self) -> VideoInfo:
-        """The frame index of the flow video.
+        """Return the frame index of the flow video.
 
         Raises:
-            ValueError: the sample has no flow, or its runs do not have `num_frames` increasing times.
+            ValueError: The sample has no flow, or its runs do not have `num_frames` increasing times.
         """
         if self.flow is None:
             raise InputError(f"sample {self.key!r} has no optical flow")
@@ -154,7 +154,7 @@ class SampleRecord(StrictModel):
     def _frame_index(
         self, pts_runs: tuple[Run, ...], keyframe_runs: tuple[Run, ...]
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Times and keyframes of the runs of a video of `num_frames` frames."""
+        """Return the times and keyframes of the runs of a video of `num_frames` frames."""
         pts, keyframes = from_runs(pts_runs), from_runs(keyframe_runs)
         if len(pts) != self.num_frames or (np.diff(pts) <= 0).any():
             raise InputError(f"sample {self.key!r}: its index must list {self.num_frames} increasing times")
@@ -173,12 +173,12 @@ class ShardEntry(StrictModel):
     """One shard in the manifest: `<name>.tar` and its index `<name>.json`.
 
     Attributes:
-        name: file name without its ending.
-        split: split to which all its samples belong.
-        num_samples: samples in the tar.
-        size: bytes of the tar.
-        sha256: hash of the tar.
-        index_sha256: hash of the index file.
+        name: File name without its ending.
+        split: Split to which all its samples belong.
+        num_samples: Samples in the tar.
+        size: Bytes of the tar.
+        sha256: Hash of the tar.
+        index_sha256: Hash of the index file.
     """
 
     name: str = Field(pattern=r"^[a-z]+-[0-9]{6}(-[0-9]{2,})?$")
@@ -209,10 +209,10 @@ class Coverage(StrictModel):
     """What became of the videos that were listed for a split.
 
     Attributes:
-        num_listed: videos that the data set names.
-        num_packed: videos in the shards.
-        num_missing: videos whose file was not there.
-        left_out: videos that were there and were not packed, by reason.
+        num_listed: Videos that the data set names.
+        num_packed: Videos in the shards.
+        num_missing: Videos whose file was not there.
+        left_out: Videos that were there and were not packed, by reason.
     """
 
     num_listed: NonNegative
@@ -225,7 +225,7 @@ class Duplicate(StrictModel):
     """Samples that were packed from equal files.
 
     Attributes:
-        samples: split and source of each.
+        samples: Split and source of each.
     """
 
     samples: tuple[tuple[str, str], ...]
@@ -235,19 +235,19 @@ class Manifest(_VersionedModel):
     """A whole shard set; the last file that packing writes.
 
     Attributes:
-        format_version: version of these files.
-        dataset: name of the data set with its version.
-        classes: class names; a label is an index into them.
-        splits: counts of each split that has samples.
-        coverage: for each split what became of the videos that were listed.
-        shards: all shards, by split and number.
-        dropped: videos that were left out.
-        num_duplicates: groups of samples of different splits that were packed from equal files.
-        duplicates: the first of these groups.
-        num_repeats: groups of samples of one split alone that were packed from equal files.
-        repeats: the first of these groups.
-        options: how the set was packed.
-        tool: versions of the programs that packed it.
+        format_version: Version of these files.
+        dataset: Name of the data set with its version.
+        classes: Class names; a label is an index into them.
+        splits: Counts of each split that has samples.
+        coverage: For each split what became of the videos that were listed.
+        shards: All shards, by split and number.
+        dropped: Videos that were left out.
+        num_duplicates: Groups of samples of different splits that were packed from equal files.
+        duplicates: The first of these groups.
+        num_repeats: Groups of samples of one split alone that were packed from equal files.
+        repeats: The first of these groups.
+        options: How the set was packed.
+        tool: Versions of the programs that packed it.
     """
 
     dataset: str
@@ -280,13 +280,13 @@ def to_runs(values: Sequence[int] | np.ndarray) -> tuple[Run, ...]:
 
 
 def from_runs(runs: Sequence[Run]) -> np.ndarray:
-    """The integers that `to_runs` wrote, int64 [sum of counts]."""
+    """Return the integers that `to_runs` wrote, int64 [sum of counts]."""
     parts = [first + step * np.arange(count, dtype=np.int64) for first, step, count in runs]
     return np.concatenate(parts) if parts else np.empty(0, dtype=np.int64)
 
 
 def model_bytes(model: BaseModel, *, indent: int | None = None) -> bytes:
-    """A model as the content of a JSON file; equal models give equal bytes."""
+    """Return a model as the content of a JSON file; equal models give equal bytes."""
     return (model.model_dump_json(indent=indent) + "\n").encode()
 
 
@@ -298,7 +298,7 @@ def load_manifest(folder: Path) -> tuple[Manifest, str]:
         shards.
 
     Raises:
-        ValueError: it is missing, or something in it is wrong; the message names the field.
+        ValueError: It is missing, or something in it is wrong; the message names the field.
     """
     path = folder / MANIFEST_NAME
     if not path.is_file():
@@ -319,7 +319,7 @@ def load_index(
     """Read and check the index of one shard.
 
     Raises:
-        ValueError: something in it is wrong; the message names it.
+        ValueError: Something in it is wrong; the message names it.
     """
     index = parse_file(ShardIndex, content, path)
     if len(index.samples) != num_samples:
@@ -342,7 +342,7 @@ def parse_file(model: type[M], content: bytes, path: Path) -> M:
     """Parse a JSON file.
 
     Raises:
-        ValueError: it does not match the model; the message names the file and the first wrong field.
+        ValueError: It does not match the model; the message names the file and the first wrong field.
     """
     try:
         return model.model_validate_json(content)

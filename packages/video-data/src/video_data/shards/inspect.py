@@ -26,12 +26,12 @@ class Distribution(StrictModel):
     """How a number is distributed over samples.
 
     Attributes:
-        min: smallest value.
-        median: middle value.
-        mean: average.
-        max: largest value.
-        edges: borders of bins of equal width, one more than there are bins.
-        counts: samples in each bin.
+        min: Smallest value.
+        median: Middle value.
+        mean: Average.
+        max: Largest value.
+        edges: Borders of bins of equal width, one more than there are bins.
+        counts: Samples in each bin.
     """
 
     min: float
@@ -46,12 +46,12 @@ class SplitInspection(StrictModel):
     """One split.
 
     Attributes:
-        num_shards: its tars.
-        num_samples: its samples.
-        tar_bytes: bytes of its tars.
-        num_frames: frames of the videos whose indexes could be read.
-        seconds: their length, each frame shown until the next one comes.
-        per_class: samples of each class, by name.
+        num_shards: Its tars.
+        num_samples: Its samples.
+        tar_bytes: Bytes of its tars.
+        num_frames: Frames of the videos whose indexes could be read.
+        seconds: Their length, each frame shown until the next one comes.
+        per_class: Samples of each class, by name.
     """
 
     num_shards: int
@@ -62,7 +62,7 @@ class SplitInspection(StrictModel):
     per_class: dict[str, int]
 
     def class_sizes(self) -> tuple[int, float, int]:
-        """The fewest, the median and the most samples of a class."""
+        """Return the fewest, the median and the most samples of a class."""
         sizes = list(self.per_class.values())
         return min(sizes), float(np.median(sizes)), max(sizes)
 
@@ -71,28 +71,28 @@ class Inspection(StrictModel):
     """What is in a shard set.
 
     Attributes:
-        path: folder or URL of the set.
+        path: Folder or URL of the set.
         manifest_hash: SHA-256 of the manifest; it identifies the set.
-        dataset: name of the data set with its version.
-        classes: class names; a label is an index into them.
-        options: how the set was packed.
-        tool: versions of the programs that packed it.
-        splits: each split.
-        sizes: samples for each size of the displayed picture, most frequent first.
-        codecs: samples for each codec.
-        containers: samples for each container.
-        rates: samples for each rate in frames a second, rounded to 0.01.
-        frames: frames of a video.
-        seconds: length of a video.
-        video_bytes: bytes of a video.
-        keyframe_gap: frames for each keyframe of a video.
-        flow_bytes: bytes of all optical flow; 0 where there is none.
-        coverage: for each split what became of the videos that were listed.
-        num_duplicates: groups of samples of different splits that were packed from equal files.
-        duplicates: the first of these groups.
-        num_repeats: groups of samples of one split alone that were packed from equal files.
-        repeats: the first of these groups.
-        unreadable: shards whose index cannot be read, and why; their samples count in `splits` alone.
+        dataset: Name of the data set with its version.
+        classes: Class names; a label is an index into them.
+        options: How the set was packed.
+        tool: Versions of the programs that packed it.
+        splits: Each split.
+        sizes: Samples for each size of the displayed picture, most frequent first.
+        codecs: Samples for each codec.
+        containers: Samples for each container.
+        rates: Samples for each rate in frames a second, rounded to 0.01.
+        frames: Frames of a video.
+        seconds: Length of a video.
+        video_bytes: Bytes of a video.
+        keyframe_gap: Frames for each keyframe of a video.
+        flow_bytes: Bytes of all optical flow; 0 where there is none.
+        coverage: For each split what became of the videos that were listed.
+        num_duplicates: Groups of samples of different splits that were packed from equal files.
+        duplicates: The first of these groups.
+        num_repeats: Groups of samples of one split alone that were packed from equal files.
+        repeats: The first of these groups.
+        unreadable: Shards whose index cannot be read, and why; their samples count in `splits` alone.
     """
 
     path: str
@@ -123,8 +123,8 @@ def inspect_shards(shards: ShardSet, *, progress: bool = True) -> Inspection:
     """Sum up a shard set. Manifest and indexes are read, videos are not.
 
     Args:
-        shards: an open shard set.
-        progress: whether to show a progress bar on standard error.
+        shards: An open shard set.
+        progress: Whether to show a progress bar on standard error.
     """
     totals = _Totals()
     manifest = shards.manifest
@@ -179,7 +179,7 @@ def inspect_shards(shards: ShardSet, *, progress: bool = True) -> Inspection:
 
 
 def read_index(shards: ShardSet, shard: ShardEntry) -> list[SampleRecord] | str:
-    """The samples of a shard; a text is the reason why its index cannot be read."""
+    """Return the samples of a shard; a text is the reason why its index cannot be read."""
     try:
         return [shards.sample(shard.split, index) for index in shards.shard_indices(shard.name)]
     except ShardError as error:

@@ -33,7 +33,7 @@ class ShardError(InputError):
     """A shard cannot be read or changed after it was packed.
 
     Attributes:
-        reason: the message without what differs from sample to sample, to count by.
+        reason: The message without what differs from sample to sample, to count by.
     """
 
     def __init__(self, message: str, *, reason: str | None = None) -> None:
@@ -45,8 +45,8 @@ class ShardSet:
     """An open shard set. Use `open_shards` to get one; it may be sent to other processes.
 
     Attributes:
-        path: folder or URL of the set.
-        manifest: the parsed manifest.
+        path: Folder or URL of the set.
+        manifest: The parsed manifest.
         manifest_hash: SHA-256 of the manifest file; it identifies the content of the whole set.
     """
 
@@ -102,18 +102,18 @@ class ShardSet:
         return tuple(self.manifest.splits)
 
     def num_samples(self, split: str) -> int:
-        """Number of samples of a split.
+        """Return the number of samples of a split.
 
         Raises:
-            ValueError: there is no such split.
+            ValueError: There is no such split.
         """
         return self._first_indices(split)[-1]
 
     def shard_sizes(self, split: str) -> list[int]:
-        """Number of samples of each shard of a split.
+        """Return the number of samples of each shard of a split.
 
         Raises:
-            ValueError: there is no such split.
+            ValueError: There is no such split.
         """
         self._first_indices(split)
         return [shard.num_samples for shard in self._shards[split]]
@@ -122,28 +122,28 @@ class ShardSet:
         """All samples of a split in the order of the shards.
 
         Raises:
-            ValueError: there is no such split.
-            ShardError: an index file is damaged.
+            ValueError: There is no such split.
+            ShardError: An index file is damaged.
         """
         for index in range(self.num_samples(split)):
             yield self.sample(split, index)
 
     def sample(self, split: str, index: int) -> SampleRecord:
-        """The index entry of sample `index` of a split.
+        """Return the index entry of sample `index` of a split.
 
         Raises:
-            ValueError: there is no such split or sample.
-            ShardError: the index file is damaged.
+            ValueError: There is no such split or sample.
+            ShardError: The index file is damaged.
         """
         shard, local = self._locate(split, index)
         return self._index(shard).samples[local]
 
     def info(self, split: str, index: int) -> VideoInfo:
-        """The frame index of sample `index` of a split.
+        """Return the frame index of sample `index` of a split.
 
         Raises:
-            ValueError: there is no such split or sample.
-            ShardError: the index file is damaged, or what it says of the sample is wrong.
+            ValueError: There is no such split or sample.
+            ShardError: The index file is damaged, or what it says of the sample is wrong.
         """
         try:
             return self.sample(split, index).video_info()
@@ -153,11 +153,11 @@ class ShardSet:
             raise ShardError(str(error), reason="an index is wrong") from error
 
     def read(self, split: str, index: int) -> bytes:
-        """The bytes of the video of sample `index` of a split.
+        """Return the bytes of the video of sample `index` of a split.
 
         Raises:
-            ValueError: there is no such split or sample.
-            ShardError: the index file is damaged, the tar cannot be read or ends early, or with `verify` the bytes
+            ValueError: There is no such split or sample.
+            ShardError: The index file is damaged, the tar cannot be read or ends early, or with `verify` the bytes
                 do not have the hash of the index.
         """
         shard, local = self._locate(split, index)
@@ -170,11 +170,11 @@ class ShardSet:
         return self.manifest.options.flow
 
     def flow_info(self, split: str, index: int) -> VideoInfo:
-        """The frame index of the flow video of sample `index` of a split.
+        """Return the frame index of the flow video of sample `index` of a split.
 
         Raises:
-            ValueError: there is no such split or sample.
-            ShardError: the index file is damaged, or the sample has no flow.
+            ValueError: There is no such split or sample.
+            ShardError: The index file is damaged, or the sample has no flow.
         """
         try:
             return self.sample(split, index).flow_info()
@@ -184,11 +184,11 @@ class ShardSet:
             raise ShardError(str(error), reason="an index is wrong") from error
 
     def read_flow(self, split: str, index: int) -> bytes:
-        """The bytes of the flow video of sample `index` of a split.
+        """Return the bytes of the flow video of sample `index` of a split.
 
         Raises:
-            ValueError: there is no such split or sample.
-            ShardError: as for `read`, or the sample has no flow.
+            ValueError: There is no such split or sample.
+            ShardError: As for `read`, or the sample has no flow.
         """
         shard, local = self._locate(split, index)
         record = self._index(shard).samples[local]
@@ -216,21 +216,21 @@ class ShardSet:
         return content
 
     def shard_indices(self, name: str) -> range:
-        """Indices in their split of the samples of a shard.
+        """Return the indices in their split of the samples of a shard.
 
         Raises:
-            ValueError: there is no such shard.
+            ValueError: There is no such shard.
         """
         shard = self._shard(name)
         place = self._shards[shard.split].index(shard)
         return range(*self._first[shard.split][place : place + 2])
 
     def open_tar(self, name: str) -> BinaryIO:
-        """The tar of a shard, open for reading from its start.
+        """Return the tar of a shard, open for reading from its start.
 
         Raises:
-            ValueError: there is no such shard.
-            ShardError: it cannot be opened.
+            ValueError: There is no such shard.
+            ShardError: It cannot be opened.
         """
         try:
             return os.fdopen(self._source.open(self._shard(name), "tar"), "rb")
@@ -295,7 +295,7 @@ class LocalFiles:
         """Read the manifest and check that the files that it lists are there.
 
         Raises:
-            ValueError: the manifest is missing or wrong, or a file it lists is missing or has another size.
+            ValueError: The manifest is missing or wrong, or a file it lists is missing or has another size.
         """
         if not self._folder.is_dir():
             raise InputError(f"no folder of shards at {self._folder}")
@@ -310,10 +310,10 @@ class LocalFiles:
         return manifest, manifest_hash
 
     def open(self, shard: ShardEntry, suffix: str) -> int:
-        """A descriptor of the tar or the index of a shard.
+        """Return a descriptor of the tar or the index of a shard.
 
         Raises:
-            OSError: it cannot be opened.
+            OSError: It cannot be opened.
         """
         return os.open(self._folder / f"{shard.name}.{suffix}", os.O_RDONLY | os.O_CLOEXEC)
 
@@ -332,18 +332,18 @@ def open_shards(
     the manifest and kept in a cache on disk, which all processes of a machine share.
 
     Args:
-        path: the folder, or its URL: `s3://...` (extra `s3`), `http://...` and `https://...` (extra `remote`), and
+        path: The folder, or its URL: `s3://...` (extra `s3`), `http://...` and `https://...` (extra `remote`), and
             what else fsspec has a file system for.
-        verify: whether every read checks the SHA-256 of the video.
-        cache: for URLs, folder of the cache; None means `video-data` in the user's cache folder.
-        cache_bytes: for URLs, size to which the cache is kept. It should hold at least the 16 shards among which
+        verify: Whether every read checks the SHA-256 of the video.
+        cache: For URLs, folder of the cache; None means `video-data` in the user's cache folder.
+        cache_bytes: For URLs, size to which the cache is kept. It should hold at least the 16 shards among which
             samples are shuffled, for every set that is read.
-        storage_options: for URLs, arguments for fsspec's file system, for example keys or an endpoint.
+        storage_options: For URLs, arguments for fsspec's file system, for example keys or an endpoint.
 
     Raises:
-        ValueError: the manifest is missing or wrong, or a file it lists is missing or has another size, or a shard
+        ValueError: The manifest is missing or wrong, or a file it lists is missing or has another size, or a shard
             is larger than the cache.
-        ImportError: a package for this kind of URL is missing.
+        ImportError: A package for this kind of URL is missing.
     """
     files: LocalFiles | RemoteFiles
     if is_url(path):

@@ -25,15 +25,15 @@ class Thumbnails:
     """Small pictures of one sample.
 
     Attributes:
-        split: split of the sample.
-        key: its key.
-        class_name: its class.
-        source: path of the original, as it was packed.
-        num_frames: frames of the video.
-        seconds: its length.
+        split: Split of the sample.
+        key: Its key.
+        class_name: Its class.
+        source: Path of the original, as it was packed.
+        num_frames: Frames of the video.
+        seconds: Its length.
         pictures: uint8 [N, H, W, 3], frames spaced uniformly from the first to the last; empty when they could not be
             read.
-        problem: why the pictures could not be read; empty when they could.
+        problem: Why the pictures could not be read; empty when they could.
     """
 
     split: str
@@ -64,21 +64,21 @@ def sample_thumbnails(
     are read as it takes to find them. A sample that cannot be read is among them, with the reason.
 
     Args:
-        shards: an open shard set; with `verify` damage that a decoder conceals is found too.
-        num_classes: most classes.
-        clips_per_class: most samples of a class.
-        num_frames: pictures of a sample.
-        height: rows of a picture in pixels.
-        seed: seed of the choice.
-        splits: splits to choose from; None means all.
-        num_workers: processes.
-        progress: whether to show a progress bar on standard error.
+        shards: An open shard set; with `verify` damage that a decoder conceals is found too.
+        num_classes: Most classes.
+        clips_per_class: Most samples of a class.
+        num_frames: Pictures of a sample.
+        height: Rows of a picture in pixels.
+        seed: Seed of the choice.
+        splits: Splits to choose from; None means all.
+        num_workers: Processes.
+        progress: Whether to show a progress bar on standard error.
 
     Returns:
         The samples by class in the order of labels.
 
     Raises:
-        ValueError: a number is less than 1, or there is no such split.
+        ValueError: A number is less than 1, or there is no such split.
     """
     numbers = {
         "num_classes": num_classes,

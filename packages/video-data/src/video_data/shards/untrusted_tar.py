@@ -23,20 +23,20 @@ Sample = dict[str, str | bytes]
 
 
 def tar_samples(path: str | Path, budget: ErrorBudget) -> Iterator[Sample]:
-    """The samples of a local WebDataset tar.
+    """Return the samples of a local WebDataset tar.
 
     Members of a sample follow each other and have one key: the name up to its first dot.
 
     Args:
-        path: the tar; never a URL or a command.
-        budget: counts the members that are refused, and a tar that is damaged or ends early.
+        path: The tar; never a URL or a command.
+        budget: Counts the members that are refused, and a tar that is damaged or ends early.
 
     Yields:
         `__key__`, `__url__`, and the content of each member by its ending.
 
     Raises:
-        OSError: the file cannot be opened.
-        RuntimeError: the budget is passed.
+        OSError: The file cannot be opened.
+        RuntimeError: The budget is passed.
     """
     with Path(path).open("rb") as file:
         yield from read_samples(file, str(path), budget)
@@ -92,7 +92,7 @@ def _members(file: BinaryIO, tar: str, budget: ErrorBudget) -> Iterator[tuple[st
 
 
 def _suffix(name: str) -> str:
-    """The ending of a member: what follows the last dot, or the two parts of the ending of flow."""
+    """Return the ending of a member: what follows the last dot, or the two parts of the ending of flow."""
     return FLOW_SUFFIX if name.endswith(f".{FLOW_SUFFIX}") else name.rpartition(".")[2]
 
 

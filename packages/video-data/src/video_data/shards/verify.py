@@ -41,11 +41,11 @@ class Problem(BaseModel):
     """Something in a shard set that is not as it was packed.
 
     Attributes:
-        file: name of the file.
-        key: key of the sample; empty when the whole file is meant.
-        source: path of the sample's original, as it was packed.
-        reason: what is wrong, in the same words for everything of which it is true.
-        message: what is wrong, with the details.
+        file: Name of the file.
+        key: Key of the sample; empty when the whole file is meant.
+        source: Path of the sample's original, as it was packed.
+        reason: What is wrong, in the same words for everything of which it is true.
+        message: What is wrong, with the details.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -62,12 +62,12 @@ class VerifyReport(BaseModel):
 
     Attributes:
         manifest_hash: SHA-256 of the manifest; it identifies the set.
-        decoded: whether videos were decoded.
-        num_shards: shards in the manifest.
-        num_samples: samples in the manifest.
-        num_checked: samples whose bytes were read and hashed.
-        num_frames: frames that were decoded.
-        problems: what is wrong, by file and sample; empty when all is as it was packed.
+        decoded: Whether videos were decoded.
+        num_shards: Shards in the manifest.
+        num_samples: Samples in the manifest.
+        num_checked: Samples whose bytes were read and hashed.
+        num_frames: Frames that were decoded.
+        problems: What is wrong, by file and sample; empty when all is as it was packed.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -97,18 +97,18 @@ def verify_shards(
     index. Keys must be unique and the counts of classes those of the manifest. Nothing is changed.
 
     Args:
-        path: the folder, or its URL as for `open_shards`. Tars behind a URL are fetched anew, one for each worker at
+        path: The folder, or its URL as for `open_shards`. Tars behind a URL are fetched anew, one for each worker at
             a time; those that are in a cache already are not trusted.
-        decode: whether to decode; without, hashes alone are compared, which takes little more than reading.
-        num_workers: processes.
-        progress: whether to show a progress bar on standard error.
-        cache: for URLs, folder for the tar that is being checked; None means `video-data` in the user's cache folder.
-        storage_options: for URLs, as for `open_shards`.
+        decode: Whether to decode; without, hashes alone are compared, which takes little more than reading.
+        num_workers: Processes.
+        progress: Whether to show a progress bar on standard error.
+        cache: For URLs, folder for the tar that is being checked; None means `video-data` in the user's cache folder.
+        storage_options: For URLs, as for `open_shards`.
 
     Raises:
-        ValueError: there is no manifest, or it cannot be read.
-        ImportError: a package for this kind of URL is missing.
-        RuntimeError: a worker process died.
+        ValueError: There is no manifest, or it cannot be read.
+        ImportError: A package for this kind of URL is missing.
+        RuntimeError: A worker process died.
     """
     files: LocalFiles | RemoteFiles
     if is_url(path):
@@ -221,7 +221,7 @@ def _check(task: _Task, *, files: LocalFiles | RemoteFiles, num_classes: int, de
 def _check_index(
     files: LocalFiles | RemoteFiles, shard: ShardEntry, num_classes: int, found: _Checked
 ) -> ShardIndex | None:
-    """The index of a shard, or None when its samples cannot be checked."""
+    """Return the index of a shard, or None when its samples cannot be checked."""
     name = f"{shard.name}.json"
     unchecked = f"its {shard.num_samples} samples were not checked one by one"
     try:
@@ -358,7 +358,7 @@ def _differences(found: VideoInfo, expected: VideoInfo) -> list[str]:
 
 
 def _set_problems(manifest: Manifest, checked: _Checked) -> Iterator[Problem]:
-    """What no sample alone shows: keys that are there twice, and counts that differ from the manifest."""
+    """Return what no sample alone shows: keys that are there twice, and counts that differ from the manifest."""
     first: dict[tuple[str, str], str] = {}
     for split, key, file in checked.keys:
         if (split, key) in first:

@@ -14,10 +14,10 @@ class ErrorBudget:
     """Counts samples that could not be read; the first for each reason is logged as a warning.
 
     Args:
-        allowed: how many there may be.
+        allowed: How many there may be.
 
     Attributes:
-        counts: how many there were, by reason.
+        counts: How many there were, by reason.
     """
 
     def __init__(self, allowed: float) -> None:
@@ -33,12 +33,12 @@ class ErrorBudget:
         """Count one sample.
 
         Args:
-            key: what names it.
-            reason: what was wrong, in the same words for all samples of which it is true.
-            message: what was wrong, with the details.
+            key: What names it.
+            reason: What was wrong, in the same words for all samples of which it is true.
+            message: What was wrong, with the details.
 
         Raises:
-            RuntimeError: there are more than allowed; the message has the counts.
+            RuntimeError: There are more than allowed; the message has the counts.
         """
         self.counts[reason] += 1
         if reason not in self._logged:

@@ -42,7 +42,7 @@ def write_atomic(path: Path, content: bytes) -> None:
 
 
 def temporary_name(path: Path) -> Path:
-    """A hidden name beside `path`; random, since machines that share a folder have processes of the same number."""
+    """Return a hidden name beside `path`; random, since machines that share a folder have equal process numbers."""
     return path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
 
 
@@ -54,11 +54,11 @@ def locked(path: Path, *, wait: bool) -> Iterator[None]:
     storage without locks the block runs without one.
 
     Args:
-        path: the file; what is in it stays.
-        wait: whether to wait until the lock is free.
+        path: The file; what is in it stays.
+        wait: Whether to wait until the lock is free.
 
     Raises:
-        BlockingIOError: it is not free, and `wait` is False.
+        BlockingIOError: It is not free, and `wait` is False.
     """
     import fcntl  # Windows has none, and needs no lock to read shards
 
@@ -79,7 +79,7 @@ def locked(path: Path, *, wait: bool) -> Iterator[None]:
 
 
 def _leave_locks() -> None:
-    """A forked process shares the locks of its parent, and would hold them when that is killed."""
+    """Return a forked process shares the locks of its parent, and would hold them when that is killed."""
     while _locks:
         _locks.pop().close()
 

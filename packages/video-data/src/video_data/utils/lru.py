@@ -12,8 +12,8 @@ class LruCache(Generic[K, V]):
     """Keeps the values that were used last; unlike `functools.lru_cache` it belongs to one object and can be pickled.
 
     Args:
-        max_size: most values that are kept.
-        forget: called with each value that is dropped.
+        max_size: Most values that are kept.
+        forget: Called with each value that is dropped.
     """
 
     def __init__(self, max_size: int, forget: Callable[[V], object] | None = None) -> None:

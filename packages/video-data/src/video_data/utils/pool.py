@@ -48,18 +48,18 @@ def map_in_order(
     """Yield `function(item)` for every item, in order.
 
     Args:
-        function: a function at the top level of a module.
-        items: its arguments.
-        num_workers: processes; 1 calls the function in this process.
-        title: text of the progress bar.
-        progress: whether to show the bar, with the time left, on standard error; where that is no terminal, a line
+        function: A function at the top level of a module.
+        items: Its arguments.
+        num_workers: Processes; 1 calls the function in this process.
+        title: Text of the progress bar.
+        progress: Whether to show the bar, with the time left, on standard error; where that is no terminal, a line
             every 30 seconds.
-        weights: how far each item takes the bar; None means 1.
-        done: how far the bar is at the start, from work that was done before.
-        describe: names an item in an error.
+        weights: How far each item takes the bar; None means 1.
+        done: How far the bar is at the start, from work that was done before.
+        describe: Names an item in an error.
 
     Raises:
-        RuntimeError: a process died, for example for lack of memory; the message names what it worked on. Or processes
+        RuntimeError: A process died, for example for lack of memory; the message names what it worked on. Or processes
             cannot start, because a script starts them outside of `if __name__ == "__main__":`.
     """
     columns = (
@@ -123,7 +123,7 @@ def _map_in_processes(
 
 
 def _why_broken(processes: Sequence[BaseProcess], slots: Sequence[int], names: dict[int, str]) -> str:
-    """What happened, by how processes ended; the executor ends the others with SIGTERM."""
+    """Return what happened, by how processes ended; the executor ends the others with SIGTERM."""
     item_of = {pid: item for pid, item in zip(slots[::2], slots[1::2], strict=True) if pid}
     died = [process for process in processes if process.exitcode not in (0, None, -signal.SIGTERM)]
     if died and all(process.pid not in item_of and (process.exitcode or 0) > 0 for process in died):

@@ -21,11 +21,11 @@ class ProgressDisplay(Progress):
     none. On a narrow terminal the bar is shorter, and columns that have no place are left out.
 
     Args:
-        *columns: of the bar.
-        console: where it is shown.
-        lines: whether to write lines where there is no terminal.
-        disable: show nothing at all.
-        **options: of `rich.progress.Progress`.
+        *columns: Of the bar.
+        console: Where it is shown.
+        lines: Whether to write lines where there is no terminal.
+        disable: Show nothing at all.
+        **options: Of `rich.progress.Progress`.
     """
 
     def __init__(

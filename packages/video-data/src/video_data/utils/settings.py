@@ -10,9 +10,9 @@ def changed_settings(
     """Return the settings that differ, each with its value before and now; None stands for one that is missing.
 
     Args:
-        before: settings that something was begun with.
-        now: those with which it is to go on.
-        names: the settings that count; the result is in their order.
+        before: Settings that something was begun with.
+        now: Those with which it is to go on.
+        names: The settings that count; the result is in their order.
     """
     values = {name: (before.get(name), now.get(name)) for name in names}
     return {name: (old, new) for name, (old, new) in values.items() if old != new}

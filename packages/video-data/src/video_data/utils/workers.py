@@ -20,13 +20,13 @@ _CGROUP_LIMIT = Path("/sys/fs/cgroup/cpu.max")
 
 
 def suggest_num_workers(local_world_size: int = 1) -> int:
-    """A sensible `num_workers` for each of the training processes on this machine.
+    """Return a sensible `num_workers` for each of the training processes on this machine.
 
     The cores that this process may use are shared among the training processes, and each keeps one for itself:
     at least 1, at most 16. Affinity and the limit of a container (cgroup v2) count, which `os.cpu_count` ignores.
 
     Args:
-        local_world_size: training processes on this machine.
+        local_world_size: Training processes on this machine.
 
     Raises:
         ValueError: `local_world_size` is less than 1.
@@ -52,16 +52,16 @@ def available_cores() -> int:
 def make_data_loader(
     dataset: Dataset[Any], batches: Any, num_workers: int, multiprocessing_context: str | None
 ) -> "DataLoader[Any]":
-    """A DataLoader over a dataset that makes whole batches.
+    """Return a DataLoader over a dataset that makes whole batches.
 
     Workers stay alive between iterations and decode on one thread each. Errors that users can cause come out of them
     as they are.
 
     Args:
         dataset: `dataset[numbers]` is the batch of a list of numbers.
-        batches: the lists of numbers.
-        num_workers: worker processes; 0 makes the batches in this process.
-        multiprocessing_context: how workers start; None means the system's way.
+        batches: The lists of numbers.
+        num_workers: Worker processes; 0 makes the batches in this process.
+        multiprocessing_context: How workers start; None means the system's way.
     """
     return _Loader(
         _Sending(dataset) if num_workers else dataset,
@@ -78,7 +78,7 @@ def make_data_loader(
 
 
 def batch_buffer(*shape: int) -> Tensor:
-    """An empty uint8 tensor in the memory from which a batch need not be copied again in this process.
+    """Return an empty uint8 tensor in the memory from which a batch need not be copied again in this process.
 
     That is shared memory in a worker, else page-locked memory where there is a GPU.
     """

@@ -15,7 +15,7 @@ _MAX_LABELED = 40
 
 
 def worst_confusion(confusion: Sequence[Sequence[int]]) -> tuple[int, int, int] | None:
-    """The most frequent mistake.
+    """Return the most frequent mistake.
 
     Args:
         confusion: Videos by true class (rows) and predicted class (columns).

@@ -23,13 +23,13 @@ _warned: set[str] = set()
 
 
 def text_font(text: str, size: int) -> ImageFont.FreeTypeFont:
-    """A font that has the characters of a text: DejaVu Sans, which comes with Matplotlib, or one of this system.
+    """Return a font that has the characters of a text: DejaVu Sans, which comes with Matplotlib, or one of this system.
 
     Where none has all of them the one with most is taken, and the first text of which that is true is logged.
 
     Args:
-        text: what will be drawn.
-        size: height of a line in pixels.
+        text: What will be drawn.
+        size: Height of a line in pixels.
     """
     characters = frozenset(char for char in text if char.isprintable() and not char.isspace())
     path, missing = _best_font(characters)
@@ -75,10 +75,10 @@ class VideoWriter:
     Leaving the block by an error leaves no file.
 
     Args:
-        path: the file.
+        path: The file.
 
     Raises:
-        ValueError: this FFmpeg cannot encode; at the end, there was no picture.
+        ValueError: This FFmpeg cannot encode; at the end, there was no picture.
     """
 
     def __init__(self, path: Path) -> None:
@@ -88,7 +88,7 @@ class VideoWriter:
         self._last = -1
 
     def __enter__(self) -> Self:
-        """Opens the file."""
+        """Open the file."""
         check_encoder()
         file = self._stack.enter_context(atomic_path(self._path))
         self._container = self._stack.enter_context(av.open(str(file), "w", format="mp4"))
@@ -107,11 +107,11 @@ class VideoWriter:
             raise error
 
     def add(self, picture: Image.Image, seconds: float) -> None:
-        """Adds a picture; the first one decides the size, which is rounded down to even numbers.
+        """Add a picture; the first one decides the size, which is rounded down to even numbers.
 
         Args:
-            picture: in RGB.
-            seconds: when it is shown.
+            picture: In RGB.
+            seconds: When it is shown.
         """
         if self._stream is None:
             self._stream = self._container.add_stream("libx264", rate=25, options={"crf": "20"})
@@ -131,11 +131,11 @@ class AnnotatedVideo(VideoWriter):
     """Writes the frames of a stream to an mp4 file, each with the classes of the last window.
 
     Args:
-        path: the file.
-        top: classes to draw.
+        path: The file.
+        top: Classes to draw.
 
     Raises:
-        ValueError: at the end, there was no frame.
+        ValueError: At the end, there was no frame.
     """
 
     def __init__(self, path: Path, *, top: int = 3) -> None:
@@ -143,7 +143,7 @@ class AnnotatedVideo(VideoWriter):
         self._top = top
 
     def add_frame(self, frame: WindowFrame, prediction: Prediction | None) -> None:
-        """Adds a frame, as `classify_stream` hands it to `on_frame`."""
+        """Add a frame, as `classify_stream` hands it to `on_frame`."""
         picture = Image.fromarray(frame.frame.to_ndarray(format="rgb24")).rotate(frame.rotation, expand=True)
         if prediction is not None:
             draw_classes(picture, prediction, self._top)

@@ -34,7 +34,7 @@ THUMBNAIL_HEIGHT = 96
 
 
 def write_sheet(inspection: Inspection, clips: Sequence[Thumbnails], path: Path) -> None:
-    """Writes the contact sheet of a set.
+    """Write the contact sheet of a set.
 
     Args:
         inspection: What is in the set.
@@ -56,7 +56,7 @@ def write_sheet(inspection: Inspection, clips: Sequence[Thumbnails], path: Path)
 
 
 def check_sheet(path: Path, *, num_classes: int = 0, clips_per_class: int = 0) -> None:
-    """Raises ValueError for another ending than .html or .png, or more clips than a PNG holds."""
+    """Raise ValueError for another ending than .html or .png, or more clips than a PNG holds."""
     if path.suffix.lower() not in SHEET_SUFFIXES:
         raise InputError(f"a sheet is written as {' or '.join(SHEET_SUFFIXES)}, got {path.name!r}")
     rows = _png_rows([clips_per_class] * num_classes)
@@ -140,7 +140,7 @@ def format_bytes(number: int) -> str:
 
 
 def _shares(counts: dict[str, int], most: int = 6) -> str:
-    """The most frequent values with their counts."""
+    """Return the most frequent values with their counts."""
     items = [f"{name} ({count:,})" for name, count in list(counts.items())[:most]]
     others = list(counts.values())[most:]
     return ", ".join([*items, *([f"{len(others):,} others ({sum(others):,})"] if others else [])]) or "none"

@@ -14,13 +14,13 @@ from corrnet_train.utils.files import write_json, write_text
 
 
 def write_evaluation(result: EvalResult, classes: list[str], folder: Path, *, title: str) -> None:
-    """Writes `result.json`, `predictions.csv`, `unreadable.csv`, `classes.csv` and `report.html` into a folder.
+    """Write `result.json`, `predictions.csv`, `unreadable.csv`, `classes.csv` and `report.html` into a folder.
 
     Args:
-        result: what `evaluate` returned.
-        classes: class names in label order.
-        folder: it is made when it does not exist; files of an earlier evaluation are replaced.
-        title: heading of the page.
+        result: What `evaluate` returned.
+        classes: Class names in label order.
+        folder: It is made when it does not exist; files of an earlier evaluation are replaced.
+        title: Heading of the page.
     """
     names = ("num_videos", "num_clips", "num_crops", "clip_top1", "clip_top5", "video_top1", "video_top5")
     figures = {name: getattr(result, name) for name in names}

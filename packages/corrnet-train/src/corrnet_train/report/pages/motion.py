@@ -28,7 +28,7 @@ _INK = (235, 237, 242)
 
 
 def check_suffix(path: Path) -> None:
-    """Raises ValueError for another ending than .mp4, .png or .html."""
+    """Raise ValueError for another ending than .mp4, .png or .html."""
     if path.suffix.lower() not in SUFFIXES:
         raise InputError(f"motion is drawn as {', '.join(SUFFIXES)}, got {path.name!r}")
 
@@ -149,7 +149,7 @@ def _draw_arrow(
 
 
 def _wheel(size: int) -> Image.Image:
-    """The colors of all directions; full color at the rim."""
+    """Return the colors of all directions; full color at the rim."""
     steps = np.linspace(-1, 1, size, dtype=np.float32)
     motion = np.stack(np.meshgrid(steps, steps), axis=-1)
     colors, weights = motion_colors(motion, 1.0)

@@ -9,7 +9,7 @@ from corrnet_train.report.table import format_duration, format_percent
 
 
 def render_page(template: str, **values: Any) -> str:
-    """A page from a template of `report/templates`; all text in `values` is escaped."""
+    """Return a page from a template of `report/templates`; all text in `values` is escaped."""
     environment = Environment(
         autoescape=True,
         undefined=StrictUndefined,
