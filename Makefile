@@ -1,12 +1,14 @@
-# demo: train and compare three models on generated videos     test: all tests     lint: style, types, import arrows
-# bench: benchmarks     format: format the code. Each target sets up .venv first when it is missing or out of date.
+# demo: train and compare three models on generated videos     test: all tests     test-quick: those of seconds
+# lint: style, types, import arrows, spelling     format: format the code     hooks: have git check each commit
+# bench: benchmarks. Each target sets up .venv first when it is missing or out of date.
 PYTHON ?= python3
 BIN := .venv/bin
 PACKAGES := corr-ops video-data corrnet-models corrnet-train
-DEV_TOOLS := build hatchling import-linter mypy pytest-benchmark pytest-xdist ruff types-PyYAML
+DEV_TOOLS := build codespell hatchling import-linter mypy pre-commit pytest-benchmark pytest-xdist ruff types-PyYAML
 SOURCES := packages bench tests conftest.py
+SPELLED := packages bench docs examples tests README.md CONTRIBUTING.md
 
-.PHONY: demo test lint bench format
+.PHONY: demo test test-quick lint format hooks bench
 
 # Threads that wait must not spin: on few cores the loader's process and other programs need them.
 demo: .venv/installed
@@ -15,15 +17,22 @@ demo: .venv/installed
 test: .venv/installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal
 
+test-quick: .venv/installed
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal -m "not slow"
+
 lint: .venv/installed
 	$(BIN)/ruff check $(SOURCES)
 	$(BIN)/ruff format --check $(SOURCES)
 	$(BIN)/mypy $(PACKAGES:%=packages/%/src)
 	$(BIN)/lint-imports
+	$(BIN)/codespell -D - -D .codespell.txt $(SPELLED)
 
 format: .venv/installed
 	$(BIN)/ruff check --fix $(SOURCES)
 	$(BIN)/ruff format $(SOURCES)
+
+hooks: .venv/installed
+	$(BIN)/pre-commit install
 
 bench: .venv/installed
 	$(BIN)/python -m pytest --benchmark

@@ -18,5 +18,11 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests of minutes go first, so that no worker is left alone with them at the end."""
-    longest = ("test_installed_wheels", "test_corrnet_train_kills", "test_demo", "test_corrnet_train_ranks")
+    longest = (
+        "test_installed_wheels",
+        "test_corr_ops_sanitizers",
+        "test_corrnet_train_kills",
+        "test_demo",
+        "test_corrnet_train_ranks",
+    )
     items.sort(key=lambda item: not any(name in item.nodeid for name in longest))

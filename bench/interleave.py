@@ -59,7 +59,7 @@ def compare(
     """Time all contenders once in each round and return one row for each.
 
     pytest-benchmark times `ours`; the others take their turns before it, in an order that rotates, so that
-    none always finds the caches as the same neighbour left them.
+    none always finds the caches as the same neighbor left them.
 
     Args:
         benchmark: The fixture of pytest-benchmark.

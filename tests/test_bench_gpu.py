@@ -1,71 +1,147 @@
-"""The benchmark for GPUs takes the same path on the CPU, with tiny sizes; its report reads the rows."""
+"""The stages for a GPU run dry on a CPU, as commands and with tiny sizes; their report reads the rows on record."""
+
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from bench.ops import gpu, gpu_report
-from bench.ops.cases import Case
 
-CPU = torch.device("cpu")
-TINY = Case("res2", 16, 2, 8, 2)
+pytest.importorskip("triton")
+from bench.gpu import kernels, report, tune
+from bench.gpu.measure import Rows, read
+from bench.gpu.views import as_views
 
+from corr_ops.impl.triton import configs
+from corrnet_models import create_model
 
-@pytest.fixture(scope="module")
-def operator_rows():
-    return list(gpu.operator_rows(TINY, CPU, rounds=2, with_inductor=False))
-
-
-def test_every_contender_is_timed_in_both_directions_and_formats(operator_rows) -> None:
-    timed = [row for row in operator_rows if row["table"] == "operator"]
-    providers = {"cpu", "reference", "conv3x3x3", "conv1x7x7"}
-    assert {row["provider"] for row in timed} == providers
-    assert len(timed) == len(providers) * 2 * 2
-    assert all(0 < row["ms20"] <= row["ms50"] <= row["ms80"] and row["eager_ms"] > 0 for row in timed)
-    assert all(row["ratio50"] == 1 for row in timed if row["provider"] == "cpu")
+ROOT = Path(__file__).parents[1]
 
 
-def test_a_peer_is_timed_or_says_why_not(operator_rows) -> None:
-    peers = [row for row in operator_rows if row["provider"] == "spatial-correlation-sampler"]
-    assert len(peers) == 2
-    assert all("ms50" in row or "not installed" in row["note"] for row in peers)
-
-
-def test_the_operator_keeps_its_inputs_alone(operator_rows) -> None:
-    rows = [row for row in gpu.kept_rows(TINY, CPU) if row["provider"] == "cpu"]
-    assert len(rows) == 2
-    assert all(row["kept_bytes"] <= row["input_bytes"] for row in rows)
-
-
-def test_models_take_turns_and_a_missing_one_says_so() -> None:
-    names = ("r2plus1d_tiny", "corrnet_tiny", "r2plus1d_18 of torchvision")
-    rows = list(gpu.model_rows(names, CPU, batch=2, num_frames=8, resolution=32, rounds=2))
-    assert [row["direction"] for row in rows] == ["inference"] * 3 + ["training"] * 3
-    assert all(row.get("clips_per_second", 0) > 0 or row["note"] for row in rows)
-    assert all(row["clips_per_second"] > 0 for row in rows if row["provider"].endswith("tiny"))
-
-
-def on_record(provider: str, milliseconds: float, direction: str, stage: str) -> dict[str, object]:
-    row = {"table": "operator", "stage": stage, "num_frames": 32, "batch": 1, "direction": direction}
-    row |= {"provider": provider, "dtype": "bfloat16", "ms20": milliseconds, "ms50": milliseconds}
-    machine = {"gpu": "G", "driver": "1", "torch": "2", "triton": "3", "cuda": "4"}
-    rates = {"copy_gb_s": 1.0, "matrix_tflops": 1.0}
-    return row | {"ms80": milliseconds, "ratio50": milliseconds, "floor_ms": 2.0} | machine | rates
-
-
-def test_the_report_says_which_targets_were_met() -> None:
-    times = {"triton": 1.0, "conv3x3x3": 4.0, "reference": 20.0}
-    rows = [
-        on_record(provider, time, direction, stage)
-        for stage in gpu_report.STAGES
-        for direction in gpu_report.KERNELS
-        for provider, time in times.items()
+def run_dry(stage: str, folder: Path) -> list[dict[str, Any]]:
+    # The kernels of the operator run in the interpreter; the trainer takes the CPU's as it does anywhere.
+    interpreted = {} if stage == "trainer" else {"TRITON_INTERPRET": "1"}
+    command = [
+        sys.executable,
+        "-m",
+        "bench.gpu.stages",
+        stage,
+        "--tiny",
+        "--out",
+        str(folder),
+        "--seconds",
+        "300",
     ]
-    text = gpu_report.markdown(rows)
-    assert "| forward: at least 3 times as fast as Conv3d 3x3x3 | 4 | yes | " in text
-    assert "| forward: at least 30 times as fast as the reference | 20 | no | " in text
-    assert "| forward: at most the floor's time | 0.5 | yes | " in text
+    subprocess.run(command, cwd=ROOT, env={**os.environ, **interpreted}, check=True, timeout=300)
+    rows = read(folder / f"{stage}.jsonl")
+    assert rows[-1]["table"] == "end"
+    assert [row for row in rows if "error" in row or "skipped" in row] == []
+    return rows
 
 
-def test_without_a_record_the_report_has_modelled_figures_alone() -> None:
-    text = gpu_report.markdown([])
-    assert "Nothing was measured yet" in text
-    assert "| forward: at least 3 times as fast as Conv3d 3x3x3 |  |  | 3" in text
+@pytest.mark.slow
+def test_kernels_run_dry_and_are_right_in_every_variant(tmp_path: Path) -> None:
+    rows = [row for row in run_dry("kernels", tmp_path) if row["table"] == "kernel"]
+    assert {(row["variant"], row["dtype"]) for row in rows} == {
+        ("as it is", "float16"),
+        ("both", "float16"),
+        ("as it is", "float32"),
+    }
+    for row in rows:
+        tolerance = 1e-3 if row["dtype"] == "float16" else 1e-6
+        for kernel in ("forward", "grad_frames", "grad_filters"):
+            assert row[f"{kernel}_error"] < tolerance, row
+
+
+@pytest.mark.slow
+def test_tune_runs_dry_and_writes_entries_of_the_table(tmp_path: Path) -> None:
+    rows = run_dry("tune", tmp_path)
+    assert {row["table"] for row in rows} == {"tuned", "splits", "peers", "end"}
+    entries = json.loads((tmp_path / "configs.json").read_text(encoding="utf-8"))
+    assert {entry["kernel"] for entry in entries} == {"grad_frames_16_bit", "forward_exact"}
+    assert all({"target", "lanes", "num_warps", "strips", "size"} <= set(entry) for entry in entries)
+
+
+@pytest.mark.slow
+def test_network_runs_dry_and_views_give_the_same_loss(tmp_path: Path) -> None:
+    rows = [row for row in run_dry("network", tmp_path) if row["table"] == "network"]
+    for model in ("corrnet_tiny", "r2plus1d_tiny"):
+        losses = [row["value"] for row in rows if (row["model"], row["direction"]) == (model, "training")]
+        assert len(losses) == 3
+        assert losses == pytest.approx([losses[0]] * 3, rel=1e-3)
+
+
+@pytest.mark.slow
+def test_trainer_runs_dry_and_a_stopped_run_equals_an_uninterrupted_one(tmp_path: Path) -> None:
+    rows = run_dry("trainer", tmp_path)
+    runs = {row["run"]: row for row in rows if row["table"] == "run"}
+    assert {row["rc"] for row in runs.values()} == {0}
+    assert runs["bf16, stopped and resumed"]["stopped_rc"] == 130
+    (equal,) = [row for row in rows if row["table"] == "equal"]
+    assert equal["tensors"] > 100
+    assert equal["differing"] == 0
+
+
+def test_a_stage_needs_a_gpu_unless_it_is_dry(tmp_path: Path) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    command = [sys.executable, "-m", "bench.gpu.stages", "kernels", "--out", str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "no GPU" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_rows_are_on_disk_as_soon_as_they_are_added(tmp_path: Path) -> None:
+    rows = Rows(tmp_path / "rows.jsonl", torch.device("cpu"), seconds=100)
+    rows.add("first", value=1 / 3)
+    assert read(tmp_path / "rows.jsonl")[0]["value"] == 0.33333
+    rows.attempt("second", lambda: 1 // 0)
+    assert "ZeroDivisionError" in read(tmp_path / "rows.jsonl")[1]["error"]
+
+
+def test_what_no_time_is_left_for_is_a_row(tmp_path: Path) -> None:
+    rows = Rows(tmp_path / "rows.jsonl", torch.device("cpu"), seconds=-1)
+    assert rows.attempt("late", lambda: pytest.fail("it was run")) == {}
+    assert read(tmp_path / "rows.jsonl")[0]["skipped"] == "no time left"
+
+
+@pytest.mark.parametrize("name", kernels.VARIANTS)
+def test_the_text_that_a_variant_changes_is_in_the_kernels(name: str) -> None:
+    with kernels.variant(name):
+        pass
+
+
+@pytest.mark.parametrize("entry", [e for e in configs._table() if e["target"] == "cuda-90"], ids=str)
+def test_the_table_is_among_the_candidates(entry: dict[str, Any]) -> None:
+    assert entry in list(tune.candidates(entry["kernel"], "cuda-90"))
+
+
+@pytest.mark.parametrize("training", [True, False], ids=["training", "inference"])
+def test_a_network_over_views_equals_the_network(training: bool) -> None:
+    results = []
+    for views in (False, True):
+        torch.manual_seed(0)
+        model = create_model("corrnet_tiny").double().train(training)
+        if views:
+            as_views(model)
+        x = torch.randn(2, 3, 8, 32, 32, dtype=torch.float64).contiguous(memory_format=torch.channels_last_3d)
+        scores = model(x)
+        scores.square().sum().backward()
+        results.append([scores, *(parameter.grad for parameter in model.parameters()), *model.buffers()])
+    for found, wanted in zip(*reversed(results), strict=True):
+        torch.testing.assert_close(found, wanted, rtol=1e-8, atol=1e-8)
+
+
+def test_the_report_shows_what_is_on_record() -> None:
+    rows = read(report.RECORD / "tune.jsonl")
+    text = report.operator([row for row in rows if row["table"] == "peers"])
+    first = next(row for row in rows if row["table"] == "peers")
+    assert f"| bfloat16 | 1 | forward | {1e3 * first['triton_ms']:.3g} |" in text
+    readme = (ROOT / "packages" / "corr-ops" / "README.md").read_text(encoding="utf-8")
+    assert text in readme
+    assert all(math.isfinite(row["ms"]) for row in rows if "ms" in row)

@@ -67,7 +67,7 @@ def test_packages_work_when_installed_alone(wheels, tmp_path, chain):
 
 
 @pytest.mark.slow
-def test_wheels_hold_code_and_licence_but_no_tests(wheels):
+def test_wheels_hold_code_and_license_but_no_tests(wheels):
     import zipfile
 
     for package in ("corr_ops", "video_data", "corrnet_models", "corrnet_train"):

@@ -40,9 +40,9 @@ def _texture(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
         spectrum = rng.normal(size=frequency.shape) + 1j * rng.normal(size=frequency.shape)
         picture = np.fft.irfft2(spectrum / frequency**1.1, s=(height, width))
         channels.append(picture)
-    grey = channels[0]
-    colour = [grey + 0.35 * channel for channel in channels]
-    texture = np.stack(colour, axis=-1)
+    gray = channels[0]
+    color = [gray + 0.35 * channel for channel in channels]
+    texture = np.stack(color, axis=-1)
     return 125 + 45 * texture / texture.std()
 
 

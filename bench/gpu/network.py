@@ -60,7 +60,7 @@ def run(rows: Rows, device: torch.device, *, tiny: bool = False) -> None:
         ("all over views, compiled", {"norm": True, "conv": True, "compile": "default"}),
         ("compiled, autotuned", {"compile": "max-autotune-no-cudagraphs"}),
     ]
-    for way, options in plans[:4]:
+    for way, options in plans[:3] if tiny else plans[:4]:
         for name in reversed(names):
             _network(rows, name, way, batch, clip, device, **options)
     rows.attempt("profile", partial(_profile, names[1], batch, clip, device), model=names[1], way="eager")

@@ -24,7 +24,7 @@ import torch
 from bench.gpu import kernels
 from bench.gpu.measure import Rows, num_sets, seconds_of
 from bench.interleave import Contender, alternate, row
-from bench.ops.cases import KERNEL_SIZE, Case, convolution, correlation
+from bench.ops.cases import KERNEL_SIZE, OPTIONS, Case, convolution, correlation
 from corr_ops.impl import triton as backend
 from corr_ops.impl.triton import configs, launch
 
@@ -54,24 +54,17 @@ def candidates(kernel: str, target: str) -> Iterator[Entry]:
 
 
 def compile_and_count(kernel: str, stage: tuple[Any, ...], entry: Entry) -> dict[str, Any]:
-    """Compile a candidate for one clip in this process; return its registers and spilled bytes."""
-    name, dtype = KERNELS[kernel]
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    inputs = kernels.Inputs(Case(*stage, 1), dtype, device)
-    with mock.patch.object(configs, "_table", lambda: [entry]):
-        compiled = launch_compiled(kernels.plan(name, inputs))
-    if compiled is None:  # the interpreter
-        return {}
-    return {"registers": compiled.n_regs, "spilled_bytes": 4 * compiled.n_spills}
-
-
-def launch_compiled(planned: launch.Launch) -> Any:
-    """Run a launch once and return what Triton compiled for it; None in the interpreter."""
+    """Compile and run a candidate on one clip; return its registers and spilled bytes."""
     from corr_ops.impl.triton import kernels as code
 
+    name, dtype = KERNELS[kernel]
+    inputs = kernels.Inputs(Case(*stage, 1), dtype, torch.device("cuda", 0))
+    with mock.patch.object(configs, "_table", lambda: [entry]):
+        planned = kernels.plan(name, inputs)
     constants = backend.compiled_constants(planned)
     function = getattr(code, planned.kernel)
-    return function[planned.grid](**planned.arguments, **constants, num_warps=planned.num_warps)
+    compiled = function[planned.grid](**planned.arguments, **constants, num_warps=planned.num_warps)
+    return {"registers": compiled.n_regs, "spilled_bytes": 4 * compiled.n_spills}
 
 
 def run(rows: Rows, device: torch.device, folder: Path, *, tiny: bool = False) -> None:
@@ -86,7 +79,7 @@ def run(rows: Rows, device: torch.device, folder: Path, *, tiny: bool = False) -
             (name, stage, entry) for name in names for entry in candidates(name, target) for stage in stages
         ]
         if tiny:
-            jobs = jobs[1::17][:3]
+            jobs = jobs[:2]
         usable = _compile_all(rows, jobs, device)
         for name, stage in dict.fromkeys((name, stage) for name, stage, _ in usable):
             entries = [entry for n, s, entry in usable if (n, s) == (name, stage)]
@@ -97,7 +90,7 @@ def run(rows: Rows, device: torch.device, folder: Path, *, tiny: bool = False) -
     for stage, batch in itertools.product(stages, batches):
         rows.attempt(
             "splits",
-            lambda s=stage, b=batch: _splits(Case(*s, b), device),
+            partial(_splits, Case(*stage, batch), device, SPLITS[:1] if tiny else SPLITS),
             **Case(*stage, batch).columns,
         )
     peers(rows, stages, batches[1:], device)
@@ -106,8 +99,6 @@ def run(rows: Rows, device: torch.device, folder: Path, *, tiny: bool = False) -
 def _compile_all(rows: Rows, jobs: list[Any], device: torch.device) -> list[Any]:
     """Return the jobs whose candidate compiles without spilling registers; the rest are rows."""
     if device.type != "cuda":
-        for job in jobs:
-            compile_and_count(*job)
         return jobs
     usable = []
     context = multiprocessing.get_context("spawn")
@@ -119,7 +110,8 @@ def _compile_all(rows: Rows, jobs: list[Any], device: torch.device) -> list[Any]
                 pool.shutdown(wait=False, cancel_futures=True)
                 break
             try:
-                if done.result()["spilled_bytes"] == 0:
+                kernel, stage, entry = running[done]
+                if done.result()["spilled_bytes"] == 0 or _is_in_use(kernel, stage[3], entry):
                     usable.append(running[done])
             except Exception as error:  # too many resources, or refused by the compiler
                 failed += 1
@@ -145,7 +137,6 @@ def _fastest(
         for batch in batches
     }
     timed: list[tuple[float, Entry, dict[int, float]]] = []
-    now = configs.find(kernel, entries[0]["target"], size=stage[3], taps=KERNEL_SIZE, dilation=2)
     for entry in entries:
         if rows.late(share=0.93):
             rows.add("tuned", kernel=kernel, stage=stage[0], skipped="no time left")
@@ -155,13 +146,11 @@ def _fastest(
             for batch, inputs in sets.items():
                 planned = [kernels.plan(name, one) for one in inputs]
                 calls = [partial(backend._run, one) for one in planned]
-                times[batch] = 1e6 * statistics.median(seconds_of(calls, device, rounds=5, graph=False))
+                times[batch] = 1e6 * statistics.median(seconds_of(calls, device, rounds=5))
         timed.append((math.exp(statistics.mean(map(math.log, times.values()))), entry, times))
     timed.sort(key=lambda candidate: candidate[0])
     for rank, (_, entry, times) in enumerate(timed):
-        is_now = (entry["lanes"], entry["num_warps"]) == (now.lanes, now.num_warps) and now.strip == (
-            configs_strip(entry, stage[3])
-        )
+        is_now = _is_in_use(kernel, stage[3], entry)
         if rank < 3 or is_now:
             rows.add(
                 "tuned",
@@ -176,17 +165,19 @@ def _fastest(
     return {**timed[0][1], "size": stage[3]}
 
 
-def configs_strip(entry: Entry, size: int) -> int:
-    """Return the strip that an entry has at a size."""
+def _is_in_use(kernel: str, size: int, entry: Entry) -> bool:
+    """Return whether the operator's table gives what an entry says."""
+    options = {"size": size, "taps": KERNEL_SIZE, "dilation": OPTIONS["dilation"]}
+    now = configs.find(kernel, entry["target"], **options)
     with mock.patch.object(configs, "_table", lambda: [entry]):
-        return configs.find(entry["kernel"], entry["target"], size=size, taps=KERNEL_SIZE, dilation=2).strip
+        return configs.find(kernel, entry["target"], **options) == now
 
 
-def _splits(case: Case, device: torch.device) -> dict[str, Any]:
+def _splits(case: Case, device: torch.device, splits: tuple[tuple[int, int], ...]) -> dict[str, Any]:
     """Return the time of the gradient of the filters by its splits, with the sum over them."""
     sets = [kernels.Inputs(case, torch.bfloat16, device) for _ in range(num_sets(device))]
     found = {}
-    for most, fewest in SPLITS:
+    for most, fewest in splits:
         with ExitStack() as stack:
             stack.enter_context(mock.patch.object(launch, "_MAX_SPLITS", most))
             stack.enter_context(mock.patch.object(launch, "_MIN_TILES", fewest))

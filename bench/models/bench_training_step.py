@@ -12,7 +12,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from bench.interleave import Contender, compare
-from corr_ops import ops
+from corr_ops import explain, ops
 from corrnet_models import count_gmacs, create_model
 
 NUM_CLASSES = 8
@@ -70,9 +70,8 @@ def served_by(backend: str, step: Callable[[], object]) -> Callable[[], object]:
 def test_training_step(benchmark, record, name):
     size = SIZES[name]
     step = make_step(size.ours, size)
-    ours = Contender(
-        f"{size.ours}, {ops.choose('auto', torch.device('cpu'))} kernels", step, "float32", "channels_last_3d"
-    )
+    kernels = explain(torch.empty(0)).backend
+    ours = Contender(f"{size.ours}, {kernels} kernels", step, "float32", "channels_last_3d")
     others = [
         Contender(f"{size.ours}, reference", served_by("reference", step), "float32", "channels_last_3d"),
         Contender(size.other, make_step(size.other, size), "float32", "channels_last_3d"),

@@ -4,6 +4,7 @@ x is [N, C, L, H, W]; filters are [L, C, 7, 7], dilation 2. Random numbers are d
 a call allocates its outputs.
 """
 
+import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,7 +17,6 @@ from torch.nn import functional
 import corr_ops
 from bench.interleave import Contender
 from corr_ops.impl import reference
-from corr_ops.ops import choose, why_not
 
 FULL = os.environ.get("CORR_OPS_BENCHMARK") == "full"
 KERNEL_SIZE, DILATION = 7, 2
@@ -27,7 +27,7 @@ LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last_3d": torch.chan
 # convolutions of R(2+1)D.
 CONVOLUTIONS = ((3, 3, 3), (1, 7, 7), (3, 1, 1), (1, 3, 3))
 CPU = torch.device("cpu")
-BACKENDS = [name for name in ("cpu", "reference") if why_not(name, CPU) is None]
+BACKENDS = [name for name in ("cpu", "reference") if name not in corr_ops.explain(torch.empty(0)).reasons]
 
 Call = Callable[[], object]
 
@@ -53,7 +53,7 @@ class Case:
     @property
     def columns(self) -> dict[str, str | int]:
         """Columns of its rows in the record."""
-        macs = corr_ops.flops.num_macs(self.shape, (KERNEL_SIZE, KERNEL_SIZE))
+        macs = math.prod(self.shape) * KERNEL_SIZE**2
         return {"stage": self.stage, "num_frames": self.num_frames, "batch": self.batch, "macs": macs}
 
 
@@ -175,7 +175,7 @@ def pair_contenders(case: Case, direction: str, *, device: torch.device = CPU) -
     def operator(base: Tensor, search: Tensor) -> Tensor:
         return corr_ops.correlation(base, search, **OPTIONS)
 
-    ours = Contender(choose("auto", device), make_call(operator, images, direction))
+    ours = Contender(corr_ops.explain(images[0]).backend, make_call(operator, images, direction))
     try:
         from spatial_correlation_sampler import spatial_correlation_sample
     except ImportError as error:

@@ -168,6 +168,7 @@ def test_derivatives_of_second_order() -> None:
     assert torch.autograd.gradgradcheck(function, inputs, fast_mode=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dynamic", [False, True])
 def test_compiles_to_one_graph(dynamic: bool) -> None:
     torch._dynamo.reset()

@@ -339,6 +339,7 @@ def test_offsets_past_32_bits(monkeypatch: pytest.MonkeyPatch) -> None:
     assert_equal(actual, expected)
 
 
+@pytest.mark.slow
 def test_lack_of_memory_is_an_error() -> None:
     script = """
 import resource, torch
@@ -463,6 +464,7 @@ print("equal")
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="the system cannot fork")
 @pytest.mark.parametrize("python_threads", [False, True], ids=["openmp", "python"])
 def test_forked_processes_compute_too(python_threads: bool) -> None:

@@ -73,6 +73,7 @@ def export(name: str) -> tuple[nn.Module, int, torch.export.ExportedProgram]:
     return module, num_inputs, torch.export.export(module, clips, dynamic_shapes=sizes)
 
 
+@pytest.mark.slow
 @MODULES
 def test_decomposed_program_holds_no_operator_of_ours(name: str) -> None:
     module, num_inputs, program = export(name)
@@ -84,6 +85,7 @@ def test_decomposed_program_holds_no_operator_of_ours(name: str) -> None:
         torch.testing.assert_close(rewritten.module()(*clips), module(*clips))
 
 
+@pytest.mark.slow
 def test_decomposed_program_takes_other_frame_sizes() -> None:
     module = VideoCorrelation(4, 3, kernel_size=5, dilation=2)
     height, width = torch.export.Dim("height"), torch.export.Dim("width")

@@ -35,6 +35,7 @@ def test_flop_counter_counts_each_gradient_needed() -> None:
     assert flops(module=plain, x_needs_grad=True, backward=True) == 2 * MACS * (1 + 2)
 
 
+@pytest.mark.slow
 def test_formulas_follow_a_later_import_of_the_counter() -> None:
     script = """
 import sys, torch

@@ -32,7 +32,7 @@ def weight_of(case: Case, weights: str, dtype: torch.dtype = torch.float64) -> t
 
 
 def test_small_example_by_hand() -> None:
-    # One row of two pixels, two channels in one group, neighbours left, here and right.
+    # One row of two pixels, two channels in one group, neighbors left, here and right.
     base = torch.tensor([[[[2.0, 3.0]], [[5.0, 7.0]]]])
     search = torch.tensor([[[[11.0, 13.0]], [[17.0, 19.0]]]])
     out = correlation(base, search, kernel_size=(1, 3))

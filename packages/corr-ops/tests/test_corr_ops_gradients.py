@@ -90,7 +90,13 @@ def leaf(x: torch.Tensor) -> torch.Tensor:
     return x.clone().requires_grad_()
 
 
-@pytest.mark.parametrize("check", [gradcheck, gradgradcheck], ids=["first", "second"])
+ORDERS = pytest.mark.parametrize(
+    "check",
+    [pytest.param(gradcheck, id="first"), pytest.param(gradgradcheck, id="second", marks=pytest.mark.slow)],
+)
+
+
+@ORDERS
 @pytest.mark.parametrize(
     ("searched", "num_frames"), [("previous", 3), ("current", 3), ("previous", None), ("current", 1)]
 )
@@ -99,7 +105,7 @@ def test_video_derivatives_equal_finite_differences(check, searched: str, num_fr
     assert check(lambda *f: video_correlation(*f, searched=searched, **options(TINY)), inputs)
 
 
-@pytest.mark.parametrize("check", [gradcheck, gradgradcheck], ids=["first", "second"])
+@ORDERS
 def test_pair_derivatives_equal_finite_differences(check) -> None:
     case = Case(name="pair", num_clips=1, channels=2, num_frames=1, height=3, width=3, groups=1)
     frames = leaf(make_frames(case)), leaf(make_frames(case, seed=5))

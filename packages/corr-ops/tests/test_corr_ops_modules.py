@@ -11,7 +11,7 @@ from corr_ops import Correlation, VideoCorrelation, correlation, video_correlati
 X = torch.randn(2, 4, 3, 5, 6, generator=torch.Generator().manual_seed(0))
 
 
-def randomised(module: VideoCorrelation) -> VideoCorrelation:
+def randomized(module: VideoCorrelation) -> VideoCorrelation:
     with torch.no_grad():
         module.weight.copy_(torch.randn(module.weight.shape, generator=torch.Generator().manual_seed(1)))
     return module
@@ -35,7 +35,7 @@ def test_video_module_is_the_function(searched: str, filters: str, shape: tuple[
         assert module.weight is None
         assert list(module.parameters()) == []
     else:
-        assert randomised(module).weight.shape == shape
+        assert randomized(module).weight.shape == shape
     out = module(X)
     assert out.shape[1] == module.out_channels == 18
     assert torch.equal(out, video_correlation(X, module.weight, **options))
@@ -47,7 +47,7 @@ def test_pair_module_is_the_function(weight: bool) -> None:
     assert (module.weight is not None) == weight
     base, search = X[:, :, 0], X[:, :, 1]
     if weight:
-        assert randomised(module).weight.shape == (4, 3, 1)
+        assert randomized(module).weight.shape == (4, 3, 1)
     expected = correlation(base, search, module.weight, kernel_size=(3, 1), dilation=(1, 2), groups=2)
     assert torch.equal(module(base, search), expected)
     assert module(X, X).shape == (2, module.out_channels, 3, 5, 6)
@@ -57,7 +57,7 @@ def test_fresh_filters_are_the_plain_correlation() -> None:
     module = VideoCorrelation(4, 3, kernel_size=3, groups=2)
     plain = VideoCorrelation(4, 3, kernel_size=3, groups=2, filters="none")
     torch.testing.assert_close(module(X), plain(X))
-    randomised(module).reset_parameters()
+    randomized(module).reset_parameters()
     assert torch.equal(module.weight, torch.ones(3, 4, 3, 3))
 
 
@@ -97,7 +97,7 @@ def test_set_num_frames_interpolates_linearly(old: list[float], new: list[float]
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("num_frames", [1, 3, 8, 9, 16, 32, 33])
 def test_set_num_frames_keeps_the_ends_exactly(dtype: torch.dtype, num_frames: int) -> None:
-    module = randomised(VideoCorrelation(2, 8, kernel_size=3)).to(dtype)
+    module = randomized(VideoCorrelation(2, 8, kernel_size=3)).to(dtype)
     before = module.weight.detach().clone()
     module.set_num_frames(num_frames)
     assert torch.equal(module.weight[0], before[0])
@@ -107,7 +107,7 @@ def test_set_num_frames_keeps_the_ends_exactly(dtype: torch.dtype, num_frames: i
 
 
 def test_set_num_frames_changes_the_same_parameter() -> None:
-    module = randomised(VideoCorrelation(4, 3, kernel_size=3))
+    module = randomized(VideoCorrelation(4, 3, kernel_size=3))
     module.weight.requires_grad_(False)
     parameter = module.weight
     module.set_num_frames(6)
@@ -125,7 +125,7 @@ def test_set_num_frames_changes_the_same_parameter() -> None:
 
 
 def test_set_num_frames_without_filters_per_frame() -> None:
-    module = randomised(VideoCorrelation(4, 3, kernel_size=3, filters="shared"))
+    module = randomized(VideoCorrelation(4, 3, kernel_size=3, filters="shared"))
     before = module.weight.detach().clone()
     module.set_num_frames(16)
     assert torch.equal(module.weight, before)
@@ -141,7 +141,7 @@ DUPLICATES = pytest.mark.parametrize(
 
 @DUPLICATES
 def test_copies_compute_the_same_and_own_their_filters(duplicate) -> None:
-    module = randomised(VideoCorrelation(4, 3, kernel_size=3))
+    module = randomized(VideoCorrelation(4, 3, kernel_size=3))
     twin = duplicate(module)
     assert torch.equal(twin(X), module(X))
     twin.reset_parameters()
@@ -150,7 +150,7 @@ def test_copies_compute_the_same_and_own_their_filters(duplicate) -> None:
 
 @DUPLICATES
 def test_copies_of_the_pair_module_keep_their_options(duplicate) -> None:
-    module = randomised(Correlation(4, kernel_size=3, dilation=2, groups=2, stride=(2, 1), padding="valid"))
+    module = randomized(Correlation(4, kernel_size=3, dilation=2, groups=2, stride=(2, 1), padding="valid"))
     twin = duplicate(module)
     assert repr(twin) == repr(module)
     assert torch.equal(twin(X, X), module(X, X))
@@ -162,7 +162,7 @@ def test_copies_of_the_pair_module_keep_their_options(duplicate) -> None:
     "make", [lambda: VideoCorrelation(4, 3, kernel_size=3), lambda: Correlation(4, kernel_size=3)]
 )
 def test_moved_modules_take_their_filters_along(make) -> None:
-    module = randomised(make())
+    module = randomized(make())
     num_inputs = 2 if isinstance(module, Correlation) else 1
     before = module(*[X] * num_inputs)
     for dtype in (torch.float64, torch.bfloat16, torch.float32):
@@ -178,7 +178,7 @@ def test_moved_modules_take_their_filters_along(make) -> None:
 
 
 def test_state_goes_from_module_to_module() -> None:
-    module, other = randomised(VideoCorrelation(4, 3, kernel_size=3)), VideoCorrelation(4, 3, kernel_size=3)
+    module, other = randomized(VideoCorrelation(4, 3, kernel_size=3)), VideoCorrelation(4, 3, kernel_size=3)
     assert list(module.state_dict()) == ["weight"]
     other.load_state_dict(module.state_dict())
     assert torch.equal(other(X), module(X))
@@ -199,7 +199,7 @@ def test_repr_shows_the_options() -> None:
 
 def test_filters_are_learned() -> None:
     torch.manual_seed(0)
-    target, module = randomised(VideoCorrelation(4, 3, kernel_size=3)), VideoCorrelation(4, 3, kernel_size=3)
+    target, module = randomized(VideoCorrelation(4, 3, kernel_size=3)), VideoCorrelation(4, 3, kernel_size=3)
     optimizer = torch.optim.Adam(module.parameters(), lr=0.1)
     first = None
     for _ in range(60):

@@ -175,6 +175,7 @@ def test_vmap_equals_a_loop(padding: str, stride: int) -> None:
     torch.testing.assert_close(mapped, loop)
 
 
+@pytest.mark.slow
 def test_exports_with_dynamic_sizes() -> None:
     module = Correlation(4, kernel_size=3, dilation=2, stride=2, padding="valid", weight=False)
     # An exported program takes sizes of one for special, so there are two output rows and columns at least.

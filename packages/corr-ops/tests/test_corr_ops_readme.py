@@ -10,7 +10,7 @@ EXAMPLES = re.findall(r"^```python\n(.*?)^```", README.read_text(encoding="utf-8
 
 
 def test_readme_has_examples() -> None:
-    assert len(EXAMPLES) == 4
+    assert len(EXAMPLES) == 5
 
 
 @pytest.mark.parametrize(
@@ -18,8 +18,9 @@ def test_readme_has_examples() -> None:
     [
         pytest.param(EXAMPLES[0], None, id="clips"),
         pytest.param(EXAMPLES[1], None, id="images"),
-        pytest.param(EXAMPLES[2], "onnxscript", id="onnx", marks=pytest.mark.slow),
-        pytest.param(EXAMPLES[3], "fvcore", id="fvcore"),
+        pytest.param(EXAMPLES[2], None, id="explain"),
+        pytest.param(EXAMPLES[3], "onnxscript", id="onnx", marks=pytest.mark.slow),
+        pytest.param(EXAMPLES[4], "fvcore", id="fvcore"),
     ],
 )
 def test_example_runs(

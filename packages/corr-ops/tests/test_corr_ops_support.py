@@ -21,7 +21,7 @@ from torch.func import functional_call, grad, jacfwd, jacrev, jvp, vjp
 from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
-from corr_ops import VideoCorrelation, correlation, ops, video_correlation
+from corr_ops import VideoCorrelation, correlation, explain, ops, video_correlation
 from corr_ops.testing import Case, make_frames, make_weight, oracle_correlation, oracle_video_correlation
 
 PACKAGE = Path(__file__).parents[1]
@@ -417,7 +417,7 @@ def _id(value: object) -> str:
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("row", FEATURES, ids=_id)
 def test_cell(row: Feature, backend: str, dtype: torch.dtype, record_property) -> None:
-    if backend == "cpu" and (reason := ops.cpu.unavailable()):
+    if reason := explain(torch.empty(0)).reasons.get(backend):
         pytest.skip(reason)
     row.check(Setting(backend, dtype))
     record_property("cell", (row.name, backend, str(dtype), row.refused.get(backend)))

@@ -48,7 +48,7 @@ def test_the_table_of_configurations_compiles_to_what_is_meant(target: str) -> N
         by_matrices = "16" in name and "frames" not in name  # sums of products of 16-bit frames
         assert kernel["spilled_bytes"] == 0, name
         assert (kernel["matrix"] > 0) == by_matrices, name
-        assert kernel.get("serialised_matrix", 0) == 0, name
+        assert kernel.get("serialized_matrix", 0) == 0, name
         # The exact forward pass has one position in a lane: its loads are as wide as a warp.
         assert kernel["wide_loads"] > 0 or name.endswith("forward, float32"), name
         assert kernel["shared_bytes"] <= 64 << 10, name

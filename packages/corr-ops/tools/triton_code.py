@@ -141,7 +141,7 @@ def _count_nvidia(usage: str, code: str, shared_bytes: int, macs: float) -> dict
         "memory_slots": round(4 * sum(map(_memory_cycles, loop)) / macs, 3),
         "matrix_slots": round(_MATRIX_CYCLES * _with(loop, "HMMA") / macs, 3),
         "matrix": _with(code.splitlines(), "HMMA", "HGMMA", "UTC.?MMA", "IMMA", "DMMA"),
-        "serialised_matrix": _with(code.splitlines(), "HGMMA", "WARPGROUP", "UTC.?MMA"),
+        "serialized_matrix": _with(code.splitlines(), "HGMMA", "WARPGROUP", "UTC.?MMA"),
         "wide_loads": _with(code.splitlines(), r"LDG\.E[A-Z.]*\.(64|128)\b"),
         "half_loads": _with(code.splitlines(), r"LDG\.E[A-Z.]*\.U16\b"),
     }

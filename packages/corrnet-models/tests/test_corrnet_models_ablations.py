@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from corr_ops import VideoCorrelation
 from corrnet_models import VideoModel, create_model, model_config
-from corrnet_models.blocks import Bottleneck, CorrelationConcat, CorrelationSum
+from corrnet_models._blocks import Bottleneck, CorrelationConcat, CorrelationSum
 
 VARIANTS: list[dict[str, Any]] = [
     {},

@@ -10,19 +10,19 @@ from corrnet_models import (
     ModelConfig,
     TwoStreamResNet,
     VideoResNet,
+    _registry,
     build_model,
     create_model,
     list_models,
     model_config,
     model_info,
     register_model,
-    registry,
 )
 
 
 @pytest.fixture
 def clean_registry(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(registry, "_MODELS", dict(registry._MODELS))
+    monkeypatch.setattr(_registry, "_MODELS", dict(_registry._MODELS))
     yield
 
 

@@ -9,13 +9,13 @@ import pytest
 
 from corrnet_models import (
     Complexity,
+    _registry,
     complexity_table,
     count_gmacs,
     count_gmacs_fvcore,
     list_models,
     markdown_table,
     model_config,
-    registry,
 )
 
 # Counted by hand from Table 2 and Figure 2: convolutions, correlations and the classifier.
@@ -45,11 +45,13 @@ def rows(table: list[Complexity]) -> dict[tuple[str, int], Complexity]:
     return {(row.name, row.num_frames): row for row in table}
 
 
+@pytest.mark.slow
 def test_table_has_a_row_per_model_and_length_in_the_order_given(table: list[Complexity]) -> None:
     expected = [(name, num_frames, 224) for name in FULL_SIZE for num_frames in (16, 32)]
     assert [(row.name, row.num_frames, row.resolution) for row in table] == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "num_frames"), BY_HAND)
 def test_counts_agree_with_the_count_by_hand(
     rows: dict[tuple[str, int], Complexity], name: str, num_frames: int
@@ -57,11 +59,13 @@ def test_counts_agree_with_the_count_by_hand(
     assert rows[name, num_frames].gmacs == pytest.approx(BY_HAND[name, num_frames], rel=1e-3)
 
 
+@pytest.mark.slow
 def test_fvcore_agrees_with_torch(table: list[Complexity]) -> None:
     for row in table:
         assert row.gmacs_fvcore == pytest.approx(row.gmacs, rel=1e-9), row
 
 
+@pytest.mark.slow
 def test_differences_from_the_papers_figures(rows: dict[tuple[str, int], Complexity]) -> None:
     assert rows["r2plus1d26", 32].paper_gmacs == 71.9
     for place in [("r2d26", 16), ("r2d26", 32), ("r2plus1d26", 16), ("r2plus1d26", 32)]:
@@ -75,6 +79,7 @@ def test_differences_from_the_papers_figures(rows: dict[tuple[str, int], Complex
     assert rows["corrnet101", 16].difference is None
 
 
+@pytest.mark.slow
 def test_two_streams_cost_two_backbones(rows: dict[tuple[str, int], Complexity]) -> None:
     rgb = count_gmacs(model_config("r2plus1d26"))
     flow = count_gmacs(model_config("r2plus1d26", in_channels=2))
@@ -111,9 +116,10 @@ def test_table_of_each_models_own_length() -> None:
     ]
 
 
+@pytest.mark.slow
 def test_table_of_all_models(monkeypatch: pytest.MonkeyPatch) -> None:
-    tiny = {name: info for name, info in registry._MODELS.items() if name.endswith("tiny")}
-    monkeypatch.setattr(registry, "_MODELS", tiny)
+    tiny = {name: info for name, info in _registry._MODELS.items() if name.endswith("tiny")}
+    monkeypatch.setattr(_registry, "_MODELS", tiny)
     assert [row.name for row in complexity_table(num_frames=None)] == list_models() == sorted(tiny)
 
 
@@ -126,7 +132,7 @@ def test_table_works_without_fvcore(monkeypatch: pytest.MonkeyPatch) -> None:
         return original(name, *args, **kwargs)
 
     monkeypatch.setattr(builtins, "__import__", without_fvcore)
-    monkeypatch.setattr("corrnet_models.complexity.find_spec", lambda name: None)
+    monkeypatch.setattr("corrnet_models._complexity.find_spec", lambda name: None)
     assert complexity_table(["r2d_tiny"], num_frames=(8,))[0].gmacs_fvcore is None
     with pytest.raises(ImportError, match=r"corrnet-models\[fvcore\]"):
         count_gmacs_fvcore(model_config("r2d_tiny"))
@@ -139,6 +145,7 @@ def test_table_refuses_unknown_models_and_lengths() -> None:
         complexity_table(["corrnet26"], num_frames=(10,))
 
 
+@pytest.mark.slow
 def test_the_readme_shows_the_present_figures(table: list[Complexity]) -> None:
     readme = (Path(__file__).parents[1] / "README.md").read_text()
     tiny = ["r2d_tiny", "r2plus1d_tiny", "r2plus1d_tiny_twostream", "corrnet_tiny"]

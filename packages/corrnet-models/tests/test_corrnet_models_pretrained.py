@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from corrnet_models import create_model, is_pretrained, load_pretrained, save_pretrained
-from corrnet_models.pretrained import CARD, CONFIG, WEIGHTS
+from corrnet_models._pretrained import CARD, CONFIG, WEIGHTS
 
 CLASSES = [f"class {number}" for number in range(8)]
 

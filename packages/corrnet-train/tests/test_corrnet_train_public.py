@@ -37,7 +37,12 @@ def parameters(dotted):
 
 
 def test_the_public_names_are_these():
-    assert set(corrnet_train.__all__) == {"RunConfig", *(name for name in SIGNATURES if "." not in name)}
+    errors = {"InputError", "MissingPackageError", "WorkError"}
+    assert set(corrnet_train.__all__) == {
+        "RunConfig",
+        *errors,
+        *(name for name in SIGNATURES if "." not in name),
+    }
     assert set(corrnet_train.__all__) <= set(dir(corrnet_train))
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = corrnet_train.nothing

@@ -20,10 +20,12 @@ FACE = {
         "num_frames=32 frame_stride=1 crop_size=224 short_side=None flip=False modality='rgb' "
         "short_side_range num_channels num_flow_channels span"
     ),
+    "InputError": "",
     "LoaderState": (
         "manifest_hash split seed position advance(self, num_samples) to_dict(self) "
         "from_dict(cls, values, *, expected=None)"
     ),
+    "MissingPackageError": "",
     "MotionBenchConfig": (
         "num_train=3200 num_val=104 num_test=400 seed=0 size=40 num_frames=24 fps=12 speeds=(1.5, "
         "2.0, 2.5, 3.0) sprite_size=(14, 20) num_videos"
@@ -33,6 +35,7 @@ FACE = {
         "max_shard_bytes=1073741824 flow=False seed=0 num_workers=1 part=None overwrite=False"
     ),
     "PackReport": "num_packed dropped manifest num_duplicates=0",
+    "RemoteError": "",
     "ShardError": "reason",
     "ShardSet": (
         "path manifest manifest_hash classes splits num_samples(self, split) shard_sizes(self, "
@@ -43,6 +46,7 @@ FACE = {
     "TrainLoader": "replaced state",
     "VideoError": "reason",
     "ViewBatch": "video label keys index starts valid unreadable pin_memory(self)",
+    "WorkError": "",
     "decode_views": "(source, clip, num_clips, *, num_crops=1, pixels='rgb')",
     "eval_loader": (
         "(shards, split, clip, *, num_clips=10, num_crops=1, batch_size=1, num_workers=0, rank=0, "
@@ -52,7 +56,7 @@ FACE = {
     "generate_motionbench": "(dest, config=None, *, num_workers=1, progress=True)",
     "inspect_shards": "(shards, *, progress=True)",
     "merge_parts": "(dest, *folders, progress=True)",
-    "normalize": "(video, dtype=torch.float32, *, flow_channels=0)",
+    "normalize": "(video, dtype=torch.float32, *, clip=None)",
     "open_shards": "(path, *, verify=False, cache=None, cache_bytes=68719476736, storage_options=None)",
     "pack_csv": "(csv_path, dest, *, root=None, options=None, progress=True)",
     "pack_folder": "(src, dest, *, options=None, progress=True)",

@@ -18,8 +18,10 @@ from typing import NamedTuple
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from corr_ops.api import check_pair, correlation
+from corr_ops._api import check_pair, correlation
 from corr_ops.ops import autocast_dtype
+
+__all__ = ["Correlation", "SpatialCorrelationSampler", "spatial_correlation_sample"]
 
 _Size = int | tuple[int, int]
 

@@ -19,6 +19,8 @@ For a layer of two groups, with ``state`` the state of a WeightedCorrelationBloc
 import torch
 from torch import Tensor
 
+__all__ = ["channels_from_corrnet", "channels_to_corrnet", "weight_from_corrnet", "weight_to_corrnet"]
+
 
 def weight_from_corrnet(filter_weight: Tensor) -> Tensor:
     """Convert the filters of a WeightedCorrelationLayer to those of `corr_ops.VideoCorrelation`.

@@ -5,32 +5,25 @@ Two operators carry everything. ``corr_ops::correlation`` is linear in each of b
 factors again, so every derivative of the two, reverse or forward, is a sum of calls of the same two
 operators, and derivatives of any order exist.
 
-Arguments here are canonical and checked by `corr_ops.api`: frames [N, C, L, H, W], search None where the
+Arguments here are canonical and checked by `corr_ops._api`: frames [N, C, L, H, W], search None where the
 frames of base are searched too, weight [L or 1, C, Ky, Kx] or None, kernel_size and dilation as (y, x), a lag
 between base and searched frame, and a backend. Graphs hold the backend as asked for: "auto" is resolved when
 they run.
 """
 
-import contextlib
 import functools
-import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from types import ModuleType
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch._functorch.utils import enable_single_level_autograd_function
-from torch.autograd.forward_ad import _set_fwd_grad_enabled
 
-from corr_ops.flops import register_flop_formulas
-from corr_ops.impl import cpu, reference, triton
+from corr_ops._backends import IMPLEMENTATIONS, Kernels
+from corr_ops._flops import register_flop_formulas
+from corr_ops._torch_internals import autograd_kernel, below_autograd, forward_mode_below
 from corr_ops.impl.buffers import empty_gradient, empty_output
 
-# In the order in which "auto" tries them.
-_IMPLEMENTATIONS: dict[str, ModuleType] = {"triton": triton, "cpu": cpu, "reference": reference}
-_KERNELS = {"cpu": "cpu", "cuda": "triton"}  # device -> its fast implementation
 _AUTOCAST_KEYS = {"cpu": "AutocastCPU", "cuda": "AutocastCUDA"}
 
 _FACTORS = "Tensor base, Tensor? search, Tensor? weight"
@@ -50,15 +43,6 @@ correlation_backward_op: Callable[..., tuple[Tensor, Tensor, Tensor]] = (
 )
 
 
-def why_not(backend: str, device: torch.device) -> str | None:
-    """Return why an implementation cannot serve a device, or None when it can."""
-    if backend == "triton":
-        return triton.unavailable(device)
-    if backend == "cpu":
-        return cpu.unavailable() if device.type == "cpu" else f"it serves the CPU alone, not {device.type}"
-    return None
-
-
 def choose(backend: str, device: torch.device) -> str:
     """Return the implementation that serves a device: the one asked for, or the first that can for "auto".
 
@@ -66,45 +50,46 @@ def choose(backend: str, device: torch.device) -> str:
         ValueError: If the one asked for cannot serve it.
     """
     if backend != "auto":
-        reason = why_not(backend, device)
+        reason = IMPLEMENTATIONS[backend].kernels.unavailable(device)
         if reason is not None:
             raise ValueError(f'backend {backend!r} cannot serve this call: {reason}; allowed: "auto"')
         return backend
-    return next(name for name in _IMPLEMENTATIONS if why_not(name, device) is None)
+    return next(
+        name
+        for name, implementation in IMPLEMENTATIONS.items()
+        if implementation.kernels.unavailable(device) is None
+    )
 
 
-def _implementation(backend: str, device: torch.device) -> Any:
+def _kernels(backend: str, device: torch.device) -> Kernels:
     """Return the implementation that serves a device, with a warning where a faster one is missing."""
-    chosen = choose(backend, device)
-    if backend == "auto" and chosen == "reference" and device.type in _KERNELS:
-        _notify(device.type, why_not(_KERNELS[device.type], device))
-    return _IMPLEMENTATIONS[chosen]
+    chosen = IMPLEMENTATIONS[choose(backend, device)]
+    if backend == "auto" and chosen.device is None:
+        for other in IMPLEMENTATIONS.values():
+            if other.device == device.type:
+                _warn(other.hardware, other.kernels.unavailable(device))
+    return chosen.kernels
 
 
 @functools.cache
-def _notify(device: str, reason: str | None) -> None:
+def _warn(hardware: str, reason: str | None) -> None:
     """Warn, once in a process, that a kind of device is served by the slower implementation."""
-    name = {"cpu": "CPU", "cuda": "GPU"}[device]
     warnings.warn(
-        f"corr-ops: the {name} kernels cannot be used, the slower reference serves {name}s: {reason}",
+        f"corr-ops: the {hardware} kernels cannot be used, the slower reference serves {hardware}s: {reason}",
         stacklevel=2,
     )
 
 
 def _forward(base: Tensor, search: Tensor | None, weight: Tensor | None, *options: Any) -> Tensor:
     *numbers, backend = options
-    implementation = _implementation(backend, base.device)
-    out: Tensor = implementation.forward(base, search, weight, *numbers)
-    return out
+    return _kernels(backend, base.device).forward(base, search, weight, *numbers)
 
 
 def _backward(
     grad: Tensor, base: Tensor, search: Tensor | None, weight: Tensor | None, *options: Any
 ) -> tuple[Tensor, Tensor, Tensor]:
     *numbers, backend = options
-    implementation = _implementation(backend, base.device)
-    grads: tuple[Tensor, Tensor, Tensor] = implementation.backward(grad, base, search, weight, *numbers)
-    return grads
+    return _kernels(backend, base.device).backward(grad, base, search, weight, *numbers)
 
 
 def _fake_forward(
@@ -150,7 +135,7 @@ class _Correlation(torch.autograd.Function):
         ctx.save_for_backward(base, search, weight)
         ctx.save_for_forward(base, search, weight)
         ctx.options = options
-        with _below_autograd():
+        with below_autograd():
             out: Tensor = correlation_op(base, search, weight, *options)
         return out
 
@@ -164,7 +149,7 @@ class _Correlation(torch.autograd.Function):
     @staticmethod
     def jvp(ctx: Any, *tangents: Tensor | None) -> Tensor | None:
         total: Tensor | None = None
-        with _forward_mode_below(ctx.saved_tensors) as factors:
+        with forward_mode_below(ctx.saved_tensors) as factors:
             for term in _varied(factors, tangents[:3]):
                 total = _sum(total, correlation_op(*term.factors, *ctx.options))
         return total
@@ -186,7 +171,7 @@ class _CorrelationBackward(torch.autograd.Function):
         ctx.save_for_backward(grad, base, search, weight)
         ctx.save_for_forward(grad, base, search, weight)
         ctx.options = options
-        with _below_autograd():
+        with below_autograd():
             grads: tuple[Tensor, Tensor, Tensor] = correlation_backward_op(
                 grad, base, search, weight, *options
             )
@@ -218,7 +203,7 @@ class _CorrelationBackward(torch.autograd.Function):
         *numbers, needed, backend = ctx.options
         options = (*numbers, backend)
         totals: list[Tensor | None] = [None, None, None]
-        with _forward_mode_below(ctx.saved_tensors) as (grad, *factors):
+        with forward_mode_below(ctx.saved_tensors) as (grad, *factors):
             if tangents[0] is not None:
                 totals = _gradients(tangents[0], factors, options, needed)
             for term in _varied(factors, tangents[1:4]):
@@ -276,68 +261,10 @@ def _gradients(
     return [result if wanted else None for result, wanted in zip(grads, needed, strict=True)]
 
 
-class _Modes(threading.local):
-    """Which derivatives the caller of an operator wants, for `_below_autograd`."""
-
-    reverse = True
-    forward = True
-
-
-_modes = _Modes()
-
-
-@contextlib.contextmanager
-def _below_autograd() -> Iterator[None]:
-    """Run the operators inside without derivatives, or under torch.func with those of the levels below.
-
-    PyTorch runs a `torch.autograd.Function` with both modes off. Each level of torch.func's transforms is one
-    such run, and the next level would find the modes off too.
-    """
-    with torch._C._AutoDispatchBelowAutograd():
-        if not torch._C._are_functorch_transforms_active():
-            yield
-            return
-        with torch.set_grad_enabled(_modes.reverse), _set_fwd_grad_enabled(_modes.forward):
-            yield
-
-
-@contextlib.contextmanager
-def _forward_mode_below(saved: Sequence[Tensor | None]) -> Iterator[list[Any]]:
-    """Yield tensors without their tangents, under torch.func with those of the levels below alone.
-
-    PyTorch runs a `jvp` with forward mode off, for all levels. Here it is on again, so that the outer of two
-    nested forward modes is not lost.
-    """
-    if not torch._C._are_functorch_transforms_active():
-        yield list(saved)
-        return
-    primals = [None if tensor is None else torch._VF._unpack_dual(tensor, level=0)[0] for tensor in saved]
-    with _set_fwd_grad_enabled(True):
-        yield primals
-
-
 def _sum(total: Tensor | None, part: Tensor | None) -> Tensor | None:
     if total is None or part is None:
         return part if total is None else total
     return total + part
-
-
-def _apply(function: type[torch.autograd.Function]) -> Callable[..., Any]:
-    """Return a kernel for the Autograd key.
-
-    Under torch.func the dispatcher calls such a kernel once for every level of transforms, so it has to act
-    on one level alone; `Function.apply` itself would refuse.
-    """
-    single_level = super(torch.autograd.Function, function).apply  # type: ignore[misc]
-
-    def apply(*args: Any) -> Any:
-        if not torch._C._are_functorch_transforms_active():
-            return function.apply(*args)
-        _modes.reverse, _modes.forward = torch.is_grad_enabled(), torch._C._is_fwd_grad_enabled()
-        with enable_single_level_autograd_function():
-            return single_level(*args)
-
-    return apply
 
 
 def autocast_dtype(tensor: Tensor) -> torch.dtype:
@@ -417,8 +344,8 @@ def _vmap_backward(
 
 _LIBRARY.impl("correlation", _forward, "CompositeExplicitAutograd")
 _LIBRARY.impl("correlation_backward", _backward, "CompositeExplicitAutograd")
-_LIBRARY.impl("correlation", _apply(_Correlation), "Autograd")
-_LIBRARY.impl("correlation_backward", _apply(_CorrelationBackward), "Autograd")
+_LIBRARY.impl("correlation", autograd_kernel(_Correlation), "Autograd")
+_LIBRARY.impl("correlation_backward", autograd_kernel(_CorrelationBackward), "Autograd")
 for _key in _AUTOCAST_KEYS.values():
     _LIBRARY.impl("correlation", _autocast, _key)
 torch.library.register_fake("corr_ops::correlation", _fake_forward, lib=_LIBRARY)

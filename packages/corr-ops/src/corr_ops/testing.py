@@ -14,6 +14,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+__all__ = [
+    "LAGS",
+    "Case",
+    "assert_within_budget",
+    "cases",
+    "make_factors",
+    "make_frames",
+    "make_grad",
+    "make_weight",
+    "oracle_correlation",
+    "oracle_results",
+    "oracle_video_correlation",
+    "run_implementation",
+]
+
 LAGS = {"pair": 0, "previous": 1, "current": -1}  # kinds of call, with what an implementation is told
 
 
@@ -252,8 +267,8 @@ def oracle_correlation(
         row, column = i * dilation[0], j * dilation[1]
         total = torch.zeros(num_clips, num_frames, height, width, dtype=dtype, device=base.device)
         for channel in range(group * per_group, (group + 1) * per_group):
-            neighbour = padded[:, channel, :, row : row + height, column : column + width]
-            term = base[:, channel] * neighbour
+            neighbor = padded[:, channel, :, row : row + height, column : column + width]
+            term = base[:, channel] * neighbor
             if weight is not None:
                 term = term * weight[..., channel, i, j].to(dtype).reshape(-1, 1, 1)
             total = total + term

@@ -1,7 +1,7 @@
 """CorrNet and its R(2+1)D and R2D baselines, by name and by configuration."""
 
-from corrnet_models import zoo as _zoo  # noqa: F401  (registers the named models)
-from corrnet_models.complexity import (
+from corrnet_models import _zoo  # noqa: F401  (registers the named models)
+from corrnet_models._complexity import (
     Complexity,
     complexity_table,
     count_gmacs,
@@ -9,10 +9,11 @@ from corrnet_models.complexity import (
     count_parameters,
     markdown_table,
 )
-from corrnet_models.config import STAGES, ModelConfig, StageName
-from corrnet_models.network import FeatureInfo, VideoModel, VideoResNet
-from corrnet_models.pretrained import Pretrained, is_pretrained, load_pretrained, save_pretrained
-from corrnet_models.registry import (
+from corrnet_models._config import STAGES, ModelConfig, StageName
+from corrnet_models._errors import MissingPackageError, ModelError
+from corrnet_models._network import FeatureInfo, Stage, VideoModel, VideoResNet
+from corrnet_models._pretrained import Pretrained, is_pretrained, load_pretrained, save_pretrained
+from corrnet_models._registry import (
     ModelInfo,
     build_model,
     create_model,
@@ -21,7 +22,7 @@ from corrnet_models.registry import (
     model_info,
     register_model,
 )
-from corrnet_models.twostream import TwoStreamResNet
+from corrnet_models._twostream import TwoStreamResNet
 
 __version__ = "0.1.0"
 
@@ -29,9 +30,12 @@ __all__ = [
     "STAGES",
     "Complexity",
     "FeatureInfo",
+    "MissingPackageError",
     "ModelConfig",
+    "ModelError",
     "ModelInfo",
     "Pretrained",
+    "Stage",
     "StageName",
     "TwoStreamResNet",
     "VideoModel",

@@ -23,13 +23,17 @@ if TYPE_CHECKING:
     from corrnet_train.inference.export import export_model
     from corrnet_train.inference.features import extract_features
     from corrnet_train.training.trainer import Trainer
+    from corrnet_train.utils.errors import InputError, MissingPackageError, WorkError
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "InputError",
+    "MissingPackageError",
     "RunConfig",
     "Trainer",
     "VideoClassifier",
+    "WorkError",
     "evaluate",
     "export_model",
     "extract_features",
@@ -37,9 +41,12 @@ __all__ = [
 ]
 
 _HOMES = {
+    "InputError": "utils.errors",
+    "MissingPackageError": "utils.errors",
     "RunConfig": "config.schema",
     "Trainer": "training.trainer",
     "VideoClassifier": "inference.classifier",
+    "WorkError": "utils.errors",
     "evaluate": "evaluation.evaluate",
     "export_model": "inference.export",
     "extract_features": "inference.features",

@@ -1,5 +1,6 @@
-"""Exit codes that scripts rely on: 0 done, 1 failed, 2 bad input, 3 done without some videos, 130 interrupted."""
+"""Exit codes that scripts rely on: 0 done, 1 failed, 2 bad input, 3 some videos left out, 70 a bug, 130 interrupted."""
 
+import re
 import shutil
 import signal
 import subprocess
@@ -7,11 +8,18 @@ import sys
 import time
 
 import pytest
+import torch
 import typer
 from typer.testing import CliRunner
 
+from corrnet_models import ModelError
+from corrnet_train.checkpoint.state import CheckpointError
 from corrnet_train.cli import app
 from corrnet_train.cli.menu import load_command
+from corrnet_train.config.recipes import ConfigError
+from corrnet_train.distributed.ranks import RanksError
+from corrnet_train.utils.errors import InputError, MissingPackageError, WorkError, kind_of
+from video_data import PackOptions, RemoteError, ShardError, VideoError
 
 runner = CliRunner()
 
@@ -46,10 +54,17 @@ CALLS = {
     "motionbench a": "video_data.generate_motionbench",
 }
 ERRORS = [
-    (ValueError("what [was] got"), 2),
-    (ImportError("install what [was] left out"), 2),
+    (InputError("what [was] got"), 2),
+    (MissingPackageError("install what [was] left out"), 2),
     (OSError("what [was] full"), 1),
-    (RuntimeError("what [was] lost"), 1),
+    (WorkError("what [was] lost"), 1),
+]
+BUGS = [
+    ValueError("what [was] wrong"),
+    RuntimeError("what [was] wrong"),
+    KeyError("what [was] wrong"),
+    TypeError("what [was] wrong"),
+    ImportError("what [was] wrong"),
 ]
 
 
@@ -85,6 +100,54 @@ def test_errors_become_a_message_and_an_exit_code(line, monkeypatch, tmp_path):
         monkeypatch.setattr(CALLS[line], fail)
         result = runner.invoke(app, line.split(), env={"COLUMNS": "200"})
         assert (result.exit_code, result.stderr) == (code, f"error: {error}\n")
+
+
+@pytest.mark.parametrize("line", CALLS)
+def test_anything_else_is_a_bug_with_a_traceback_and_an_exit_code(line, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["corrnet", *line.split()])
+    for error in BUGS:
+
+        def fail(*args, _error=error, **kwargs):
+            raise _error
+
+        monkeypatch.setattr(CALLS[line], fail)
+        result = runner.invoke(app, line.split(), env={"COLUMNS": "200"})
+        assert result.exit_code == 70
+        trace, _, report = result.stderr.partition(f"\n{type(error).__name__}: {error}\n")
+        assert trace.startswith("Traceback (most recent call last):\n") and "raise _error" in trace
+        first, version, command = report.splitlines()
+        assert first.startswith("error: this is a bug in corrnet; please report it")
+        assert re.match(r"version: corrnet-train \S+, torch \S+, Python 3\S+, \S+", version)
+        assert command == f"command: corrnet {line}"
+
+
+def test_debug_shows_the_traceback_of_every_error(monkeypatch, tmp_path):
+    line = ["train", "motionbench", "optim.lrr=1", f"run.dir={tmp_path}/x"]
+    for options, is_shown in ((["--debug"], True), ([], False)):
+        result = runner.invoke(app, [*options, *line])
+        assert result.exit_code == 2 and "error: unknown key optim.lrr" in result.stderr
+        assert ("Traceback (most recent call last)" in result.stderr) == is_shown
+        assert "bug" not in result.stderr
+
+
+def test_errors_of_every_package_have_a_kind():
+    with pytest.raises(ValueError) as settings:
+        PackOptions(crf=99)
+    kinds = {
+        "bad input": [
+            InputError(), MissingPackageError(), ConfigError(), CheckpointError(), VideoError("x"),
+            ShardError("x"), ModelError(), settings.value, ValueError("CORR_OPS_ISA must be one of ..."),
+        ],
+        "failed work": [
+            WorkError(), RanksError(), RemoteError(), FileNotFoundError(2, "gone", "x"), MemoryError(),
+            torch.OutOfMemoryError("CUDA out of memory. Tried ..."),
+            RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed."),
+        ],
+        "bug": [*BUGS, UnicodeDecodeError("utf-8", b"x", 0, 1, "out of memory"), AssertionError()],
+    }  # fmt: skip
+    for kind, errors in kinds.items():
+        assert {repr(error): kind_of(error) for error in errors} == {repr(error): kind for error in errors}
 
 
 @pytest.mark.parametrize("line", CALLS)

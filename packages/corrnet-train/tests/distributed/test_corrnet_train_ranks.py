@@ -83,6 +83,7 @@ def runs(motionbench, tmp_path_factory):
                 {"name": "sync_batch_norm", "check": "sync_batch_norm"},
                 {"name": "precise_statistics", "check": "precise_statistics"},
                 {"name": "one_rank_fails", "check": "one_rank_fails"},
+                {"name": "one_rank_has_a_bug", "check": "one_rank_has_a_bug"},
                 {"name": "full_disk", "check": "full_disk", "args": [str(folder / f"full{n}")]},
                 *([task("fsdp", n, "train.micro_batch=2", *ema, "train.parallel=fsdp")] if n < 4 else []),
                 *([{"name": "shards_step", "check": "shards_step"}] if n == 2 else []),
@@ -190,6 +191,11 @@ def test_what_one_rank_meets_stops_all(runs, world_size):
     for rank in seen["one_rank_fails", world_size]:
         assert rank["error"].endswith("no such shard")
         assert world_size == 1 or f"rank {world_size - 1} of {world_size} on " in rank["error"]
+    *others, last = seen["one_rank_has_a_bug", world_size]
+    assert last["error"] == "KeyError: 'no such name'"
+    for rank in others:
+        assert rank["error"].startswith(f"WorkError: rank {world_size - 1} of {world_size} on ")
+        assert rank["error"].endswith(": KeyError: 'no such name'")
     assert [rank["step"] for rank in seen["resumed", world_size]] == [4] * world_size
 
 
@@ -363,6 +369,25 @@ def test_torchrun_starts_killed_processes_again_and_the_bits_stay(runs, motionbe
         assert torch.equal(state["momentum_buffer"], momentum[1][number]["momentum_buffer"])
     names = sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir())
     assert names == ["best.pt", "last.pt", "shards-00000004"]
+
+
+@pytest.mark.slow
+def test_a_bug_of_one_rank_ends_all_and_shows_its_traceback(make_config, tmp_path):
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(config_to_dict(make_config())))
+    command = [
+        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2",
+        ELASTIC.with_name("bug.py"), "train", tmp_path / "recipe.yaml",
+    ]  # fmt: skip
+    done = subprocess.run(
+        command, stderr=subprocess.PIPE, text=True, cwd=tmp_path, timeout=150,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert done.returncode != 0
+    assert (
+        done.stderr.count("Traceback (most recent call last)") >= 1 and "\nKeyError: 'a bug'\n" in done.stderr
+    )
+    assert "error: this is a bug in corrnet" in done.stderr
+    assert "exitcode  : 70" in done.stderr
 
 
 def test_a_run_that_was_refused_is_not_continued_by_the_next_start(make_config, tmp_path, monkeypatch):

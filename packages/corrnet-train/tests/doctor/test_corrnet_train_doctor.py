@@ -68,7 +68,7 @@ def test_a_laptop_is_checked_with_its_shards_and_run_folder(motionbench, tmp_pat
     (versions,) = checks["versions"]["ranks"]
     assert versions["figures"]["torch"] == torch.__version__
     (operator,) = checks["operator"]["ranks"]
-    served = corr_ops.explain(torch.zeros(1, 1, 1, 1, 1))
+    served = str(corr_ops.explain(torch.zeros(1, 1, 1, 1, 1)))
     assert operator["figures"]["cpu float32"] == served and f"on cpu serves {served}" in output
     assert "train 32, val 8, test 16 samples in 6 shards" in checks["shards"]["summary"]["result"]
     assert checks["decoder"]["summary"]["figures"]["frames_per_second"] > 10

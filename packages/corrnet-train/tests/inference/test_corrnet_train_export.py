@@ -76,6 +76,22 @@ def test_an_onnx_graph_gives_the_same_probabilities(trained, classifier, clips, 
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model.onnx", "model.onnx.json"]
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("num_clips", "words"), [(30, "average the probabilities of 30 clips"), (1, "one clip from the middle")]
+)
+def test_the_usage_names_as_many_clips_as_the_run_evaluates_with(classifier, tmp_path, num_clips, words):
+    other = VideoClassifier(
+        classifier.model,
+        classes=classifier.classes,
+        clip=classifier.clip,
+        device=classifier.device,
+        num_clips=num_clips,
+    )
+    export_model(other, tmp_path / "model.pt2", format="torch")
+    assert words in json.loads((tmp_path / "model.pt2.json").read_text())["video"]
+
+
 def test_a_folder_is_a_checkpoint_for_the_other_commands(trained, classifier, clips, motionbench, tmp_path):
     export(trained, tmp_path / "model")
     loaded = VideoClassifier.from_checkpoint(tmp_path / "model", device="cpu")

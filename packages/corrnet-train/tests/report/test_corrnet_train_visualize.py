@@ -165,6 +165,7 @@ def test_colors_are_directions_and_arrows_end_at_their_position(classifier):
     assert rows.min() > tip - 16 and rows.max() < tip + 16
 
 
+@pytest.mark.slow
 def test_the_command_draws_motion(folder, tmp_path):
     command = ("visualize", "motion", folder / "corrnet", folder / "moving.mp4", "-o")
     assert "motion by res2.corr: " in corrnet(*command, tmp_path / "m.mp4")
@@ -212,6 +213,7 @@ def test_ctrl_c_ends_with_the_frames_until_then(folder, tmp_path, monkeypatch):
         assert len(list(container.decode(video=0))) == 1
 
 
+@pytest.mark.slow
 def test_the_command_draws_the_filters_of_every_layer(folder, classifier, tmp_path):
     command = ("visualize", "filters", folder / "corrnet", "-o")
     assert "filters of res2.corr, res3.corr, res4.corr: " in corrnet(*command, tmp_path / "f.html")

@@ -1,30 +1,49 @@
 import pytest
 import torch
+from kornia import augmentation as K
 from torch.nn import functional as F
 
 from corrnet_train.config.schema import AugmentConfig
 from corrnet_train.training.augment import Augment, make_loss
+from video_data import ClipConfig, normalize
+from video_data.loading.batches import PIXEL_MEAN, PIXEL_STD
 
 
 def clips(num, *, size=16, frames=4, seed=0):
     generator = torch.Generator().manual_seed(seed)
-    return torch.rand(num, 3, frames, size, size, generator=generator) - 0.5
+    return torch.randint(256, (num, 3, frames, size, size), dtype=torch.uint8, generator=generator)
 
 
 def augment(num_classes=5, micro_batch=4, **options):
-    return Augment(AugmentConfig(**options), num_classes=num_classes, micro_batch=micro_batch)
+    return Augment(
+        AugmentConfig(**options), clip=ClipConfig(), num_classes=num_classes, micro_batch=micro_batch
+    )
 
 
-def test_nothing_is_changed_by_default():
+def test_pixels_are_normalized_and_nothing_else_is_done_by_default():
     video, label = clips(4), torch.arange(4)
     out, target = augment()(video, label)
-    assert out is video and target is label
+    assert torch.equal(out, normalize(video)) and target is label
+    both = torch.cat([video, video[:, :2]], dim=1)
+    clip = ClipConfig(modality="both")
+    out, _ = Augment(AugmentConfig(), clip=clip, num_classes=5, micro_batch=4)(both, label)
+    assert torch.equal(out, normalize(both, clip=clip))
+
+
+def test_mixing_begins_with_normalized_clips():
+    video, label = clips(4), torch.arange(4)
+    change = augment(mixup=0.8)
+    torch.manual_seed(4)
+    out, target = change(video, label)
+    torch.manual_seed(4)
+    wanted, shares = change.mixed(normalize(video), label)
+    assert torch.equal(out, wanted) and torch.equal(target, shares)
 
 
 def test_mixup_mixes_clips_and_labels_in_the_same_shares():
     torch.manual_seed(0)
     video = torch.arange(4.0).view(4, 1, 1, 1, 1).expand(4, 3, 2, 8, 8)  # a clip is its label
-    out, target = augment(mixup=0.8)(video, torch.arange(4))
+    out, target = augment(mixup=0.8).mixed(video, torch.arange(4))
     assert torch.allclose(target.sum(dim=1), torch.ones(4))
     assert torch.allclose(out[:, 0, 0, 0, 0], target[:, :4] @ torch.arange(4.0), atol=1e-6)
     assert ((target > 0).sum(dim=1) == 2).all()
@@ -33,7 +52,7 @@ def test_mixup_mixes_clips_and_labels_in_the_same_shares():
 def test_cutmix_puts_one_box_into_all_frames_and_counts_its_pixels():
     torch.manual_seed(1)
     video = torch.arange(4.0).view(4, 1, 1, 1, 1).expand(4, 3, 2, 8, 8)
-    out, target = augment(cutmix=1.0)(video, torch.arange(4))
+    out, target = augment(cutmix=1.0).mixed(video, torch.arange(4))
     assert torch.equal(out, out[:, :1, :1].expand_as(out))
     for row, picture in enumerate(out[:, 0, 0]):
         own = (picture == row).float().mean()
@@ -55,6 +74,29 @@ def test_rand_augment_changes_all_frames_alike_and_repeats_itself():
     assert any((a - b).abs().max() > 0.1 for a, b in zip(out[1:], out[:-1], strict=True))
     torch.manual_seed(3)
     assert torch.equal(change(still, label)[0], out)
+
+
+def test_rand_augment_of_pixels_gives_what_that_of_normalized_clips_gave():
+    """Pixels once went through normalization and back before the operations, which rounded them.
+
+    Operations that tell levels of pixels apart then took many for one of the level below; now they give what the same
+    pixels in float64 do.
+    """
+    video, change = clips(1, size=24), augment(rand_augment=9)
+    normalized_and_back = (normalize(video) * PIXEL_STD + PIXEL_MEAN).clamp_(0, 1)
+    operations = list(change._rand_augment.children())
+    assert len(operations) == 13
+    for operation in operations:
+        change._rand_augment = K.VideoSequential(operation, data_format="BCTHW", same_on_frame=True)
+        torch.manual_seed(5)
+        ours = change.clips(video) * PIXEL_STD + PIXEL_MEAN
+        torch.manual_seed(5)
+        before = change._rand_augment(normalized_and_back)
+        torch.manual_seed(5)
+        exact = change._rand_augment(video.double() / 255)
+        levels = isinstance(operation, (K.RandomEqualize, K.RandomPosterize))
+        assert (ours - before).abs().max() < (6 / 255 if levels else 1e-5), operation
+        assert (ours - exact).abs().max() < 1e-5, operation
 
 
 def test_the_loss_takes_labels_and_shares_and_smooths_both():

@@ -21,6 +21,7 @@ def flow_shards(motionbench, tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("model", "modality", "options"),
     [

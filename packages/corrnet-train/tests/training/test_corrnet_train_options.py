@@ -33,6 +33,7 @@ class StopsAfterTwo(Trainer):
         return super()._train_step(batches, stop or self.step == 1)
 
 
+@pytest.mark.slow
 def test_a_run_with_every_option_goes_on_to_the_bit(make_config):
     straight = Trainer(make_config(*EVERYTHING, name="straight", model="corrnet_tiny")).run()
     config = make_config(*EVERYTHING, name="stopped", model="corrnet_tiny")
@@ -168,6 +169,7 @@ def test_other_weights_are_refused_before_any_work(pretrained, make_config, moti
         Trainer(make_config("model.init_from=/nowhere", model="corrnet_tiny"))
 
 
+@pytest.mark.slow
 def test_weights_and_biases_gets_the_same_figures_and_one_run_for_its_continuation(make_config, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "offline")
     config = make_config("optim.epochs=0.75", "run.wandb=motion")

@@ -8,6 +8,7 @@ from corrnet_train.training.dry_run import activation_bytes, make_plan
 from corrnet_train.training.trainer import Trainer
 
 
+@pytest.mark.slow
 def test_a_plan_tells_size_steps_memory_and_time_and_changes_nothing(make_config):
     config = make_config(
         "optim.ema_decay=0.9", "train.micro_batch=4", "optim.name=adamw", model="corrnet_tiny"
@@ -58,6 +59,7 @@ def test_recomputing_blocks_needs_less_memory(make_config):
     assert recomputed < 0.6 * stored
 
 
+@pytest.mark.slow
 def test_a_dry_run_prints_the_plan_and_writes_nothing(motionbench, tmp_path):
     folder = tmp_path / "run"
     overrides = [f"data.shards={motionbench[1]}", f"run.dir={folder}", "data.num_workers=0", "run.device=cpu"]

@@ -8,6 +8,7 @@ from corrnet_models import create_model
 from corrnet_train.config.schema import TrainConfig
 from corrnet_train.training.prefetch import DeviceBatch
 from corrnet_train.training.step import TrainStep, prepare_model
+from video_data import normalize
 
 CPU = torch.device("cpu")
 
@@ -125,8 +126,8 @@ def test_a_batch_that_cannot_be_split_is_an_error(micro_batch, batch_size, world
 def test_labels_that_were_mixed_go_to_the_loss_and_accuracy_keeps_the_labels():
     seen = []
 
-    def mix(clips, label):
-        return clips, nn.functional.one_hot(label, 4).float()
+    def prepare(video, label):
+        return normalize(video), nn.functional.one_hot(label, 4).float()
 
     def loss(logits, target):
         seen.append(target.shape)
@@ -135,7 +136,7 @@ def test_labels_that_were_mixed_go_to_the_loss_and_accuracy_keeps_the_labels():
     torch.manual_seed(0)
     model = Net()
     plain, values = trained(model, data=batches(num_batches=2, size=2))
-    mixed, others = trained(model, data=batches(num_batches=2, size=2), mix=mix, loss=loss)
+    mixed, others = trained(model, data=batches(num_batches=2, size=2), prepare=prepare, loss=loss)
     assert seen == [(2, 4), (2, 4)]
     assert [v.num_correct for v in values] == [v.num_correct for v in others]
     torch.testing.assert_close(plain.state_dict(), mixed.state_dict())

@@ -36,6 +36,7 @@ class StopAfter(Trainer):
         return super()._train_step(*args)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", ["r2plus1d_tiny", "corrnet_tiny"])
 def test_an_interrupted_run_ends_with_the_same_bits(make_config, model):
     dropout = "model.options.dropout=0.5"

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from video_data.shards.reader import ShardError, ShardSet, open_shards
     from video_data.shards.thumbnails import sample_thumbnails
     from video_data.shards.verify import verify_shards
+    from video_data.utils.errors import InputError, MissingPackageError, RemoteError, WorkError
     from video_data.utils.workers import suggest_num_workers
 
 __version__ = "0.1.0"
@@ -33,15 +34,19 @@ __version__ = "0.1.0"
 __all__ = [
     "Batch",
     "ClipConfig",
+    "InputError",
     "LoaderState",
+    "MissingPackageError",
     "MotionBenchConfig",
     "PackOptions",
     "PackReport",
+    "RemoteError",
     "ShardError",
     "ShardSet",
     "TrainLoader",
     "VideoError",
     "ViewBatch",
+    "WorkError",
     "decode_views",
     "eval_loader",
     "generate_motionbench",
@@ -61,15 +66,19 @@ __all__ = [
 _HOMES = {
     "Batch": "loading.batches",
     "ClipConfig": "sampling.clips",
+    "InputError": "utils.errors",
     "LoaderState": "loading.train",
+    "MissingPackageError": "utils.errors",
     "MotionBenchConfig": "datasets.motionbench_config",
     "PackOptions": "shards.pack_options",
     "PackReport": "packing.pack",
+    "RemoteError": "utils.errors",
     "ShardError": "shards.reader",
     "ShardSet": "shards.reader",
     "TrainLoader": "loading.train",
     "VideoError": "media.limits",
     "ViewBatch": "loading.batches",
+    "WorkError": "utils.errors",
     "decode_views": "loading.views",
     "eval_loader": "loading.views",
     "generate_motionbench": "datasets.motionbench",

@@ -84,10 +84,10 @@ def test_the_patch_moves_along_the_direction_of_its_class():
         ground = np.median(frames, axis=0)
         where = np.abs(frames - ground).sum(-1)
         angles = np.exp(2j * np.pi * np.arange(64) / 64)
-        centres = np.stack(
+        centers = np.stack(
             [np.angle((where.sum(2) * angles).sum(1)), np.angle((where.sum(1) * angles).sum(1))], axis=1
         )
-        steps = (np.diff(centres, axis=0) * 64 / (2 * np.pi) + 32) % 64 - 32
+        steps = (np.diff(centers, axis=0) * 64 / (2 * np.pi) + 32) % 64 - 32
         step = np.median(steps, axis=0)
         direction = np.array(DIRECTIONS[MOTIONBENCH_CLASSES[number % 8]], dtype=float)
         speed = float(np.linalg.norm(step))

@@ -305,13 +305,14 @@ def test_pipelines_of_other_libraries_read_sets_with_flow(packed):
 def test_normalize_takes_no_motion_to_zero():
     video = torch.full((2, 5, 3, 4, 4), 128, dtype=torch.uint8)
     video[:, 4] = 255
-    scaled = normalize(video, flow_channels=2)
+    scaled = normalize(video, clip=ClipConfig(modality="both"))
     assert torch.allclose(scaled[:, :3], normalize(video[:, :3]))
     assert not scaled[:, 3].any()
     assert scaled[0, 4, 0, 0, 0].item() == pytest.approx(127 / 255 / 0.225)
-    assert not normalize(video[:, 3:4], flow_channels=1).any()
-    with pytest.raises(ValueError, match="flow_channels is 6"):
-        normalize(video, flow_channels=6)
+    assert not normalize(video[:, [3, 3]], clip=ClipConfig(modality="flow")).any()
+    for wrong in (video, video[0, 0]):
+        with pytest.raises(ValueError, match="clips of modality flow have 2 channels, video has the shape"):
+            normalize(wrong, clip=ClipConfig(modality="flow"))
 
 
 def test_flow_of_a_set_without_it_is_refused(without_flow, packed):

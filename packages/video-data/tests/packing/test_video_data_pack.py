@@ -290,6 +290,7 @@ def test_a_missing_encoder_is_told_before_any_work(class_folder, tmp_path, monke
     assert not (tmp_path / "shards").exists()
 
 
+@pytest.mark.slow
 def test_a_full_disk_leaves_no_unfinished_file(class_folder, tmp_path):
     """The size of files is limited as a full disk limits it: writing fails in the middle of a tar."""
     script = (

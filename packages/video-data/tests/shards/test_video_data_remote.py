@@ -114,6 +114,7 @@ def test_memory(local, in_memory, tmp_path):
     assert len(next(iter(eval_loader(shards, "train", CLIP, num_clips=2))).keys) == 1
 
 
+@pytest.mark.slow
 def test_http_with_workers_that_share_a_cache(local, over_http, tmp_path):
     url, asked = over_http
     assert_reads_as_local(

@@ -7,11 +7,11 @@ from torch import Tensor
 
 
 def empty_output(base: Tensor, kernel_size: Sequence[int], groups: int) -> Tensor:
-    """Return an uninitialised output of the forward operator.
+    """Return an uninitialized output of the forward operator.
 
     Args:
         base: Base frames [N, C, L, H, W].
-        kernel_size: Neighbourhood (Ky, Kx).
+        kernel_size: Neighborhood (Ky, Kx).
         groups: Number of channel groups G.
 
     Returns:
@@ -25,7 +25,7 @@ def empty_output(base: Tensor, kernel_size: Sequence[int], groups: int) -> Tenso
 
 
 def empty_gradient(factor: Tensor | None, *, needed: bool, grad: Tensor) -> Tensor:
-    """Return an uninitialised gradient of one factor of the product (base, search or weight).
+    """Return an uninitialized gradient of one factor of the product (base, search or weight).
 
     Args:
         factor: The factor, or None where the call has no weight.

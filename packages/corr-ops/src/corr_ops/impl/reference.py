@@ -1,6 +1,6 @@
 """Eq. 1 of the paper in plain tensor operations, on any device and floating-point dtype.
 
-For each displacement (i, j) of the neighbourhood the base frames are multiplied with the displaced searched
+For each displacement (i, j) of the neighborhood the base frames are multiplied with the displaced searched
 frames and averaged over the channels of a group. Displaced frames are views: beside its results, nothing
 here is larger than the input. Inside, tensors are [N, G, g, L, H, W]: clips, groups, channels per group,
 frames, rows, columns.
@@ -17,6 +17,18 @@ from corr_ops.impl.buffers import accumulation_dtype, empty_gradient, empty_outp
 _ALL = slice(None)
 
 
+def unavailable(device: torch.device) -> str | None:
+    """Return why this implementation cannot serve a device: never, whatever the device.
+
+    Args:
+        device: Where the frames are.
+
+    Returns:
+        None. Other implementations return a clause that ends a message, as "PyTorch sees no GPU".
+    """
+    return None
+
+
 def forward(
     base: Tensor,
     search: Tensor | None,
@@ -26,14 +38,14 @@ def forward(
     groups: int,
     lag: int,
 ) -> Tensor:
-    """Correlate every base position with its neighbourhood in the searched frame (eq. 1).
+    """Correlate every base position with its neighborhood in the searched frame (eq. 1).
 
     Args:
         base: Base frames [N, C, L, H, W].
         search: Searched frames [N, C, L, H, W]; None searches in `base` itself.
         weight: Filters [L or 1, C, Ky, Kx], or None for ones.
-        kernel_size: Neighbourhood (Ky, Kx), odd.
-        dilation: Distance between neighbours (Dy, Dx), in pixels.
+        kernel_size: Neighborhood (Ky, Kx), odd.
+        dilation: Distance between neighbors (Dy, Dx), in pixels.
         groups: Number of channel groups G.
         lag: 0 pairs equal frames; 1 searches the previous frame; -1 searches the current frame for positions
             of the previous one.
@@ -127,7 +139,7 @@ class _Match(NamedTuple):
 def _matches(
     shape: Sequence[int], kernel_size: Sequence[int], dilation: Sequence[int], lag: int
 ) -> Iterator[_Match]:
-    """Yield every displacement (i, j) with the positions whose displaced neighbour lies inside the frame."""
+    """Yield every displacement (i, j) with the positions whose displaced neighbor lies inside the frame."""
     num_frames, height, width = shape[-3:]
     for i in range(kernel_size[0]):
         rows, displaced_rows = _overlap(height, (i - kernel_size[0] // 2) * dilation[0])

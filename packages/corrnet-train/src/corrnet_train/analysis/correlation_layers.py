@@ -9,6 +9,7 @@ from torch import Tensor
 
 from corr_ops import VideoCorrelation
 from corrnet_models import STAGES, StageName, VideoModel
+from corrnet_train.utils.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -75,10 +76,10 @@ def chosen_layers(model: VideoModel, names: Sequence[str] = ()) -> list[Correlat
     """
     layers = {layer.name: layer for layer in correlation_layers(model)}
     if not layers:
-        raise ValueError("this model has no correlation layers; CorrNet has")
+        raise InputError("this model has no correlation layers; CorrNet has")
     unknown = [name for name in names if name not in layers]
     if unknown:
-        raise ValueError(f"no correlation layer {unknown[0]!r}; this model has {', '.join(layers)}")
+        raise InputError(f"no correlation layer {unknown[0]!r}; this model has {', '.join(layers)}")
     return [layers[name] for name in names] if names else list(layers.values())
 
 

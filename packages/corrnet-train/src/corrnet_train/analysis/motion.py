@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from corr_ops import correlation
 from corrnet_train.analysis.correlation_layers import CorrelationLayer, nearest_first
 from corrnet_train.inference.classifier import VideoClassifier
+from corrnet_train.utils.errors import InputError
 from video_data import VideoError
 from video_data.loading.live import open_frames, sliding_clips
 from video_data.media.container import open_video
@@ -82,9 +83,9 @@ def motion_fields(
     """
     length = classifier.clip.num_frames // layer.temporal_stride
     if length < 2:
-        raise ValueError(f"{layer.name} sees {length} frame of a clip: there is nothing to match")
+        raise InputError(f"{layer.name} sees {length} frame of a clip: there is nothing to match")
     if layer.reach < 1:
-        raise ValueError(f"the window of {layer.name} is one position: it cannot match motion")
+        raise InputError(f"the window of {layer.name} is one position: it cannot match motion")
     is_first = True
     for pictures in _windows(classifier, source, (length - 1) * layer.temporal_stride, max_frames):
         clip = torch.stack([picture.pixels for picture in pictures], dim=1)
@@ -128,7 +129,7 @@ def _windows(
     if num_new:
         yield window
     elif not window:
-        raise ValueError(f"{source} has no frames")
+        raise InputError(f"{source} has no frames")
 
 
 def _inputs(classifier: VideoClassifier, clips: Tensor, layer: CorrelationLayer) -> Tensor:

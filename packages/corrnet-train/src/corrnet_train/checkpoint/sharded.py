@@ -20,6 +20,7 @@ from torch.distributed.checkpoint.state_dict_saver import save
 from torch.distributed.tensor import DTensor
 
 from corrnet_train.checkpoint.folders import DESCRIPTION, REST, sync_folder
+from corrnet_train.utils.errors import InputError, WorkError
 from video_data.utils.files import atomic_path
 
 Place = tuple[str | int, ...]
@@ -71,7 +72,7 @@ def read_shards(folder: Path) -> dict[str, Any]:
             warnings.filterwarnings("ignore", message="torch.distributed is")
             load(tensors, storage_reader=reader, no_dist=True)
     except CheckpointException as error:
-        raise ValueError(_reasons(error)) from None
+        raise InputError(_reasons(error)) from None
     content: dict[str, Any] = saved["content"]
     for key, place in saved["places"].items():
         parent: Any = content
@@ -94,7 +95,7 @@ class _Writer(FileSystemWriter):
         missing = sorted(name for name in written if not (Path(self.path) / name).is_file())
         if missing:
             where = Path(self.path).parent
-            raise RuntimeError(f"all machines must share {where}: rank 0 sees no {missing[0]}")
+            raise WorkError(f"all machines must share {where}: rank 0 sees no {missing[0]}")
         self._finish()
 
 
@@ -150,10 +151,10 @@ def _without_shards(value: Any, place: Place, tensors: dict[str, Tensor], places
 def _empty(key: str, described: Any) -> Tensor:
     """Room for a tensor, all of which must be in the shards."""
     if not isinstance(described, TensorStorageMetadata):
-        raise ValueError(f"{DESCRIPTION} describes no tensor {key}")
+        raise InputError(f"{DESCRIPTION} describes no tensor {key}")
     held = sum(chunk.sizes.numel() for chunk in described.chunks)
     if held != described.size.numel():
-        raise ValueError(f"the shards hold {held} of {described.size.numel()} values of {key}")
+        raise InputError(f"the shards hold {held} of {described.size.numel()} values of {key}")
     return torch.empty(described.size, dtype=described.properties.dtype)
 
 

@@ -14,12 +14,14 @@ from corrnet_train.checkpoint.folders import is_sharded
 from corrnet_train.config.recipes import flatten
 from corrnet_train.config.schema import RunConfig, config_to_dict, resumable_keys
 from corrnet_train.distributed.parallelize import full_tensor, placed_state
+from corrnet_train.utils.errors import InputError
 from video_data.utils.files import atomic_path
+from video_data.utils.settings import changed_settings
 
 FORMAT_VERSION = 2
 
 
-class CheckpointError(ValueError):
+class CheckpointError(InputError):
     """A checkpoint that cannot be used for what was asked; the message says what differs."""
 
 
@@ -106,7 +108,10 @@ class Checkpoint:
         version = content.pop("format_version")
         if version != FORMAT_VERSION:
             raise CheckpointError(f"{path} has format {version}, this version reads format {FORMAT_VERSION}")
-        return cls(**content)
+        try:
+            return cls(**content)
+        except TypeError as error:
+            raise CheckpointError(f"{path} is not a whole checkpoint: {error}") from None
 
 
 def load_weights(model: nn.Module, state: dict[str, Any], *, source: str) -> None:
@@ -140,10 +145,11 @@ def check_resumable(checkpoint: Checkpoint, config: RunConfig, *, source: str) -
         CheckpointError: lists every setting that differs, with both values.
     """
     old, new = flatten(checkpoint.config), flatten(config_to_dict(config))
-    changed = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
-    changed = [key for key in changed if key not in resumable_keys()]
+    changed = changed_settings(old, new, names=sorted((old.keys() | new.keys()) - resumable_keys()))
     if changed:
-        lines = [f"  {key}: {old.get(key)!r} in the checkpoint, {new.get(key)!r} now" for key in changed]
+        lines = [
+            f"  {key}: {before!r} in the checkpoint, {now!r} now" for key, (before, now) in changed.items()
+        ]
         raise CheckpointError(
             f"{source} was trained under other settings:\n" + "\n".join(lines) + "\n"
             "give the old values to continue it, or another run.dir to start a new run"

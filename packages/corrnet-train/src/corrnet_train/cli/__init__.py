@@ -1,7 +1,10 @@
 """The `corrnet` command: one module for each group of commands, put together here."""
 
+from typing import Annotated
+
 import typer
 
+from corrnet_train.cli.common import set_debug
 from corrnet_train.cli.encoding import escape_what_no_terminal_takes
 from corrnet_train.cli.menu import Menu
 from corrnet_train.cli.version import Version
@@ -14,13 +17,18 @@ app = typer.Typer(
     rich_markup_mode="rich",
     help="Learn motion in video by correlation: pack videos, train CorrNet, evaluate and use it.\n\n"
     "Exit codes: 0 done, 1 failed while working or found problems, 2 bad input, "
-    "3 done but some videos were left out, 130 interrupted.",
+    "3 done but some videos were left out, 70 a bug, 130 interrupted.",
 )
 
 
 @app.callback()
-def _options(version: Version = False) -> None:
-    pass
+def _options(
+    version: Version = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show the traceback of every error, not of bugs alone.")
+    ] = False,
+) -> None:
+    set_debug(debug)
 
 
 def main() -> None:

@@ -2,6 +2,10 @@
 
 import functools
 import os
+import platform
+import shlex
+import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -9,9 +13,12 @@ from typing import Annotated, Any, TypeVar
 import typer
 from rich.console import Console
 
+from corrnet_train.utils.errors import kind_of
+
 EXIT_FAILED = 1
 EXIT_BAD_INPUT = 2
 EXIT_VIDEOS_LEFT_OUT = 3
+EXIT_BUG = 70  # EX_SOFTWARE of sysexits.h
 EXIT_INTERRUPTED = 130
 
 out = Console()
@@ -64,33 +71,68 @@ Overwrite = Annotated[
 
 
 def reports_errors(command: F) -> F:
-    """Turns what users can cause into one message and an exit code."""
+    """Turn what users can cause into one message and an exit code, and say of anything else that it is a bug."""
 
     @functools.wraps(command)
     def wrapped(*args: Any, **kwargs: Any) -> Any:
         try:
             return command(*args, **kwargs)
-        except (ValueError, ImportError) as error:  # the latter names the extra to install
-            print_error(error)
-            raise typer.Exit(EXIT_BAD_INPUT) from None
-        except (OSError, RuntimeError) as error:
-            # typer.Exit is a RuntimeError of click.
-            if isinstance(error, typer.Exit):
-                raise
-            print_error(error)
-            raise typer.Exit(EXIT_FAILED) from None
         except KeyboardInterrupt:
             err.print("interrupted; the same command starts again")
             raise typer.Exit(EXIT_INTERRUPTED) from None
+        except (typer.Exit, typer.Abort, typer.BadParameter):  # typer has messages for these
+            raise
+        except Exception as error:
+            print_error(error)
+            raise typer.Exit(_EXIT_CODES[kind_of(error)]) from None
 
     return wrapped  # type: ignore[return-value]
 
 
+_EXIT_CODES = {"bad input": EXIT_BAD_INPUT, "failed work": EXIT_FAILED, "bug": EXIT_BUG}
+_always_trace = False
+
+
+def set_debug(debug: bool) -> None:
+    """Say whether the traceback is shown of errors that users can cause, too."""
+    global _always_trace
+    _always_trace = debug
+
+
 def print_error(error: Exception) -> None:
-    """One line on standard error; of several processes that fail alike the first one prints it."""
+    """Print one line on standard error, for a bug the traceback and what to report.
+
+    Of several processes that fail alike the first one prints it.
+    """
     if os.environ.get("RANK", "0") != "0" and getattr(error, "on_every_rank", False):
         return
-    err.print(f"[bold red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
+    is_bug = kind_of(error) == "bug"
+    if is_bug or _always_trace:
+        _print("".join(traceback.format_exception(error)).rstrip())
+    if not is_bug:
+        err.print(f"[bold red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
+        return
+    err.print(
+        "[bold red]error:[/] this is a bug in corrnet; please report it with the lines above and these two:",
+        highlight=False,
+        soft_wrap=True,
+    )
+    _print(f"version: {versions()}")
+    _print(f"command: {shlex.join(['corrnet', *sys.argv[1:]])}")
+
+
+def _print(text: str) -> None:
+    err.print(escape(text), highlight=False, soft_wrap=True)
+
+
+def versions() -> str:
+    """Return in one line what a report of a bug names: versions of this package, torch and Python, and the system."""
+    from importlib.metadata import version  # slow to import
+
+    from corrnet_train import __version__
+
+    python = f"Python {platform.python_version()}"
+    return f"corrnet-train {__version__}, torch {version('torch')}, {python}, {platform.platform()}"
 
 
 def escape(text: str) -> str:

@@ -1,10 +1,12 @@
 """What the shell offers when Tab is pressed. Importing torch would take longer than people wait."""
 
-import ast
 import importlib.util
+import re
 from pathlib import Path
 
 from corrnet_train.config import recipes
+
+_REGISTERED = re.compile(r"^@register_model\(.*\)\ndef (\w+)", re.MULTILINE)
 
 
 def recipe_names(incomplete: str) -> list[str]:
@@ -15,14 +17,9 @@ def recipe_names(incomplete: str) -> list[str]:
 
 
 def model_names(incomplete: str) -> list[str]:
-    """Names of the registered models, read from the source of the zoo, which is not imported."""
+    """Names of the registered models, read from the source of their package, which is not imported."""
     spec = importlib.util.find_spec("corrnet_models")
     assert spec is not None and spec.origin is not None
-    zoo = ast.parse(Path(spec.origin).with_name("zoo.py").read_text(encoding="utf-8"))
-    functions = (node for node in zoo.body if isinstance(node, ast.FunctionDef))
-    names = (node.name for node in functions if any(map(_registers, node.decorator_list)))
+    sources = (path.read_text(encoding="utf-8") for path in Path(spec.origin).parent.glob("*.py"))
+    names = (name for source in sources for name in _REGISTERED.findall(source))
     return sorted(name for name in names if name.startswith(incomplete))
-
-
-def _registers(decorator: ast.expr) -> bool:
-    return ast.unparse(decorator).startswith("register_model(")

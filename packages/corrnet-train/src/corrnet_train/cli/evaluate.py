@@ -23,6 +23,7 @@ from corrnet_train.cli.common import (
     reports_errors,
 )
 from corrnet_train.cli.encoding import has_character
+from corrnet_train.utils.errors import InputError
 
 if TYPE_CHECKING:  # imported where it is used: it takes a second
     from corrnet_train.inference.classifier import VideoClassifier
@@ -173,13 +174,13 @@ def predict(
     from corrnet_train.inference.classifier import VideoClassifier
 
     if hop is None and annotate is not None:
-        raise ValueError("--annotate draws the classes of a sliding window: give --hop too")
+        raise InputError("--annotate draws the classes of a sliding window: give --hop too")
     if hop is None and smoothing:
-        raise ValueError(f"--smoothing {smoothing:g} is for a sliding window: give --hop too")
+        raise InputError(f"--smoothing {smoothing:g} is for a sliding window: give --hop too")
     if hop is not None and num_clips is not None:
-        raise ValueError("--num-clips is for whole videos, --hop slides a window: give one of them")
+        raise InputError("--num-clips is for whole videos, --hop slides a window: give one of them")
     if hop is not None and len(videos) != 1:
-        raise ValueError(f"--hop slides over one video, got {len(videos)}")
+        raise InputError(f"--hop slides over one video, got {len(videos)}")
     classifier = VideoClassifier.from_checkpoint(checkpoint, device=device)
     if hop is None:
         _predict_videos(classifier, videos, num_clips or classifier.num_clips, top, json_file)
@@ -202,7 +203,7 @@ def _predict_videos(
         for video in found:
             try:
                 prediction = classifier.predict(video.read(), num_clips=num_clips)
-            except (ValueError, OSError) as error:
+            except (InputError, OSError) as error:
                 print_error(error)
                 unreadable += 1
                 records.append({"video": video.name, "error": str(error)})
@@ -253,7 +254,7 @@ def _predict_windows(
     if json_file is not None:
         write_json(json_file, records)
     if not records and not interrupted:
-        raise ValueError(
+        raise InputError(
             f"{source} has fewer frames than a clip spans, {classifier.clip.span}; leave --hop out"
         )
 

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 import typer
 
 from corrnet_train.cli.common import Checkpoint, out, reports_errors
+from corrnet_train.utils.errors import InputError
 
 
 @reports_errors
@@ -37,7 +38,7 @@ def export(
 
     endings: dict[str, Literal["hub", "torch", "onnx"]] = {".pt2": "torch", ".onnx": "onnx"}
     if format is None and path.suffix in {".pt", ".pth", ".ckpt", ".bin", ".safetensors", ".ep"}:
-        raise ValueError(
+        raise InputError(
             f"{path} ends like a file of weights: .pt2 is a torch.export program, .onnx a graph, and a name without "
             "such an ending a folder; or give --format"
         )

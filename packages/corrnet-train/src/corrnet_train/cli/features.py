@@ -19,6 +19,7 @@ from corrnet_train.cli.common import (
     out,
     reports_errors,
 )
+from corrnet_train.utils.errors import InputError
 
 if TYPE_CHECKING:  # imported where it is used: it takes a second
     from corrnet_train.inference.feature_file import VideoRecord
@@ -65,7 +66,7 @@ def features(
     corrnet features runs/first my-folder --per-clip --stage res4 -o clips.npz
     """
     if bool(videos) == (shards is not None):
-        raise ValueError("give videos, or --shards FOLDER with --split")
+        raise InputError("give videos, or --shards FOLDER with --split")
     from corrnet_train.inference.classifier import VideoClassifier
     from corrnet_train.inference.features import PackedSplit, extract_features, num_videos
     from corrnet_train.inference.inputs import find_videos

@@ -7,6 +7,7 @@ from rich.table import Table
 
 from corrnet_train.cli.common import out, reports_errors
 from corrnet_train.cli.complete import model_names
+from corrnet_train.utils.errors import InputError
 
 
 @reports_errors
@@ -36,7 +37,7 @@ def models(
     for pattern in names or ["*"]:
         found = list_models(pattern)
         if not found:
-            raise ValueError(f"no model matches {pattern!r}; there are {', '.join(list_models())}")
+            raise InputError(f"no model matches {pattern!r}; there are {', '.join(list_models())}")
         chosen += found
     table = Table("model", "frames", "size", "params (M)", "GMACs", "fvcore", "paper", "diff.", box=None)
     table.columns[0].no_wrap = True

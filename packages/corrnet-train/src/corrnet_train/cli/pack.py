@@ -21,6 +21,7 @@ from corrnet_train.cli.common import (
     workers,
 )
 from corrnet_train.cli.options import Spelling, takes_model
+from corrnet_train.utils.errors import InputError
 from video_data.shards.pack_options import PackOptions
 
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ def _part(text: str | None) -> tuple[int, int] | None:
         return None
     number, slash, count = text.partition("/")
     if not (slash and number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
-        raise ValueError(f"--part {text}: expected I/N with I from 1 to N, for example 2/8")
+        raise InputError(f"--part {text}: expected I/N with I from 1 to N, for example 2/8")
     return int(number), int(count)
 
 
@@ -143,7 +144,7 @@ def _frame_rate(text: str | None) -> Fraction | None:
     except (ValueError, ZeroDivisionError):
         rate = Fraction(0)
     if rate <= 0:
-        raise ValueError(f"--frame-rate {text}: expected frames a second, for example 25 or 30000/1001")
+        raise InputError(f"--frame-rate {text}: expected frames a second, for example 25 or 30000/1001")
     return rate
 
 

@@ -10,6 +10,7 @@ from rich.table import Table
 
 from corrnet_train.cli.common import escape, out, reports_errors
 from corrnet_train.cli.complete import recipe_names
+from corrnet_train.utils.errors import InputError
 
 recipe_app = typer.Typer(
     add_completion=False,
@@ -85,7 +86,7 @@ def options(
     table = Table("setting", "default", "meaning", box=None, pad_edge=False, header_style="bold")
     rows = [row for row in _rows(RunConfig) if not section or row[0].startswith(section.rstrip(".") + ".")]
     if not rows:
-        raise ValueError(f"no section {section}; allowed: {', '.join(RunConfig.model_fields)}, data.clip")
+        raise InputError(f"no section {section}; allowed: {', '.join(RunConfig.model_fields)}, data.clip")
     for row in rows:
         table.add_row(*map(escape, row))
     out.print(table)

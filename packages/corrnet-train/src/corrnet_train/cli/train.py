@@ -8,6 +8,7 @@ from rich.table import Table
 
 from corrnet_train.cli.common import EXIT_INTERRUPTED, err, escape, out, reports_errors
 from corrnet_train.cli.complete import recipe_names
+from corrnet_train.utils.errors import InputError, WorkError
 
 if TYPE_CHECKING:
     from corrnet_train.training.trainer import Trainer
@@ -69,7 +70,7 @@ def train(
 
     try:
         config = load_config(recipe, overrides)
-    except ValueError as error:
+    except InputError as error:
         raise on_every_rank(error) from None
     with joined_ranks(config.run.device, timeout=config.train.timeout) as ranks:
         if (requeue or ranks.was_restarted) and last_checkpoint(config).exists():
@@ -86,7 +87,7 @@ def train(
                 return
             result = trainer.run()
         except torch.OutOfMemoryError as error:
-            raise RuntimeError(
+            raise WorkError(
                 f"{str(error).partition('.')[0]}. Take fewer clips at once (train.micro_batch), or set "
                 "train.grad_checkpointing=true or run.precision=bf16"
             ) from error

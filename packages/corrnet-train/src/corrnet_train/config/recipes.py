@@ -12,10 +12,12 @@ from typing import Any
 
 import yaml
 
+from corrnet_train.utils.errors import InputError
+
 Tree = dict[str, Any]
 
 
-class ConfigError(ValueError):
+class ConfigError(InputError):
     """A recipe or an override that cannot be used; the message names the key and what is allowed."""
 
 
@@ -122,7 +124,7 @@ def _read_all(recipes: list[str], folder: Path, readers: tuple[str, ...]) -> Tre
 def _read_one(recipe: str, folder: Path, readers: tuple[str, ...]) -> Tree:
     path = folder / recipe
     if path.is_file():
-        name, text, folder = str(path.resolve()), path.read_text(encoding="utf-8"), path.parent
+        name, text, folder = str(path.resolve()), _read_text(path), path.parent
     elif recipe in (shipped := _shipped()):
         name, text, folder = recipe, shipped[recipe].read_text("utf-8"), Path()
     else:
@@ -136,6 +138,13 @@ def _read_one(recipe: str, folder: Path, readers: tuple[str, ...]) -> Tree:
     if not isinstance(parents, list) or not all(isinstance(parent, str) for parent in parents):
         raise ConfigError(f"{recipe}: extends must be a recipe or a list of recipes, got {extends!r}")
     return merge(_read_all(parents, folder, (*readers, name)), tree)
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} is not a text file: {error}") from None
 
 
 def _parse(text: str, source: str) -> Tree:

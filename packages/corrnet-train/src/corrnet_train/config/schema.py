@@ -18,8 +18,10 @@ from pydantic import (
 )
 
 from corrnet_train.config.recipes import ConfigError, apply_override, default_run_dir, read_recipe
+from corrnet_train.utils.errors import InputError
 from corrnet_train.utils.precision import Precision
 from video_data import ClipConfig
+from video_data.sampling.clips import DEFAULT_NUM_CLIPS
 
 BatchNorm = Literal["local", "sync"]
 Parallel = Literal["ddp", "fsdp"]
@@ -53,9 +55,9 @@ class ModelSection(BaseModel):
     def _check(self) -> Self:
         for option, source in _DERIVED_OPTIONS.items():
             if option in self.options:
-                raise ValueError(f"model.options.{option} cannot be set: it follows from {source}")
+                raise InputError(f"model.options.{option} cannot be set: it follows from {source}")
         if self.new_head and self.init_from is None:
-            raise ValueError("model.new_head is for model.init_from, which is not given")
+            raise InputError("model.new_head is for model.init_from, which is not given")
         return self
 
 
@@ -144,7 +146,7 @@ class OptimConfig(BaseModel):
     @model_validator(mode="after")
     def _check_warmup(self) -> Self:
         if self.warmup_epochs > self.epochs:
-            raise ValueError(
+            raise InputError(
                 f"optim.warmup_epochs={self.warmup_epochs:g} is a part of optim.epochs={self.epochs:g} and cannot be "
                 "more: the learning rate would never reach its peak"
             )
@@ -212,12 +214,12 @@ class TrainConfig(BaseModel):
             ValueError: it is to be split, and is compiled or belongs to a process without others.
         """
         if self.parallel == "fsdp" and not launched:
-            raise ValueError(
+            raise InputError(
                 "train.parallel=fsdp splits the model among processes of torchrun, and this is one without it: start "
                 "it with torchrun, or give train.parallel=ddp, which also continues checkpoints of fsdp"
             )
         if self.parallel == "fsdp" and self.compile:
-            raise ValueError(
+            raise InputError(
                 "train.compile=true works with train.parallel=ddp only, got fsdp: give one or the other"
             )
 
@@ -238,14 +240,14 @@ class TrainConfig(BaseModel):
         """
         if self.micro_batch is None:
             if batch_size % world_size:
-                raise ValueError(
+                raise InputError(
                     f"optim.batch_size={batch_size} cannot be shared equally by {world_size} processes: "
                     f"give a multiple of {world_size}, like {_multiple(batch_size, world_size)}"
                 )
             return batch_size // world_size, 1
         together = self.micro_batch * world_size
         if batch_size % together:
-            raise ValueError(
+            raise InputError(
                 f"optim.batch_size={batch_size} is no multiple of train.micro_batch={self.micro_batch} x "
                 f"{world_size} processes = {together}: give a multiple, like {_multiple(batch_size, together)}, "
                 "or another train.micro_batch"
@@ -254,12 +256,13 @@ class TrainConfig(BaseModel):
 
 
 class EvalConfig(BaseModel):
-    """How accuracy is measured (paper section 5: 10 clips, class probabilities averaged)."""
+    """How accuracy is measured (paper section 5: uniformly spaced clips, class probabilities averaged)."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     num_clips: Resumable[PositiveInt] = Field(
-        10, description="clips spaced uniformly over each video by `corrnet eval`, `predict` and `features`"
+        DEFAULT_NUM_CLIPS,
+        description="clips spaced uniformly over each video by `corrnet eval`, `predict` and `features`",
     )
     batch_size: Resumable[PositiveInt] = Field(4, description="videos a step of each process, while training")
     every_epochs: Resumable[float] = Field(
@@ -309,7 +312,7 @@ class RunConfig(BaseModel):
     @model_validator(mode="after")
     def _check_augment(self) -> Self:
         if self.augment.rand_augment and self.data.clip.modality != "rgb":
-            raise ValueError(
+            raise InputError(
                 f"augment.rand_augment is for RGB: data.clip.modality is {self.data.clip.modality}, and turning a "
                 "picture would have to turn its optical flow"
             )

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
-from corrnet_models.network import Stage
+from corrnet_models import Stage
 from corrnet_train.config.schema import BatchNorm, Parallel
 from corrnet_train.distributed.ranks import Ranks, readable_errors
 from corrnet_train.distributed.sync_batchnorm import sync_batch_norm

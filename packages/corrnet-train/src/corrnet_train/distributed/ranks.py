@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.distributed.distributed_c10d import Store
 
 from corrnet_train.distributed.rendezvous import fresh_store, kept_store
+from corrnet_train.utils.errors import InputError, Kind, WorkError, kind_of
 
 T = TypeVar("T")
 
@@ -26,7 +27,7 @@ TORCHRUN_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "M
 _REFUSED = "corrnet/refused"
 
 
-class RanksError(RuntimeError):
+class RanksError(WorkError):
     """The processes that train together can no longer go on together; the message says why."""
 
 
@@ -72,7 +73,7 @@ class Ranks:
             return cls()
         missing = [name for name in TORCHRUN_VARIABLES if name not in os.environ]
         if missing:
-            raise ValueError(
+            raise InputError(
                 f"several processes are started by torchrun, which sets {', '.join(TORCHRUN_VARIABLES)}; "
                 f"not set: {', '.join(missing)}. For one process unset RANK and WORLD_SIZE"
             )
@@ -82,9 +83,9 @@ class Ranks:
             )
         except ValueError:
             given = ", ".join(f"{name}={os.environ[name]!r}" for name in TORCHRUN_VARIABLES[:4])
-            raise ValueError(f"these must be whole numbers, as torchrun sets them: {given}") from None
+            raise InputError(f"these must be whole numbers, as torchrun sets them: {given}") from None
         if not (0 <= rank < world_size and 0 <= local_rank < local_world_size <= world_size):
-            raise ValueError(
+            raise InputError(
                 f"RANK={rank} of WORLD_SIZE={world_size}, LOCAL_RANK={local_rank} of "
                 f"LOCAL_WORLD_SIZE={local_world_size}: ranks count from 0 and stay below their world size"
             )
@@ -124,13 +125,13 @@ class Ranks:
         if device.type != "cuda":
             return device
         if self.local_world_size > 1 and device.index is not None:
-            raise ValueError(
+            raise InputError(
                 f"device {name} is one GPU, but {self.local_world_size} processes run on this machine: "
                 "give cuda, and each takes its own"
             )
         index = self.local_rank if device.index is None else device.index
         if index >= torch.cuda.device_count():
-            raise ValueError(
+            raise InputError(
                 f"device cuda:{index} is not there: torch sees {torch.cuda.device_count()} CUDA devices"
                 + (
                     f" for {self.local_world_size} processes on this machine; start fewer with --nproc-per-node"
@@ -161,29 +162,39 @@ class Ranks:
         """A block without communication; if it fails in one process it fails in all of them.
 
         Raises:
-            ValueError: it failed somewhere with a ValueError; the message names the rank unless all said the same.
-            RuntimeError: it failed somewhere with another error that users can cause.
+            InputError: it failed for what was given; the message names the rank unless all said the same.
+            WorkError: it failed somewhere for another reason; one process has more to say of it where it is a bug.
+            Exception: the error of this process as it is, where that is a bug.
         """
         error: Exception | None = None
         try:
             yield
-        except (ValueError, RuntimeError, OSError) as caught:
+        except Exception as caught:
             if self.world_size == 1:
                 raise
             error = caught
         if self.world_size == 1:
             return
-        own = None if error is None else (isinstance(error, ValueError), f"{error}", self.name)
-        failed = [item for item in self.gather(own) if item is not None]
+        failed = [item for item in self.gather(self._own(error)) if item is not None]
         if not failed:
             return
         messages = {message for _, message, _ in failed}
-        if len(failed) == self.world_size and len(messages) == 1:
+        is_common = len(failed) == self.world_size and len(messages) == 1
+        if error is not None and kind_of(error) == "bug":
+            raise on_every_rank(error) if is_common else error
+        if is_common:
             message = messages.pop()
         else:
             message = "\n".join(f"{name}: {message}" for _, message, name in failed)
-        kind = ValueError if all(bad_input for bad_input, _, _ in failed) else RuntimeError
-        raise on_every_rank(kind(message)) from error
+        bad_input = all(kind == "bad input" for kind, _, _ in failed)
+        raise on_every_rank(InputError(message) if bad_input else WorkError(message)) from error
+
+    def _own(self, error: Exception | None) -> tuple[Kind, str, str] | None:
+        """What the other processes are told of an error of this one."""
+        if error is None:
+            return None
+        kind = kind_of(error)
+        return kind, f"{type(error).__name__}: {error}" if kind == "bug" else f"{error}", self.name
 
     def check_equal(self, what: str, value: str) -> None:
         """Checks that all processes were given the same.
@@ -195,7 +206,7 @@ class Ranks:
         for rank, other in enumerate(values):
             if other != values[0]:
                 raise on_every_rank(
-                    ValueError(f"{what} differs: rank 0 has {values[0]}, rank {rank} has {other}")
+                    InputError(f"{what} differs: rank 0 has {values[0]}, rank {rank} has {other}")
                 )
 
 
@@ -210,7 +221,7 @@ def resolve_device(name: str) -> torch.device:
     """
     device = _parse_device(name)
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ValueError(f"device {name} is not there: torch sees {torch.cuda.device_count()} CUDA devices")
+        raise InputError(f"device {name} is not there: torch sees {torch.cuda.device_count()} CUDA devices")
     return device
 
 
@@ -284,4 +295,4 @@ def _parse_device(name: str) -> torch.device:
     try:
         return torch.device(name)
     except RuntimeError:
-        raise ValueError(f"unknown device {name!r}: give auto, cpu, cuda or cuda:N") from None
+        raise InputError(f"unknown device {name!r}: give auto, cpu, cuda or cuda:N") from None

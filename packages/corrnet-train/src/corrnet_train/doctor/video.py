@@ -9,7 +9,7 @@ from av.video.frame import VideoFrame
 
 from corrnet_train.doctor.checkup import Context
 from corrnet_train.doctor.finding import Finding, differences, failed, worst
-from video_data import ClipConfig, decode_views, open_shards, train_loader
+from video_data import ClipConfig, VideoError, decode_views, open_shards, train_loader
 from video_data.media.encode import encode_h264
 
 _NUM_FRAMES, _SIDE = 16, 64
@@ -69,7 +69,7 @@ def shards(context: Context) -> Finding:
         content = shard_set.read(split, first)
         try:
             decode_views(content, ClipConfig(num_frames=4, crop_size=64), 1)
-        except ValueError as error:
+        except VideoError as error:
             return failed(
                 f"{name}: {shard_set.sample(split, first).key}: {error}", "corrnet verify", **figures
             )

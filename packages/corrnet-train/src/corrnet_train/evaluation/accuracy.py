@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from corrnet_train.utils.errors import InputError
 from video_data.loading.batches import Unreadable
 
 NUM_BINS = 15
@@ -106,7 +107,7 @@ def video_accuracy(predictions: Sequence[VideoPrediction], classes: Sequence[str
         ValueError: there are none.
     """
     if not predictions:
-        raise ValueError("no predictions to sum up")
+        raise InputError("no predictions to sum up")
     probabilities = torch.tensor([prediction.probabilities for prediction in predictions])
     labels = torch.tensor([prediction.label for prediction in predictions])
     ranked = probabilities.topk(min(5, len(classes))).indices

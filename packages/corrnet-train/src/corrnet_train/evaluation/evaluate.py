@@ -14,6 +14,7 @@ from corrnet_train.distributed.ranks import ONE_RANK, Ranks, on_every_rank
 from corrnet_train.evaluation.accuracy import VideoAccuracy, VideoPrediction, video_accuracy
 from corrnet_train.evaluation.journal import EvalJournal, EvalPart
 from corrnet_train.inference.classifier import VideoClassifier
+from corrnet_train.utils.errors import InputError, WorkError
 from video_data import ShardSet, ViewBatch, eval_loader, open_shards
 from video_data.loading.batches import Unreadable
 
@@ -66,7 +67,7 @@ def evaluate(
     shards: ShardSet | str | Path,
     split: str,
     *,
-    num_clips: int = 10,
+    num_clips: int | None = None,
     num_crops: int = 1,
     batch_size: int = 4,
     num_workers: int = 0,
@@ -83,7 +84,7 @@ def evaluate(
         classifier: the model with its classes, which must be those of the shards.
         shards: an open shard set, or the folder or URL of one.
         split: name of the split.
-        num_clips: clips spaced uniformly over each video.
+        num_clips: clips spaced uniformly over each video; None takes those of the classifier.
         num_crops: 1 for the center of the picture, 3 for three places along its longer side.
         batch_size: videos a step.
         num_workers: decoding processes.
@@ -102,7 +103,8 @@ def evaluate(
         shards = open_shards(shards)
     check_classes(classifier.classes, shards)
     if journal is not None and ranks.world_size > 1:
-        raise ValueError(f"a journal is for one process, got {ranks.world_size}")
+        raise InputError(f"a journal is for one process, got {ranks.world_size}")
+    num_clips = classifier.num_clips if num_clips is None else num_clips
     views = {"num_clips": num_clips, "num_crops": num_crops}
     settings = {} if journal is None else fingerprint(classifier, shards, split, **views, num_videos=0)
     work = EvalJournal(None if journal is None else Path(journal), settings)
@@ -174,7 +176,7 @@ def _of_all(
         first = f"the first is {unreadable[0].key}: {unreadable[0].message}"
         if not rows:
             raise on_every_rank(
-                RuntimeError(f"none of the {num_videos} videos of split {split} can be read; {first}")
+                WorkError(f"none of the {num_videos} videos of split {split} can be read; {first}")
             )
         if ranks.is_first:
             _log.warning(
@@ -194,13 +196,13 @@ def check_classes(classes: list[str], shards: ShardSet) -> None:
     if list(shards.classes) == classes:
         return
     if len(shards.classes) != len(classes):
-        raise ValueError(
+        raise InputError(
             f"the shards have {len(shards.classes)} classes, the model was trained with {len(classes)}"
         )
     index = next(
         i for i, (ours, theirs) in enumerate(zip(classes, shards.classes, strict=True)) if ours != theirs
     )
-    raise ValueError(
+    raise InputError(
         f"class {index} is {shards.classes[index]!r} in the shards, {classes[index]!r} in the model"
     )
 

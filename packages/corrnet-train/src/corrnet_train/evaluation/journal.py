@@ -11,8 +11,10 @@ from typing import Any, TextIO
 import numpy as np
 
 from corrnet_train.evaluation.accuracy import VideoPrediction
+from corrnet_train.utils.errors import InputError
 from corrnet_train.utils.files import write_text
 from video_data.loading.batches import Unreadable
+from video_data.utils.settings import changed_settings
 
 _log = logging.getLogger(__name__)
 
@@ -57,9 +59,12 @@ class EvalJournal:
         self._file: TextIO | None = None
         self._lines = [json.dumps(dict(settings))]
         found = path.read_text(encoding="utf-8").split("\n")[:-1] if path and path.exists() else []
-        if path and found and not _differs(json.loads(found[0]), settings, path):
-            self.parts = [_from_json(json.loads(line)) for line in found[1:]]
-            self._lines = found
+        try:
+            if path and found and not _differs(json.loads(found[0]), settings, path):
+                self.parts = [_from_json(json.loads(line)) for line in found[1:]]
+                self._lines = found
+        except (ValueError, TypeError, LookupError, AttributeError) as error:
+            raise InputError(f"{path} is damaged; remove it to begin anew: {error}") from None
 
     @property
     def num_videos(self) -> int:
@@ -84,14 +89,13 @@ class EvalJournal:
 
 
 def _differs(before: Mapping[str, Any], settings: Mapping[str, str | int], path: Path) -> bool:
-    differing = [name for name in settings if before.get(name) != settings[name]]
-    if differing:
-        name = differing[0]
+    changed = changed_settings(before, settings, names=settings)
+    for name, (old, new) in list(changed.items())[:1]:
         _log.warning(
             "%s is of an evaluation with %s %s, now it is %s: all videos are evaluated anew",
-            path, name, before.get(name), settings[name],
+            path, name, old, new,
         )  # fmt: skip
-    return bool(differing)
+    return bool(changed)
 
 
 def _to_json(part: EvalPart) -> dict[str, Any]:

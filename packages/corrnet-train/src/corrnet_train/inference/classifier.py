@@ -13,8 +13,10 @@ from corrnet_train.checkpoint.state import Checkpoint, load_weights
 from corrnet_train.config.schema import RunConfig, parse_config
 from corrnet_train.distributed.ranks import resolve_device
 from corrnet_train.inference.inputs import VideoInput
+from corrnet_train.utils.errors import InputError
 from corrnet_train.utils.precision import Precision, autocast
 from video_data import ClipConfig, decode_views, normalize
+from video_data.sampling.clips import DEFAULT_NUM_CLIPS
 
 
 def build_from_config(config: RunConfig, num_classes: int) -> VideoModel:
@@ -31,7 +33,7 @@ def build_from_config(config: RunConfig, num_classes: int) -> VideoModel:
         **config.model.options,
     )
     if model.config.in_channels != clip.num_channels:
-        raise ValueError(
+        raise InputError(
             f"{config.model.name} takes {model.config.in_channels} channels, the clips have {clip.num_channels} "
             f"(data.clip.modality={clip.modality}): rgb has 3, flow 2 (model.options.in_channels=2), both 5 "
             "(the two-stream models)"
@@ -61,7 +63,8 @@ class VideoClassifier:
         clip: how clips are cut.
         device: where the model runs.
         precision: "fp32", or the type of autocast.
-        num_clips: clips of a video that the recipe evaluates with, `eval.num_clips`; commands take as many.
+        num_clips: clips of a video that the recipe evaluates with, `eval.num_clips`; all that takes videos takes as
+            many unless it is told another number.
     """
 
     def __init__(
@@ -72,7 +75,7 @@ class VideoClassifier:
         clip: ClipConfig,
         device: torch.device,
         precision: Precision = "fp32",
-        num_clips: int = 10,
+        num_clips: int = DEFAULT_NUM_CLIPS,
     ) -> None:
         self.model = model.to(device)
         self.classes = classes
@@ -115,14 +118,14 @@ class VideoClassifier:
     def _from_folder(cls, folder: Path, device: str) -> "VideoClassifier":
         pretrained = load_pretrained(folder)
         if not pretrained.classes or "clip" not in pretrained.metadata:
-            raise ValueError(f"{folder} holds a model without classes or without the recipe of its clips")
+            raise InputError(f"{folder} holds a model without classes or without the recipe of its clips")
         return cls(
             pretrained.model,
             classes=list(pretrained.classes),
             clip=ClipConfig.model_validate(pretrained.metadata["clip"]),
             device=resolve_device(device),
             precision=pretrained.metadata.get("precision", "fp32"),
-            num_clips=pretrained.metadata.get("num_clips", 10),
+            num_clips=pretrained.metadata.get("num_clips", DEFAULT_NUM_CLIPS),
         )
 
     def clip_probabilities(self, video: Tensor) -> Tensor:
@@ -160,7 +163,7 @@ class VideoClassifier:
             float32, on the model's device.
         """
         self.model.eval()
-        clips = normalize(video.to(self.device, non_blocking=True), flow_channels=self.clip.num_flow_channels)
+        clips = normalize(video.to(self.device, non_blocking=True), clip=self.clip)
         with autocast(self.device, self.precision):
             return function(clips).float()
 
@@ -176,19 +179,19 @@ class VideoClassifier:
         clips = self.clip_probabilities(views.flatten(0, 1)).unflatten(0, views.shape[:2])
         return clips, clips.mean(dim=1)
 
-    def predict(self, source: str | Path | bytes, *, num_clips: int = 10) -> Prediction:
+    def predict(self, source: str | Path | bytes, *, num_clips: int | None = None) -> Prediction:
         """Classifies one video.
 
         Args:
             source: path of a video file or of a folder of frames, URL, or content of a file.
-            num_clips: clips spaced uniformly over the video.
+            num_clips: clips spaced uniformly over the video; None takes those of the classifier.
 
         Raises:
             ValueError: the video cannot be read; the message says why.
         """
         if isinstance(source, str):
             source = VideoInput(source).read()
-        views = decode_views(source, self.clip, num_clips)
+        views = decode_views(source, self.clip, self.num_clips if num_clips is None else num_clips)
         _, probabilities = self.video_probabilities(views[None])
         return self.ranked(probabilities[0])
 

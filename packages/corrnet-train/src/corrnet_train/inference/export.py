@@ -14,8 +14,9 @@ from torch import Tensor, nn
 import corr_ops
 from corrnet_models import VideoModel, save_pretrained
 from corrnet_train.inference.classifier import VideoClassifier
+from corrnet_train.utils.errors import InputError, MissingPackageError, WorkError
 from corrnet_train.utils.files import write_json
-from video_data import normalize
+from video_data import ClipConfig, normalize
 from video_data.utils.files import atomic_path
 
 Format = Literal["hub", "torch", "onnx"]
@@ -23,7 +24,7 @@ TOLERANCE = 1e-4  # largest difference of a probability
 _SUFFIXES = {"torch": ".pt2", "onnx": ".onnx"}
 
 
-class ExportError(RuntimeError):
+class ExportError(WorkError):
     """A model that cannot be exported, or that computes something else afterwards."""
 
 
@@ -44,13 +45,13 @@ class Exported:
 class _Program(nn.Module):
     """Clips to probabilities, as `VideoClassifier.clip_probabilities` without autocast."""
 
-    def __init__(self, model: nn.Module, flow_channels: int) -> None:
+    def __init__(self, model: nn.Module, clip: ClipConfig) -> None:
         super().__init__()
         self.model = model
-        self._flow_channels = flow_channels
+        self._clip = clip
 
     def forward(self, clips: Tensor) -> Tensor:
-        scores: Tensor = self.model(normalize(clips, flow_channels=self._flow_channels))
+        scores: Tensor = self.model(normalize(clips, clip=self._clip))
         return scores.float().softmax(dim=1)
 
 
@@ -79,10 +80,10 @@ def export_model(classifier: VideoClassifier, path: str | Path, *, format: Forma
         save_pretrained(classifier.model, path, classes=classifier.classes, metadata=metadata)
         return Exported(path, None)
     if path.suffix != _SUFFIXES[format]:
-        raise ValueError(f"{path}: expected the ending {_SUFFIXES[format]} for --format {format}")
+        raise InputError(f"{path}: expected the ending {_SUFFIXES[format]} for --format {format}")
     if format == "onnx":
         _import_onnx()
-    program = _Program(classifier.model.eval(), classifier.clip.num_flow_channels)
+    program = _Program(classifier.model.eval(), classifier.clip)
     clip = classifier.clip
     shape = (2, clip.num_channels, clip.num_frames, clip.crop_size, clip.crop_size)
     clips = torch.randint(256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
@@ -138,12 +139,15 @@ def _import_onnx() -> Any:
         import onnxruntime
         import onnxscript  # noqa: F401  (torch.onnx needs it)
     except ImportError as error:
-        raise ImportError(f"{error}; ONNX export needs: pip install 'corrnet-train[onnx]'") from error
+        raise MissingPackageError(f"{error}; ONNX export needs: pip install 'corrnet-train[onnx]'") from error
     return onnxruntime
 
 
 def _usage(classifier: VideoClassifier) -> dict[str, Any]:
-    clip = classifier.clip
+    clip, num_clips = classifier.clip, classifier.num_clips
+    of_video = f"average the probabilities of {num_clips} clips spaced uniformly over the video"
+    if num_clips == 1:
+        of_video = "the probabilities of one clip from the middle of the video"
     channels = {"rgb": "RGB", "flow": "optical flow x, y", "both": "RGB, optical flow x, y"}[clip.modality]
     return {
         "input": {
@@ -154,7 +158,7 @@ def _usage(classifier: VideoClassifier) -> dict[str, Any]:
             "channels": channels,
         },
         "output": {"name": "probabilities", "dtype": "float32", "shape": ["clips", len(classifier.classes)]},
-        "video": "average the probabilities of 10 clips spaced uniformly over the video",
+        "video": of_video,
         "clip": clip.model_dump(mode="json"),
         "short_side": clip.short_side_range[0],
         "classes": classifier.classes,

@@ -1,10 +1,10 @@
 """Files of features and their index, written row by row, so that a killed extraction continues where it was."""
 
 import csv
-import fcntl
 import io
 import json
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -12,8 +12,10 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from corrnet_train.utils.errors import InputError, WorkError
 from corrnet_train.utils.files import write_text
-from video_data.utils.files import atomic_path
+from video_data.utils.files import atomic_path, locked
+from video_data.utils.settings import changed_settings
 
 Rows = NDArray[np.float32]
 _SUFFIXES = (".npz", ".safetensors")
@@ -46,9 +48,9 @@ def check_path(path: Path, *, overwrite: bool) -> None:
         ValueError: its ending is unknown, or it is there and is not to be replaced.
     """
     if path.suffix not in _SUFFIXES:
-        raise ValueError(f"features are written to a file {' or '.join(_SUFFIXES)}, got {path}")
+        raise InputError(f"features are written to a file {' or '.join(_SUFFIXES)}, got {path}")
     if path.exists() and not overwrite:
-        raise ValueError(f"{path} exists; --overwrite replaces it")
+        raise InputError(f"{path} exists; --overwrite replaces it")
 
 
 class FeatureFile:
@@ -90,14 +92,15 @@ class FeatureFile:
         self._rows_path = path.with_name(f"{path.name}.part")
         self._records_path = path.with_name(f"{path.name}.part.jsonl")
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._rows = self._rows_path.open("ab")
-        try:
-            fcntl.flock(self._rows, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            self._rows.close()
-            raise ValueError(f"another process is writing {path}") from None
-        self._recover(overwrite)
-        self._records = self._records_path.open("a", encoding="utf-8")
+        with ExitStack() as files:
+            try:
+                files.enter_context(locked(self._rows_path, wait=False))
+            except BlockingIOError:
+                raise InputError(f"another process is writing {path}") from None
+            self._rows = files.enter_context(self._rows_path.open("ab"))
+            self._recover(overwrite)
+            self._records = files.enter_context(self._records_path.open("a", encoding="utf-8"))
+            self._files = files.pop_all()
 
     def add(self, record: VideoRecord, rows: Rows) -> None:
         """Adds the next video.
@@ -133,15 +136,14 @@ class FeatureFile:
         self._rows_path.unlink()
         self._records_path.unlink()
         if not num_rows:
-            raise RuntimeError(
+            raise WorkError(
                 f"none of {len(records)} videos can be read; {unreadable[0].video}: {unreadable[0].error}"
             )
         return num_rows, unreadable
 
     def close(self) -> None:
         """Closes the files; another object goes on with them."""
-        self._rows.close()
-        self._records.close()
+        self._files.close()
 
     def _num_rows(self, record: VideoRecord) -> int:
         if record.error:
@@ -164,17 +166,20 @@ class FeatureFile:
         self._rows.truncate(4 * self._num_features * num_rows)
 
     def _kept(self, overwrite: bool) -> list[str]:
-        lines = self._lines()
+        try:
+            return self._whole(self._lines(), overwrite)
+        except (json.JSONDecodeError, TypeError, AttributeError) as error:
+            raise InputError(f"{self._records_path} is damaged; remove it to begin anew: {error}") from None
+
+    def _whole(self, lines: list[str], overwrite: bool) -> list[str]:
         if not lines:
             return []
         before = json.loads(lines[0])
-        differing = [name for name in self._settings if before.get(name) != self._settings[name]]
-        if differing:
+        for name, (old, new) in changed_settings(before, self._settings, names=self._settings).items():
             if overwrite:
                 return []
-            name = differing[0]
-            raise ValueError(
-                f"{self._rows_path} was begun with {name} {before.get(name)}, now it is {self._settings[name]}; "
+            raise InputError(
+                f"{self._rows_path} was begun with {name} {old}, now it is {new}; "
                 "go on with the same settings, or --overwrite begins anew"
             )
         room = self._rows_path.stat().st_size

@@ -15,6 +15,7 @@ from corrnet_train.checkpoint.state import weights_hash
 from corrnet_train.inference.classifier import VideoClassifier
 from corrnet_train.inference.feature_file import FeatureFile, VideoRecord, check_path
 from corrnet_train.inference.inputs import VideoInput, find_videos
+from corrnet_train.utils.errors import InputError
 from video_data import ClipConfig, ShardSet, eval_loader
 from video_data.loading.batches import ViewStart
 from video_data.loading.views import decode_timed_views
@@ -55,7 +56,7 @@ def extract_features(
     videos: str | Path | Sequence[str | Path | VideoInput] | PackedSplit,
     path: str | Path,
     *,
-    num_clips: int = 10,
+    num_clips: int | None = None,
     per_clip: bool = False,
     stage: str = "res5",
     num_workers: int = 0,
@@ -71,7 +72,7 @@ def extract_features(
         classifier: the model.
         videos: files, folders and URLs, or a split of a shard set.
         path: a file `.npz` or `.safetensors`; the index is beside it and ends in `.csv`.
-        num_clips: clips spaced uniformly over each video.
+        num_clips: clips spaced uniformly over each video; None takes those of the classifier.
         per_clip: whether each clip has a row; else a row is the mean over the clips of a video.
         stage: stage of the network that puts the features out, `res2` to `res5`.
         num_workers: decoding processes; 0 decodes in this one.
@@ -85,9 +86,10 @@ def extract_features(
         ImportError: a package for URLs or optical flow is missing.
     """
     if stage not in STAGES:
-        raise ValueError(f"stage must be one of {', '.join(STAGES)}, got {stage!r}")
+        raise InputError(f"stage must be one of {', '.join(STAGES)}, got {stage!r}")
+    num_clips = classifier.num_clips if num_clips is None else num_clips
     if num_clips < 1 or num_workers < 0:
-        raise ValueError(
+        raise InputError(
             f"num_clips must be at least 1 and num_workers at least 0, got {num_clips} and {num_workers}"
         )
     path = Path(path)
@@ -203,5 +205,5 @@ class _Files(Dataset[Any]):
     def __getitem__(self, index: int) -> tuple[Tensor | None, list[ViewStart], Exception | None]:
         try:
             return *decode_timed_views(self._videos[index].read(), self._clip, self._num_clips), None
-        except (ValueError, OSError, ImportError) as error:
+        except (InputError, OSError, ImportError) as error:
             return None, [], error

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from corrnet_train.utils.errors import InputError, MissingPackageError
 from video_data.media.limits import VIDEO_SUFFIXES
 from video_data.media.pictures import PICTURE_SUFFIXES
 
@@ -49,7 +50,7 @@ def _find(name: str) -> Iterator[str]:
     elif path.is_dir():
         found = _in_folder(path)
         if not found:
-            raise ValueError(
+            raise InputError(
                 f"no videos in {path}; endings that count: {', '.join(sorted(VIDEO_SUFFIXES))}, and folders of "
                 f"frames: {', '.join(sorted(PICTURE_SUFFIXES))}"
             )
@@ -57,7 +58,7 @@ def _find(name: str) -> Iterator[str]:
     elif path.exists():
         yield name
     else:
-        raise ValueError(f"no file or folder {name}")
+        raise InputError(f"no file or folder {name}")
 
 
 def _in_folder(top: Path) -> list[Path]:
@@ -83,14 +84,14 @@ def _fetch(url: str) -> bytes:
     try:
         import fsspec
     except ImportError as error:
-        raise ImportError(f"{error}; URLs need: pip install 'video-data[remote]'") from error
+        raise MissingPackageError(f"{error}; URLs need: pip install 'video-data[remote]'") from error
     try:
         with fsspec.open(url, "rb") as file:
             content: bytes = file.read(MAX_BYTES + 1)
     except ImportError:
         raise
     except Exception as error:  # each kind of server has its own
-        raise ValueError(f"{url} cannot be fetched: {type(error).__name__}: {error}") from error
+        raise InputError(f"{url} cannot be fetched: {type(error).__name__}: {error}") from error
     if len(content) > MAX_BYTES:
-        raise ValueError(f"{url} has more than {MAX_BYTES} bytes")
+        raise InputError(f"{url} has more than {MAX_BYTES} bytes")
     return content

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from corrnet_train.inference.classifier import Prediction, VideoClassifier
+from corrnet_train.utils.errors import InputError
 from video_data.loading.live import WindowFrame, open_frames, sliding_clips
 
 
@@ -50,7 +51,7 @@ def classify_stream(
         ValueError: the source cannot be opened or a number is out of range.
     """
     if not 0 <= smoothing < 1:
-        raise ValueError(f"smoothing must be from 0 to below 1, got {smoothing}")
+        raise InputError(f"smoothing must be from 0 to below 1, got {smoothing}")
     smoothed: Tensor | None = None
     shown: Prediction | None = None
     with open_frames(source) as frames:

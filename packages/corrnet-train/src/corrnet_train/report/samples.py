@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from matplotlib.image import imsave
+from PIL import Image
 from torch import Tensor
+
+from corrnet_train.report.pictures import data_url
 
 MAX_FRAMES = 8
 _MIN_SIDE = 96
@@ -64,8 +64,5 @@ def frame_images(frames: Tensor) -> list[str]:
     factor = max(1, -(-_MIN_SIDE // min(height, width)))
     images = []
     for frame in frames.detach().cpu().numpy()[wanted]:
-        enlarged = np.ascontiguousarray(frame.repeat(factor, axis=0).repeat(factor, axis=1))
-        buffer = io.BytesIO()
-        imsave(buffer, enlarged, format="png", metadata={"Software": "corrnet-train"})
-        images.append("data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode())
+        images.append(data_url(Image.fromarray(frame.repeat(factor, axis=0).repeat(factor, axis=1))))
     return images

@@ -13,16 +13,20 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from corrnet_train.config.schema import MAX_MAGNITUDE, AugmentConfig
+from corrnet_train.utils.errors import InputError, MissingPackageError
+from video_data import ClipConfig, normalize
 from video_data.loading.batches import PIXEL_MEAN, PIXEL_STD
+from video_data.media.planes import YuvClips, to_rgb
 
 NUM_OPERATIONS = 2  # of RandAugment, a clip
 
 
 class Augment:
-    """Changes normalized clips [N, C, L, H, W] and their labels [N] before a training step.
+    """Makes the clips and targets of a training step of pixels and labels.
 
     Args:
         config: what to do.
+        clip: the clips.
         num_classes: number of classes.
         micro_batch: clips that are taken at once.
 
@@ -31,16 +35,19 @@ class Augment:
         ImportError: RandAugment without the extra `augment`.
     """
 
-    def __init__(self, config: AugmentConfig, *, num_classes: int, micro_batch: int) -> None:
+    def __init__(
+        self, config: AugmentConfig, *, clip: ClipConfig, num_classes: int, micro_batch: int
+    ) -> None:
         self._config = config
+        self._clip = clip
         self._num_classes = num_classes
         if self._mixes and micro_batch < 2:
-            raise ValueError(
+            raise InputError(
                 f"augment.mixup and augment.cutmix mix the clips that a process takes at once, which is {micro_batch}: "
                 "make train.micro_batch at least 2, or optim.batch_size at least 2 for each process"
             )
         if micro_batch % config.repeats:
-            raise ValueError(
+            raise InputError(
                 f"augment.repeats={config.repeats} must divide the clips that a process takes at once, which are "
                 f"{micro_batch} (train.micro_batch, or optim.batch_size / processes)"
             )
@@ -50,15 +57,29 @@ class Augment:
     def _mixes(self) -> bool:
         return bool(self._config.mixup or self._config.cutmix)
 
-    def __call__(self, clips: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns the clips and their targets: labels [N], or probabilities [N, classes] after mixing."""
-        if self._rand_augment is not None:
-            pixels = (clips * PIXEL_STD + PIXEL_MEAN).clamp_(0, 1)
-            changed = torch.cat([self._rand_augment(clip[None]) for clip in pixels])
-            clips = ((changed - PIXEL_MEAN) / PIXEL_STD).contiguous(memory_format=torch.channels_last_3d)
-        return self._mix(clips, label) if self._mixes else (clips, label)
+    def __call__(self, video: Tensor | YuvClips, label: Tensor) -> tuple[Tensor, Tensor]:
+        """Return clips and their targets.
 
-    def _mix(self, clips: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
+        Args:
+            video: uint8 pixels [N, C, L, H, W], or planes.
+            label: [N].
+
+        Returns:
+            Normalized clips [N, C, L, H, W], and labels [N], or probabilities [N, classes] after mixing.
+        """
+        clips = self.clips(video)
+        return self.mixed(clips, label) if self._mixes else (clips, label)
+
+    def clips(self, video: Tensor | YuvClips) -> Tensor:
+        """Return normalized clips [N, C, L, H, W], after RandAugment of the pixels where it is on."""
+        if self._rand_augment is None:
+            return normalize(video, clip=self._clip)
+        pixels = (to_rgb(video) if isinstance(video, YuvClips) else video).float().div_(255)
+        changed = torch.cat([self._rand_augment(clip[None]) for clip in pixels])
+        return ((changed - PIXEL_MEAN) / PIXEL_STD).contiguous(memory_format=torch.channels_last_3d)
+
+    def mixed(self, clips: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
+        """Return normalized clips mixed with one another, and the probabilities [N, classes] of their classes."""
         shift = int(torch.randint(1, len(clips), ()))  # never a clip with itself
         partner = torch.arange(len(clips), device=clips.device).roll(shift)
         target = F.one_hot(label, self._num_classes).float()
@@ -100,7 +121,7 @@ def _rand_augment(magnitude: float) -> Callable[[Tensor], Tensor]:
     try:
         from kornia import augmentation as K
     except ImportError:
-        raise ImportError(
+        raise MissingPackageError(
             "augment.rand_augment needs kornia: pip install 'corrnet-train[augment]', or leave it at 0"
         ) from None
     strength = magnitude / MAX_MAGNITUDE

@@ -11,9 +11,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd.graph import saved_tensors_hooks
 
 from corrnet_models import count_gmacs, count_parameters
-from corrnet_train.config.schema import RunConfig
+from corrnet_train.config.schema import AugmentConfig, RunConfig
 from corrnet_train.inference.classifier import build_from_config
-from corrnet_train.training.augment import make_loss
+from corrnet_train.training.augment import Augment, make_loss
 from corrnet_train.training.prefetch import DeviceBatch
 from corrnet_train.training.step import TrainStep
 from corrnet_train.training.trainer import Trainer
@@ -153,14 +153,14 @@ def _clip_seconds(trainer: Trainer, gmacs: float) -> float:
     video = torch.randint(256, shape, dtype=torch.uint8, device=trainer.device).movedim(-1, 1)
     label = torch.zeros(num_clips, dtype=torch.int64, device=trainer.device)
     batch = DeviceBatch(video, label, [""] * num_clips)
+    plain = Augment(AugmentConfig(), clip=clip, num_classes=1, micro_batch=1)  # one clip cannot be mixed
     step = TrainStep(
         trainer.wrapped,
         torch.optim.SGD(trainer.model.parameters(), lr=0.0),
         device=trainer.device,
         precision=trainer.config.run.precision,
-        flow_channels=clip.num_flow_channels,
         loss=make_loss(trainer.config.augment),
-        mix=trainer.augment if num_clips > 1 else None,
+        prepare=trainer.augment if num_clips > 1 else plain,
     )
     buffers = [buffer.clone() for buffer in trainer.model.buffers()]
     seconds: list[float] = []

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch.utils.tensorboard import SummaryWriter
 
+from corrnet_train.utils.errors import InputError, MissingPackageError
 from corrnet_train.utils.files import write_text
 
 
@@ -69,7 +70,7 @@ def _wandb_run(folder: Path, project: str, config: dict[str, Any]) -> Any:
     try:
         import wandb
     except ImportError:
-        raise ImportError(
+        raise MissingPackageError(
             "run.wandb needs Weights & Biases: pip install 'corrnet-train[wandb]', or leave it out"
         ) from None
     path = folder / "wandb.id"
@@ -86,7 +87,7 @@ def _wandb_run(folder: Path, project: str, config: dict[str, Any]) -> Any:
             settings=wandb.Settings(silent=True),
         )
     except wandb.errors.Error as error:
-        raise ValueError(
+        raise InputError(
             f"run.wandb={project}: Weights & Biases does not start: {error} Without a login, WANDB_MODE=offline keeps "
             "its log on this machine"
         ) from None
@@ -100,5 +101,8 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
     path = folder / "metrics.jsonl"
     if not path.exists():
         return []
-    lines = path.read_text(encoding="utf-8").split("\n")
-    return [json.loads(line) for line in lines[:-1]]
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")
+        return [json.loads(line) for line in lines[:-1]]
+    except ValueError as error:
+        raise InputError(f"{path} is damaged: {error}") from None

@@ -19,7 +19,7 @@ from video_data import normalize
 from video_data.media.planes import YuvClips
 
 Loss = Callable[[Tensor, Tensor], Tensor]
-Mix = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+Prepare = Callable[[Tensor | YuvClips, Tensor], tuple[Tensor, Tensor]]
 
 
 def prepare_model(model: nn.Module, config: TrainConfig) -> nn.Module:
@@ -100,9 +100,8 @@ class TrainStep:
         precision: "fp32", or the type of autocast; "fp16" scales the loss.
         num_micro_batches: micro-batches a step.
         clip_grad_norm: largest norm of the gradient; None does not clip.
-        flow_channels: how many channels of the clips are optical flow.
         loss: mean loss of logits [N, classes], float32, and targets.
-        mix: changes clips and labels before the forward pass (mixup); the result goes to `loss`.
+        prepare: makes normalized clips [N, C, L, H, W] and the targets of `loss` of pixels and labels [N].
         after_update: called when the weights have changed.
         reduce: sums a tensor over all processes, in place.
         world_size: number of processes.
@@ -118,9 +117,8 @@ class TrainStep:
         precision: Precision = "fp32",
         num_micro_batches: int = 1,
         clip_grad_norm: float | None = None,
-        flow_channels: int = 0,
         loss: Loss = F.cross_entropy,
-        mix: Mix | None = None,
+        prepare: Prepare = lambda video, label: (normalize(video), label),
         after_update: Callable[[], None] | None = None,
         reduce: Callable[[Tensor], None] = lambda tensor: None,
         world_size: int = 1,
@@ -133,9 +131,8 @@ class TrainStep:
         self._precision = precision
         self._num_micro_batches = num_micro_batches
         self._limit = math.inf if clip_grad_norm is None else clip_grad_norm
-        self._flow_channels = flow_channels
         self._loss = loss
-        self._mix = mix
+        self._prepare = prepare
         self._after_update = after_update
         self._reduce = reduce
         self._world_size = world_size
@@ -205,9 +202,7 @@ class TrainStep:
 
     def _backward(self, video: Tensor | YuvClips, label: Tensor) -> tuple[Tensor, Tensor]:
         """Adds the gradient of one micro-batch; returns its loss and number of correct clips."""
-        clips, target = normalize(video, flow_channels=self._flow_channels), label
-        if self._mix is not None:
-            clips, target = self._mix(clips, label)
+        clips, target = self._prepare(video, label)
         with autocast(self._device, self._precision):
             logits = self._model(clips)
         loss = self._loss(logits.float(), target)

@@ -36,6 +36,7 @@ from corrnet_train.training.prefetch import DeviceBatch, Prefetcher
 from corrnet_train.training.run_log import Meter, RunLog
 from corrnet_train.training.schedule import Schedule
 from corrnet_train.training.step import StepResult, StepValues, TrainStep, diverged_message, prepare_model
+from corrnet_train.utils.errors import InputError, WorkError
 from corrnet_train.utils.files import only_user, write_json
 from corrnet_train.utils.interrupt import Flag, interrupt_flag
 from corrnet_train.utils.precision import autocast
@@ -43,7 +44,7 @@ from corrnet_train.utils.progress import progress_bar, training_bar
 from video_data import LoaderState, ShardSet, TrainLoader, normalize, open_shards, train_loader
 
 
-class TrainingDiverged(RuntimeError):
+class TrainingDiverged(WorkError):
     """The loss is no longer a finite number; the message names the step and the samples of the batch."""
 
 
@@ -115,6 +116,7 @@ class Trainer:
             clip=config.data.clip,
             device=self.device,
             precision=config.run.precision,
+            num_clips=config.eval.num_clips,
         )
         self.wrapped = wrap(self.model, ranks, self.device)
         self.train_step = TrainStep(
@@ -124,9 +126,8 @@ class Trainer:
             precision=config.run.precision,
             num_micro_batches=self.num_micro_batches,
             clip_grad_norm=config.optim.clip_grad_norm,
-            flow_channels=config.data.clip.num_flow_channels,
             loss=make_loss(config.augment),
-            mix=self.augment,
+            prepare=self.augment,
             after_update=self._average,
             reduce=ranks.sum_,
             world_size=ranks.world_size,
@@ -162,13 +163,16 @@ class Trainer:
             batch_size, world_size=self.ranks.world_size
         )
         if num_samples < batch_size:
-            raise ValueError(
+            raise InputError(
                 f"optim.batch_size={batch_size} is more than the {num_samples} samples of split "
                 f"{config.data.train_split}: a batch would hold samples twice; give at most {num_samples}"
             )
         self.schedule = Schedule(config, num_samples)
         self.augment = Augment(
-            config.augment, num_classes=len(self.shards.classes), micro_batch=self.micro_batch
+            config.augment,
+            clip=config.data.clip,
+            num_classes=len(self.shards.classes),
+            micro_batch=self.micro_batch,
         )
 
     def _build_model(self, *, fresh: bool) -> VideoModel:
@@ -261,7 +265,7 @@ class Trainer:
                 start, waited = time.perf_counter(), batches.waited
                 pending.append(self._train_step(batches, interrupted.set))
                 self.step += 1
-                self.loader_state = self.loader_state.advance(batch_size)
+                self.loader_state = loader.state
                 log, evaluation, save = (
                     due(self.step)
                     for due in (self.schedule.logs, self.schedule.evaluates, self.schedule.saves)
@@ -369,8 +373,7 @@ class Trainer:
         """Estimates batch norm's statistics from the clips that come next."""
         loader = self.loader(num_samples=self.config.eval.precise_bn)
         clips = (
-            normalize(batch.video, flow_channels=self.config.data.clip.num_flow_channels)
-            for batch in Prefetcher(loader, self.device)
+            normalize(batch.video, clip=self.config.data.clip) for batch in Prefetcher(loader, self.device)
         )
         with autocast(self.device, self.config.run.precision):
             estimate_statistics(self.classifier.model, clips, len(loader), self.ranks)
@@ -413,7 +416,7 @@ class Trainer:
             check_resumable(checkpoint, self.config, source=str(self.last_checkpoint))
             return checkpoint
         if self.last_checkpoint.exists():
-            raise ValueError(
+            raise InputError(
                 f"{self.folder} already holds a run: continue it with --resume, or choose another run.dir"
             )
         return None

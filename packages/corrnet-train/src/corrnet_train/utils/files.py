@@ -1,12 +1,13 @@
 """Files that are written whole or not at all, and a lock on a folder."""
 
 import contextlib
-import fcntl
 import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from corrnet_train.utils.errors import InputError
 
 
 def write_text(path: Path, text: str) -> None:
@@ -28,15 +29,15 @@ def only_user(folder: Path) -> Iterator[None]:
     Raises:
         ValueError: another process uses it.
     """
-    with (folder / ".lock").open("a") as file:
+    from video_data.utils.files import locked
+
+    with contextlib.ExitStack() as stack:
         try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (BlockingIOError, PermissionError):
-            raise ValueError(
+            stack.enter_context(locked(folder / ".lock", wait=False))
+        except BlockingIOError:
+            raise InputError(
                 f"another process trains in {folder}: wait for it, or choose another run.dir"
             ) from None
-        except OSError:
-            pass  # storage without locks
         yield
 
 

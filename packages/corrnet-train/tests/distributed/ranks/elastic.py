@@ -20,5 +20,8 @@ class Killed(trainer.Trainer):
 
 
 if __name__ == "__main__":
+    if os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
+        # torchrun ends the others as soon as it sees that one is gone, maybe before they have said what they saw.
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
     trainer.Trainer = Killed
     main()

@@ -21,6 +21,7 @@ from corrnet_train.distributed.ranks import joined_ranks
 from corrnet_train.distributed.sync_batchnorm import sync_batch_norm
 from corrnet_train.training.precise_bn import estimate_statistics
 from corrnet_train.training.trainer import Trainer
+from corrnet_train.utils.errors import InputError, WorkError
 
 
 class Watched(Trainer):
@@ -77,11 +78,22 @@ def one_rank_fails(ranks):
     try:
         with ranks.together():
             if ranks.rank == ranks.world_size - 1:
-                raise ValueError("no such shard")
-    except ValueError as error:
+                raise InputError("no such shard")
+    except InputError as error:
         printed_once = getattr(error, "on_every_rank", False)
         assert printed_once == (ranks.world_size > 1)
         return str(error)
+    return "nobody failed"
+
+
+def one_rank_has_a_bug(ranks):
+    """The process with the bug raises it as it is, the others an error that names it."""
+    try:
+        with ranks.together():
+            if ranks.rank == ranks.world_size - 1:
+                raise KeyError("no such name")
+    except (KeyError, WorkError) as error:
+        return f"{type(error).__name__}: {error}"
     return "nobody failed"
 
 
@@ -89,6 +101,7 @@ CHECKS = {
     "sync_batch_norm": sync_batch_norm_equals_batch_norm,
     "precise_statistics": precise_statistics_are_those_of_all_clips,
     "one_rank_fails": one_rank_fails,
+    "one_rank_has_a_bug": one_rank_has_a_bug,
     "shards_step": shards.steps_equal_those_of_copies,
     "full_disk": shards.a_full_disk_keeps_the_checkpoint_before,
 }

@@ -2,7 +2,6 @@
 
 import copy
 import itertools
-import math
 import resource
 from pathlib import Path
 
@@ -57,12 +56,14 @@ def steps_equal_those_of_copies(ranks):
         for parallel in ("ddp", "fsdp"):
             shared, step = step_of(model, ranks, parallel, **case)
             figures = [step(iter(batches[2 * n : 2 * n + 2]), step=n, rate=0.01).values() for n in range(2)]
-            results.append(([(f.loss, f.grad_norm) for f in figures], shared))
+            results.append((torch.tensor([(f.loss, f.grad_norm) for f in figures]), shared))
         (own, copied), (sharded_figures, sharded) = results
-        torch.testing.assert_close(
-            torch.tensor(sharded_figures), torch.tensor(own), rtol=1e-3, atol=1e-4, equal_nan=True
-        )
-        assert math.isnan(own[0][1]) == (case.get("precision") == "fp16") and own[1][1] > 0, own
+        # What overflows in fp16 is inf, or NaN where inf of both signs are added: that depends on the kernels which
+        # the processor has. Either skips the step.
+        overflows, finite = case.get("precision") == "fp16", own.isfinite()
+        assert finite.tolist() == [[True, not overflows], [True, True]] and own[1, 1] > 0, own
+        assert torch.equal(sharded_figures.isfinite(), finite), (sharded_figures, own)
+        torch.testing.assert_close(sharded_figures[finite], own[finite], rtol=1e-3, atol=1e-4)
         start, close = dict(model.named_parameters()), {"rtol": 1e-3, "atol": 2e-4}
         for (name, one), other in zip(copied.named_parameters(), sharded.parameters(), strict=True):
             assert other.to_local().numel() <= -(-len(one) // ranks.world_size) * one[0].numel(), name

@@ -5,6 +5,7 @@ from pathlib import Path
 from video_data.datasets.finder import Finder, find_file, find_files, read_json
 from video_data.datasets.listing import Collection, Listing
 from video_data.shards.format import Split
+from video_data.utils.errors import InputError
 
 _FILES = {"V1": "Diving48_{}.json", "V2": "Diving48_V2_{}.json"}
 _EXPECTED = "a list of objects with vid_name and label"
@@ -31,14 +32,14 @@ def list_diving48(src: Path, *, version: str | None = None, annotations: Path | 
         there = [name for name, file in _FILES.items() if find_files(folder, [file.format("train")])]
         if len(there) != 1:
             which = "both versions" if there else "no annotations"
-            raise ValueError(
+            raise InputError(
                 f"{which} of Diving48 in {folder}: expected Diving48_train.json and Diving48_test.json (V1) or "
                 "Diving48_V2_train.json and Diving48_V2_test.json (V2)"
                 + ("; give the version" if there else "")
             )
         version = there[0]
     if version not in _FILES:
-        raise ValueError(f"version {version!r}, allowed are {', '.join(_FILES)}")
+        raise InputError(f"version {version!r}, allowed are {', '.join(_FILES)}")
     rows: list[tuple[Split, str, int]] = []
     splits: tuple[Split, ...] = ("train", "test")
     for split in splits:
@@ -58,7 +59,7 @@ def _read(path: Path) -> list[tuple[str, int]]:
     rows = []
     for number, item in enumerate(items if isinstance(items, list) else [None]):
         if not (isinstance(item, dict) and "vid_name" in item and isinstance(item.get("label"), int)):
-            raise ValueError(f"{path}, entry {number}: expected {_EXPECTED}, got {item!r}")
+            raise InputError(f"{path}, entry {number}: expected {_EXPECTED}, got {item!r}")
         rows.append((str(item["vid_name"]), item["label"]))
     return rows
 
@@ -71,6 +72,6 @@ def _classes(folder: Path, rows: list[tuple[Split, str, int]]) -> tuple[str, ...
         return tuple(f"{label:02d}" for label in range(largest + 1))
     vocabulary = read_json(found[0])
     if not isinstance(vocabulary, list) or largest >= len(vocabulary):
-        raise ValueError(f"{found[0]}: expected a list of at least {largest + 1} classes")
+        raise InputError(f"{found[0]}: expected a list of at least {largest + 1} classes")
     names = [" ".join(map(str, item)) if isinstance(item, list) else str(item) for item in vocabulary]
     return tuple(f"{name} {label}" if name in names[:label] else name for label, name in enumerate(names))

@@ -11,6 +11,7 @@ from typing import Any
 
 from video_data.media.limits import VIDEO_SUFFIXES
 from video_data.media.pictures import PICTURE_SUFFIXES
+from video_data.utils.errors import InputError
 
 
 class Finder:
@@ -25,7 +26,7 @@ class Finder:
 
     def __init__(self, root: Path) -> None:
         if not root.is_dir():
-            raise ValueError(f"no folder {root}")
+            raise InputError(f"no folder {root}")
         self.root = root
         self._videos: dict[str, list[Path]] = defaultdict(list)
         self._folders: dict[str, list[Path]] = defaultdict(list)
@@ -71,9 +72,9 @@ def find_file(src: Path, names: Iterable[str], *, expected: str, annotations: Pa
     wanted = list(names)
     found = find_files(annotations or src, wanted)
     if not found:
-        raise ValueError(f"no file {' or '.join(wanted)} in {annotations or src}: {expected}")
+        raise InputError(f"no file {' or '.join(wanted)} in {annotations or src}: {expected}")
     if len(found) > 1:
-        raise ValueError(
+        raise InputError(
             f"several files {' or '.join(wanted)} in {annotations or src}: {', '.join(map(str, found))}; "
             "name the folder of the right one with annotations"
         )
@@ -83,7 +84,7 @@ def find_file(src: Path, names: Iterable[str], *, expected: str, annotations: Pa
 def find_files(folder: Path, names: Iterable[str], depth: int = 3) -> list[Path]:
     """Files with one of these names in a folder and its subfolders, down to `depth` levels; names may have `*`."""
     if not folder.is_dir():
-        raise ValueError(f"no folder {folder}")
+        raise InputError(f"no folder {folder}")
     patterns = [re.compile(".*".join(map(re.escape, name.split("*"))), re.IGNORECASE) for name in names]
     found: list[Path] = []
     for name, folders, files in os.walk(folder, followlinks=True):
@@ -106,7 +107,7 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8-sig"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not a JSON file: {error}") from error
+        raise InputError(f"{path} is not a JSON file: {error}") from error
 
 
 def read_lines(path: Path) -> list[tuple[int, str]]:
@@ -118,7 +119,7 @@ def read_lines(path: Path) -> list[tuple[int, str]]:
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not a text file: {error}") from error
+        raise InputError(f"{path} is not a text file: {error}") from error
     return [(number, line.strip()) for number, line in enumerate(lines, start=1) if line.strip()]
 
 
@@ -134,10 +135,10 @@ def read_csv(path: Path, required: Iterable[str], expected: str) -> list[tuple[i
             columns = [name.strip() for name in reader.fieldnames or []]
             missing = [name for name in required if name not in columns]
             if missing:
-                raise ValueError(
+                raise InputError(
                     f"{path}: no column {' and '.join(missing)} in the header {','.join(columns)!r}; {expected}"
                 )
             reader.fieldnames = columns
             return [(reader.line_num, {key: (row[key] or "").strip() for key in columns}) for row in reader]
     except (csv.Error, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not a UTF-8 csv file: {error}") from error
+        raise InputError(f"{path} is not a UTF-8 csv file: {error}") from error

@@ -7,6 +7,7 @@ from video_data.datasets.listing import SPLIT_NAMES, Entry, Listing, display_pat
 from video_data.media.limits import VIDEO_SUFFIXES
 from video_data.media.pictures import PICTURE_SUFFIXES
 from video_data.shards.format import Split
+from video_data.utils.errors import InputError
 
 
 def list_folder(src: Path, *, frame_rate: Fraction | None = None) -> Listing:
@@ -23,7 +24,7 @@ def list_folder(src: Path, *, frame_rate: Fraction | None = None) -> Listing:
         ValueError: `src` is not a folder, or has no videos, or only one class.
     """
     if not src.is_dir():
-        raise ValueError(f"no folder {src}")
+        raise InputError(f"no folder {src}")
     folders = _visible_folders(src)
     entries: list[Entry] = []
     dropped: list[tuple[Entry, str]] = []
@@ -46,7 +47,7 @@ def list_folder(src: Path, *, frame_rate: Fraction | None = None) -> Listing:
         hint = (
             "; folders of pictures are taken when their frame rate is given" if _picture_folders(src) else ""
         )
-        raise ValueError(f"no videos in {src}: expected <class>/<video> or <split>/<class>/<video>{hint}")
+        raise InputError(f"no videos in {src}: expected <class>/<video> or <split>/<class>/<video>{hint}")
     require_two_classes(entries, src)
     return Listing(entries, dropped, "folder")
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from video_data.datasets.finder import Finder, find_files, read_lines
 from video_data.datasets.listing import Collection, Listing
 from video_data.shards.format import Split
+from video_data.utils.errors import InputError
 
 _SPLITS: dict[str, Split | None] = {"0": None, "1": "train", "2": "test"}
 
@@ -25,11 +26,11 @@ def list_hmdb51(src: Path, *, fold: int = 1, annotations: Path | None = None) ->
         ValueError: the fold is another number, annotation files are missing or wrong, or no video is there.
     """
     if fold not in (1, 2, 3):
-        raise ValueError(f"fold {fold}, allowed are 1, 2 and 3")
+        raise InputError(f"fold {fold}, allowed are 1, 2 and 3")
     ending = f"_test_split{fold}.txt"
     files = find_files(annotations or src, [f"*{ending}"])
     if not files:
-        raise ValueError(
+        raise InputError(
             f"no file <class>{ending} in {annotations or src}: expected <video>.avi and 0, 1 or 2"
         )
     finder = Finder(src)
@@ -40,7 +41,7 @@ def list_hmdb51(src: Path, *, fold: int = 1, annotations: Path | None = None) ->
         for line, text in read_lines(path):
             name, _, use = text.rpartition(" ")
             if use not in _SPLITS or not name:
-                raise ValueError(f"{path}, line {line}: {text!r} is not <video>.avi with 0, 1 or 2")
+                raise InputError(f"{path}, line {line}: {text!r} is not <video>.avi with 0, 1 or 2")
             split = _SPLITS[use]
             if split is None:
                 num_unused += 1

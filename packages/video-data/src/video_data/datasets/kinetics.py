@@ -7,6 +7,7 @@ from pathlib import Path
 from video_data.datasets.finder import Finder, find_files, read_csv
 from video_data.datasets.listing import Collection, Listing
 from video_data.shards.format import Split
+from video_data.utils.errors import InputError
 
 _EXPECTED = "expected label,youtube_id,time_start,time_end,split"
 _SPLITS: dict[str, Split] = {
@@ -49,14 +50,14 @@ def list_kinetics(src: Path, *, annotations: Path | None = None) -> Listing:
     """
     tables = [path for path in find_files(annotations or src, ["*.csv"]) if _is_kinetics(path)]
     if not tables:
-        raise ValueError(f"no csv file of Kinetics in {annotations or src}: {_EXPECTED}")
+        raise InputError(f"no csv file of Kinetics in {annotations or src}: {_EXPECTED}")
     clips, num_unlabeled = _read_clips(tables)
     classes = tuple(sorted({clip.label for clip in clips if clip.split == "train"}))
     if not classes:
-        raise ValueError(f"no rows of the split train in {', '.join(map(str, tables))}: they give the labels")
+        raise InputError(f"no rows of the split train in {', '.join(map(str, tables))}: they give the labels")
     unknown = sorted({clip.label for clip in clips} - set(classes))
     if unknown:
-        raise ValueError(f"classes {', '.join(unknown[:5])} are in val or test, but not in train")
+        raise InputError(f"classes {', '.join(unknown[:5])} are in val or test, but not in train")
     finder = Finder(src)
     ids = Counter(clip.youtube_id for clip in clips)
     found = Collection(src)
@@ -86,11 +87,11 @@ def _read_clips(tables: list[Path]) -> tuple[list[_Clip], int]:
             split = _SPLITS.get(row["split"].lower())
             if split is None:
                 allowed = ", ".join(_SPLITS)
-                raise ValueError(f"{path}, line {line}: split {row['split']!r}, allowed are {allowed}")
+                raise InputError(f"{path}, line {line}: split {row['split']!r}, allowed are {allowed}")
             try:
                 start, end = (int(float(row[name])) for name in ("time_start", "time_end"))
             except ValueError:
                 times = f"{row['time_start']!r} and {row['time_end']!r}"
-                raise ValueError(f"{path}, line {line}: times {times} are no seconds") from None
+                raise InputError(f"{path}, line {line}: times {times} are no seconds") from None
             clips.append(_Clip(split, row["label"], row["youtube_id"], start, end))
     return clips, num_unlabeled

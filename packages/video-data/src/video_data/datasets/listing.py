@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from video_data.shards.format import Split
+from video_data.utils.errors import InputError
 
 SPLIT_NAMES: dict[str, Split] = {
     "train": "train",
@@ -95,7 +96,7 @@ class Collection:
         """
         if not self.entries:
             number, first = len(self.dropped), self.dropped[0][0].source if self.dropped else "of any name"
-            raise ValueError(
+            raise InputError(
                 f"none of {number} videos of {dataset} is in {self._src}: the first would be {first}"
             )
         require_two_classes(self.entries, self._src)
@@ -111,4 +112,4 @@ def require_two_classes(entries: list[Entry], origin: Path) -> None:
     """Raise ValueError when all entries have the same class."""
     labels = sorted({entry.label for entry in entries})
     if len(labels) < 2:
-        raise ValueError(f"only one class in {origin}: {labels[0]!r}; a classifier needs at least two")
+        raise InputError(f"only one class in {origin}: {labels[0]!r}; a classifier needs at least two")

@@ -16,6 +16,7 @@ from av.video.reformatter import VideoReformatter
 from video_data.datasets.motionbench_config import MotionBenchConfig
 from video_data.media.encode import check_encoder, encode_h264
 from video_data.sampling.order import hash_words
+from video_data.utils.errors import InputError
 from video_data.utils.files import write_atomic
 from video_data.utils.pool import map_in_order
 
@@ -51,13 +52,13 @@ def generate_motionbench(
     """
     dest, config = Path(dest), config or MotionBenchConfig()
     if num_workers < 1:
-        raise ValueError(f"num_workers must be at least 1, got {num_workers}")
+        raise InputError(f"num_workers must be at least 1, got {num_workers}")
     check_encoder()
     dest.mkdir(parents=True, exist_ok=True)
     description = (config.model_dump_json(indent=1) + "\n").encode()
     config_path = dest / _CONFIG_NAME
     if config_path.exists() and config_path.read_bytes() != description:
-        raise ValueError(f"{dest} holds a MotionBench of another configuration; choose another folder")
+        raise InputError(f"{dest} holds a MotionBench of another configuration; choose another folder")
     write_atomic(config_path, description)
     jobs = [(split, number) for split, count in config.num_videos.items() for number in range(count)]
     for split, class_name in {(split, _class_of(number)) for split, number in jobs}:

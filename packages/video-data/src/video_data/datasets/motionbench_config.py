@@ -4,6 +4,8 @@ from typing import Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from video_data.utils.errors import InputError
+
 
 class MotionBenchConfig(BaseModel):
     """What `generate_motionbench` makes."""
@@ -33,7 +35,7 @@ class MotionBenchConfig(BaseModel):
     @model_validator(mode="after")
     def _check_sprite(self) -> Self:
         if not 2 <= self.sprite_size[0] <= self.sprite_size[1] <= self.size:
-            raise ValueError(
+            raise InputError(
                 f"sprite_size must be (smallest, largest) from 2 to size {self.size}, got {self.sprite_size}"
             )
         return self

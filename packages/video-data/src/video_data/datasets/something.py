@@ -6,6 +6,7 @@ from pathlib import Path
 from video_data.datasets.finder import Finder, find_file, find_files, read_json, read_lines
 from video_data.datasets.listing import Collection, Listing
 from video_data.shards.format import Split
+from video_data.utils.errors import InputError
 
 _PREFIX = "something-something-v"
 _FILES: dict[str, Split] = {"train": "train", "validation": "val"}
@@ -39,7 +40,7 @@ def list_something(src: Path, *, annotations: Path | None = None) -> Listing:
     ]
     if len(versions) != 1:
         which = "both versions" if versions else "no annotations"
-        raise ValueError(
+        raise InputError(
             f"{which} of Something-Something in {folder}: expected {_PREFIX}1-labels.csv with frames in folders, or "
             f"{_PREFIX}2-labels.json (or labels.json) with webm files"
             + ("; name the folder of one with annotations" if versions else "")
@@ -69,7 +70,7 @@ def _read_v1(folder: Path) -> tuple[list[str], list[tuple[Split, str, str]]]:
         for line, text in read_lines(path):
             number, separator, label = text.partition(";")
             if not separator or label not in known:
-                raise ValueError(
+                raise InputError(
                     f"{path}, line {line}: {text!r} is not id;label with a class of {labels.name}"
                 )
             rows.append((split, number, label))
@@ -86,7 +87,7 @@ def _read_v2(folder: Path) -> tuple[list[str], list[tuple[Split, str, str]]]:
     except (TypeError, ValueError, AttributeError):
         indices = []
     if not indices or indices != list(range(len(indices))):
-        raise ValueError(f'{path}: expected {{"class": "index"}} with the indices 0, 1, ...')
+        raise InputError(f'{path}: expected {{"class": "index"}} with the indices 0, 1, ...')
     known = set(classes)
     rows: list[tuple[Split, str, str]] = []
     for name, split in _FILES.items():
@@ -94,11 +95,11 @@ def _read_v2(folder: Path) -> tuple[list[str], list[tuple[Split, str, str]]]:
         path = find_file(folder, names, expected="a list of objects with id and template")
         items = read_json(path)
         if not isinstance(items, list):
-            raise ValueError(f"{path}: expected a list of objects with id and template")
+            raise InputError(f"{path}: expected a list of objects with id and template")
         for number, item in enumerate(items):
             label = _template(item)
             if label is None or label not in known:
-                raise ValueError(f"{path}, entry {number}: {item!r} has no id and template of a known class")
+                raise InputError(f"{path}, entry {number}: {item!r} has no id and template of a known class")
             rows.append((split, str(item["id"]), label))
     return classes, rows
 

@@ -9,7 +9,7 @@ from video_data.datasets.listing import Collection, Entry, Listing
 from video_data.media.container import open_video
 from video_data.media.limits import VideoError
 from video_data.shards.format import Split
-from video_data.utils.errors import describe
+from video_data.utils.errors import InputError, describe
 from video_data.utils.pool import map_in_order
 
 
@@ -41,9 +41,9 @@ def list_sports1m(
         ValueError: a number is out of range, annotation files are missing or wrong, or no video is there.
     """
     if clip_seconds is not None and clip_seconds <= 0:
-        raise ValueError(f"clip_seconds must be above 0, got {clip_seconds}")
+        raise InputError(f"clip_seconds must be above 0, got {clip_seconds}")
     if clips_per_video is not None and clips_per_video < 1:
-        raise ValueError(f"clips_per_video must be at least 1, got {clips_per_video}")
+        raise InputError(f"clips_per_video must be at least 1, got {clips_per_video}")
     folder = annotations or src
     labels = find_file(folder, ["labels.txt"], expected="a class a line")
     classes = tuple(line for _, line in read_lines(labels))
@@ -83,7 +83,7 @@ def _parse(text: str, num_classes: int, place: str) -> tuple[str, list[int]]:
     except ValueError:
         labels = []
     if not name or not labels or not all(0 <= label < num_classes for label in labels):
-        raise ValueError(
+        raise InputError(
             f"{place}: {text!r} is not <URL> <label>[,<label>...] with labels of 0 to {num_classes - 1}"
         )
     return name, labels

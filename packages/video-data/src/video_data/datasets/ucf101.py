@@ -5,6 +5,7 @@ from pathlib import Path, PurePosixPath
 from video_data.datasets.finder import Finder, find_file, read_lines
 from video_data.datasets.listing import Collection, Listing
 from video_data.shards.format import Split
+from video_data.utils.errors import InputError
 
 
 def list_ucf101(src: Path, *, fold: int = 1, annotations: Path | None = None) -> Listing:
@@ -22,14 +23,14 @@ def list_ucf101(src: Path, *, fold: int = 1, annotations: Path | None = None) ->
         ValueError: the fold is another number, annotation files are missing or wrong, or no video is there.
     """
     if fold not in (1, 2, 3):
-        raise ValueError(f"fold {fold}, allowed are 1, 2 and 3")
+        raise InputError(f"fold {fold}, allowed are 1, 2 and 3")
     folder = annotations or src
     path = find_file(folder, ["classInd.txt"], expected="<number> <class> on each line")
     classes: list[str] = []
     for line, text in read_lines(path):
         number, _, name = text.partition(" ")
         if number != str(len(classes) + 1) or not name:
-            raise ValueError(f"{path}, line {line}: {text!r} is not '{len(classes) + 1} <class>'")
+            raise InputError(f"{path}, line {line}: {text!r} is not '{len(classes) + 1} <class>'")
         classes.append(name)
     finder = Finder(src)
     found = Collection(src)
@@ -40,7 +41,7 @@ def list_ucf101(src: Path, *, fold: int = 1, annotations: Path | None = None) ->
             video = PurePosixPath(text.split()[0])
             label = video.parent.name
             if label not in classes:
-                raise ValueError(
+                raise InputError(
                     f"{path}, line {line}: {text!r} is not <class>/<video> with a class of classInd.txt"
                 )
             found.add(str(video), finder.video(video.stem, near=(label,)), split, label)

@@ -14,7 +14,7 @@ from video_data.packing.pack import PackReport, pack_csv
 from video_data.shards.format import FLOW_SUFFIX
 from video_data.shards.pack_options import PackOptions
 from video_data.shards.reader import ShardSet
-from video_data.utils.errors import describe
+from video_data.utils.errors import InputError, MissingPackageError, describe
 
 if TYPE_CHECKING:
     import datasets
@@ -104,12 +104,12 @@ def pack_hf_dataset(
     parts: dict[str, Any] = dict(dataset) if isinstance(dataset, Mapping) else {"train": dataset}
     unknown = sorted(set(parts) - set(SPLIT_NAMES))
     if unknown:
-        raise ValueError(f"splits {unknown}, allowed are {', '.join(SPLIT_NAMES)}")
+        raise InputError(f"splits {unknown}, allowed are {', '.join(SPLIT_NAMES)}")
     for split, part in parts.items():
         columns = list(part.features or {})
         missing = [name for name in (video, label) if name not in columns]
         if missing:
-            raise ValueError(
+            raise InputError(
                 f"no column {' and '.join(missing)} in split {split!r}; it has {', '.join(columns)}"
             )
     target = Path(dest)
@@ -160,5 +160,7 @@ def _import_datasets() -> Any:
     try:
         import datasets
     except ImportError as error:
-        raise ImportError(f"{describe(error)}; install it with: pip install 'video-data[hf]'") from error
+        raise MissingPackageError(
+            f"{describe(error)}; install it with: pip install 'video-data[hf]'"
+        ) from error
     return datasets

@@ -10,6 +10,7 @@ from video_data.media.decode import decode_clips
 from video_data.media.flow import decode_flow
 from video_data.sampling.clips import Box, ClipConfig
 from video_data.shards.reader import ShardSet
+from video_data.utils.errors import InputError
 
 Stream = tuple[VideoSource, VideoInfo]
 
@@ -27,12 +28,12 @@ def check_streams(shards: ShardSet, clip: ClipConfig, pixels: str) -> None:
     if clip.modality == "rgb":
         return
     if not shards.has_flow:
-        raise ValueError(
+        raise InputError(
             f"modality {clip.modality!r} needs optical flow, {shards.path} was packed without: "
             "pack it with the option flow, or take modality 'rgb'"
         )
     if pixels != "rgb":
-        raise ValueError(f"modality {clip.modality!r} needs pixels 'rgb', got {pixels!r}")
+        raise InputError(f"modality {clip.modality!r} needs pixels 'rgb', got {pixels!r}")
 
 
 def read_streams(shards: ShardSet, split: str, index: int, info: VideoInfo, clip: ClipConfig) -> Streams:

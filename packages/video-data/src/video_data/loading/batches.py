@@ -8,6 +8,8 @@ from torch import Tensor
 
 from video_data.media.flow import NO_MOTION
 from video_data.media.planes import YuvClips, to_rgb
+from video_data.sampling.clips import ClipConfig
+from video_data.utils.errors import InputError
 
 PixelFormat = Literal["rgb", "yuv"]
 
@@ -127,7 +129,7 @@ class ViewBatch(_SmallByValue):
 
 
 def normalize(
-    video: Tensor | YuvClips, dtype: torch.dtype = torch.float32, *, flow_channels: int = 0
+    video: Tensor | YuvClips, dtype: torch.dtype = torch.float32, *, clip: ClipConfig | None = None
 ) -> Tensor:
     """Scale pixels to about zero mean and unit variance: (video / 255 - 0.45) / 0.225 for every channel.
 
@@ -137,24 +139,25 @@ def normalize(
     Args:
         video: uint8 tensor of any shape, or planes, which `to_rgb` converts first.
         dtype: type of the result; the arithmetic is float32.
-        flow_channels: how many channels of [..., C, L, H, W], the last ones, are flow: `ClipConfig.num_flow_channels`.
+        clip: the clips that `video` [..., C, L, H, W] holds; their last channels may be flow. None: there is none.
 
     Raises:
-        ValueError: `video` is not uint8, or has not that many channels.
+        ValueError: `video` is not uint8, or has not the channels of `clip`.
     """
     if isinstance(video, YuvClips):
         video = to_rgb(video)
     if video.dtype != torch.uint8:
         raise ValueError(f"normalize takes uint8 pixels, got {video.dtype}")
     pixels = video.float()
-    if flow_channels:
-        if video.ndim < 4 or not 0 < flow_channels <= video.shape[-4]:
+    if clip is not None and clip.num_flow_channels:
+        if video.ndim < 4 or video.shape[-4] != clip.num_channels:
             raise ValueError(
-                f"flow_channels is {flow_channels}, video has the shape {list(video.shape)} [..., C, L, H, W]"
+                f"clips of modality {clip.modality} have {clip.num_channels} channels, video has the shape "
+                f"{list(video.shape)} [..., C, L, H, W]"
             )
-        num_rgb = video.shape[-4] - flow_channels
+        num_rgb = clip.num_channels - clip.num_flow_channels
         pixels.narrow(-4, 0, num_rgb).sub_(PIXEL_MEAN * 255)
-        pixels.narrow(-4, num_rgb, flow_channels).sub_(NO_MOTION)
+        pixels.narrow(-4, num_rgb, clip.num_flow_channels).sub_(NO_MOTION)
     else:
         pixels.sub_(PIXEL_MEAN * 255)
     return pixels.mul_(1 / (PIXEL_STD * 255)).to(dtype)
@@ -174,15 +177,15 @@ def _pin_clips(video: Tensor | YuvClips) -> Tensor | YuvClips:
 def check_options(*, batch_size: int, num_workers: int, rank: int, world_size: int, pixels: str) -> None:
     """Raise ValueError for an option out of its range."""
     if batch_size < 1 or num_workers < 0:
-        raise ValueError(
+        raise InputError(
             f"batch_size must be at least 1 and num_workers at least 0, got {batch_size} and {num_workers}"
         )
     if not 0 <= rank < world_size:
-        raise ValueError(f"rank must be from 0 to world_size - 1, got rank {rank} of world_size {world_size}")
+        raise InputError(f"rank must be from 0 to world_size - 1, got rank {rank} of world_size {world_size}")
     check_pixels(pixels)
 
 
 def check_pixels(pixels: str) -> None:
     """Raise ValueError for an unknown kind of pixels."""
     if pixels not in ("rgb", "yuv"):
-        raise ValueError(f"pixels must be 'rgb' or 'yuv', got {pixels!r}")
+        raise InputError(f"pixels must be 'rgb' or 'yuv', got {pixels!r}")

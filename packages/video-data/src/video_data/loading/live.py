@@ -3,23 +3,25 @@
 import sys
 from collections import deque
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import av
 import numpy as np
 import torch
+from av.container import InputContainer
 from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
 from torch import Tensor
 
 from video_data.loading.batches import channels_first
-from video_data.media.container import decode_packets, open_video
+from video_data.media.container import decode_packets, open_video, video_errors
 from video_data.media.filters import RgbGraph, frame_rotation
 from video_data.media.limits import VideoError
 from video_data.media.pictures import pictures_video
 from video_data.sampling.clips import ClipConfig, view_boxes
-from video_data.utils.errors import describe
+from video_data.utils.errors import InputError, WorkError, describe
 
 _TIMEOUT = 10.0  # seconds without an answer
 _LIVE_SCHEMES = ("rtsp", "rtmp", "udp", "srt", "http", "https")
@@ -65,21 +67,22 @@ def sliding_clips(frames: Iterable[VideoFrame], clip: ClipConfig, *, hop: int) -
         ValueError: `hop` is below 1, or the clip has optical flow.
     """
     if hop < 1:
-        raise ValueError(f"hop must be at least 1, got {hop}")
+        raise InputError(f"hop must be at least 1, got {hop}")
     if clip.modality != "rgb":
-        raise ValueError(f"a sliding window takes RGB clips alone, got modality {clip.modality!r}")
+        raise InputError(f"a sliding window takes RGB clips alone, got modality {clip.modality!r}")
     window: deque[np.ndarray] = deque(maxlen=clip.span)
     graph: RgbGraph | None = None
     kind: tuple[object, ...] = ()
     first: float | None = None
     for number, frame in enumerate(frames):
-        rotation = frame_rotation(frame)
-        if graph is None or kind != (frame.width, frame.height, frame.format.name, rotation):
-            kind = (frame.width, frame.height, frame.format.name, rotation)
-            size = (frame.height, frame.width) if rotation % 180 else (frame.width, frame.height)
-            graph = RgbGraph(frame, rotation, view_boxes(size, clip, 1)[0], clip.crop_size)
         picture = np.empty((clip.crop_size, clip.crop_size, 3), dtype=np.uint8)
-        graph.convert(frame, picture)
+        with video_errors():
+            rotation = frame_rotation(frame)
+            if graph is None or kind != (frame.width, frame.height, frame.format.name, rotation):
+                kind = (frame.width, frame.height, frame.format.name, rotation)
+                size = (frame.height, frame.width) if rotation % 180 else (frame.width, frame.height)
+                graph = RgbGraph(frame, rotation, view_boxes(size, clip, 1)[0], clip.crop_size)
+            graph.convert(frame, picture)
         window.append(picture)
         first = frame.time if first is None else first
         seconds = None if frame.time is None or first is None else frame.time - first
@@ -109,17 +112,40 @@ def open_frames(source: str) -> Iterator[Iterator[VideoFrame]]:
         target, format_name = source, None
     else:
         path = Path(source)
-        try:
-            with open_video(pictures_video(path) if path.is_dir() else path) as (container, stream):
-                yield (frame for _, decoded in decode_packets(container, stream) for frame in decoded)
-        except VideoError as error:
-            raise VideoError(f"{source}: {error}", reason=error.reason) from error
+        with _naming(source), ExitStack() as stack:
+            video = open_video(pictures_video(path) if path.is_dir() else path)
+            container, stream = video.__enter__()
+            # It is not shown what the caller's block raises, of which it would make a `VideoError`.
+            stack.callback(video.__exit__, None, None, None)
+            yield _frames_of_file(container, stream)
         return
     try:
         container = av.open(target, "r", format=format_name, timeout=_TIMEOUT)
     except Exception as error:  # a device or a server may fail in any way
-        raise ValueError(f"{source} cannot be opened: {describe(error)}") from error
+        raise InputError(f"{source} cannot be opened: {describe(error)}") from error
     with container:
         if not container.streams.video:
-            raise ValueError(f"{source} has no video")
-        yield container.decode(video=0)
+            raise InputError(f"{source} has no video")
+        yield _frames_of_stream(container, source)
+
+
+def _frames_of_file(container: InputContainer, stream: VideoStream) -> Iterator[VideoFrame]:
+    with video_errors():
+        for _, frames in decode_packets(container, stream):
+            yield from frames
+
+
+def _frames_of_stream(container: InputContainer, source: str) -> Iterator[VideoFrame]:
+    try:
+        yield from container.decode(video=0)
+    except av.FFmpegError as error:
+        raise WorkError(f"{source} broke off: {describe(error)}") from error
+
+
+@contextmanager
+def _naming(source: str) -> Iterator[None]:
+    """Name the video in errors."""
+    try:
+        yield
+    except VideoError as error:
+        raise VideoError(f"{source}: {error}", reason=error.reason) from error

@@ -19,6 +19,8 @@ from video_data.sampling.order import SampleOrder
 from video_data.shards.format import SampleRecord
 from video_data.shards.reader import ShardError, ShardSet
 from video_data.utils.error_budget import DEFAULT_ERROR_BUDGET, ErrorBudget
+from video_data.utils.errors import InputError, WorkError
+from video_data.utils.settings import changed_settings
 from video_data.utils.workers import batch_buffer, make_data_loader
 
 _MAX_REPLACEMENTS = 32  # neighbors that are tried for one unreadable sample
@@ -62,10 +64,9 @@ class LoaderState(BaseModel):
         """
         state = cls.model_validate(values)
         if expected is not None:
-            for name in ("manifest_hash", "split", "seed"):
-                got, wanted = getattr(state, name), getattr(expected, name)
-                if got != wanted:
-                    raise ValueError(f"the saved loader state has {name} {got!r}, this run has {wanted!r}")
+            names = ("manifest_hash", "split", "seed")
+            for name, (got, wanted) in changed_settings(vars(state), vars(expected), names=names).items():
+                raise InputError(f"the saved loader state has {name} {got!r}, this run has {wanted!r}")
         return state
 
 
@@ -170,18 +171,18 @@ def train_loader(
     )
     check_streams(shards, clip, pixels)
     if position < 0:
-        raise ValueError(f"position must be at least 0, got {position}")
+        raise InputError(f"position must be at least 0, got {position}")
     if repeats < 1 or batch_size % repeats:
-        raise ValueError(
+        raise InputError(
             f"repeats must divide the batch of a rank, so that it holds whole repetitions; got repeats={repeats} with "
             f"batch_size={batch_size}"
         )
     if not 0 <= error_budget <= 1:
-        raise ValueError(f"error_budget is a fraction from 0 to 1, got {error_budget}")
+        raise InputError(f"error_budget is a fraction from 0 to 1, got {error_budget}")
     if num_samples is None:
         num_samples = repeats * shards.num_samples(split)
     if num_samples < 0:
-        raise ValueError(f"num_samples must be at least 0, got {num_samples}")
+        raise InputError(f"num_samples must be at least 0, got {num_samples}")
     dataset = _TrainDataset(shards, split, clip, seed, pixels, repeats)
     sampler = _PositionSampler(batch_size, rank, world_size, position, num_samples)
     loader: DataLoader[Batch] = make_data_loader(dataset, sampler, num_workers, multiprocessing_context)
@@ -263,7 +264,7 @@ class _TrainDataset(Dataset[Batch]):
             else:
                 return record
         last = replaced[-1]
-        raise RuntimeError(f"{tries} samples in a row could not be read; {last.key}: {last.message}")
+        raise WorkError(f"{tries} samples in a row could not be read; {last.key}: {last.message}")
 
 
 class _RgbClips:

@@ -29,6 +29,7 @@ from video_data.media.planes import PlaneLayout, YuvClips, decode_planes, join_p
 from video_data.sampling.clips import DEFAULT_NUM_CLIPS, ClipConfig, clip_frames, view_boxes, view_starts
 from video_data.shards.pack_options import PackOptions
 from video_data.shards.reader import ShardError, ShardSet
+from video_data.utils.errors import InputError, WorkError
 from video_data.utils.workers import batch_buffer, make_data_loader
 
 
@@ -84,7 +85,7 @@ def eval_loader(
     dataset = _ViewDataset(shards, split, clip, num_clips, num_crops, pixels, skip_unreadable)
     num_videos = shards.num_samples(split)
     if not 0 <= first <= num_videos:
-        raise ValueError(f"first must be from 0 to the {num_videos} videos of split {split}, got {first}")
+        raise InputError(f"first must be from 0 to the {num_videos} videos of split {split}, got {first}")
     end = first - (first - num_videos) // world_size * world_size  # equally many for each rank
     rows = [index if index < num_videos else -1 for index in range(first + rank, end, world_size)]
     batches = [rows[i : i + batch_size] for i in range(0, len(rows), batch_size)]
@@ -162,7 +163,7 @@ def _decode_views(
     _check_views(num_clips, num_crops)
     check_pixels(pixels)
     if clip.modality != "rgb" and pixels != "rgb":
-        raise ValueError(f"modality {clip.modality!r} needs pixels 'rgb', got {pixels!r}")
+        raise InputError(f"modality {clip.modality!r} needs pixels 'rgb', got {pixels!r}")
     name = f"{source}: " if isinstance(source, Path) else ""
     try:
         if isinstance(source, Path) and source.is_dir():
@@ -242,7 +243,7 @@ class _ViewDataset(Dataset[ViewBatch]):
                     continue
             except (VideoError, ShardError) as error:
                 if not self._skip_unreadable:
-                    raise RuntimeError(
+                    raise WorkError(
                         f"test video {key} of split {self._split} cannot be read: {error}"
                     ) from error
                 unreadable.append(Unreadable(index, key, source, error.reason, str(error)))
@@ -324,6 +325,6 @@ class _Views:
 
 def _check_views(num_clips: int, num_crops: int) -> None:
     if num_clips < 1:
-        raise ValueError(f"num_clips must be at least 1, got {num_clips}")
+        raise InputError(f"num_clips must be at least 1, got {num_clips}")
     if num_crops not in (1, 3):
-        raise ValueError(f"num_crops must be 1 or 3, got {num_crops}")
+        raise InputError(f"num_crops must be 1 or 3, got {num_crops}")

@@ -111,35 +111,40 @@ def open_video(
     options = {"format_whitelist": FORMAT_WHITELIST, "protocol_whitelist": "none"}
     if not probe:
         options["codec_whitelist"] = "none"  # holds for finding out the format alone
+    with (
+        video_errors(),
+        io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as file,
+        av.open(
+            _LimitedFile(file, Deadline(max_seconds)),
+            "r",
+            format=format,
+            options={"max_pixels": str(MAX_PIXELS)},  # frames are decoded to find out their format
+            container_options=options,
+            metadata_errors="replace",  # titles in other encodings than UTF-8 matter to nobody here
+        ) as container,
+    ):
+        if not container.streams.video:
+            raise VideoError("no video stream")
+        stream = container.streams.video[0]
+        if not hasattr(stream, "codec_context") or stream.codec_context is None:
+            raise VideoError("no decoder for this kind of video")
+        if probe or stream.width:
+            check_frame_size(stream.width, stream.height)
+        context = stream.codec_context
+        context.options = {**context.options, "max_pixels": str(MAX_PIXELS)}
+        context.thread_count = 1
+        context.thread_type = "NONE"
+        yield container, stream
+
+
+@contextmanager
+def video_errors() -> Iterator[None]:
+    """Make a `VideoError` of what decoding raises: a broken file may raise anything, MemoryError included."""
     try:
-        with (
-            io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as file,
-            av.open(
-                _LimitedFile(file, Deadline(max_seconds)),
-                "r",
-                format=format,
-                options={"max_pixels": str(MAX_PIXELS)},  # frames are decoded to find out their format
-                container_options=options,
-                metadata_errors="replace",  # titles in other encodings than UTF-8 matter to nobody here
-            ) as container,
-        ):
-            if not container.streams.video:
-                raise VideoError("no video stream")
-            stream = container.streams.video[0]
-            if not hasattr(stream, "codec_context") or stream.codec_context is None:
-                raise VideoError("no decoder for this kind of video")
-            if probe or stream.width:
-                check_frame_size(stream.width, stream.height)
-            context = stream.codec_context
-            context.options = {**context.options, "max_pixels": str(MAX_PIXELS)}
-            context.thread_count = 1
-            context.thread_type = "NONE"
-            yield container, stream
+        yield
     except (VideoError, AssertionError):
         raise
-    except (
-        Exception
-    ) as error:  # a broken file may raise anything, UnicodeDecodeError and MemoryError included
+    except Exception as error:
         reason = describe(error) if isinstance(error, av.FFmpegError) else type(error).__name__
         raise VideoError(describe(error), reason=reason) from error
 

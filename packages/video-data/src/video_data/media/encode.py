@@ -12,6 +12,7 @@ from av.video.stream import VideoStream
 from video_data.media.container import VideoSource, decode_packets, demux, open_video
 from video_data.media.filters import filter_graph, frame_rotation, rotation_filters
 from video_data.media.limits import VideoError
+from video_data.utils.errors import InputError
 
 _ENCODER = "libx264"
 # Of videos that are encoded again only because they cannot be read as they are.
@@ -25,7 +26,7 @@ def check_encoder() -> None:
     try:
         av.Codec(_ENCODER, "w")
     except Exception as error:
-        raise ValueError(
+        raise InputError(
             f"this FFmpeg ({av.ffmpeg_version_info}) has no {_ENCODER} encoder: "
             "install the PyAV wheel from the package index, or pack with mode copy"
         ) from error

@@ -22,7 +22,7 @@ from video_data.media.encode import encode_h264
 from video_data.media.filters import filter_graph, frame_rotation, plane_rows, rotation_filters
 from video_data.media.limits import VideoError, check_frame_size
 from video_data.sampling.clips import Box
-from video_data.utils.errors import describe
+from video_data.utils.errors import MissingPackageError, describe
 
 FLOW_LIMIT = 20.0  # pixels; what two-stream networks are usually trained with
 FLOW_CRF = 18
@@ -204,7 +204,7 @@ def _import_cv2() -> ModuleType:
     try:
         import cv2
     except ImportError as error:
-        raise ImportError(
+        raise MissingPackageError(
             f"optical flow needs OpenCV ({describe(error)}): pip install 'video-data[flow]'"
         ) from error
     module: ModuleType = cv2

@@ -2,6 +2,8 @@
 
 import time
 
+from video_data.utils.errors import InputError
+
 # File name endings without the dot, lower case.
 VIDEO_SUFFIXES = frozenset(
     ("3gp", "avi", "flv", "gif", "m4v", "mkv", "mov", "mp4", "mpeg", "mpg", "mts", "ogv", "ts", "webm", "wmv")
@@ -17,7 +19,7 @@ MAX_SECONDS = (
 MAX_CLIP_SECONDS = 120.0  # of processor time to decode the clips of one sample
 
 
-class VideoError(ValueError):
+class VideoError(InputError):
     """A video cannot be read; the message says why, without its path.
 
     Attributes:
@@ -32,8 +34,11 @@ class VideoError(ValueError):
 class UnindexableVideo(VideoError):
     """A video whose frames cannot be found again by their times; encoding it again helps."""
 
+    _advice = "; pack it with mode reencode"
+
     def __init__(self, message: str) -> None:
-        super().__init__(f"{message}; pack it with mode reencode")
+        # Another process makes it again from the message with the advice.
+        super().__init__(message.removesuffix(self._advice) + self._advice)
 
 
 class Deadline:

@@ -26,6 +26,7 @@ from video_data.shards.format import (
 )
 from video_data.shards.pack_options import PackOptions, Positive, StrictModel
 from video_data.utils.files import atomic_file, temporary_name, write_atomic
+from video_data.utils.settings import changed_settings
 
 _FOLDER = ".packing"
 _LISTING = "listing.jsonl.gz"
@@ -65,11 +66,8 @@ class Plan(StrictModel):
         ours, theirs = (
             {"data set": plan.dataset, **plan.options.model_dump(), **plan.tool} for plan in (self, other)
         )
-        differing = [
-            f"{name} {theirs.get(name)!r}, now {value!r}"
-            for name, value in ours.items()
-            if theirs.get(name) != value
-        ]
+        changed = changed_settings(theirs, ours, names=ours)
+        differing = [f"{name} {before!r}, now {now!r}" for name, (before, now) in changed.items()]
         if not differing and self.classes != other.classes:
             differing = ["the classes or their order"]
         return "; ".join(differing) or None

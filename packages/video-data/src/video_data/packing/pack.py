@@ -39,6 +39,7 @@ from video_data.shards.format import (
     parse_file,
 )
 from video_data.shards.pack_options import PackOptions
+from video_data.utils.errors import InputError
 from video_data.utils.files import write_atomic
 from video_data.utils.pool import map_in_order
 
@@ -127,13 +128,13 @@ def pack_listing(
     """
     options = options or PackOptions()
     if options.part is not None and options.overwrite:
-        raise ValueError(
+        raise InputError(
             "overwrite with a part: jobs would remove each other's shards; pack into a new folder"
         )
     if options.mode == "reencode":
         check_encoder()
     elif any(entry.span for entry in listing.entries):
-        raise ValueError("parts of videos can only be cut by encoding them again: pack with mode reencode")
+        raise InputError("parts of videos can only be cut by encoding them again: pack with mode reencode")
     if options.flow:
         check_encoder()
         check_flow()
@@ -170,12 +171,12 @@ def merge_parts(dest: str | Path, *folders: str | Path, progress: bool = True) -
     journals = [journal for journal in (target, *others) if journal.plan() is not None]
     for journal in others or [target]:
         if journal not in journals:
-            raise ValueError(f"{journal.dest} holds no part of a packing: pack into it with part i/n first")
+            raise InputError(f"{journal.dest} holds no part of a packing: pack into it with part i/n first")
     plan, listed = journals[0].plan(), journals[0].listed()
     assert plan is not None
     for journal in journals[1:]:
         if difference := journal.difference(plan, listed):
-            raise ValueError(f"{journal.dest} holds a part of another packing: {difference}")
+            raise InputError(f"{journal.dest} holds a part of another packing: {difference}")
     if target not in journals:
         target.begin(plan, listed)
     taken = map_in_order(
@@ -186,7 +187,7 @@ def merge_parts(dest: str | Path, *folders: str | Path, progress: bool = True) -
             pass
     missing = [group.name for group in plan.groups if target.record(group) is None]
     if missing:
-        raise ValueError(
+        raise InputError(
             f"parts are missing: {len(missing)} of {len(plan.groups)} groups of videos are not packed, "
             f"the first is {missing[0]}"
         )
@@ -232,12 +233,12 @@ def _open_journal(dest: Path, plan: Plan, listed: Sequence[str], *, overwrite: b
     journal = Journal(dest)
     if (dest / MANIFEST_NAME).exists():
         if not overwrite:
-            raise ValueError(f"{dest} holds a finished shard set; choose another folder or set overwrite")
+            raise InputError(f"{dest} holds a finished shard set; choose another folder or set overwrite")
         journal.remove()
         (dest / MANIFEST_NAME).unlink()  # from here on the folder is no finished set
     if difference := journal.difference(plan, listed):
         if journal.is_started() and not overwrite:
-            raise ValueError(
+            raise InputError(
                 f"{dest} holds an unfinished packing with a difference: {difference}. Pack as before to go on, "
                 "choose another folder, or set overwrite to begin anew"
             )
@@ -295,7 +296,7 @@ def _finish(journal: Journal, plan: Plan) -> PackReport:
     if not shards:
         journal.remove()
         first = dropped[0]
-        raise ValueError(f"none of {len(dropped)} videos could be read; {first.source}: {first.reason}")
+        raise InputError(f"none of {len(dropped)} videos could be read; {first.source}: {first.reason}")
     totals = _Totals(plan.classes)
     for shard in shards:
         path = dest / f"{shard.name}.json"

@@ -6,6 +6,7 @@ from typing import Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from video_data.sampling.order import uniforms
+from video_data.utils.errors import InputError
 
 DEFAULT_NUM_CLIPS = 10  # of a test video (paper section 5)
 _PAPER_CROP = 224
@@ -43,7 +44,7 @@ class ClipConfig(BaseModel):
     @model_validator(mode="after")
     def _check_short_side(self) -> Self:
         if self.short_side is not None and not self.crop_size <= self.short_side[0] <= self.short_side[1]:
-            raise ValueError(
+            raise InputError(
                 f"short_side must be (smallest, largest) with crop_size <= smallest <= largest, "
                 f"got {self.short_side} with crop_size {self.crop_size}"
             )

@@ -13,6 +13,7 @@ from itertools import accumulate
 
 import numpy as np
 
+from video_data.utils.errors import InputError
 from video_data.utils.lru import LruCache
 
 SHUFFLE_WINDOW = 16  # shards whose samples are shuffled together
@@ -59,7 +60,7 @@ class SampleOrder:
 
     def __init__(self, shard_sizes: Sequence[int], *, seed: int) -> None:
         if sum(shard_sizes) < 1:
-            raise ValueError("an order needs at least one sample")
+            raise InputError("an order needs at least one sample")
         self._sizes = list(shard_sizes)
         self._first_index = [0, *accumulate(shard_sizes)]
         self._seed = seed

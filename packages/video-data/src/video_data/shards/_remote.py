@@ -14,18 +14,14 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from video_data.shards.format import MANIFEST_NAME, Manifest, ShardEntry, load_manifest
-from video_data.utils.errors import describe
-from video_data.utils.files import temporary_name, write_atomic
+from video_data.utils.errors import InputError, MissingPackageError, RemoteError, describe
+from video_data.utils.files import locked, temporary_name, write_atomic
 
 DEFAULT_CACHE_BYTES = 64 << 30
 _CHUNK = 1 << 20
 _ATTEMPTS = 3
 _MOST_EVICTIONS = 10
 _MAX_METADATA = 1 << 30  # bytes of a manifest or an index
-
-
-class RemoteError(OSError):
-    """A remote file could not be fetched, or what came is not what the manifest says."""
 
 
 class RemoteFiles:
@@ -60,13 +56,13 @@ class RemoteFiles:
             with self._open_remote(url) as file:
                 content = file.read(_MAX_METADATA)
         except (FileNotFoundError, RemoteError) as error:
-            raise ValueError(f"no finished shard set at {self._url}: {describe(error)}") from error
+            raise InputError(f"no finished shard set at {self._url}: {describe(error)}") from error
         folder = self._cache / "manifests" / hashlib.sha256(content).hexdigest()
         write_atomic(folder / MANIFEST_NAME, content)
         manifest, manifest_hash = load_manifest(folder)
         largest = max((shard.size for shard in manifest.shards), default=0)
         if largest > self._cache_bytes:
-            raise ValueError(
+            raise InputError(
                 f"cache_bytes must be at least the largest shard, {largest}, got {self._cache_bytes}"
             )
         return manifest, manifest_hash
@@ -163,12 +159,9 @@ class RemoteFiles:
     @contextmanager
     def _locked(self, name: str) -> Iterator[None]:
         """Hold a lock among all processes that share the cache."""
-        import fcntl
-
         folder = self._cache / "locks"
         folder.mkdir(exist_ok=True)
-        with (folder / name).open("w") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+        with locked(folder / name, wait=True):
             yield
 
     @contextmanager
@@ -180,7 +173,7 @@ class RemoteFiles:
                 yield file
         except ImportError as error:
             extra = "s3" if url.startswith("s3:") else "remote"
-            raise ImportError(
+            raise MissingPackageError(
                 f"{error}; for s3:// and http:// there is: pip install 'video-data[{extra}]'"
             ) from error
         except OSError:

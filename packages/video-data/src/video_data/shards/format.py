@@ -12,6 +12,7 @@ from pydantic import BaseModel, Field, ValidationError, field_validator
 from video_data.media.container import VideoInfo
 from video_data.media.limits import MAX_BYTES, MAX_FRAMES, VIDEO_SUFFIXES
 from video_data.shards.pack_options import PackOptions, Positive, StrictModel
+from video_data.utils.errors import InputError
 
 MANIFEST_NAME = "manifest.json"
 FLOW_SUFFIX = "flow.mp4"  # webdataset takes what is before the first dot for the key
@@ -34,7 +35,7 @@ class _VersionedModel(StrictModel):
     @classmethod
     def _check_version(cls, version: int) -> int:
         if version != FORMAT_VERSION:
-            raise ValueError(
+            raise InputError(
                 f"format {version} was written by another version of video-data, this one reads {FORMAT_VERSION}: "
                 "pack the videos again"
             )
@@ -136,7 +137,7 @@ class SampleRecord(StrictModel):
             ValueError: the sample has no flow, or its runs do not have `num_frames` increasing times.
         """
         if self.flow is None:
-            raise ValueError(f"sample {self.key!r} has no optical flow")
+            raise InputError(f"sample {self.key!r} has no optical flow")
         pts, keyframes = self._frame_index(self.flow.pts, self.flow.keyframes)
         turned = self.rotation % 180 != 0
         return VideoInfo(
@@ -156,9 +157,9 @@ class SampleRecord(StrictModel):
         """Times and keyframes of the runs of a video of `num_frames` frames."""
         pts, keyframes = from_runs(pts_runs), from_runs(keyframe_runs)
         if len(pts) != self.num_frames or (np.diff(pts) <= 0).any():
-            raise ValueError(f"sample {self.key!r}: its index must list {self.num_frames} increasing times")
+            raise InputError(f"sample {self.key!r}: its index must list {self.num_frames} increasing times")
         if len(keyframes) and not 0 <= keyframes.min() <= keyframes.max() < self.num_frames:
-            raise ValueError(f"sample {self.key!r}: its index names keyframes outside of its frames")
+            raise InputError(f"sample {self.key!r}: its index names keyframes outside of its frames")
         return pts, keyframes
 
 
@@ -301,14 +302,14 @@ def load_manifest(folder: Path) -> tuple[Manifest, str]:
     """
     path = folder / MANIFEST_NAME
     if not path.is_file():
-        raise ValueError(f"{folder} is not a finished shard set: {MANIFEST_NAME} is missing")
+        raise InputError(f"{folder} is not a finished shard set: {MANIFEST_NAME} is missing")
     content = path.read_bytes()
     manifest = parse_file(Manifest, content, path)
     for split in {shard.split for shard in manifest.shards} | set(manifest.splits):
         packed = sum(shard.num_samples for shard in manifest.shards if shard.split == split)
         counted = manifest.splits[split].num_samples if split in manifest.splits else 0
         if packed != counted:
-            raise ValueError(f"{path}: split {split!r} counts {counted} samples, its shards hold {packed}")
+            raise InputError(f"{path}: split {split!r} counts {counted} samples, its shards hold {packed}")
     return manifest, hashlib.sha256(content).hexdigest()
 
 
@@ -322,18 +323,18 @@ def load_index(
     """
     index = parse_file(ShardIndex, content, path)
     if len(index.samples) != num_samples:
-        raise ValueError(f"{path}: {len(index.samples)} samples, the manifest says {num_samples}")
+        raise InputError(f"{path}: {len(index.samples)} samples, the manifest says {num_samples}")
     for sample in index.samples:
         flow_end = sample.flow.offset + sample.flow.size if sample.flow else 0
         if max(sample.offset + sample.size, flow_end) > tar_size:
-            raise ValueError(f"{path}: sample {sample.key!r} ends after the tar's {tar_size} bytes")
+            raise InputError(f"{path}: sample {sample.key!r} ends after the tar's {tar_size} bytes")
         for label in (sample.label, *sample.other_labels):
             if label >= num_classes:
-                raise ValueError(
+                raise InputError(
                     f"{path}: sample {sample.key!r} has label {label}, there are {num_classes} classes"
                 )
         if sample.suffix not in VIDEO_SUFFIXES:
-            raise ValueError(f"{path}: sample {sample.key!r} has the unknown ending {sample.suffix!r}")
+            raise InputError(f"{path}: sample {sample.key!r} has the unknown ending {sample.suffix!r}")
     return index
 
 
@@ -348,4 +349,4 @@ def parse_file(model: type[M], content: bytes, path: Path) -> M:
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"]) or "content"
-        raise ValueError(f"{path}: {field}: {first['msg']}") from error
+        raise InputError(f"{path}: {field}: {first['msg']}") from error

@@ -4,6 +4,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from video_data.utils.errors import InputError
+
 Positive = Annotated[int, Field(ge=1)]
 
 
@@ -61,5 +63,5 @@ class PackOptions(StrictModel):
     @classmethod
     def _check_part(cls, part: tuple[int, int] | None) -> tuple[int, int] | None:
         if part is not None and part[0] > part[1]:
-            raise ValueError(f"part {part[0]} of {part[1]}: allowed are 1 to {part[1]}")
+            raise InputError(f"part {part[0]} of {part[1]}: allowed are 1 to {part[1]}")
         return part

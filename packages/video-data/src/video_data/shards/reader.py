@@ -20,7 +20,7 @@ from video_data.shards.format import (
     load_index,
     load_manifest,
 )
-from video_data.utils.errors import describe
+from video_data.utils.errors import InputError, describe
 from video_data.utils.lru import LruCache
 
 _CACHED_INDEXES = 64  # more than the shards that one shuffle window touches
@@ -29,16 +29,16 @@ _OPEN_FILES = (
 )
 
 
-class ShardError(ValueError):
+class ShardError(InputError):
     """A shard cannot be read or changed after it was packed.
 
     Attributes:
         reason: the message without what differs from sample to sample, to count by.
     """
 
-    def __init__(self, message: str, *, reason: str) -> None:
+    def __init__(self, message: str, *, reason: str | None = None) -> None:
         super().__init__(message)
-        self.reason = reason
+        self.reason = reason or message
 
 
 class ShardSet:
@@ -241,17 +241,17 @@ class ShardSet:
         for shard in self.manifest.shards:
             if shard.name == name:
                 return shard
-        raise ValueError(f"no shard {name!r} in {self.path}")
+        raise InputError(f"no shard {name!r} in {self.path}")
 
     def _first_indices(self, split: str) -> list[int]:
         if split not in self._first:
-            raise ValueError(f"no split {split!r} in {self.path}; it has {', '.join(self.splits)}")
+            raise InputError(f"no split {split!r} in {self.path}; it has {', '.join(self.splits)}")
         return self._first[split]
 
     def _locate(self, split: str, index: int) -> tuple[ShardEntry, int]:
         first = self._first_indices(split)
         if not 0 <= index < first[-1]:
-            raise ValueError(f"sample {index} of split {split!r}: allowed are 0 to {first[-1] - 1}")
+            raise InputError(f"sample {index} of split {split!r}: allowed are 0 to {first[-1] - 1}")
         shard = bisect_right(first, index) - 1
         return self._shards[split][shard], index - first[shard]
 
@@ -298,15 +298,15 @@ class LocalFiles:
             ValueError: the manifest is missing or wrong, or a file it lists is missing or has another size.
         """
         if not self._folder.is_dir():
-            raise ValueError(f"no folder of shards at {self._folder}")
+            raise InputError(f"no folder of shards at {self._folder}")
         manifest, manifest_hash = load_manifest(self._folder)
         for shard in manifest.shards:
             for file in (self._folder / f"{shard.name}.tar", self._folder / f"{shard.name}.json"):
                 if not file.is_file():
-                    raise ValueError(f"{file} is missing, the manifest lists it")
+                    raise InputError(f"{file} is missing, the manifest lists it")
             size = (self._folder / f"{shard.name}.tar").stat().st_size
             if size != shard.size:
-                raise ValueError(f"{shard.name}.tar has {size} bytes, the manifest says {shard.size}")
+                raise InputError(f"{shard.name}.tar has {size} bytes, the manifest says {shard.size}")
         return manifest, manifest_hash
 
     def open(self, shard: ShardEntry, suffix: str) -> int:

@@ -16,6 +16,7 @@ from video_data.media.limits import VideoError
 from video_data.sampling.order import permutation
 from video_data.shards.inspect import read_index, seconds_of
 from video_data.shards.reader import ShardError, ShardSet
+from video_data.utils.errors import InputError
 from video_data.utils.pool import map_in_order
 
 
@@ -87,7 +88,7 @@ def sample_thumbnails(
     }
     for name, value in numbers.items():
         if value < 1:
-            raise ValueError(f"{name} must be at least 1, got {value}")
+            raise InputError(f"{name} must be at least 1, got {value}")
     splits = list(shards.splits) if splits is None else list(splits)
     for split in splits:
         shards.num_samples(split)  # refuses an unknown split

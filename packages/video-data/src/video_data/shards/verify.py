@@ -29,7 +29,7 @@ from video_data.shards.format import (
     load_manifest,
 )
 from video_data.shards.reader import LocalFiles
-from video_data.utils.errors import describe
+from video_data.utils.errors import InputError, describe
 from video_data.utils.pool import map_in_order
 
 _SAMPLES_PER_TASK = 16  # small enough for a steady progress bar, large enough to read an index once for many
@@ -116,7 +116,7 @@ def verify_shards(
         manifest, manifest_hash = files.load_manifest()
     else:
         if not Path(path).is_dir():
-            raise ValueError(f"no folder of shards at {path}")
+            raise InputError(f"no folder of shards at {path}")
         files = LocalFiles(Path(path))
         manifest, manifest_hash = load_manifest(Path(path))
     checked = _check_all(files, manifest, decode, num_workers, progress)

@@ -3,6 +3,8 @@
 import logging
 from collections import Counter
 
+from video_data.utils.errors import WorkError
+
 DEFAULT_ERROR_BUDGET = 0.01  # fraction of the samples of a pass that may be unreadable
 
 _log = logging.getLogger(__name__)
@@ -46,7 +48,7 @@ class ErrorBudget:
             )
         if self.counts.total() > self._allowed:
             summary = "; ".join(f"{count} x {reason}" for reason, count in self.counts.most_common())
-            raise RuntimeError(
+            raise WorkError(
                 f"{self.counts.total()} samples could not be read, the error budget allows {int(self._allowed)} "
                 f"in this run: {summary}. Last one: {key}"
             )

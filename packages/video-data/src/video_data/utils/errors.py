@@ -1,4 +1,25 @@
-"""Errors of other packages in words for users."""
+"""Errors that users can cause, and errors of other packages in words for users.
+
+What is wrong with an argument, a setting, a file, a video or the machine is raised as one of these classes or as an
+`OSError` of the system; each has a message for users. Anything else that comes out of this package is a bug in it.
+They are a `ValueError`, a `RuntimeError` and an `ImportError` too, and keep their class on the way between processes.
+"""
+
+
+class InputError(ValueError):
+    """An argument, a setting or a file that cannot be used; the message says what was got and what is allowed."""
+
+
+class WorkError(RuntimeError):
+    """Work that cannot go on for a reason outside of the program: too much is unreadable, or a process was killed."""
+
+
+class MissingPackageError(ImportError):
+    """An optional package that is not installed; the message says how to install it."""
+
+
+class RemoteError(OSError):
+    """A remote file could not be fetched, or what came is not what the manifest says."""
 
 
 def describe(error: BaseException) -> str:

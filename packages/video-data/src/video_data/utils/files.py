@@ -1,11 +1,13 @@
-"""Writing files that appear under their final name only when they are complete."""
+"""Files that appear under their final name only when they are complete, and locks on files."""
 
 import os
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO, BinaryIO
+
+_locks: set[IO[bytes]] = set()  # files that this process has locked
 
 
 @contextmanager
@@ -42,3 +44,45 @@ def write_atomic(path: Path, content: bytes) -> None:
 def temporary_name(path: Path) -> Path:
     """A hidden name beside `path`; random, since machines that share a folder have processes of the same number."""
     return path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+
+
+@contextmanager
+def locked(path: Path, *, wait: bool) -> Iterator[None]:
+    """Hold a lock on a file, which is made when it does not exist, among all threads and processes of this machine.
+
+    It is free when the block ends or this process does, however it ends and whatever processes it leaves behind. On
+    storage without locks the block runs without one.
+
+    Args:
+        path: the file; what is in it stays.
+        wait: whether to wait until the lock is free.
+
+    Raises:
+        BlockingIOError: it is not free, and `wait` is False.
+    """
+    import fcntl  # Windows has none, and needs no lock to read shards
+
+    # A lock by `lockf` would not keep threads apart, and closing any other descriptor of the file would end it.
+    with path.open("ab") as file:
+        _locks.add(file)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except (BlockingIOError, PermissionError):  # systems differ in how they say it
+            _locks.remove(file)
+            raise BlockingIOError(f"{path} is locked by another process") from None
+        except OSError:
+            pass  # storage without locks
+        try:
+            yield
+        finally:
+            _locks.discard(file)
+
+
+def _leave_locks() -> None:
+    """A forked process shares the locks of its parent, and would hold them when that is killed."""
+    while _locks:
+        _locks.pop().close()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_leave_locks)

@@ -24,6 +24,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from video_data.utils.errors import WorkError
 from video_data.utils.progress import ProgressDisplay
 
 T = TypeVar("T")
@@ -114,7 +115,7 @@ def _map_in_processes(
         except BrokenProcessPool as error:
             executor.shutdown(wait=True)
             names = {num_results + place: describe(item) for place, (item, _) in enumerate(pending)}
-            raise RuntimeError(_why_broken(processes, slots[:], names)) from error
+            raise WorkError(_why_broken(processes, slots[:], names)) from error
         finally:
             for process in [] if finished else processes:
                 process.terminate()  # after Ctrl-C nobody waits for what they are doing

@@ -2,13 +2,18 @@
 
 import math
 import os
+import pickle
 import signal
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
+
+from video_data.utils.errors import InputError, MissingPackageError, WorkError
 
 _MAX_WORKERS = 16  # decoding in more processes than this seldom helps one consumer
 _CGROUP_LIMIT = Path("/sys/fs/cgroup/cpu.max")
@@ -27,7 +32,7 @@ def suggest_num_workers(local_world_size: int = 1) -> int:
         ValueError: `local_world_size` is less than 1.
     """
     if local_world_size < 1:
-        raise ValueError(f"local_world_size must be at least 1, got {local_world_size}")
+        raise InputError(f"local_world_size must be at least 1, got {local_world_size}")
     return max(1, min(_MAX_WORKERS, available_cores() // local_world_size - 1))
 
 
@@ -49,7 +54,8 @@ def make_data_loader(
 ) -> "DataLoader[Any]":
     """A DataLoader over a dataset that makes whole batches.
 
-    Workers stay alive between iterations and decode on one thread each.
+    Workers stay alive between iterations and decode on one thread each. Errors that users can cause come out of them
+    as they are.
 
     Args:
         dataset: `dataset[numbers]` is the batch of a list of numbers.
@@ -57,8 +63,8 @@ def make_data_loader(
         num_workers: worker processes; 0 makes the batches in this process.
         multiprocessing_context: how workers start; None means the system's way.
     """
-    return DataLoader(
-        dataset,
+    return _Loader(
+        _Sending(dataset) if num_workers else dataset,
         sampler=batches,
         batch_size=None,
         collate_fn=_as_it_is,
@@ -81,6 +87,44 @@ def batch_buffer(*shape: int) -> Tensor:
     storage = torch.UntypedStorage._new_shared(math.prod(shape))
     shared: Tensor = torch.empty(0, dtype=torch.uint8).set_(storage).view(shape)
     return shared
+
+
+@dataclass(frozen=True)
+class _Failure:
+    """An error that a worker hands over in the place of a batch."""
+
+    error: Exception
+
+
+class _Sending(Dataset[Any]):
+    """Errors that users can cause as values: torch would give back a traceback in text, some in another class."""
+
+    def __init__(self, dataset: Dataset[Any]) -> None:
+        self._dataset = dataset
+
+    def __getitem__(self, numbers: Any) -> Any:
+        try:
+            return self._dataset[numbers]
+        except (InputError, WorkError, MissingPackageError, OSError) as error:
+            if not _can_be_sent(error):
+                raise
+            return _Failure(error)
+
+
+class _Loader(DataLoader[Any]):
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
+        for batch in super().__iter__():
+            if isinstance(batch, _Failure):
+                raise batch.error
+            yield batch
+
+
+def _can_be_sent(error: Exception) -> bool:
+    """Whether an error is the same in another process; where it is not, the queue between them would hang."""
+    try:
+        return type(pickle.loads(pickle.dumps(error))) is type(error)
+    except Exception:  # classes of other packages may fail in any way
+        return False
 
 
 def _as_it_is(batch: Any) -> Any:

@@ -6,15 +6,24 @@ inside. Results do not depend on the number of threads.
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from corr_ops.impl.buffers import accumulation_dtype, empty_gradient, empty_output
-from corr_ops.impl.cpu.library import BACKWARD, DTYPES, FORWARD, Job, run, unavailable
+from corr_ops.impl.cpu import library
+from corr_ops.impl.cpu.library import BACKWARD, DTYPES, FORWARD, Job, run
 
 __all__ = ["backward", "forward", "unavailable"]
 
 _MIN_TASKS = 32  # enough to share them out evenly
 _MIN_BAND = 8  # rows of a task; smaller bands would read their surroundings too often
+
+
+def unavailable(device: torch.device) -> str | None:
+    """Return why the kernels cannot serve a device, or None when they can."""
+    if device.type != "cpu":
+        return f"it serves the CPU alone, not {device.type}"
+    return library.unavailable()
 
 
 def forward(

@@ -36,12 +36,12 @@ def find(kernel: str, target: str, *, size: int, taps: int, dilation: int) -> Co
         kernel: Name of the kernel and its variant.
         target: "cuda-<capability>" as in "cuda-90", or "hip-<architecture>".
         size: Positions of the frame along which strips run.
-        taps: Displacements of the neighbourhood in that direction.
+        taps: Displacements of the neighborhood in that direction.
         dilation: Distance between them.
 
     Returns:
         The entry for this target and size, else for its target, else for its vendor. Its strip is the one that
-        leaves the fewest positions of a frame unused, shortened where the neighbourhood is large.
+        leaves the fewest positions of a frame unused, shortened where the neighborhood is large.
     """
     entries = {(e["target"], e.get("size")): e for e in _table() if e["kernel"] == kernel}
     vendor = target.partition("-")[0]

@@ -1,7 +1,7 @@
 """The GPU kernels, written against eq. 1 of the paper.
 
 Names. b and s are the base and the searched frame of an output frame l, w its filters, g the number of channels
-of a group. A *strip* is STRIP output positions of one row (or column), spaced by the dilation: neighbours
+of a group. A *strip* is STRIP output positions of one row (or column), spaced by the dilation: neighbors
 share all but one of the positions they search, so each tile that is loaded serves up to K products.
 
     out[k, p] = 1/g * sum_c w[c, k] * b[c, p] * s[c, p + offset(k)]
@@ -189,7 +189,7 @@ def forward_exact(
 ):  # fmt: skip
     """Forward pass in the precision of SUM, for frames whose rows are contiguous: one position in a lane.
 
-    A program computes one column j of the neighbourhood; its strips run along y. Programs of the same positions
+    A program computes one column j of the neighborhood; its strips run along y. Programs of the same positions
     follow each other and find the frames in the cache.
     """
     program = tl.program_id(0)
@@ -255,7 +255,7 @@ def _add_role(
 ):  # fmt: skip
     """Add to sums[r] what one output frame gives to the gradient of a frame in one of its roles.
 
-    As the base of output position p a frame met the neighbours p + offset in `source`. As the searched frame its
+    As the base of output position p a frame met the neighbors p + offset in `source`. As the searched frame its
     position p was met by the positions p - offset of `source`. filters are [KY*KX, C], divided by g.
     """
     SIGN: tl.constexpr = -1 if SEARCHED else 1

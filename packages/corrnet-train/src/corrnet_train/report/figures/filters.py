@@ -15,6 +15,7 @@ from torch import Tensor
 
 from corrnet_train.analysis.correlation_layers import nearest_first
 from corrnet_train.report.figures.style import figure_style, plain_label, render, render_png
+from corrnet_train.utils.errors import InputError
 
 # Dark in the middle, so that the white arrows stand out on weights near the mean as well.
 _COLORMAP = LinearSegmentedColormap.from_list(
@@ -87,7 +88,7 @@ def filter_figure(
     shown = weight[:max_frames, :max_channels]
     values = shown.detach().cpu().double().numpy()
     if not np.isfinite(values).all():
-        raise ValueError("weight must be finite, got NaN or infinity")
+        raise InputError("weight must be finite, got NaN or infinity")
 
     num_frames, num_channels, size, _ = values.shape
     # One row and column between the tiles stays NaN, which is drawn transparent.

@@ -87,7 +87,8 @@ def render(figure: Figure) -> bytes:
     nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
     figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)
     text = buffer.getvalue().decode()
-    # Only style properties are touched: a label may hold the same characters.
+    # Matplotlib takes no CSS variable for a color. Only style properties are touched: a label may hold the same
+    # characters.
     resolved = re.sub(
         r"\b(fill|stroke): (#[0-9a-f]{6})\b",
         lambda match: f"{match[1]}: {_ROLES.get(match[2], match[2])}",

@@ -12,7 +12,9 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from corrnet_train.inference.classifier import Prediction
+from corrnet_train.utils.errors import InputError
 from video_data.loading.live import WindowFrame
+from video_data.media.encode import check_encoder
 from video_data.utils.files import atomic_path
 
 _FALLBACK_RATE = 25  # frames a second of a stream without times
@@ -42,7 +44,7 @@ def text_font(text: str, size: int) -> ImageFont.FreeTypeFont:
 
 @functools.lru_cache(maxsize=256)
 def _best_font(characters: frozenset[str]) -> tuple[str, tuple[str, ...]]:
-    """Path of the font that lacks the fewest characters, and those."""
+    """Path of the font that lacks the fewest characters, and those; a search takes about a millisecond a font."""
     from matplotlib import font_manager, get_data_path
 
     best = str(Path(get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf")
@@ -76,7 +78,7 @@ class VideoWriter:
         path: the file.
 
     Raises:
-        ValueError: at the end, there was no picture.
+        ValueError: this FFmpeg cannot encode; at the end, there was no picture.
     """
 
     def __init__(self, path: Path) -> None:
@@ -87,6 +89,7 @@ class VideoWriter:
 
     def __enter__(self) -> Self:
         """Opens the file."""
+        check_encoder()
         file = self._stack.enter_context(atomic_path(self._path))
         self._container = self._stack.enter_context(av.open(str(file), "w", format="mp4"))
         return self
@@ -99,8 +102,8 @@ class VideoWriter:
             self._container.mux(self._stream.encode())
             self._stack.close()
         else:
-            error = ValueError(f"no pictures to write to {self._path}")
-            self._stack.__exit__(ValueError, error, None)
+            error = InputError(f"no pictures to write to {self._path}")
+            self._stack.__exit__(InputError, error, None)
             raise error
 
     def add(self, picture: Image.Image, seconds: float) -> None:

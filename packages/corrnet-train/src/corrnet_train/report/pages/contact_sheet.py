@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import io
 from collections.abc import Iterator, Sequence
 from itertools import groupby
@@ -11,12 +10,14 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.image import imsave
 from matplotlib.ticker import MaxNLocator
+from PIL import Image
 
 from corrnet_train.report.figures.style import figure_style, inline, plain_label, render, series_color
 from corrnet_train.report.pages.render import render_page
+from corrnet_train.report.pictures import data_url
 from corrnet_train.report.table import format_duration
+from corrnet_train.utils.errors import InputError
 from corrnet_train.utils.files import write_text
 from video_data.shards.format import Coverage
 from video_data.shards.inspect import Distribution, Inspection
@@ -27,7 +28,7 @@ SHEET_SUFFIXES = (".html", ".png")
 _GAP = 4  # pixels between pictures
 _TEXT_HEIGHT = 22  # pixels of a line of text in the PNG
 _MARGIN = 16
-_JPEG: dict[str, Any] = {"quality": 82}
+_QUALITY = 82  # of JPEG
 _MOST_ROWS = 60_000  # Matplotlib draws at most 65,535
 THUMBNAIL_HEIGHT = 96
 
@@ -57,10 +58,10 @@ def write_sheet(inspection: Inspection, clips: Sequence[Thumbnails], path: Path)
 def check_sheet(path: Path, *, num_classes: int = 0, clips_per_class: int = 0) -> None:
     """Raises ValueError for another ending than .html or .png, or more clips than a PNG holds."""
     if path.suffix.lower() not in SHEET_SUFFIXES:
-        raise ValueError(f"a sheet is written as {' or '.join(SHEET_SUFFIXES)}, got {path.name!r}")
+        raise InputError(f"a sheet is written as {' or '.join(SHEET_SUFFIXES)}, got {path.name!r}")
     rows = _png_rows([clips_per_class] * num_classes)
     if path.suffix.lower() == ".png" and rows > _MOST_ROWS:
-        raise ValueError(
+        raise InputError(
             f"{num_classes} classes with {clips_per_class} clips need {rows} rows of pixels, a PNG here has at most "
             f"{_MOST_ROWS}: show fewer, or write .html"
         )
@@ -198,10 +199,7 @@ def _strip(pictures: np.ndarray) -> np.ndarray:
 
 
 def _jpeg(picture: np.ndarray) -> str:
-    """A picture as a data URL."""
-    buffer = io.BytesIO()
-    imsave(buffer, np.ascontiguousarray(picture), format="jpeg", pil_kwargs=_JPEG)
-    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
+    return data_url(Image.fromarray(picture), quality=_QUALITY)
 
 
 def _charts(inspection: Inspection) -> Iterator[dict[str, str]]:

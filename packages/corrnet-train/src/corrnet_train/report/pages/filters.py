@@ -13,6 +13,7 @@ from corrnet_train.analysis.correlation_layers import CorrelationLayer
 from corrnet_train.report.figures.filters import filter_figure
 from corrnet_train.report.figures.style import inline
 from corrnet_train.report.pages.render import render_page
+from corrnet_train.utils.errors import InputError
 from corrnet_train.utils.files import write_text
 from video_data.utils.files import atomic_path
 
@@ -36,10 +37,10 @@ def write_filters(
     """
     suffix = path.suffix.lower()
     if suffix not in SUFFIXES:
-        raise ValueError(f"filters are drawn as {' or '.join(SUFFIXES)}, got {path.name!r}")
+        raise InputError(f"filters are drawn as {' or '.join(SUFFIXES)}, got {path.name!r}")
     bare = [layer.name for layer in layers if layer.filters is None]
     if bare:
-        raise ValueError(
+        raise InputError(
             f"this model correlates without filters in {', '.join(bare)}: there is nothing to draw"
         )
     if suffix == ".html":

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -16,6 +14,8 @@ from corrnet_train.analysis.correlation_layers import CorrelationLayer
 from corrnet_train.analysis.motion import MotionField
 from corrnet_train.report.figures.video import VideoWriter, text_font
 from corrnet_train.report.pages.render import render_page
+from corrnet_train.report.pictures import data_url
+from corrnet_train.utils.errors import InputError
 from corrnet_train.utils.files import write_text
 from video_data.utils.files import atomic_path
 
@@ -30,7 +30,7 @@ _INK = (235, 237, 242)
 def check_suffix(path: Path) -> None:
     """Raises ValueError for another ending than .mp4, .png or .html."""
     if path.suffix.lower() not in SUFFIXES:
-        raise ValueError(f"motion is drawn as {', '.join(SUFFIXES)}, got {path.name!r}")
+        raise InputError(f"motion is drawn as {', '.join(SUFFIXES)}, got {path.name!r}")
 
 
 def write_motion(
@@ -60,7 +60,7 @@ def write_motion(
         return
     kept = list(fields)
     if not kept:
-        raise ValueError("no frames to draw")
+        raise InputError("no frames to draw")
     # The first frame is matched with itself and tells nothing.
     places = np.linspace(min(1, len(kept) - 1), len(kept) - 1, min(_SHOWN, max(1, len(kept) - 1)))
     shown = [kept[place] for place in places.round().astype(int)]
@@ -70,7 +70,7 @@ def write_motion(
             _sheet(pictures).save(temporary, format="png")
         return
     frames = [
-        {"image": _data_url(picture), "alt": _caption(field)}
+        {"image": data_url(picture, quality=88), "alt": _caption(field)}
         for field, picture in zip(shown, pictures, strict=True)
     ]
     write_text(path, render_page("motion.html", title=title, layer=_facts(layer), frames=frames))
@@ -187,9 +187,3 @@ def _sheet(pictures: Sequence[Image.Image]) -> Image.Image:
     for number, picture in enumerate(pictures):
         sheet.paste(picture, (number % columns * width, number // columns * height))
     return sheet
-
-
-def _data_url(picture: Image.Image) -> str:
-    buffer = io.BytesIO()
-    picture.save(buffer, format="jpeg", quality=88)
-    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()

@@ -1,4 +1,4 @@
-/* Values of the four dtypes to and from the type that sums are held in; written so that compilers vectorise it. */
+/* Values of the four dtypes to and from the type that sums are held in; written so that compilers vectorize it. */
 #ifndef CORR_OPS_CONVERT_H
 #define CORR_OPS_CONVERT_H
 
@@ -27,7 +27,7 @@ static inline uint16_t corr_to_bfloat16(float value) {
 
 static inline float corr_from_float16(uint16_t half) {
     uint32_t magnitude = (uint32_t)(half & 0x7fffu) << 13;
-    /* The exponent is rebiased by a product, which also normalises what is subnormal. */
+    /* The exponent is rebiased by a product, which also normalizes what is subnormal. */
     uint32_t bits = corr_to_bits(corr_from_bits(magnitude) * 0x1p112f);
     bits = magnitude >= 0x0f800000u ? magnitude | 0x7f800000u : bits; /* infinite or not a number */
     return corr_from_bits(bits | (uint32_t)(half & 0x8000u) << 16);

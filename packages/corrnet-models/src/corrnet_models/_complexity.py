@@ -1,7 +1,7 @@
 """Parameters and multiply-accumulates of the models, beside the figures that the paper prints.
 
 The paper's "GFLOPs" are billions of multiply-accumulates (GMACs) of the convolutions, the correlations
-and the classifier for one clip. Normalisation, activation, pooling and additions are not counted,
+and the classifier for one clip. Normalization, activation, pooling and additions are not counted,
 and neither are they here.
 """
 
@@ -15,9 +15,10 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import corr_ops
-from corrnet_models.config import ModelConfig
-from corrnet_models.network import VideoModel
-from corrnet_models.registry import build_model, list_models, model_info
+from corrnet_models._config import ModelConfig
+from corrnet_models._errors import MissingPackageError
+from corrnet_models._network import VideoModel
+from corrnet_models._registry import build_model, list_models, model_info
 
 _TRACE_RESOLUTION = 32
 
@@ -55,6 +56,9 @@ def count_parameters(model: nn.Module) -> int:
 
     Args:
         model: Any module.
+
+    Returns:
+        The number of values in parameters that require a gradient.
     """
     return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
 
@@ -67,6 +71,9 @@ def count_gmacs(config: ModelConfig, *, resolution: int = 224) -> float:
     Args:
         config: The network.
         resolution: Height and width of the frames, in pixels.
+
+    Returns:
+        GMACs: convolutions, correlations and the classifier.
     """
     model = _meta_model(config)
     clip = torch.empty(_clip_shape(config, resolution), device="meta")
@@ -87,13 +94,16 @@ def count_gmacs_fvcore(config: ModelConfig, *, resolution: int = 224) -> float:
         config: The network.
         resolution: Height and width of the frames, in pixels.
 
+    Returns:
+        GMACs: convolutions, correlations and the classifier.
+
     Raises:
         ImportError: fvcore is not installed.
     """
     try:
         from fvcore.nn import FlopCountAnalysis
     except ImportError as error:
-        raise ImportError(
+        raise MissingPackageError(
             "counting with fvcore needs the extra 'fvcore': pip install 'corrnet-models[fvcore]'"
         ) from error
     model = _meta_model(config).to_empty(device="cpu")
@@ -124,7 +134,7 @@ def complexity_table(
         A row per model and clip length, in the order given.
 
     Raises:
-        ValueError: There is no such model, or it cannot take such a clip length.
+        ValueError: If there is no such model, or it cannot take such a clip length.
     """
     rows = []
     for info in [model_info(name) for name in (list_models() if names is None else names)]:
@@ -150,6 +160,9 @@ def markdown_table(rows: Iterable[Complexity]) -> str:
 
     Args:
         rows: The rows, one line each.
+
+    Returns:
+        The table, without a line break at its end.
     """
     lines = [
         "| model | frames | size | parameters (M) | GMACs, torch | GMACs, fvcore | paper | difference |",

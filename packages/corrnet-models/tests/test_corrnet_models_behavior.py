@@ -1,4 +1,4 @@
-"""Behaviour that one tiny model shows for all: input checks, checkpointing, precision, compilation."""
+"""Behavior that one tiny model shows for all: input checks, checkpointing, precision, compilation."""
 
 import copy
 

@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from corrnet_models.config import ModelConfig
-from corrnet_models.network import VideoModel, VideoResNet
-from corrnet_models.twostream import TwoStreamResNet
+from corrnet_models._config import ModelConfig
+from corrnet_models._errors import ModelError
+from corrnet_models._network import VideoModel, VideoResNet
+from corrnet_models._twostream import TwoStreamResNet
 
 
 @dataclass(frozen=True)
@@ -46,8 +47,11 @@ def register_model(
         resolution: Height and width of the frames the model is meant for, in pixels.
         paper_gmacs: Billions of multiply-accumulates as printed in the paper, by clip length.
 
+    Returns:
+        The decorator, which gives the function back as it is.
+
     Raises:
-        ValueError: The name is taken.
+        ValueError: If the name is taken.
     """
 
     def register(make_config: Callable[[], ModelConfig]) -> Callable[[], ModelConfig]:
@@ -66,6 +70,9 @@ def list_models(pattern: str | None = None) -> list[str]:
 
     Args:
         pattern: Shell-style pattern such as `"corrnet*"`; None lists all.
+
+    Returns:
+        Names for `create_model`, `model_config` and `model_info`.
     """
     return sorted(name for name in _MODELS if pattern is None or fnmatch.fnmatchcase(name, pattern))
 
@@ -76,11 +83,14 @@ def model_info(name: str) -> ModelInfo:
     Args:
         name: A name from `list_models`.
 
+    Returns:
+        What it was registered with.
+
     Raises:
-        ValueError: There is no such model.
+        ValueError: If there is no such model; the message has the nearest name and all that are allowed.
     """
     if name not in _MODELS:
-        raise ValueError(
+        raise ModelError(
             f"unknown model {name!r}{_nearest(name, _MODELS)}; allowed: {', '.join(list_models())}"
         )
     return _MODELS[name]
@@ -93,14 +103,17 @@ def model_config(name: str, **overrides: Any) -> ModelConfig:
         name: A name from `list_models`.
         **overrides: New values by field name of `ModelConfig`.
 
+    Returns:
+        A configuration of its own; the registered one stays as it is.
+
     Raises:
-        ValueError: There is no such model or field, or a value cannot work.
+        ValueError: If there is no such model or field, or a value cannot work.
     """
     info = model_info(name)
     fields = ModelConfig.model_fields
     for key in overrides:
         if key not in fields:
-            raise ValueError(
+            raise ModelError(
                 f"unknown option {key!r} of model {name!r}{_nearest(key, fields)}; "
                 f"allowed: {', '.join(fields)}"
             )
@@ -108,10 +121,13 @@ def model_config(name: str, **overrides: Any) -> ModelConfig:
 
 
 def build_model(config: ModelConfig) -> VideoModel:
-    """Build the network that a configuration describes, with freshly initialised weights.
+    """Build the network that a configuration describes, with freshly initialized weights.
 
     Args:
         config: The configuration; `flow_channels` above 0 makes a two-stream network.
+
+    Returns:
+        The network, in training mode.
     """
     return VideoResNet(config) if config.flow_channels == 0 else TwoStreamResNet(config)
 
@@ -119,7 +135,7 @@ def build_model(config: ModelConfig) -> VideoModel:
 def create_model(
     name: str, *, num_frames: int | None = None, num_classes: int | None = None, **overrides: Any
 ) -> VideoModel:
-    """Build a registered model with freshly initialised weights.
+    """Build a registered model with freshly initialized weights.
 
     Args:
         name: A name from `list_models`.
@@ -127,8 +143,11 @@ def create_model(
         num_classes: Outputs of the classifier; None keeps the model's own number.
         **overrides: New values by field name of `ModelConfig`.
 
+    Returns:
+        The network, in training mode.
+
     Raises:
-        ValueError: There is no such model or field, or a value cannot work.
+        ValueError: If there is no such model or field, or a value cannot work.
     """
     if num_frames is not None:
         overrides["num_frames"] = num_frames

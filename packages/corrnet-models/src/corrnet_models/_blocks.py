@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from corr_ops import VideoCorrelation
-from corrnet_models.config import EXPANSION, ModelConfig, Normalization, StageName
+from corrnet_models._config import EXPANSION, ModelConfig, Normalization, StageName
 
 
 def _conv(
@@ -51,6 +51,9 @@ def make_stem(in_channels: int, width: int, *, kernel_size: int, stride: int) ->
         width: Filters.
         kernel_size: Spatial size k, odd.
         stride: Spatial stride.
+
+    Returns:
+        A module that maps [N, in_channels, L, H, W] to [N, width, L, H/stride, W/stride].
     """
     return _conv_bn_relu(in_channels, width, (1, kernel_size, kernel_size), (1, stride, stride))
 
@@ -145,7 +148,7 @@ class CorrelationSum(nn.Module):
         channels: Channels C of the input and the output.
         num_frames: Frames of the input.
         groups: Groups G of the operator.
-        config: Gives the operator's window, filters and normalisation.
+        config: Gives the operator's window, filters and normalization.
     """
 
     def __init__(self, channels: int, num_frames: int, *, groups: int, config: ModelConfig) -> None:
@@ -169,7 +172,7 @@ class CorrelationConcat(nn.Module):
         channels: Channels C of the input and the output.
         num_frames: Frames of the input.
         groups: Groups G of the operator.
-        config: Gives the operator's window, filters and normalisation.
+        config: Gives the operator's window, filters and normalization.
     """
 
     def __init__(self, channels: int, num_frames: int, *, groups: int, config: ModelConfig) -> None:
@@ -201,6 +204,9 @@ def make_correlation_block(
         channels: Channels of that stage's output.
         num_frames: Frames at that stage.
         config: The network's configuration.
+
+    Returns:
+        A module that keeps the shape [N, C, L, H, W].
     """
     groups = config.correlation_groups(stage)
     return _CORRELATION_BLOCKS[config.corr_block](channels, num_frames, groups=groups, config=config)

@@ -12,8 +12,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 from corr_ops import VideoCorrelation
-from corrnet_models.blocks import Bottleneck, make_correlation_block, make_stem
-from corrnet_models.config import EXPANSION, STAGES, ModelConfig, StageName
+from corrnet_models._blocks import Bottleneck, make_correlation_block, make_stem
+from corrnet_models._config import EXPANSION, STAGES, ModelConfig, StageName
+from corrnet_models._errors import ModelError
 
 CLASSIFIER_STD = 0.01
 """Standard deviation of the classifier's initial weights."""
@@ -92,11 +93,14 @@ class Backbone(nn.Module):
         _initialize(self, zero_init_residual=config.zero_init_residual)
 
     def forward(self, x: Tensor, last: StageName = "res5") -> Tensor:
-        """Map a clip [N, in_channels, L, H, W] to features [N, C, L/4, H/32, W/32] (full-size nets).
+        """Map clips to the features of a stage.
 
         Args:
-            x: Clips.
+            x: Clips [N, in_channels, L, H, W].
             last: The stage to stop after.
+
+        Returns:
+            Features [N, C, L', H', W'], of res5 of a full-size net [N, C, L/4, H/32, W/32].
         """
         x = self.stem(x)
         for stage in STAGES[: STAGES.index(last) + 1]:
@@ -147,7 +151,7 @@ def _make_stage(stage: StageName, in_channels: int, num_frames: int, config: Mod
 
 
 def _initialize(module: nn.Module, *, zero_init_residual: bool) -> None:
-    """Initialise convolutions and batch norms; the operator has initialised its filters itself."""
+    """Initialize convolutions and batch norms; the operator has initialized its filters itself."""
     for part in module.modules():
         if isinstance(part, nn.Conv3d):
             nn.init.kaiming_normal_(part.weight, mode="fan_out", nonlinearity="relu")
@@ -223,7 +227,7 @@ class VideoModel(nn.Module, ABC):
             Class scores before the softmax [N, num_classes].
 
         Raises:
-            ValueError: The clips have another rank, channel number or, for a net with a correlation
+            ValueError: If the clips have another rank, channel number or, for a net with a correlation
                 filter per frame, another length than the configuration says.
         """
         return self.forward_head(self.forward_features(x))
@@ -240,10 +244,10 @@ class VideoModel(nn.Module, ABC):
             the channels of both.
 
         Raises:
-            ValueError: See `forward`, or there is no such stage.
+            ValueError: As in `forward`, or if there is no such stage.
         """
         if stage not in STAGES:
-            raise ValueError(f"stage must be one of {', '.join(STAGES)}; got {stage!r}")
+            raise ModelError(f"stage must be one of {', '.join(STAGES)}; got {stage!r}")
         self._check_input(x)
         return self._features(x, stage)
 
@@ -260,13 +264,13 @@ class VideoModel(nn.Module, ABC):
         return scores
 
     def reset_classifier(self, num_classes: int) -> None:
-        """Put a freshly initialised classifier in place of the present one, on its device and in its dtype.
+        """Put a freshly initialized classifier in place of the present one, on its device and in its dtype.
 
         Args:
             num_classes: Outputs of the new classifier.
 
         Raises:
-            ValueError: `num_classes` is below 1.
+            ValueError: If `num_classes` is below 1.
         """
         config = self.config.replace(num_classes=num_classes)
         self.fc = _make_classifier(self.num_features, num_classes).to(self.fc.weight)
@@ -279,7 +283,7 @@ class VideoModel(nn.Module, ABC):
             num_frames: Frames of a clip from now on.
 
         Raises:
-            ValueError: `num_frames` is no positive multiple of the net's temporal stride.
+            ValueError: If `num_frames` is no positive multiple of the net's temporal stride.
         """
         config = self.config.replace(num_frames=num_frames)
         for backbone in self.backbones().values():
@@ -326,12 +330,12 @@ class VideoResNet(VideoModel):
         config: The configuration, with `flow_channels=0`.
 
     Raises:
-        ValueError: The configuration is for two streams.
+        ValueError: If the configuration is for two streams.
     """
 
     def __init__(self, config: ModelConfig) -> None:
         if config.flow_channels != 0:
-            raise ValueError(
+            raise ModelError(
                 f"VideoResNet has one stream; got flow_channels={config.flow_channels}, allowed 0"
             )
         super().__init__(config, num_features=EXPANSION * config.widths[-1])

@@ -1,11 +1,11 @@
-"""The operator as modules that own their filters."""
+"""The modules `Correlation` and `VideoCorrelation`, which own their filters."""
 
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from corr_ops.api import (
+from corr_ops._api import (
     Padding,
     Searched,
     check_channels,
@@ -85,12 +85,12 @@ class Correlation(_CorrelationBase):
 
         Args:
             channels: Number of input channels C.
-            kernel_size: Neighbourhood K or (Ky, Kx), odd.
-            dilation: Distance between neighbours D or (Dy, Dx), in pixels.
+            kernel_size: Neighborhood K or (Ky, Kx), odd.
+            dilation: Distance between neighbors D or (Dy, Dx), in pixels.
             groups: Number of channel groups G; C must be a multiple of it.
             stride: Distance between output positions S or (Sy, Sx), in pixels.
             padding: "same" gives an output for every position, "valid" only for those whose whole
-                neighbourhood lies inside the frame.
+                neighborhood lies inside the frame.
             weight: Whether to learn filters; without them the module is a plain cost volume.
 
         Raises:
@@ -158,10 +158,10 @@ class VideoCorrelation(_CorrelationBase):
         Args:
             channels: Number of input channels C.
             num_frames: Clip length L, in frames. Only "per_frame" filters hold a clip to it.
-            kernel_size: Neighbourhood K or (Ky, Kx), odd.
-            dilation: Distance between neighbours D or (Dy, Dx), in pixels.
+            kernel_size: Neighborhood K or (Ky, Kx), odd.
+            dilation: Distance between neighbors D or (Dy, Dx), in pixels.
             groups: Number of channel groups G; C must be a multiple of it.
-            searched: Whether neighbourhoods are searched in the "previous" or the "current" frame.
+            searched: Whether neighborhoods are searched in the "previous" or the "current" frame.
             filters: "per_frame" learns L*C*Ky*Kx values, "shared" the C*Ky*Kx of one frame for all, "none"
                 learns nothing.
 

@@ -3,8 +3,9 @@
 import torch
 from torch import Tensor
 
-from corrnet_models.config import EXPANSION, ModelConfig, StageName
-from corrnet_models.network import Backbone, VideoModel
+from corrnet_models._config import EXPANSION, ModelConfig, StageName
+from corrnet_models._errors import ModelError
+from corrnet_models._network import Backbone, VideoModel
 
 
 class TwoStreamResNet(VideoModel):
@@ -19,12 +20,12 @@ class TwoStreamResNet(VideoModel):
         config: The configuration, with `flow_channels` above 0.
 
     Raises:
-        ValueError: The configuration is for one stream.
+        ValueError: If the configuration is for one stream.
     """
 
     def __init__(self, config: ModelConfig) -> None:
         if config.flow_channels == 0:
-            raise ValueError("TwoStreamResNet needs channels of optical flow; got flow_channels=0")
+            raise ModelError("TwoStreamResNet needs channels of optical flow; got flow_channels=0")
         super().__init__(config, num_features=2 * EXPANSION * config.widths[-1])
         self.rgb = Backbone(config, in_channels=config.in_channels - config.flow_channels)
         self.flow = Backbone(config, in_channels=config.flow_channels)

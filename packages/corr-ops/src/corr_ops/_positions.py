@@ -1,4 +1,4 @@
-"""Stride and padding: the operator at some positions of the frame, by views around it.
+"""Stride and padding, made of slices of the frames and of the output.
 
 Everything here is made of slices, copies of slices and one call of the operator, so derivatives, transforms
 and implementations need to know nothing of it.
@@ -26,7 +26,7 @@ def correlation_at(
 ) -> Tensor:
     """Correlate at every (Sy, Sx)-th position, counted from the first one.
 
-    Along an axis, every position and all its neighbours are multiples of the greatest common divisor of
+    Along an axis, every position and all its neighbors are multiples of the greatest common divisor of
     stride and dilation. The operator runs on those rows and columns alone, with stride and dilation divided
     by it. Where a stride is left after that, positions are computed that are not kept.
 
@@ -34,18 +34,18 @@ def correlation_at(
         base: Frames [N, C, L, H, W].
         search: Searched frames [N, C, L, H, W].
         weight: Filters [L or 1, C, Ky, Kx], or None for ones.
-        kernel_size: Neighbourhood (Ky, Kx), odd.
-        dilation: Distance between neighbours (Dy, Dx), in pixels.
+        kernel_size: Neighborhood (Ky, Kx), odd.
+        dilation: Distance between neighbors (Dy, Dx), in pixels.
         groups: Number of channel groups G.
         backend: Implementation.
         stride: Distance between positions (Sy, Sx), in pixels.
-        valid: Whether to leave out positions with neighbours outside the frame.
+        valid: Whether to leave out positions with neighbors outside the frame.
 
     Returns:
         [N, G*Ky*Kx, L, H', W'] with H' = ceil(H/Sy), or ceil((H - 2*(Ky//2)*Dy) / Sy) when `valid`, and W'
         alike; channels_last_3d when `base` is, contiguous otherwise.
     """
-    # With a single neighbour the dilation means nothing.
+    # With a single neighbor the dilation means nothing.
     common = [
         spacing if size == 1 else math.gcd(spacing, step)
         for size, step, spacing in zip(kernel_size, dilation, stride, strict=True)

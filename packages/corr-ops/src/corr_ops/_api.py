@@ -2,24 +2,20 @@
 
 import operator
 from collections.abc import Sequence
+from itertools import takewhile
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from corr_ops.ops import autocast_dtype, choose, correlation_op, why_not
-from corr_ops.positions import correlation_at
+from corr_ops._backends import IMPLEMENTATIONS, Backend, Explanation
+from corr_ops._positions import correlation_at
+from corr_ops.ops import autocast_dtype, choose, correlation_op
 
-Backend = Literal["auto", "triton", "cpu", "reference"]
 Padding = Literal["same", "valid"]
 Searched = Literal["previous", "current"]
 
-# Name -> what it is, in the order "auto" tries them.
-_BACKENDS = {
-    "triton": "kernels for GPUs, compiled by Triton at the first call",
-    "cpu": "compiled kernels for CPUs",
-    "reference": "plain tensor operations for every device and floating-point dtype",
-}
+_BACKENDS = ("auto", *IMPLEMENTATIONS)
 _PADDINGS = ("same", "valid")
 _LAGS: dict[Searched, int] = {"previous": 1, "current": -1}
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
@@ -37,7 +33,7 @@ def correlation(
     padding: Padding = "same",
     backend: Backend = "auto",
 ) -> Tensor:
-    """Correlate every position of `base` with its neighbourhood in `search` (section 3, eq. 1).
+    """Correlate every position of `base` with its neighborhood in `search` (section 3, eq. 1).
 
     Output channel ``q*Ky*Kx + i*Kx + j`` at (y, x) is the mean, over the C/G channels c of group q, of
     ``weight[c, i, j] * base[c, y, x] * search[c, y + (i - Ky//2)*Dy, x + (j - Kx//2)*Dx]``; positions outside
@@ -48,12 +44,12 @@ def correlation(
         base: Frames [N, C, H, W], or clips [N, C, L, H, W] whose frames are paired one by one.
         search: Searched frames, of the shape, dtype and device of `base`.
         weight: Filters [C, Ky, Kx] or [1, C, Ky, Kx]; for clips also [L, C, Ky, Kx]. None means ones.
-        kernel_size: Neighbourhood K or (Ky, Kx), odd.
-        dilation: Distance between neighbours D or (Dy, Dx), in pixels.
+        kernel_size: Neighborhood K or (Ky, Kx), odd.
+        dilation: Distance between neighbors D or (Dy, Dx), in pixels.
         groups: Number of channel groups G; C must be a multiple of it.
         stride: Distance between output positions S or (Sy, Sx), in pixels; the first position is always
             there. A stride that divides the dilation saves the work for the positions it leaves out.
-        padding: "same" gives an output for every position, "valid" only for those whose whole neighbourhood
+        padding: "same" gives an output for every position, "valid" only for those whose whole neighborhood
             lies inside the frame.
         backend: Implementation; "auto" takes the fastest that serves the call.
 
@@ -72,7 +68,7 @@ def correlation(
     if search.shape != base.shape:
         raise ValueError(f"search must have the shape of base {list(base.shape)}, got {list(search.shape)}")
     if valid:
-        _check_neighbourhood_fits(base, options[0], options[1])
+        _check_neighborhood_fits(base, options[0], options[1])
     check_channels(base.shape[1], groups)
     _check_alike(base=base, search=search, weight=weight)
     _check_backend(backend, base.device)
@@ -101,11 +97,11 @@ def video_correlation(
         x: Clips [N, C, L, H, W].
         weight: Filters [L, C, Ky, Kx], one set for each frame, or [C, Ky, Kx] or [1, C, Ky, Kx] for all of
             them. None means ones.
-        kernel_size: Neighbourhood K or (Ky, Kx), odd.
-        dilation: Distance between neighbours D or (Dy, Dx), in pixels.
+        kernel_size: Neighborhood K or (Ky, Kx), odd.
+        dilation: Distance between neighbors D or (Dy, Dx), in pixels.
         groups: Number of channel groups G; C must be a multiple of it.
-        searched: The frame whose neighbourhoods are searched. "previous" takes positions from frame l and
-            neighbourhoods from frame l-1; "current" takes positions from frame l-1 and neighbourhoods from
+        searched: The frame whose neighborhoods are searched. "previous" takes positions from frame l and
+            neighborhoods from frame l-1; "current" takes positions from frame l-1 and neighborhoods from
             frame l.
         backend: Implementation; "auto" takes the fastest that serves the call.
 
@@ -127,7 +123,7 @@ def video_correlation(
     return correlation_op(x, None, filters, *options, lag, backend)
 
 
-def explain(x: Tensor, *, backend: Backend = "auto") -> str:
+def explain(x: Tensor, *, backend: Backend = "auto") -> Explanation:
     """Say which implementation serves a call on frames like `x`, and why.
 
     Args:
@@ -135,22 +131,28 @@ def explain(x: Tensor, *, backend: Backend = "auto") -> str:
         backend: As given to them.
 
     Returns:
-        One sentence that begins with the name of the implementation.
+        The answer: true where compiled kernels serve the call, and one sentence as a string.
 
     Raises:
-        ValueError: If no implementation of that name or for that dtype exists.
+        ValueError: If no implementation of that name or for that dtype exists, or it cannot serve the call.
     """
     _check_alike(x=x)
     _check_backend(backend, x.device)
     name = choose(backend, x.device)
-    reasons = ["asked for by name"] if backend != "auto" else []
-    for other in _BACKENDS if backend == "auto" else ():
-        if other == name:
-            reasons.append("the first that serves the call" if not reasons else "the next that does")
-            break
-        reasons.append(f"{other} does not: {why_not(other, x.device)}")
+    unable = {
+        other: reason
+        for other, implementation in IMPLEMENTATIONS.items()
+        if (reason := implementation.kernels.unavailable(x.device)) is not None
+    }
+    if backend == "auto":
+        earlier = takewhile(lambda other: other != name, IMPLEMENTATIONS)
+        steps = [f"{other} does not: {unable[other]}" for other in earlier]
+        steps.append("the next that does" if steps else "the first that serves the call")
+    else:
+        steps = ["asked for by name"]
     dtype = str(autocast_dtype(x)).removeprefix("torch.")
-    return f"{name}: {_BACKENDS[name]}; {'; '.join(reasons)} ({dtype} on {x.device.type})."
+    sentence = f"{name}: {IMPLEMENTATIONS[name].summary}; {'; '.join(steps)} ({dtype} on {x.device.type})."
+    return Explanation(name, unable, sentence)
 
 
 def check_options(
@@ -159,8 +161,8 @@ def check_options(
     """Check the options of the operator and spell them out.
 
     Args:
-        kernel_size: Neighbourhood K or (Ky, Kx).
-        dilation: Distance between neighbours D or (Dy, Dx), in pixels.
+        kernel_size: Neighborhood K or (Ky, Kx).
+        dilation: Distance between neighbors D or (Dy, Dx), in pixels.
         groups: Number of channel groups.
 
     Returns:
@@ -266,8 +268,8 @@ def check_channels(channels: int, groups: int) -> None:
         raise ValueError(f"channels must be a positive multiple of groups={groups}, got {channels}")
 
 
-def _check_neighbourhood_fits(base: Tensor, kernel: tuple[int, int], steps: tuple[int, int]) -> None:
-    """Check that at least one position has its whole neighbourhood inside the frame."""
+def _check_neighborhood_fits(base: Tensor, kernel: tuple[int, int], steps: tuple[int, int]) -> None:
+    """Check that at least one position has its whole neighborhood inside the frame."""
     needed = tuple((size - 1) * step + 1 for size, step in zip(kernel, steps, strict=True))
     if base.shape[-2] < needed[0] or base.shape[-1] < needed[1]:
         raise ValueError(
@@ -278,8 +280,8 @@ def _check_neighbourhood_fits(base: Tensor, kernel: tuple[int, int], steps: tupl
 
 def _check_backend(backend: str, device: torch.device) -> None:
     """Check that an implementation is known and serves the device."""
-    if backend not in ("auto", *_BACKENDS):
-        raise ValueError(f"backend must be one of {['auto', *_BACKENDS]}, got {backend!r}")
+    if backend not in _BACKENDS:
+        raise ValueError(f"backend must be one of {list(_BACKENDS)}, got {backend!r}")
     if not torch.compiler.is_compiling():  # a graph finds out when it runs
         choose(backend, device)
 

@@ -23,7 +23,7 @@ def num_macs(frames_shape: Sequence[int], kernel_size: Sequence[int]) -> int:
 
     Args:
         frames_shape: Shape of the input, (N, C, L, H, W) or (N, C, H, W).
-        kernel_size: Neighbourhood (Ky, Kx), or any sizes with that product.
+        kernel_size: Neighborhood (Ky, Kx), or any sizes with that product.
 
     Returns:
         C*Ky*Kx*N*L*H*W. Positions outside the frame are counted, as convolutions count their padding.

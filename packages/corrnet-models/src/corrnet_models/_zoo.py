@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from corrnet_models.config import ModelConfig
-from corrnet_models.registry import register_model
+from corrnet_models._config import ModelConfig
+from corrnet_models._registry import register_model
 
 _R2D: dict[str, Any] = {"temporal_convs": (False, False, False, False)}
 _CORRNET: dict[str, Any] = {

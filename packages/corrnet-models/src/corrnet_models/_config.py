@@ -1,8 +1,10 @@
-"""One frozen record holds everything that defines a network of this package."""
+"""`ModelConfig`, the frozen record of everything that defines a network."""
 
 from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from corrnet_models._errors import ModelError
 
 StageName = Literal["res2", "res3", "res4", "res5"]
 """The four residual stages of Table 2."""
@@ -45,7 +47,7 @@ class ModelConfig(BaseModel):
             (Table 4, "w/o grouping").
         corr_kernel_size: Side K of the window that is searched, odd (Figure 3).
         corr_dilation: Step D between two positions of the window, in feature map pixels.
-        corr_searched: The frame whose neighbourhood is searched; the paper leaves it open.
+        corr_searched: The frame whose neighborhood is searched; the paper leaves it open.
         corr_norm_before: What stands between the reducing 1x1x1 convolution and the operator; the
             paper leaves it open.
         corr_norm_after: What stands straight after the operator; the paper leaves it open.
@@ -84,38 +86,38 @@ class ModelConfig(BaseModel):
     @classmethod
     def _odd(cls, value: int) -> int:
         if value % 2 == 0:
-            raise ValueError(f"must be odd, so that the window has a centre; got {value}")
+            raise ModelError(f"must be odd, so that the window has a center; got {value}")
         return value
 
     @field_validator("depths", "widths", "temporal_strides")
     @classmethod
     def _positive(cls, value: tuple[int, ...]) -> tuple[int, ...]:
         if min(value) < 1:
-            raise ValueError(f"every stage needs at least 1; got {value}")
+            raise ModelError(f"every stage needs at least 1; got {value}")
         return value
 
     @field_validator("corr_after", "corr_middle")
     @classmethod
     def _distinct(cls, value: tuple[StageName, ...]) -> tuple[StageName, ...]:
         if len(set(value)) != len(value):
-            raise ValueError(f"names a stage twice: {value}")
+            raise ModelError(f"names a stage twice: {value}")
         return value
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.flow_channels >= self.in_channels:
-            raise ValueError(
+            raise ModelError(
                 f"flow_channels are the last of in_channels and leave at least one for RGB; "
                 f"got flow_channels={self.flow_channels} of in_channels={self.in_channels}"
             )
         if self.num_frames % self.temporal_stride != 0:
-            raise ValueError(
+            raise ModelError(
                 f"num_frames must be a multiple of {self.temporal_stride}, the product of "
                 f"temporal_strides {self.temporal_strides}; got {self.num_frames}"
             )
         for stage in self.corr_middle:
             if self.depths[STAGES.index(stage)] < 2:
-                raise ValueError(f"corr_middle={stage!r} needs at least 2 bottlenecks in that stage; got 1")
+                raise ModelError(f"corr_middle={stage!r} needs at least 2 bottlenecks in that stage; got 1")
         for stage in self.corr_stages:
             self._check_correlation(stage)
         return self
@@ -123,14 +125,14 @@ class ModelConfig(BaseModel):
     def _check_correlation(self, stage: StageName) -> None:
         width = self.widths[STAGES.index(stage)]
         if self.corr_group_size is not None and width % self.corr_group_size != 0:
-            raise ValueError(
+            raise ModelError(
                 f"corr_group_size must divide the {width} channels that {stage} correlates, "
                 f"or be None for one group; got {self.corr_group_size}"
             )
         if self.corr_block == "concat":
             out = self.correlation_channels(stage)
             if out >= EXPANSION * width:
-                raise ValueError(
+                raise ModelError(
                     f"corr_block='concat' leaves no channel to its second branch in {stage}: the operator "
                     f"puts out {out} of {EXPANSION * width}; use a larger corr_group_size or a smaller "
                     f"corr_kernel_size"
@@ -153,12 +155,26 @@ class ModelConfig(BaseModel):
         return bool(self.corr_stages) and self.corr_filters == "per_frame"
 
     def correlation_groups(self, stage: StageName) -> int:
-        """Groups G of the correlation in a stage (section 3, groupwise correlation)."""
+        """Return the groups G of the correlation in a stage (section 3, groupwise correlation).
+
+        Args:
+            stage: The stage.
+
+        Returns:
+            1 where `corr_group_size` is None.
+        """
         width = self.widths[STAGES.index(stage)]
         return 1 if self.corr_group_size is None else width // self.corr_group_size
 
     def correlation_channels(self, stage: StageName) -> int:
-        """Channels G*K*K that the operator puts out in a stage (Table 1)."""
+        """Return the channels that the operator puts out in a stage (Table 1).
+
+        Args:
+            stage: The stage.
+
+        Returns:
+            G*K*K.
+        """
         return self.correlation_groups(stage) * self.corr_kernel_size**2
 
     def replace(self, **changes: Any) -> Self:
@@ -167,7 +183,10 @@ class ModelConfig(BaseModel):
         Args:
             **changes: New values by field name.
 
+        Returns:
+            The copy; this record stays as it is.
+
         Raises:
-            ValueError: A name is no field, or a value cannot work.
+            ValueError: If a name is no field, or a value cannot work.
         """
         return type(self)(**{**self.model_dump(), **changes})

@@ -1,4 +1,4 @@
-"""The operator in PyTorch's own operators, for exporters that know no others."""
+"""Rewrites the operator into PyTorch's own operators, for exporters that know no others, as ONNX's."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -16,7 +16,7 @@ def decompositions() -> dict[Any, Callable[..., Any]]:
 
     For a program from ``torch.export.export``: ``program.run_decompositions(corr_ops.decompositions())``. The
     program then runs without this package, and ``torch.onnx.export`` takes it. It holds one product and one
-    mean for every position of the neighbourhood, of any batch size that the program allows.
+    mean for every position of the neighborhood, of any batch size that the program allows.
 
     Returns:
         A new dictionary from the operator to its decomposition, to be merged with other tables at will.

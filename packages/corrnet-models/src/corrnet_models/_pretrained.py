@@ -10,9 +10,10 @@ from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from corrnet_models.config import ModelConfig
-from corrnet_models.network import VideoModel
-from corrnet_models.registry import build_model
+from corrnet_models._config import ModelConfig
+from corrnet_models._errors import MissingPackageError, ModelError
+from corrnet_models._network import VideoModel
+from corrnet_models._registry import build_model
 
 WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
 _LIBRARY, _FORMAT_VERSION = "corrnet-models", 1
@@ -34,7 +35,14 @@ class Pretrained:
 
 
 def is_pretrained(folder: str | Path) -> bool:
-    """Whether a folder holds what `save_pretrained` writes."""
+    """Return whether a folder holds what `save_pretrained` writes.
+
+    Args:
+        folder: The folder; it need not exist.
+
+    Returns:
+        True when both the weights and the configuration are there.
+    """
     return all((Path(folder) / name).is_file() for name in (WEIGHTS, CONFIG))
 
 
@@ -46,7 +54,7 @@ def save_pretrained(
     metadata: Mapping[str, Any] | None = None,
     card: str | None = None,
 ) -> None:
-    """Writes a model into a folder that can be uploaded to the Hugging Face Hub as it is.
+    """Write a model into a folder that can be uploaded to the Hugging Face Hub as it is.
 
     Args:
         model: The network.
@@ -56,10 +64,10 @@ def save_pretrained(
         card: Text of the model card; None writes a short one that says how to load the model.
 
     Raises:
-        ValueError: The number of classes is not that of the outputs.
+        ValueError: If the number of classes is not that of the outputs.
     """
     if classes and len(classes) != model.config.num_classes:
-        raise ValueError(
+        raise ModelError(
             f"got {len(classes)} class names for a model with {model.config.num_classes} outputs"
         )
     target = Path(folder)
@@ -72,44 +80,50 @@ def save_pretrained(
         "metadata": dict(metadata or {}),
     }
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    save_file(tensors, target / WEIGHTS, metadata={"format": "pt"})
+    try:
+        save_file(tensors, target / WEIGHTS, metadata={"format": "pt"})
+    except SafetensorError as error:  # a full disk
+        raise OSError(f"{target / WEIGHTS} cannot be written: {error}") from error
     (target / CONFIG).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     (target / CARD).write_text(card if card is not None else _card(model, classes), encoding="utf-8")
 
 
 def load_pretrained(source: str | Path, *, revision: str | None = None) -> Pretrained:
-    """Loads what `save_pretrained` wrote. No code from the folder is run.
+    """Load what `save_pretrained` wrote. No code from the folder is run.
 
     Args:
         source: A folder, or the name `owner/model` of a repository of the Hugging Face Hub (extra `hub`).
         revision: Branch, tag or commit of the repository; None takes its newest state.
 
+    Returns:
+        The model in evaluation mode, its classes and what else was saved with it.
+
     Raises:
-        ValueError: The folder holds no such model, or weights that are not those of its configuration; the message
+        ValueError: If the folder holds no such model, or weights that are not those of its configuration; the message
             names them.
-        ImportError: `source` is no folder and huggingface-hub is not installed.
+        ImportError: If `source` is no folder and huggingface-hub is not installed.
     """
     folder = Path(source)
     if not folder.is_dir():
         folder = _download(str(source), revision)
     missing = [name for name in (WEIGHTS, CONFIG) if not (folder / name).is_file()]
     if missing:
-        raise ValueError(f"{folder} holds no model: {' and '.join(missing)} missing")
+        raise ModelError(f"{folder} holds no model: {' and '.join(missing)} missing")
     try:
         content = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         if content["library_name"] != _LIBRARY or content["format_version"] != _FORMAT_VERSION:
             found = f"{content['library_name']} {content['format_version']}"
-            raise ValueError(f"it is of {found}, this version reads {_LIBRARY} {_FORMAT_VERSION}")
+            raise ModelError(f"it is of {found}, this version reads {_LIBRARY} {_FORMAT_VERSION}")
         config = ModelConfig(**content["model"])
         classes, metadata = tuple(content["classes"]), dict(content["metadata"])
     except (KeyError, TypeError, ValueError, ValidationError) as error:
         reason = f"no {error}" if isinstance(error, KeyError) else " ".join(str(error).split())
-        raise ValueError(f"{folder / CONFIG} is not the configuration of a model: {reason}") from error
+        raise ModelError(f"{folder / CONFIG} is not the configuration of a model: {reason}") from error
     model = build_model(config)
     try:
         tensors = load_file(folder / WEIGHTS)
     except (SafetensorError, OSError) as error:
-        raise ValueError(f"{folder / WEIGHTS} cannot be read: {error}") from error
+        raise ModelError(f"{folder / WEIGHTS} cannot be read: {error}") from error
     own = model.state_dict()
     differing = sorted(
         name
@@ -117,7 +131,7 @@ def load_pretrained(source: str | Path, *, revision: str | None = None) -> Pretr
         if getattr(own.get(name), "shape", None) != _shape(tensors, name)
     )
     if differing:
-        raise ValueError(
+        raise ModelError(
             f"{folder / WEIGHTS} does not fit {CONFIG}: {len(differing)} tensors are missing, unexpected or of another "
             f"shape, for example {', '.join(differing[:3])}"
         )
@@ -131,14 +145,19 @@ def _shape(tensors: Mapping[str, Any], name: str) -> Any:
 
 def _download(name: str, revision: str | None) -> Path:
     if name.count("/") != 1 or name.startswith((".", "/")):
-        raise ValueError(f"no folder {name}; models of the Hugging Face Hub are named owner/model")
+        raise ModelError(f"no folder {name}; models of the Hugging Face Hub are named owner/model")
     try:
         from huggingface_hub import snapshot_download
     except ImportError as error:
-        raise ImportError(
+        raise MissingPackageError(
             f"no folder {name}; to load it from the Hugging Face Hub: pip install 'corrnet-models[hub]'"
         ) from error
-    return Path(snapshot_download(name, revision=revision, allow_patterns=[WEIGHTS, CONFIG]))
+    try:
+        return Path(snapshot_download(name, revision=revision, allow_patterns=[WEIGHTS, CONFIG]))
+    except OSError:
+        raise
+    except Exception as error:  # a wrong name, no such repository, no network: each has its own
+        raise ModelError(f"{name} cannot be fetched from the Hugging Face Hub: {error}") from error
 
 
 def _card(model: VideoModel, classes: Sequence[str]) -> str:

@@ -1,0 +1,18 @@
+"""The command line under torchrun; the last process has a bug when it has joined the others."""
+
+from corrnet_train.cli import main
+from corrnet_train.training import trainer
+
+
+class Broken(trainer.Trainer):
+    """A trainer with a bug."""
+
+    def _train_step(self, batches, stop):
+        if self.ranks.rank == self.ranks.world_size - 1:
+            raise KeyError("a bug")
+        return super()._train_step(batches, stop)
+
+
+if __name__ == "__main__":
+    trainer.Trainer = Broken
+    main()

@@ -1,0 +1,89 @@
+"""Errors that users can cause keep their class, their message and their attributes on the way between processes."""
+
+import pickle
+
+import pytest
+from torch.utils.data import Dataset
+
+from video_data import InputError, MissingPackageError, RemoteError, ShardError, VideoError, WorkError
+from video_data.loading.live import open_frames
+from video_data.media.limits import UnindexableVideo
+from video_data.utils.pool import map_in_order
+from video_data.utils.workers import make_data_loader
+
+ERRORS = [
+    InputError("text"),
+    WorkError("text"),
+    MissingPackageError("text"),
+    RemoteError("text"),
+    VideoError("frame 3 is gone", reason="frames are gone"),
+    UnindexableVideo("times are missing"),
+    ShardError("shard 3 is gone", reason="a shard is gone"),
+    FileNotFoundError(2, "No such file", "there"),
+]
+names = pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
+
+
+class Failing(Dataset):
+    def __init__(self, error):
+        self.error = error
+
+    def __getitem__(self, numbers):
+        raise self.error
+
+
+class Unsendable(OSError):
+    def __init__(self, number, text):
+        super().__init__(f"{number} {text}")
+
+
+def fail(error):
+    raise error
+
+
+def check_same(found, error):
+    assert type(found) is type(error) and str(found) == str(error)
+    assert vars(found) == vars(error) and getattr(found, "filename", 0) == getattr(error, "filename", 0)
+
+
+@pytest.mark.parametrize(
+    ("error", "base"),
+    [(VideoError, InputError), (ShardError, InputError), (InputError, ValueError), (WorkError, RuntimeError)],
+)
+def test_they_are_what_they_were(error, base):
+    assert issubclass(error, base)
+    assert issubclass(MissingPackageError, ImportError) and issubclass(RemoteError, OSError)
+
+
+@names
+def test_they_can_be_pickled(error):
+    check_same(pickle.loads(pickle.dumps(error)), error)
+
+
+def test_they_come_out_of_processes_as_they_are():
+    for error in ERRORS:
+        with pytest.raises(type(error)) as found:
+            list(map_in_order(fail, [error, error], num_workers=2, title="", progress=False))
+        found.value.__dict__.pop("__notes__", None)
+        check_same(found.value, error)
+
+
+@names
+def test_they_come_out_of_the_workers_of_a_loader_as_they_are(error):
+    with pytest.raises(type(error)) as found:
+        next(iter(make_data_loader(Failing(error), [[0]], 1, None)))
+    check_same(found.value, error)
+
+
+@pytest.mark.parametrize("error", [ValueError("a bug"), Unsendable(1, "two")], ids=["bug", "unsendable"])
+def test_the_trace_of_anything_else_comes_out_of_them(error):
+    with pytest.raises((ValueError, RuntimeError, OSError), match="in __getitem__") as found:
+        next(iter(make_data_loader(Failing(error), [[0]], 1, None)))
+    assert not isinstance(found.value, InputError | WorkError)
+
+
+def test_what_the_block_of_an_open_video_raises_is_not_the_videos(class_folder):
+    video = next(class_folder.rglob("*.mp4"))
+    with pytest.raises(KeyError), open_frames(str(video)) as frames:
+        next(frames)
+        raise KeyError("a bug")
