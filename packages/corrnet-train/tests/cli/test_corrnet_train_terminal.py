@@ -62,6 +62,7 @@ def test_the_bar_of_a_training_fits(run):
     assert any("clips/s" in line and "loss" in line and "eta" in line for line in bars)
 
 
+@pytest.mark.slow
 def test_words_stay_whole_in_80_columns(run, motionbench):
     folder, shards = run[0], motionbench[1]
     lines = in_terminal("models", "corrnet_tiny", "r2plus1d_tiny_twostream", "r2d_tiny")
@@ -80,6 +81,7 @@ def test_words_stay_whole_in_80_columns(run, motionbench):
     assert max(map(len, table)) <= WIDTH and {"activations", "parameters,"} <= set(" ".join(table).split())
 
 
+@pytest.mark.slow
 def test_the_doctor_fits(motionbench):
     lines = in_terminal("doctor", "--shards", motionbench[1], "--num-workers", 1, "--model", "corrnet_tiny")
     assert max(map(len, lines)) <= WIDTH
@@ -162,7 +164,10 @@ def test_a_bar_leaves_out_what_has_no_place(width, left_out):
     assert 5 - len(found) == left_out, lines
 
 
-@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+@pytest.mark.parametrize(
+    "encoding",
+    ["ascii", pytest.param("latin-1", marks=pytest.mark.slow), pytest.param("utf-8", marks=pytest.mark.slow)],
+)
 @pytest.mark.parametrize(
     "arguments",
     [["--help"], ["pack", "csv", "--help"], ["eval", "--help"], ["recipe", "list"], ["recipe", "options"], ["trian"],

@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+from corrnet_train.cli.common import set_debug
 from corrnet_train.cli.encoding import escape_what_no_terminal_takes
 from corrnet_train.cli.menu import Menu
 from corrnet_train.cli.version import Version
@@ -22,13 +23,11 @@ app = typer.Typer(
 
 @app.callback()
 def _options(
+    version: Version = False,
     debug: Annotated[
         bool, typer.Option("--debug", help="Show the traceback of every error, not of bugs alone.")
     ] = False,
-    version: Version = False,
 ) -> None:
-    from corrnet_train.cli.common import set_debug
-
     set_debug(debug)
 
 
