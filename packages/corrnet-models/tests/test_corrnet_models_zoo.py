@@ -35,7 +35,13 @@ def built(name: str) -> VideoModel:
     return create_model(name, num_frames=num_frames, num_classes=NUM_CLASSES)
 
 
-@pytest.fixture(params=list_models())
+def slow_if_large(name: str) -> object:
+    """Nets of the same kinds are among the others."""
+    large = name in ("corrnet50", "corrnet101", "r2plus1d26_twostream")
+    return pytest.param(name, marks=pytest.mark.slow) if large else name
+
+
+@pytest.fixture(params=map(slow_if_large, list_models()))
 def model(request: pytest.FixtureRequest) -> VideoModel:
     return copy.deepcopy(built(request.param))
 

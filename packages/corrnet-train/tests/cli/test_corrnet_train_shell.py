@@ -54,6 +54,7 @@ def completed(*words):
     return done.stdout.split()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
 def test_bash_completes_commands_recipes_and_models():
     assert completed("corrnet", "tr") == ["train"]

@@ -57,6 +57,7 @@ def test_an_interrupted_run_ends_with_the_same_bits(make_config, model):
     assert timeless[0] == timeless[1]
 
 
+@pytest.mark.slow
 def test_workers_do_not_change_what_is_learned(make_config):
     one = Trainer(make_config("optim.epochs=0.5", name="one")).run()
     two = Trainer(make_config("optim.epochs=0.5", "data.num_workers=2", name="two")).run()

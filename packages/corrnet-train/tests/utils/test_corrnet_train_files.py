@@ -20,6 +20,7 @@ def test_a_failed_write_leaves_the_old_content_and_nothing_else(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
+@pytest.mark.slow
 def test_a_full_disk_leaves_no_checkpoint_under_its_name(tmp_path):
     """A limit on the size of files stands for the full disk: writing fails in the middle in the same way."""
     code = f"""

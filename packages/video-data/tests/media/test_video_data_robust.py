@@ -151,6 +151,7 @@ def jpegs_of(width: int, height: int) -> bytes:
     return bytes(video)
 
 
+@pytest.mark.slow
 def test_absurd_declared_sizes_are_refused_before_memory_is_taken(tmp_path):
     script = (
         "import resource, sys\n"
@@ -411,6 +412,7 @@ def test_an_index_that_was_changed_together_with_the_manifest_is_an_error_of_its
         open_shards(tmp_path).info("train", 0)
 
 
+@pytest.mark.slow
 def test_damaged_inputs_are_read_or_refused(tmp_path):
     """A small run of the tool; thousands of inputs take minutes."""
     command = [sys.executable, TOOL, "--inputs", "150", "--seed", "7"]

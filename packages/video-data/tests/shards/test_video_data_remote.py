@@ -159,6 +159,7 @@ for _ in range(100):
 """
 
 
+@pytest.mark.slow
 def test_processes_share_a_cache_that_is_too_small_for_them(local, tmp_path):
     size = int(2.2 * max(path.stat().st_size for path in local.glob("train-*.tar")))
     command = [sys.executable, "-c", SHARING, local.as_uri(), local, tmp_path, str(size)]
