@@ -139,7 +139,7 @@ def test_scaling(benchmark, record, shards):
 
 
 def test_reads(benchmark, record, shards):
-    """Reads of whole samples; the tars are dropped from the page cache before each pass."""
+    """Read whole samples; the tars are dropped from the page cache before each pass."""
     num_samples = shards.num_samples("train")
     order = SampleOrder(shards.shard_sizes("train"), seed=0)
     orders = {

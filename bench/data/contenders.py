@@ -107,7 +107,7 @@ def for_views(source: Video, num_clips: int = 10) -> list[Contender]:
 
 
 def decode_only(source: Video, frames: Sequence[int], *, probe: bool = True) -> int:
-    """Seeks and decodes, skipping frames that no other needs; returns the number of wanted frames."""
+    """Seek and decode, skipping frames that no other needs; return the number of wanted frames."""
     options = {} if probe else {"codec_whitelist": "none"}
     info = source.info
     wanted = {int(info.pts[frame]) for frame in frames}
@@ -157,7 +157,7 @@ def read_whole_frames(source: Video, clip: ClipSpec) -> object:
 
 
 def read_whole_video(source: Video, clip: ClipSpec) -> object:
-    """Decodes the whole video, then takes the frames of the clip."""
+    """Decode the whole video, then take the frames of the clip."""
     with av.open(io.BytesIO(source.content), format=source.info.format) as container:
         stream = container.streams.video[0]
         stream.codec_context.thread_count, stream.codec_context.thread_type = 1, "NONE"

@@ -92,7 +92,7 @@ def encode(frames: list[np.ndarray], kind: str) -> bytes:
 def write_videos(
     folder: Path, *, num_videos: int, size: tuple[int, int], num_frames: int, kind: str = "H.264 GOP 12"
 ) -> None:
-    """Writes folder/<class>/<number>.<ending>, two classes."""
+    """Write folder/<class>/<number>.<ending>, two classes."""
     for number in range(num_videos):
         path = folder / f"class {number % 2}" / f"{number}.{KINDS[kind][1]}"
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""The first half hour on a GPU, in stages that each fit into ten minutes.
+"""Measurements on a GPU, in stages that each fit into ten minutes.
 
     python -m bench.gpu.stages kernels --out rows           # each kernel of the operator: right, and how fast
     python -m bench.gpu.stages tune --out rows              # launch configurations; convolutions beside the operator

@@ -63,7 +63,7 @@ def worker(overrides: list[str]) -> None:
 
 
 def train(shards: Path, folder: Path, size: int, overrides: list[str]) -> None:
-    """Trains a run with torchrun."""
+    """Train a run with torchrun."""
     settings = [
         f"data.shards={shards}", f"run.dir={folder}", "run.device=cpu", "run.log_every=1", "data.num_workers=0",
         "optim.batch_size=8", f"optim.epochs={EPOCHS}", "optim.lr=0.01", "optim.name=sgd", "eval.every_epochs=0",
@@ -110,7 +110,7 @@ def row(folder: Path, alone: Path, size: int, shards: Path) -> list[str]:
 
 
 def main() -> None:
-    """Prints the table."""
+    """Print the table."""
     if len(sys.argv) > 1:
         worker(sys.argv[1:])
         return

@@ -116,7 +116,7 @@ def damage(content: bytes, rng: random.Random, other: bytes) -> bytes:
 
 
 def read_video(content: bytes, name: str, folder: Path, rng: random.Random) -> str:
-    """Packs a damaged video, or reads it with its own index or that of the undamaged one."""
+    """Pack a damaged video, or read it with its own index or that of the undamaged one."""
     frames = sorted(rng.sample(range(NUM_FRAMES), 5))
     box = Box(8, 8, 48, 48)
     what = rng.choice(("pack", "probe", "index", "index"))

@@ -18,7 +18,7 @@ from corrnet_train.config.schema import config_to_dict
 def checkpoint(config=None, **changes):
     model = nn.Linear(3, 2)
     values = {
-        "step": 5, "config": config_to_dict(config) if config else {}, "classes": ["a", "b"],
+        "step": 5, "config": config_to_dict(config) if config else {}, "classes": ("a", "b"),
         "model": model.state_dict(), "optimizer": torch.optim.AdamW(model.parameters()).state_dict(),
         "loader": {"position": 40}, "rng": {"cpu": torch.get_rng_state()}, "best_top1": 0.5,
         "train_seconds": 1.5,

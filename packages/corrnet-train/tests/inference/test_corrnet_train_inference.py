@@ -62,7 +62,7 @@ def test_video_probabilities_are_the_mean_over_the_clips(trained):
 def test_another_label_map_is_refused(trained, motionbench):
     shards = open_shards(motionbench[1])
     classifier = VideoClassifier.from_checkpoint(trained, device="cpu")
-    classifier.classes = [*classifier.classes[:-1], "sideways"]
+    classifier.classes = (*classifier.classes[:-1], "sideways")
     with pytest.raises(
         ValueError, match=f"class 7 is '{shards.classes[7]}' in the shards, 'sideways' in the model"
     ):

@@ -138,7 +138,7 @@ def test_the_training_loader_hands_out_planes(clip, num_workers, shards):
         assert torch.equal(normalize(ours.video), normalize(video))
 
 
-def test_the_test_loader_hands_out_planes(shards):
+def test_the_eval_loader_hands_out_planes(shards):
     options = {"num_clips": 2, "num_crops": 3, "batch_size": 2, "rank": 1, "world_size": 4}
     for ours, theirs in zip(
         eval_loader(shards, "train", CLIP, **options, pixels="yuv"),

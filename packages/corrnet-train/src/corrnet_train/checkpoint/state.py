@@ -46,7 +46,7 @@ class Checkpoint:
 
     step: int
     config: dict[str, Any]
-    classes: list[str]
+    classes: tuple[str, ...]
     model: dict[str, Any]
     optimizer: dict[str, Any]
     loader: dict[str, Any]
@@ -76,9 +76,8 @@ class Checkpoint:
         write_shards(self._content(), folder, group=group, finish=finish)
 
     def _content(self) -> dict[str, Any]:
-        return {"format_version": FORMAT_VERSION} | {
-            name: getattr(self, name) for name in self.__dataclass_fields__
-        }
+        values = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        return {"format_version": FORMAT_VERSION, **values, "classes": list(self.classes)}
 
     @classmethod
     def load(cls, path: Path) -> "Checkpoint":
@@ -109,8 +108,8 @@ class Checkpoint:
         if version != FORMAT_VERSION:
             raise CheckpointError(f"{path} has format {version}, this version reads format {FORMAT_VERSION}")
         try:
-            return cls(**content)
-        except TypeError as error:
+            return cls(**content | {"classes": tuple(content["classes"])})
+        except (KeyError, TypeError) as error:
             raise CheckpointError(f"{path} is not a whole checkpoint: {error}") from None
 
 
@@ -139,7 +138,7 @@ def load_weights(model: nn.Module, state: dict[str, Any], *, source: str) -> Non
 
 
 def check_resumable(checkpoint: Checkpoint, config: RunConfig, *, source: str) -> None:
-    """Refuses to continue a run under settings that would change what is learned.
+    """Refuse to continue a run under settings that would change what is learned.
 
     Raises:
         CheckpointError: Lists every setting that differs, with both values.

@@ -14,6 +14,7 @@ import typer
 from rich.console import Console
 
 from corrnet_train.utils.errors import kind_of
+from corrnet_train.utils.versions import version_of
 
 EXIT_FAILED = 1
 EXIT_BAD_INPUT = 2
@@ -36,8 +37,8 @@ NumClips = Annotated[
         help="Clips spaced uniformly over each video. Default: eval.num_clips of its recipe.", min=1
     ),
 ]
-# One meaning everywhere: so many processes beside this one, none with 0. What is not given is one for each core where
-# all work is done in them, else as many as a recipe has.
+# One meaning everywhere: so many processes do the work; with 0, and where 1 is enough, this one does. Not given it is
+# one for each core where all work is done in them, else the default of data.num_workers.
 Workers = Annotated[
     int | None,
     typer.Option(
@@ -127,12 +128,8 @@ def _print(text: str) -> None:
 
 def versions() -> str:
     """Return in one line what a report of a bug names: versions of this package, torch and Python, and the system."""
-    from importlib.metadata import version  # slow to import
-
-    from corrnet_train import __version__
-
     python = f"Python {platform.python_version()}"
-    return f"corrnet-train {__version__}, torch {version('torch')}, {python}, {platform.platform()}"
+    return f"corrnet-train {version_of('corrnet-train')}, torch {version_of('torch')}, {python}, {platform.platform()}"
 
 
 def escape(text: str) -> str:
@@ -148,7 +145,7 @@ def workers(num_workers: int | None) -> int:
 
 
 def decoding_workers(num_workers: int | None) -> int:
-    """Return the decoding processes of the option `--num-workers`, by default those of a recipe."""
+    """Return the decoding processes of the option `--num-workers`, by default that of data.num_workers."""
     from corrnet_train.config.schema import DataConfig
 
     default: int = DataConfig.model_fields["num_workers"].default

@@ -97,7 +97,7 @@ def evaluate_command(
                     classifier,
                     shard_set,
                     split,
-                    num_clips=num_clips or classifier.num_clips,
+                    num_clips=num_clips,
                     num_crops=num_crops,
                     batch_size=batch_size or EvalConfig().batch_size,
                     num_workers=decoding_workers(num_workers),
@@ -183,13 +183,13 @@ def predict(
         raise InputError(f"--hop slides over one video, got {len(videos)}")
     classifier = VideoClassifier.from_checkpoint(checkpoint, device=device)
     if hop is None:
-        _predict_videos(classifier, videos, num_clips or classifier.num_clips, top, json_file)
+        _predict_videos(classifier, videos, num_clips, top, json_file)
     else:
         _predict_windows(classifier, videos[0], hop, smoothing, annotate, top, json_file)
 
 
 def _predict_videos(
-    classifier: "VideoClassifier", names: list[str], num_clips: int, top: int, json_file: Path | None
+    classifier: "VideoClassifier", names: list[str], num_clips: int | None, top: int, json_file: Path | None
 ) -> None:
     from corrnet_train.inference.inputs import find_videos
     from corrnet_train.utils.files import write_json
@@ -259,7 +259,7 @@ def _predict_windows(
         )
 
 
-def _bars(classes: list[str], probabilities: list[float]) -> Table:
+def _bars(classes: tuple[str, ...], probabilities: list[float]) -> Table:
     table = Table(box=None, show_header=False, padding=(0, 1))
     width = max(10, min(40, out.width - max(map(len, classes)) - 12))
     block = "█" if has_character(out.file, "█") else "#"

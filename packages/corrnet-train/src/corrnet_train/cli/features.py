@@ -29,7 +29,10 @@ if TYPE_CHECKING:  # imported where it is used: it takes a second
 def features(
     checkpoint: Checkpoint,
     output: Annotated[
-        Path, typer.Option("--output", "-o", help="A file .npz or .safetensors; FILE.csv is its index.")
+        Path,
+        typer.Option(
+            "--output", "-o", help="A file .npz or .safetensors; its index has the same name with .csv."
+        ),
     ],
     videos: Annotated[
         list[str] | None, typer.Argument(help="Videos: files, folders, folders of frames, URLs.")
@@ -91,7 +94,7 @@ def features(
                 classifier,
                 found,
                 output,
-                num_clips=num_clips or classifier.num_clips,
+                num_clips=num_clips,
                 per_clip=per_clip,
                 stage=stage,
                 num_workers=decoding_workers(num_workers),

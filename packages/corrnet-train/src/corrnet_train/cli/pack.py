@@ -149,7 +149,7 @@ def _frame_rate(text: str | None) -> Fraction | None:
 
 
 def _show(listing: "Listing") -> None:
-    """Return what would be packed: a table of splits, the classes with the fewest videos, the first missing videos."""
+    """Show what would be packed: a table of splits, the classes with the fewest videos, the first missing videos."""
     found = Counter(entry.split for entry in listing.entries)
     dropped = Counter((entry.split, reason) for entry, reason in listing.dropped)
     reasons = list(dict.fromkeys(reason for _, reason in listing.dropped))

@@ -111,7 +111,7 @@ class Ranks:
         return self.restarts > 0 and not was_refused
 
     def note_start(self, *, refused: bool) -> None:
-        """Tells later starts whether this one was refused before it began: torchrun starts the processes again."""
+        """Tell later starts whether this one was refused before it began: torchrun starts the processes again."""
         if self.kept is not None:
             self.kept.set(_REFUSED, "yes" if refused else "no")
 

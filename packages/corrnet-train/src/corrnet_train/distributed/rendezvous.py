@@ -78,7 +78,7 @@ def _absent(store: Store, session: str, others: range) -> str:
 
 
 def _poll(ask: Callable[[], T | None], timeout: float, complaint: Callable[[], str]) -> T:
-    """Asks until there is an answer, ever less often."""
+    """Ask until there is an answer, ever less often."""
     deadline, pause = time.monotonic() + timeout, 0.005
     while (answer := ask()) is None:
         if time.monotonic() > deadline:

@@ -1,6 +1,5 @@
 """Checks of a machine: versions, devices, shared memory, processor cores, open files."""
 
-import importlib.metadata
 import os
 import platform
 import resource
@@ -15,6 +14,7 @@ import torch
 
 from corrnet_train.doctor.checkup import Context
 from corrnet_train.doctor.finding import Finding, differences, failed, worst
+from corrnet_train.utils.versions import version_of
 from video_data import ClipConfig
 from video_data.utils.workers import available_cores
 
@@ -75,10 +75,7 @@ def versions(context: Context) -> Finding:
     """Versions of Python and of the packages that matter."""
     found = {"Python": platform.python_version()}
     for name, distribution in _PACKAGES.items():
-        try:
-            found[name] = importlib.metadata.version(distribution)
-        except importlib.metadata.PackageNotFoundError:
-            found[name] = "none"
+        found[name] = version_of(distribution)
     if torch.version.cuda:
         found["CUDA"] = torch.version.cuda
     if torch.cuda.is_available():
@@ -242,7 +239,7 @@ def _system_memory() -> dict[str, float]:
 
 
 def _unused_gpu() -> str:
-    """Says that there is a GPU that torch cannot use."""
+    """Say that there is a GPU that torch cannot use."""
     if torch.cuda.is_available() or not any(Path("/dev").glob("nvidia[0-9]*")):
         return ""
     if torch.version.cuda is None:

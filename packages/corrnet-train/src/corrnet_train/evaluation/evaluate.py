@@ -75,7 +75,7 @@ def evaluate(
     ranks: Ranks = ONE_RANK,
     journal: str | Path | None = None,
 ) -> EvalResult:
-    """Classifies every video of `split` from `num_clips` x `num_crops` views each.
+    """Classify every video of `split` from `num_clips` x `num_crops` views each.
 
     A video that cannot be read does not end the evaluation: it is listed in the result, its number is in the
     fingerprint, and a warning of the logger `corrnet_train` says so.
@@ -97,7 +97,7 @@ def evaluate(
     Raises:
         ValueError: The model's classes differ from those of the shards, the split does not exist, or a number is out of
             range.
-        RuntimeError: None of the videos can be read.
+        WorkError: None of the videos can be read.
     """
     if not isinstance(shards, ShardSet):
         shards = open_shards(shards)
@@ -187,13 +187,13 @@ def _of_all(
     return [prediction for _, prediction in rows], unreadable, (top1, top5)
 
 
-def check_classes(classes: list[str], shards: ShardSet) -> None:
-    """Refuses shards whose label map is not the one the model was trained with.
+def check_classes(classes: tuple[str, ...], shards: ShardSet) -> None:
+    """Refuse shards whose label map is not the one the model was trained with.
 
     Raises:
         ValueError: Names the first class that differs.
     """
-    if list(shards.classes) == classes:
+    if shards.classes == classes:
         return
     if len(shards.classes) != len(classes):
         raise InputError(

@@ -1,6 +1,6 @@
 """`VideoClassifier`: a trained model with its classes and clips, the one path from videos to probabilities."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,7 +50,7 @@ class Prediction:
         probabilities: Their probabilities, averaged over the clips.
     """
 
-    classes: list[str]
+    classes: tuple[str, ...]
     probabilities: list[float]
 
 
@@ -71,14 +71,14 @@ class VideoClassifier:
         self,
         model: nn.Module,
         *,
-        classes: list[str],
+        classes: Sequence[str],
         clip: ClipConfig,
         device: torch.device,
         precision: Precision = "fp32",
         num_clips: int = DEFAULT_NUM_CLIPS,
     ) -> None:
         self.model = model.to(device)
-        self.classes = classes
+        self.classes = tuple(classes)
         self.clip = clip
         self.device = device
         self.precision = precision
@@ -121,7 +121,7 @@ class VideoClassifier:
             raise InputError(f"{folder} holds a model without classes or without the recipe of its clips")
         return cls(
             pretrained.model,
-            classes=list(pretrained.classes),
+            classes=pretrained.classes,
             clip=ClipConfig.model_validate(pretrained.metadata["clip"]),
             device=resolve_device(device),
             precision=pretrained.metadata.get("precision", "fp32"),
@@ -168,7 +168,7 @@ class VideoClassifier:
             return function(clips).float()
 
     def video_probabilities(self, views: Tensor) -> tuple[Tensor, Tensor]:
-        """Averages over views (paper section 5).
+        """Average over views (paper section 5).
 
         Args:
             views: uint8 [B, V, C, L, H, W], V clips of each of B videos.
@@ -180,7 +180,7 @@ class VideoClassifier:
         return clips, clips.mean(dim=1)
 
     def predict(self, source: str | Path | bytes, *, num_clips: int | None = None) -> Prediction:
-        """Classifies one video.
+        """Classify one video.
 
         Args:
             source: Path of a video file or of a folder of frames, URL, or content of a file.
@@ -198,4 +198,4 @@ class VideoClassifier:
     def ranked(self, probabilities: Tensor) -> Prediction:
         """Classes by probability [classes], largest first."""
         values, order = probabilities.sort(descending=True)
-        return Prediction([self.classes[i] for i in order.tolist()], values.tolist())
+        return Prediction(tuple(self.classes[i] for i in order.tolist()), values.tolist())

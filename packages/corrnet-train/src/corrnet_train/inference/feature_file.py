@@ -42,7 +42,7 @@ class VideoRecord:
 
 
 def check_path(path: Path, *, overwrite: bool) -> None:
-    """Refuses a file that cannot be written.
+    """Refuse a file that cannot be written.
 
     Raises:
         ValueError: Its ending is unknown, or it is there and is not to be replaced.
@@ -123,7 +123,7 @@ class FeatureFile:
             The number of rows, and the videos that could not be read.
 
         Raises:
-            RuntimeError: No video could be read.
+            WorkError: No video could be read.
         """
         self.close()
         records = [VideoRecord(**json.loads(line)) for line in self._lines()[1:]]
@@ -157,7 +157,7 @@ class FeatureFile:
         return self._records_path.read_text(encoding="utf-8", errors="replace").split("\n")[:-1]
 
     def _recover(self, overwrite: bool) -> None:
-        """Cuts both files to the videos that both have whole."""
+        """Cut both files to the videos that both have whole."""
         header = json.dumps(self._settings)
         kept = self._kept(overwrite) or [header]
         num_rows = sum(self._num_rows(VideoRecord(**json.loads(line))) for line in kept[1:])

@@ -82,7 +82,7 @@ def extract_features(
     Raises:
         ValueError: A video is missing, the file cannot be written or was begun with other settings, there is no such
             stage or split, or a number is out of range.
-        RuntimeError: No video can be read.
+        WorkError: No video can be read.
         ImportError: A package for URLs or optical flow is missing.
     """
     if stage not in STAGES:

@@ -27,7 +27,7 @@ class VideoInput:
 
         Raises:
             ValueError: It is larger than `MAX_BYTES` or cannot be fetched.
-            ImportError: Fsspec, or what it needs for this kind of URL, is missing.
+            ImportError: fsspec, or what it needs for this kind of URL, is missing.
         """
         return _fetch(self.name) if "://" in self.name else Path(self.name)
 

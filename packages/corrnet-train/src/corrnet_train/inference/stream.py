@@ -37,7 +37,7 @@ def classify_stream(
     max_frames: int | None = None,
     on_frame: Callable[[WindowFrame, Prediction | None], None] | None = None,
 ) -> Generator[WindowPrediction, None, None]:
-    """Classifies a file, a camera or a network stream in windows.
+    """Classify a file, a camera or a network stream in windows.
 
     Args:
         classifier: The model; clips are those that `predict` cuts of files.

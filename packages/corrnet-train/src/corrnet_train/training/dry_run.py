@@ -87,7 +87,7 @@ class Plan:
 
 
 def make_plan(trainer: Trainer) -> Plan:
-    """Measures a few steps and batches of a run that has not begun; its weights stay as they are."""
+    """Measure a few steps and batches of a run that has not begun; its weights stay as they are."""
     config = trainer.config
     clip = config.data.clip
     parameters = count_parameters(trainer.model)

@@ -9,7 +9,7 @@ from corrnet_train.inference.classifier import VideoClassifier
 HEAD = "fc."
 
 
-def initialize(model: VideoModel, source: Path, *, classes: list[str], new_head: bool) -> str:
+def initialize(model: VideoModel, source: Path, *, classes: tuple[str, ...], new_head: bool) -> str:
     """Give a model the weights of a trained one, in place; averaged weights where those are kept.
 
     Correlation filters are interpolated when the clips have another length.
@@ -44,5 +44,5 @@ def initialize(model: VideoModel, source: Path, *, classes: list[str], new_head:
     return f"weights from {source}: {len(state) - len(fresh)} of {len(state)} tensors loaded{started}"
 
 
-def _classes(names: list[str]) -> str:
+def _classes(names: tuple[str, ...]) -> str:
     return f"{len(names)} classes ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"

@@ -58,7 +58,7 @@ class MetricsLog:
             self._wandb.log({f"{kind}/{name}": value for name, value in values.items()}, step=step)
 
     def close(self) -> None:
-        """Flushes and closes the records."""
+        """Flush and close the records."""
         self._file.close()
         self._board.close()
         if self._wandb is not None:

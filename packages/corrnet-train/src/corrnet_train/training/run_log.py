@@ -95,7 +95,7 @@ class RunLog:
             self._metrics = MetricsLog(config.run.dir, step=step, wandb=config.run.wandb, config=settings)
 
     def train(self, step: int, figures: dict[str, float]) -> None:
-        """Tells the figures of the steps since the last line, after `step` steps."""
+        """Tell the figures of the steps since the last line, after `step` steps."""
         figures = {
             **figures,
             "epoch": self._schedule.epoch(step),
@@ -114,7 +114,7 @@ class RunLog:
             )
 
     def evaluation(self, step: int, split: str, result: EvalResult) -> None:
-        """Tells the accuracy after `step` steps."""
+        """Tell the accuracy after `step` steps."""
         self._write(
             "eval",
             step,

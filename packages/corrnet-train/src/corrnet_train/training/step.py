@@ -180,7 +180,7 @@ class TrainStep:
         )
 
     def warm_up(self, clips: Tensor) -> None:
-        """Goes through one step that changes nothing, before the first one.
+        """Go through one step that changes nothing, before the first one.
 
         A wrapped model arranges its exchange of gradients by what it sees in its first step. If that were a real one,
         gradients would be summed in another order there than later, and a run that goes on would round its first
@@ -210,7 +210,7 @@ class TrainStep:
         return loss.detach(), (logits.detach().argmax(dim=1) == label).sum()
 
     def _update(self) -> Tensor:
-        """Clips and applies the gradient; returns its norm before clipping, float32."""
+        """Clip and apply the gradient; return its norm before clipping, float32."""
         self.scaler.unscale_(self._optimizer)
         grad_norm = full_tensor(nn.utils.clip_grad_norm_(self._parameters, self._limit))
         self.scaler.step(self._optimizer)

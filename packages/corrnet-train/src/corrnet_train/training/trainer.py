@@ -112,7 +112,7 @@ class Trainer:
         self.optimizer = build_optimizer(self.model, config.optim)
         self.classifier = VideoClassifier(
             evaluated,
-            classes=list(self.shards.classes),
+            classes=self.shards.classes,
             clip=config.data.clip,
             device=self.device,
             precision=config.run.precision,
@@ -180,7 +180,7 @@ class Trainer:
         torch.manual_seed(self.config.run.seed)
         model = build_from_config(self.config, len(self.shards.classes))
         if fresh and config.init_from is not None:
-            classes = list(self.shards.classes)
+            classes = self.shards.classes
             message = initialize(model, config.init_from, classes=classes, new_head=config.new_head)
             self.console.print(message, highlight=False, soft_wrap=True)
         model.to(self.device)
@@ -201,7 +201,7 @@ class Trainer:
         )
 
     def run(self) -> TrainResult:
-        """Trains to the end, or to an interrupt.
+        """Train to the end, or to an interrupt.
 
         The first Ctrl-C (or SIGTERM) finishes the step, saves a checkpoint and returns; without torchrun, a second
         one stops at once.
@@ -316,7 +316,7 @@ class Trainer:
         )
 
     def _train_step(self, batches: Iterator[DeviceBatch], stop: bool) -> StepResult:
-        """Start one step."""
+        """Take one step."""
         return self.train_step(batches, step=self.step, rate=self.schedule.rate(self.step), stop=stop)
 
     def _checked(self, result: StepResult) -> StepValues:
@@ -370,7 +370,7 @@ class Trainer:
             self.save(self.last_checkpoint.with_name("best.pt"))
 
     def _estimate_statistics(self) -> None:
-        """Estimates batch norm's statistics from the clips that come next."""
+        """Estimate batch norm's statistics from the clips that come next."""
         loader = self.loader(num_samples=self.config.eval.precise_bn)
         clips = (
             normalize(batch.video, clip=self.config.data.clip) for batch in Prefetcher(loader, self.device)
@@ -389,7 +389,7 @@ class Trainer:
         checkpoint = Checkpoint(
             step=self.step,
             config=config_to_dict(self.config),
-            classes=list(self.shards.classes),
+            classes=self.shards.classes,
             model=self.model.state_dict(),
             optimizer=self.optimizer.state_dict(),
             loader=self.loader_state.to_dict(),

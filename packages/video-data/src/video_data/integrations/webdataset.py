@@ -51,7 +51,7 @@ def webdataset_pipeline(
 
     Raises:
         ValueError: There is no such split, or the set was packed without the flow that `clip` asks for.
-        RuntimeError: While iterating, more samples than the budget allows could not be read.
+        WorkError: While iterating, more samples than the budget allows could not be read.
     """
     check_streams(shards, clip, "rgb")
     names = [shard.name for shard in shards.manifest.shards if shard.split == split]

@@ -109,7 +109,7 @@ class ViewBatch(_SmallByValue):
         keys: Key of each video; empty where `valid` is false.
         index: int64 [B], index of each video in its split; -1 where `valid` is false.
         starts: Where the clips of each video begin; empty where `valid` is false.
-        valid: Bool [B]; false marks rows that must not be counted: they fill up the batch of a rank, or their video
+        valid: bool [B]; false marks rows that must not be counted: they fill up the batch of a rank, or their video
             cannot be read.
         unreadable: Videos that cannot be read, where the loader was told to go on.
     """

@@ -106,7 +106,7 @@ class TrainLoader:
         """Yield `len(self)` batches. The first sample that is replaced for a reason is logged as a warning.
 
         Raises:
-            RuntimeError: More samples than the error budget allows could not be read.
+            WorkError: More samples than the error budget allows could not be read.
         """
         self._sampler.position = self._state.position
         self._budget.clear()
@@ -157,7 +157,7 @@ def train_loader(
             pass is that much longer. `batch_size` must be a multiple of it.
         error_budget: Fraction of the samples of one iteration that may be unreadable. Each is replaced by the
             next readable one in the order and listed in its batch; beyond the budget the loader raises
-            RuntimeError.
+            WorkError.
         pixels: `rgb` for tensors, `yuv` for planes that `to_rgb` or `normalize` resizes and converts on the device.
         multiprocessing_context: How workers start, `fork`, `spawn` or `forkserver`; None means the system's
             way.

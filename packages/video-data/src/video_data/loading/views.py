@@ -74,7 +74,7 @@ def eval_loader(
     Raises:
         ValueError: There is no such split, a number is out of its range, or the set was packed without the flow that
             `clip` asks for.
-        RuntimeError: While iterating, a video cannot be read; a result over fewer videos would be a different
+        WorkError: While iterating, a video cannot be read; a result over fewer videos would be a different
             one. Not with `skip_unreadable`.
     """
     check_options(

@@ -123,7 +123,7 @@ def pack_listing(
             and `options.overwrite` is off; it is on for a part; a video has a span and is not to be re-encoded; or this
             FFmpeg cannot encode H.264.
         ImportError: `options.flow` is on and OpenCV is missing.
-        RuntimeError: A worker process died.
+        WorkError: A worker process died.
         OSError: Writing failed. No file is left half-written under its final name.
     """
     options = options or PackOptions()

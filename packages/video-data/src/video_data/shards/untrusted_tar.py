@@ -36,7 +36,7 @@ def tar_samples(path: str | Path, budget: ErrorBudget) -> Iterator[Sample]:
 
     Raises:
         OSError: The file cannot be opened.
-        RuntimeError: The budget is passed.
+        WorkError: The budget is passed.
     """
     with Path(path).open("rb") as file:
         yield from read_samples(file, str(path), budget)

@@ -108,7 +108,7 @@ def verify_shards(
     Raises:
         ValueError: There is no manifest, or it cannot be read.
         ImportError: A package for this kind of URL is missing.
-        RuntimeError: A worker process died.
+        WorkError: A worker process died.
     """
     files: LocalFiles | RemoteFiles
     if is_url(path):

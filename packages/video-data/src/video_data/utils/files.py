@@ -79,7 +79,7 @@ def locked(path: Path, *, wait: bool) -> Iterator[None]:
 
 
 def _leave_locks() -> None:
-    """Return a forked process shares the locks of its parent, and would hold them when that is killed."""
+    """Close the locks in a forked process, which would hold them when its parent is killed."""
     while _locks:
         _locks.pop().close()
 

@@ -59,7 +59,7 @@ def map_in_order(
         describe: Names an item in an error.
 
     Raises:
-        RuntimeError: A process died, for example for lack of memory; the message names what it worked on. Or processes
+        WorkError: A process died, for example for lack of memory; the message names what it worked on. Or processes
             cannot start, because a script starts them outside of `if __name__ == "__main__":`.
     """
     columns = (

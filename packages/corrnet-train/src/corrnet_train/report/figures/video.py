@@ -95,7 +95,7 @@ class VideoWriter:
         return self
 
     def __exit__(self, *exception: Any) -> None:
-        """Completes the file."""
+        """Complete the file."""
         if exception[0] is not None:
             self._stack.__exit__(*exception)
         elif self._stream is not None:
@@ -151,7 +151,7 @@ class AnnotatedVideo(VideoWriter):
 
 
 def draw_classes(image: Image.Image, prediction: Prediction, top: int) -> None:
-    """Draws the most probable classes with bars into the upper left corner."""
+    """Draw the most probable classes with bars into the upper left corner."""
     size = max(10, image.height // 18)
     draw = ImageDraw.Draw(image, "RGBA")
     width = min(image.width, 16 * size)

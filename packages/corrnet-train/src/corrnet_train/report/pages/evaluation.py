@@ -13,7 +13,7 @@ from corrnet_train.report.table import format_percent
 from corrnet_train.utils.files import write_json, write_text
 
 
-def write_evaluation(result: EvalResult, classes: list[str], folder: Path, *, title: str) -> None:
+def write_evaluation(result: EvalResult, classes: tuple[str, ...], folder: Path, *, title: str) -> None:
     """Write `result.json`, `predictions.csv`, `unreadable.csv`, `classes.csv` and `report.html` into a folder.
 
     Args:
@@ -43,7 +43,7 @@ def write_evaluation(result: EvalResult, classes: list[str], folder: Path, *, ti
     write_text(folder / "report.html", _page(result, classes, title))
 
 
-def _page(result: EvalResult, classes: list[str], title: str) -> str:
+def _page(result: EvalResult, classes: tuple[str, ...], title: str) -> str:
     calibration = result.video.calibration
     worst = worst_confusion(result.confusion)
     mistakes = "no mistakes"

@@ -23,7 +23,7 @@ SUFFIXES = (".html", ".png")
 def write_filters(
     layers: Sequence[CorrelationLayer], path: Path, *, title: str, max_frames: int = 8, max_channels: int = 8
 ) -> None:
-    """Draws the filters of correlation layers: rows are frames, columns channels, each tile K x K weights.
+    """Draw the filters of correlation layers: rows are frames, columns channels, each tile K x K weights.
 
     Args:
         layers: Layers with filters.

@@ -40,7 +40,7 @@ def write_motion(
     *,
     title: str,
 ) -> None:
-    """Draws fields over their frames.
+    """Draw fields over their frames.
 
     Args:
         fields: In order.
