@@ -1,6 +1,7 @@
 """What a checkpoint holds, how it is saved and loaded, and whether a run may continue from it."""
 
 import hashlib
+import pickle
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -101,12 +102,17 @@ class Checkpoint:
             if sharded and path.resolve() != folder:  # training has moved the link on meanwhile
                 return cls.load(path)
             reason = f"{type(error).__name__} {error}".splitlines()[0]
+            if isinstance(error, pickle.UnpicklingError):  # torch advises to run the code in it
+                reason = "it is no file of torch, is damaged, or holds more than tensors and plain values"
             raise CheckpointError(f"{path} is not a readable checkpoint: {reason}") from None
         if not isinstance(content, dict) or "format_version" not in content:
             raise CheckpointError(f"{path} is a torch file, but no checkpoint of corrnet")
         version = content.pop("format_version")
         if version != FORMAT_VERSION:
             raise CheckpointError(f"{path} has format {version}, this version reads format {FORMAT_VERSION}")
+        for name in ("config", "model", "ema"):
+            if not isinstance(content.get(name, {}), dict):
+                raise CheckpointError(f"{path} is not a whole checkpoint: {name} must be a mapping")
         try:
             return cls(**content | {"classes": tuple(content["classes"])})
         except (KeyError, TypeError) as error:

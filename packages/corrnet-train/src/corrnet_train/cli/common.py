@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import typer
+from rich import markup
 from rich.console import Console
 
 from corrnet_train.utils.errors import kind_of
@@ -34,7 +35,9 @@ Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 NumClips = Annotated[
     int | None,
     typer.Option(
-        help="Clips spaced uniformly over each video. Default: eval.num_clips of its recipe.", min=1
+        help="Clips spaced uniformly over each video. Default: eval.num_clips of its recipe.",
+        min=1,
+        max=10_000,
     ),
 ]
 # One meaning everywhere: so many processes do the work; with 0, and where 1 is enough, this one does. Not given it is
@@ -133,8 +136,8 @@ def versions() -> str:
 
 
 def escape(text: str) -> str:
-    """Text without meaning as markup; what no terminal takes, as in file names of other encodings, is spelled out."""
-    return text.encode("utf-8", "backslashreplace").decode().replace("[", r"\[")
+    """Return text without meaning as markup; what no terminal takes is spelled out."""
+    return markup.escape(text.encode("utf-8", "backslashreplace").decode())
 
 
 def workers(num_workers: int | None) -> int:

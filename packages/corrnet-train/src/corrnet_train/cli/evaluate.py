@@ -126,7 +126,7 @@ def evaluate_command(
         write_evaluation(result, classifier.classes, output, title=f"{checkpoint} on {split}")
         if journal is not None:
             journal.unlink(missing_ok=True)
-        out.print(f"report: {output / 'report.html'}", highlight=False, soft_wrap=True)
+        out.print(escape(f"report: {output / 'report.html'}"), highlight=False, soft_wrap=True)
     if result.unreadable:
         for entry in result.unreadable:
             line = f"not counted: {entry.source or entry.key}: {entry.message}"

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from corrnet_train.cli.common import Checkpoint, out, reports_errors
+from corrnet_train.cli.common import Checkpoint, escape, out, reports_errors
 from corrnet_train.utils.errors import InputError
 
 
@@ -45,7 +45,7 @@ def export(
     chosen = format or endings.get(path.suffix, "hub")
     classifier = VideoClassifier.from_checkpoint(checkpoint, device="cpu")
     exported = export_model(classifier, path, format=chosen)
-    out.print(f"exported: {exported.path}", highlight=False, soft_wrap=True)
+    out.print(escape(f"exported: {exported.path}"), highlight=False, soft_wrap=True)
     if exported.difference is not None:
         out.print(
             f"largest difference of a probability to the model: {exported.difference:.2g}, allowed are {TOLERANCE:g}",

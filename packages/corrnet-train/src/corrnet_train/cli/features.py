@@ -108,7 +108,7 @@ def features(
         (result.path, f"{result.num_rows} x {result.num_features}"),
         (result.index_path, "index"),
     ):
-        out.print(f"{what}: {path}", highlight=False, soft_wrap=True)
+        out.print(escape(f"{what}: {path}"), highlight=False, soft_wrap=True)
     if result.unreadable:
         err.print(
             f"{len(result.unreadable)} of {total} videos cannot be read; the index names them",

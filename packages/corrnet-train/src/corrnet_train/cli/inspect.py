@@ -88,7 +88,7 @@ def inspect(
             num_workers=workers(num_workers),
         )
         write_sheet(inspection, thumbnails, sheet)
-        out.print(f"sheet: {sheet}", highlight=False, soft_wrap=True)
+        out.print(escape(f"sheet: {sheet}"), highlight=False, soft_wrap=True)
 
 
 def _class_table(inspection: "Inspection") -> Table:

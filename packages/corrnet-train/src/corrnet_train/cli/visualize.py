@@ -12,6 +12,7 @@ from corrnet_train.cli.common import (
     Device,
     Layers,
     err,
+    escape,
     out,
     reports_errors,
 )
@@ -60,7 +61,7 @@ def filters(
         shown, output, title=f"Filters of {checkpoint}", max_frames=max_frames, max_channels=max_channels
     )
     names = ", ".join(entry.name for entry in shown)
-    out.print(f"filters of {names}: {output}", highlight=False, soft_wrap=True)
+    out.print(escape(f"filters of {names}: {output}"), highlight=False, soft_wrap=True)
 
 
 @visualize_app.command()
@@ -110,7 +111,7 @@ def motion(
                     return
 
         write_motion(until_interrupted(), chosen, output, title=f"Motion in {Path(video).name}")
-    out.print(f"motion by {chosen.name}: {output}", highlight=False, soft_wrap=True)
+    out.print(escape(f"motion by {chosen.name}: {output}"), highlight=False, soft_wrap=True)
     if flag.set:
         err.print("interrupted; the file has the frames until then")
         raise typer.Exit(EXIT_INTERRUPTED)

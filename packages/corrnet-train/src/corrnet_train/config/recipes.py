@@ -83,7 +83,7 @@ def apply_override(tree: Tree, override: str) -> None:
         raise ConfigError(f"override {override!r} must have the form section.key=value, like optim.lr=0.1")
     try:
         value = yaml.safe_load(text)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError, RecursionError):
         raise ConfigError(f"override {override!r}: {text!r} is not valid YAML") from None
     *parents, last = key.split(".")
     node = tree
@@ -150,7 +150,7 @@ def _read_text(path: Path) -> str:
 def _parse(text: str, source: str) -> Tree:
     try:
         tree = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ConfigError(f"{source} is not valid YAML: {error}") from None
     if not isinstance(tree, dict):
         raise ConfigError(f"{source} must hold sections like model, data and optim, got {tree!r}")

@@ -79,6 +79,8 @@ def export_model(classifier: VideoClassifier, path: str | Path, *, format: Forma
         }
         save_pretrained(classifier.model, path, classes=classifier.classes, metadata=metadata)
         return Exported(path, None)
+    if format not in _SUFFIXES:
+        raise InputError(f"format must be hub, {', '.join(_SUFFIXES)}; got {format!r}")
     if path.suffix != _SUFFIXES[format]:
         raise InputError(f"{path}: expected the ending {_SUFFIXES[format]} for --format {format}")
     if format == "onnx":

@@ -129,7 +129,10 @@ def _find(
         return videos
     named = [videos] if isinstance(videos, (str, Path)) else videos
     found = ([video] if isinstance(video, VideoInput) else find_videos([str(video)]) for video in named)
-    return [video for some in found for video in some]
+    listed = [video for some in found for video in some]
+    if not listed:
+        raise InputError("there is no video to take features of: give files, folders or URLs")
+    return listed
 
 
 def num_videos(videos: Sequence[VideoInput] | PackedSplit) -> int:

@@ -171,7 +171,7 @@ def merge_parts(dest: str | Path, *folders: str | Path, progress: bool = True) -
     journals = [journal for journal in (target, *others) if journal.plan() is not None]
     for journal in others or [target]:
         if journal not in journals:
-            raise InputError(f"{journal.dest} holds no part of a packing: pack into it with part i/n first")
+            raise InputError(f"{journal.dest} holds no part of a packing: pack into it with --part I/N first")
     plan, listed = journals[0].plan(), journals[0].listed()
     assert plan is not None
     for journal in journals[1:]:
@@ -233,14 +233,16 @@ def _open_journal(dest: Path, plan: Plan, listed: Sequence[str], *, overwrite: b
     journal = Journal(dest)
     if (dest / MANIFEST_NAME).exists():
         if not overwrite:
-            raise InputError(f"{dest} holds a finished shard set; choose another folder or set overwrite")
+            raise InputError(
+                f"{dest} holds a finished shard set; choose another folder, or overwrite it (--overwrite)"
+            )
         journal.remove()
         (dest / MANIFEST_NAME).unlink()  # from here on the folder is no finished set
     if difference := journal.difference(plan, listed):
         if journal.is_started() and not overwrite:
             raise InputError(
                 f"{dest} holds an unfinished packing with a difference: {difference}. Pack as before to go on, "
-                "choose another folder, or set overwrite to begin anew"
+                "choose another folder, or begin anew with overwrite (--overwrite)"
             )
         journal.remove()
     if journal.plan() is None:
