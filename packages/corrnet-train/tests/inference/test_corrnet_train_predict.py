@@ -80,7 +80,7 @@ def test_folders_and_urls_are_classified_and_written(trained, folder, tmp_path):
     try:
         output = corrnet(
             "predict", trained, folder, f"{url}/sub%200/v.mp4", f"{url}/none.mp4",
-            "--json", tmp_path / "out.json", "--num-clips", 2, "--top", 2, code=1,
+            "--json", tmp_path / "out.json", "--num-clips", 2, "--top", 2, code=3,
         )  # fmt: skip
     finally:
         server.shutdown()

@@ -160,8 +160,8 @@ def predict(
 ) -> None:
     """Classify videos and show the most probable classes.
 
-    The exit code is 1 when a video could not be read; the others are classified all the same. With --hop a window
-    slides over one video, camera or stream, until it ends or Ctrl-C.
+    The exit code is 3 when some videos could not be read, and 1 when none could. With --hop a window slides over one
+    video, camera or stream, until it ends or Ctrl-C.
 
     [bold]Examples[/]
 
@@ -216,7 +216,7 @@ def _predict_videos(
     if json_file is not None:
         write_json(json_file, records)
     if unreadable:
-        raise typer.Exit(EXIT_FAILED)
+        raise typer.Exit(EXIT_FAILED if unreadable == len(found) else EXIT_VIDEOS_LEFT_OUT)
 
 
 def _predict_windows(

@@ -17,7 +17,8 @@ def models(
         typer.Argument(help="Names or patterns; none shows all.", autocompletion=model_names),
     ] = None,
     num_frames: Annotated[
-        list[int] | None, typer.Option(help="Clip lengths to count; may be given more than once.")
+        list[int] | None,
+        typer.Option(min=1, max=10_000, help="Clip lengths to count; may be given more than once."),
     ] = None,
 ) -> None:
     """Show the models: parameters and GMACs of a clip beside the paper's figure.
