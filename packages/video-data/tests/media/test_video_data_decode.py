@@ -45,7 +45,7 @@ KINDS = {
         "time_base": Fraction(1, 25),
         "options": {"g": "10", "bf": "2", "qscale": "2"},
     },
-    # One thread: its pools ended the process in about one of many runs.
+    # On one thread: with its pools of threads the encoder once ended a test process with a segmentation fault.
     "hevc": {
         "codec": "libx265",
         "options": {"x265-params": "keyint=10:log-level=none:pools=none:frame-threads=1"},
