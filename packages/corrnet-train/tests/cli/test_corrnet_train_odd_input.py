@@ -65,3 +65,17 @@ def test_no_videos_and_an_unknown_format_are_bad_input(model_folder, tmp_path):
         extract_features(classifier, [], tmp_path / "features.npz")
     with pytest.raises(InputError, match="format must be hub, torch, onnx; got 'x'"):
         export_model(classifier, tmp_path / "model.x", format="x")
+
+
+@pytest.mark.slow
+def test_folders_whose_names_look_like_markup_are_packed_into_and_trained_in(motionbench, tmp_path):
+    packed, run = tmp_path / "[/b]shards", tmp_path / "run[bold]"
+    done = runner.invoke(app, ["pack", "csv", str(motionbench[0] / "motionbench.csv"), str(packed)])
+    assert done.exit_code == 0, done.output
+    assert "[/b]shards" in done.output
+    options = ["model.name=r2plus1d_tiny", "optim.epochs=0.1", "optim.warmup_epochs=0", "optim.batch_size=8"]
+    done = runner.invoke(
+        app, ["train", "motionbench", f"data.shards={packed}", f"run.dir={run}", "run.device=cpu", *options]
+    )
+    assert done.exit_code == 0, done.output
+    assert "run[bold]/checkpoints/last.pt" in done.output

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from corrnet_train.cli.common import EXIT_INTERRUPTED, Workers, err, out, reports_errors, workers
+from corrnet_train.cli.common import EXIT_INTERRUPTED, Workers, err, escape, out, reports_errors, workers
 from corrnet_train.cli.evaluate import predict
 from corrnet_train.cli.options import takes_model
 from video_data.datasets.motionbench_config import MotionBenchConfig
@@ -35,10 +35,12 @@ def demo(
         err.print("stopped; the same command continues")
         raise typer.Exit(EXIT_INTERRUPTED)
     err.print(
-        f"results: {folder / 'results.json'}\nreport:  {outcome.report}", highlight=False, soft_wrap=True
+        escape(f"results: {folder / 'results.json'}\nreport:  {outcome.report}"),
+        highlight=False,
+        soft_wrap=True,
     )
     err.print(
-        f"$ corrnet predict {outcome.checkpoint} {outcome.example}",
+        escape(f"$ corrnet predict {outcome.checkpoint} {outcome.example}"),
         highlight=False,
         soft_wrap=True,
     )

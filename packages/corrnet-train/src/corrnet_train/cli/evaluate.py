@@ -119,7 +119,7 @@ def evaluate_command(
     out.print(table)
     out.print(f"expected calibration error: {result.video.calibration.expected_error:.4f}", highlight=False)
     for name, value in result.fingerprint.items():
-        out.print(f"{name}: {value}", highlight=False, soft_wrap=True)
+        out.print(escape(f"{name}: {value}"), highlight=False, soft_wrap=True)
     if output is not None:
         from corrnet_train.report.pages.evaluation import write_evaluation
 

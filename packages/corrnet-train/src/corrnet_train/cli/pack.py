@@ -132,7 +132,9 @@ def _pack(listing: "Listing", dest: Path, options: PackOptions, dry_run: bool) -
     if report.manifest is None:
         number, count = options.part or (1, 1)
         out.print(f"part {number} of {count}: packed {report.num_packed} videos", highlight=False)
-        err.print(f"when all parts are done: corrnet pack-merge {dest}", highlight=False, soft_wrap=True)
+        err.print(
+            escape(f"when all parts are done: corrnet pack-merge {dest}"), highlight=False, soft_wrap=True
+        )
     _summarize(report)
 
 
@@ -162,7 +164,7 @@ def _show(listing: "Listing") -> None:
     sizes = Counter(entry.label for entry in listing.entries)
     classes = listing.classes or sorted(sizes)
     smallest = sorted(classes, key=lambda name: (sizes[name], name))[:5]
-    out.print(f"{listing.dataset}: {len(classes)} classes", highlight=False)
+    out.print(escape(f"{listing.dataset}: {len(classes)} classes"), highlight=False)
     out.print(table)
     fewest = ", ".join(f"{name} {sizes[name]}" for name in smallest)
     out.print(f"fewest videos: {escape(fewest)}", highlight=False, soft_wrap=True)
@@ -176,7 +178,9 @@ def _summarize(report: "PackReport") -> None:
     from video_data.datasets import MISSING
 
     if report.manifest is not None:
-        out.print(f"packed {report.num_packed} videos: {report.manifest}", highlight=False, soft_wrap=True)
+        out.print(
+            escape(f"packed {report.num_packed} videos: {report.manifest}"), highlight=False, soft_wrap=True
+        )
     if report.num_duplicates:
         err.print(
             f"[bold yellow]warning:[/] {report.num_duplicates} videos are in more than one split (corrnet inspect "

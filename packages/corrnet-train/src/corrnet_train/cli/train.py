@@ -102,7 +102,7 @@ def train(
             soft_wrap=True,
         )
         raise typer.Exit(EXIT_INTERRUPTED)
-    err.print(f"done: {result.checkpoint}", highlight=False, soft_wrap=True)
+    err.print(escape(f"done: {result.checkpoint}"), highlight=False, soft_wrap=True)
 
 
 def _print_plan(trainer: "Trainer") -> None:

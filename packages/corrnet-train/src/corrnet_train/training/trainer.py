@@ -182,7 +182,7 @@ class Trainer:
         if fresh and config.init_from is not None:
             classes = self.shards.classes
             message = initialize(model, config.init_from, classes=classes, new_head=config.new_head)
-            self.console.print(message, highlight=False, soft_wrap=True)
+            self.console.print(message, markup=False, highlight=False, soft_wrap=True)
         model.to(self.device)
         prepare_model(model, self.config.train)
         return model
