@@ -106,7 +106,7 @@ class _Reader(FileSystemReader):
         with (Path(self.path) / DESCRIPTION).open("rb") as file:
             metadata: Metadata = _Unpickler(file).load()
         if not isinstance(metadata, Metadata):
-            raise pickle.UnpicklingError(f"{DESCRIPTION} holds no description of shards")
+            raise InputError(f"{DESCRIPTION} holds no description of shards")
         return metadata
 
 
@@ -129,7 +129,7 @@ class _Unpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         is_dtype = module == "torch" and isinstance(getattr(torch, name, None), torch.dtype)
         if not is_dtype and name not in _DESCRIBING.get(module, ()):
-            raise pickle.UnpicklingError(f"{DESCRIPTION} asks for {module}.{name}, which describes no shards")
+            raise InputError(f"{DESCRIPTION} asks for {module}.{name}, which describes no shards")
         return super().find_class(module, name)
 
 

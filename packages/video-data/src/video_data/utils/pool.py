@@ -13,6 +13,7 @@ from functools import partial
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from multiprocessing.sharedctypes import Synchronized
+from types import FrameType
 from typing import TypeVar
 
 from rich.console import Console
@@ -77,12 +78,39 @@ def map_in_order(
         steps = weights or [1] * len(items)
         task = bar.add_task(title, total=done + sum(steps), completed=done)
         if num_workers == 1:
-            results: Iterable[R] = map(function, items)
+            results: Iterable[R] = _map_here(function, items)
         else:
             results = _map_in_processes(function, items, num_workers, describe)
         for step, result in zip(steps, results, strict=True):
             bar.advance(task, step)
             yield result
+
+
+def _map_here(function: Callable[[T], R], items: Iterable[T]) -> Generator[R, None, None]:
+    """Call the function in this process; Ctrl-C ends it after the present item where FFmpeg swallows it.
+
+    While FFmpeg reads a file through Python, an exception that a signal raises there is printed and forgotten.
+    """
+    interrupted = False
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        nonlocal interrupted
+        interrupted = True
+        raise KeyboardInterrupt
+
+    on_main_thread = threading.current_thread() is threading.main_thread()
+    handled = on_main_thread and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if handled:
+        signal.signal(signal.SIGINT, interrupt)
+    try:
+        for item in items:
+            result = function(item)
+            if interrupted:
+                raise KeyboardInterrupt
+            yield result
+    finally:
+        if handled:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _map_in_processes(
