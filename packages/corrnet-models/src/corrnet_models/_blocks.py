@@ -18,14 +18,15 @@ class _BatchNorm(nn.BatchNorm3d):
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        if not _normalizes_pictures(x):
-            return super().forward(x)
-        y: Tensor = super().forward(x.flatten(2, 3))
-        return y.unflatten(2, x.shape[2:4])
+        if _normalizes_pictures(x):
+            y: Tensor = super().forward(x.flatten(2, 3)).unflatten(2, x.shape[2:4])
+        else:
+            y = super().forward(x)
+        return y
 
     def _check_input_dim(self, x: Tensor) -> None:
         if x.ndim not in (4, 5):
-            super()._check_input_dim(x)  # type: ignore[no-untyped-call]
+            super()._check_input_dim(x)
 
 
 def _normalizes_pictures(x: Tensor) -> bool:
