@@ -200,10 +200,15 @@ def test_a_kernel_takes_what_bounds_it() -> None:
     assert Kernel("", "", "", 300, 5000).seconds(rates) == 5
 
 
-def test_layers_cannot_be_shown_of_all_networks(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("arguments", "said"), [(["--layers"], "--network"), (["--rates", "nowhere"], "stage network writes it")]
+)
+def test_what_cannot_be_shown_is_refused(
+    arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit):
-        model.main(["--layers"])
-    assert "--network" in capsys.readouterr().err
+        model.main(arguments)
+    assert said in capsys.readouterr().err
 
 
 @pytest.mark.slow
@@ -218,9 +223,18 @@ def test_the_command_shows_each_part_and_their_total(capsys: pytest.CaptureFixtu
 
 
 @pytest.mark.slow
-def test_the_page_shows_modeled_beside_measured() -> None:
+def test_the_page_shows_modeled_beside_measured_and_the_readme_the_same() -> None:
     network = read(report.RECORD / "network.jsonl")
     peers = [row for row in read(report.RECORD / "tune.jsonl") if row["table"] == "peers"]
     page = (report.ROOT / "docs" / "gpu-first-run.md").read_text(encoding="utf-8")
-    assert report.steps(network) in page
+    steps = report.steps(network)
+    assert steps in page
     assert report.modeled_layers(network, peers) in page
+    readme = (report.ROOT / "README.md").read_text(encoding="utf-8")
+    cells = [line.strip("| ").split(" | ") for line in steps.splitlines() if line.startswith("|")]
+    rows = {(row[0], row[1]): row[2:] for row in cells}
+    training, inference = rows["corrnet26", "training"], rows["corrnet26", "inference"]
+    assert f"| {training[-1]}, compiled {training[-2]}, of the model" in readme
+    assert f"; {inference[-1].removesuffix(' %')} and {inference[-2]} of the same model" in readme
+    first, *others, last = (rows[name, "training"][3] for name in ("r2d26", "corrnet50", "corrnet101"))
+    assert f"{', '.join([first, *others])} and {last} ms" in readme

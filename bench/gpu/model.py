@@ -479,7 +479,10 @@ def main(arguments: list[str] | None = None) -> None:
     chosen = parser.parse_args(arguments)
     if chosen.layers and not chosen.network:
         parser.error("--layers shows those of one network; name it with --network")
-    machine = rates(read(chosen.rates / "network.jsonl"))
+    record = chosen.rates / "network.jsonl"
+    if not record.is_file():
+        parser.error(f"{record} does not exist; stage network writes it")
+    machine = rates(read(record))
     print(f"{chosen.batch} clips; {machine.bytes / 1e9:.0f} GB/s, {machine.flops / 1e12:.0f} TFLOP/s\n")
     if chosen.network:
         print(parts(chosen.network, chosen.batch, machine, layers=chosen.layers))
