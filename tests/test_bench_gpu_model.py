@@ -238,3 +238,10 @@ def test_the_page_shows_modeled_beside_measured_and_the_readme_the_same() -> Non
     assert f"; {inference[-1].removesuffix(' %')} and {inference[-2]} of the same model" in readme
     first, *others, last = (rows[name, "training"][3] for name in ("r2d26", "corrnet50", "corrnet101"))
     assert f"{', '.join([first, *others])} and {last} ms" in readme
+
+
+@pytest.mark.parametrize(
+    ("measured", "said"), [(20.0, "met with 50 %"), (25.0, "not met with 40 %"), (None, "not measured")]
+)
+def test_the_goal_is_judged_by_modeled_over_measured(measured: float | None, said: str) -> None:
+    assert report._judged(10.0, measured) == said

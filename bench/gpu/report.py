@@ -3,6 +3,7 @@
 python -m bench.gpu.report     # writes both and prints them
 """
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -127,7 +128,9 @@ def steps(network: list[Row], batch: int = 8) -> str:
     return f"{about}\n\n{judged}\n\n{table(header, body, left=2)}"
 
 
-def _judged(modeled: float, measured: float) -> str:
+def _judged(modeled: float, measured: float | None) -> str:
+    if measured is None:
+        return "not measured"
     verdict = "met" if modeled >= GOAL * measured else "not met"
     return f"{verdict} with {_share(modeled, measured)}"
 
@@ -160,7 +163,7 @@ def modeled_layers(network: list[Row], peers: list[Row]) -> str:
     return table(header, body, left=2)
 
 
-def _layer(row: Row) -> tuple[str, partial[nn.Module]] | None:
+def _layer(row: Row) -> tuple[str, Callable[[], nn.Module]] | None:
     """Return what a row of stage `network` measured, and how to make it; None for what is no layer."""
     if row["table"] == "norm":
         return f"batch norm, {row['dtype']}", partial(nn.BatchNorm3d, int(row["shape"].split("x")[1]))
