@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 import torch
 
 pytest.importorskip("triton")
-from bench.gpu import kernels, report, tune
+from bench.gpu import kernels, probe, report, tune
 from bench.gpu.measure import Rows, read
 
 from corr_ops.impl.triton import configs
@@ -82,6 +83,30 @@ def test_trainer_runs_dry_and_a_stopped_run_equals_an_uninterrupted_one(tmp_path
     (equal,) = [row for row in rows if row["table"] == "equal"]
     assert equal["tensors"] > 100
     assert equal["differing"] == 0
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("nvcc") is None, reason="no nvcc")
+def test_probe_builds_without_a_gpu(tmp_path: Path) -> None:
+    (built,) = [row for row in run_dry("probe", tmp_path) if row["table"] == "build"]
+    assert built["rc"] == 0
+    assert built["target"].startswith("sm_")
+
+
+def test_probe_says_where_nvcc_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    probe.run(Rows(tmp_path / "rows.jsonl", torch.device("cpu"), seconds=100), torch.device("cpu"))
+    (row,) = read(tmp_path / "rows.jsonl")
+    assert "no nvcc" in row["skipped"]
+
+
+def test_probe_adds_what_its_program_prints_and_how_it_failed(tmp_path: Path) -> None:
+    rows = Rows(tmp_path / "rows.jsonl", torch.device("cpu"), seconds=100)
+    printed = '{"table": "instruction", "what": "mul", "cycles": 1.5}'
+    assert not probe._runs(rows, "run", ["sh", "-c", f"echo '{printed}'; echo no device >&2; exit 1"])
+    first, last = read(tmp_path / "rows.jsonl")
+    assert (first["table"], first["cycles"]) == ("instruction", 1.5)
+    assert (last["rc"], last["error"]) == (1, "no device\n")
 
 
 def test_a_stage_needs_a_gpu_unless_it_is_dry(tmp_path: Path) -> None:
