@@ -32,6 +32,7 @@ from video_data.media.limits import (
     check_frame_size,
 )
 from video_data.utils.errors import describe
+from video_data.utils.interrupts import called_by_c
 
 VideoSource = bytes | Path
 
@@ -44,10 +45,12 @@ class _LimitedFile:
         self._deadline = deadline
         self.tell = file.tell
 
+    @called_by_c
     def read(self, size: int) -> bytes:
         self._deadline.check()
         return self._file.read(size)
 
+    @called_by_c
     def seek(self, offset: int, whence: int = 0) -> int:
         self._deadline.check()
         return self._file.seek(offset, whence)

@@ -13,7 +13,6 @@ from functools import partial
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from multiprocessing.sharedctypes import Synchronized
-from types import FrameType
 from typing import TypeVar
 
 from rich.console import Console
@@ -26,6 +25,7 @@ from rich.progress import (
 )
 
 from video_data.utils.errors import WorkError
+from video_data.utils.interrupts import interrupts
 from video_data.utils.progress import ProgressDisplay
 
 T = TypeVar("T")
@@ -87,30 +87,11 @@ def map_in_order(
 
 
 def _map_here(function: Callable[[T], R], items: Iterable[T]) -> Generator[R, None, None]:
-    """Call the function in this process; Ctrl-C ends it after the present item where FFmpeg swallows it.
-
-    While FFmpeg reads a file through Python, an exception that a signal raises there is printed and forgotten.
-    """
-    interrupted = False
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        nonlocal interrupted
-        interrupted = True
-        raise KeyboardInterrupt
-
-    on_main_thread = threading.current_thread() is threading.main_thread()
-    handled = on_main_thread and signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    if handled:
-        signal.signal(signal.SIGINT, interrupt)
-    try:
+    with interrupts() as check:
         for item in items:
             result = function(item)
-            if interrupted:
-                raise KeyboardInterrupt
+            check()
             yield result
-    finally:
-        if handled:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _map_in_processes(
