@@ -1,4 +1,4 @@
-"""Clips on a GPU: page-locked, converted to the bits of a CPU, without the host waiting. Skipped where there is none."""
+"""Clips on a GPU: page-locked, converted to the bits of a CPU without the host waiting. Skipped without a GPU."""
 
 from collections.abc import Iterator
 from pathlib import Path
