@@ -127,9 +127,9 @@ def to_rgb(clips: YuvClips) -> Tensor:
     """Resize and convert clips on the device on which their planes are.
 
     It does what decoding to RGB does: planes are resized bilinearly, each chroma sample counts for 2x2 pixels, and
-    the matrix and range are those of the video. For 8-bit 4:2:0 video and even sizes results differ by the rounding
-    of fixed-point arithmetic: at most by 5 of 255, by less than 1 in the mean. The arithmetic is that of whole
-    numbers, so all devices give equal pictures. A GPU takes one kernel, and the host does not wait for it.
+    the matrix and range are those of the video. For 8-bit 4:2:0 video and even sizes results differ by FFmpeg's
+    rounding: at most by 5 of 255, by less than 0.5 in the mean. The arithmetic is that of whole numbers, so all devices
+    give equal pictures. A GPU takes one kernel, and the host does not wait for it.
 
     Returns:
         uint8 [*clips.shape, 3, L, H, W] with the strides of channels_last_3d; rows without a clip are zero.
