@@ -259,9 +259,10 @@ def join_planes(
     table = np.zeros((int(np.prod(shape)), num_frames, COLUMNS), dtype=np.int64)
     first = table.nbytes
     for layout, _ in parts:
-        pictures = np.array([_picture(layout, first, frame) for frame in range(layout.num_frames)])
+        luma = layout.height * layout.width
         for row, frames in layout.clips:
-            table[row] = pictures[list(frames)]
+            table[row] = _first_picture(layout, first)
+            table[row, :, :3] += np.array(frames)[:, None] * (luma, luma // 4, luma // 4)
         first += layout.num_bytes
     data = batch_buffer(first)
     np.concatenate([table.reshape(-1).view(np.uint8), *(part for _, part in parts)], out=data.numpy())
@@ -280,10 +281,9 @@ def split_planes(planes: P, layout: PlaneLayout) -> tuple[P, P, P]:
     )
 
 
-def _picture(layout: PlaneLayout, first: int, frame: int) -> _Picture:
-    """Return the row of a stored frame of a layout whose planes begin at a byte of the buffer."""
-    luma, chroma = layout.height * layout.width, layout.height * layout.width // 4
-    u = first + layout.num_frames * luma
+def _first_picture(layout: PlaneLayout, first: int) -> _Picture:
+    """Return the row of the first frame of a layout whose planes begin at a byte of the buffer."""
+    num_samples = layout.num_frames * layout.height * layout.width
     red, blue = layout.luma_weights
     green = 1 - red - blue
     y_range, chroma_range = (255, 255) if layout.full_range else (219, 224)
@@ -291,9 +291,9 @@ def _picture(layout: PlaneLayout, first: int, frame: int) -> _Picture:
     coefficients = (255 / y_range, in_red, -in_blue * blue / green, -in_red * red / green, in_blue)
     scales = (1, *4 * (255 / chroma_range,))
     return _Picture(
-        first + frame * luma,
-        u + frame * chroma,
-        u + (layout.num_frames + frame) * chroma,
+        first,
+        first + num_samples,
+        first + num_samples * 5 // 4,
         layout.height,
         layout.width,
         layout.flip,
