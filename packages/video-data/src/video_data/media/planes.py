@@ -69,18 +69,18 @@ class _Picture(NamedTuple):
         luma, v_red, u_green, v_green, u_blue: Coefficients times 2**13, those of green negative.
     """
 
-    y: int = 0
-    u: int = 0
-    v: int = 0
-    height: int = 0
-    width: int = 0
-    flip: int = 0
-    black: int = 0
-    luma: int = 0
-    v_red: int = 0
-    u_green: int = 0
-    v_green: int = 0
-    u_blue: int = 0
+    y: int
+    u: int
+    v: int
+    height: int
+    width: int
+    flip: int
+    black: int
+    luma: int
+    v_red: int
+    u_green: int
+    v_green: int
+    u_blue: int
 
 
 COLUMNS = len(_Picture._fields)
