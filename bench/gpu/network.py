@@ -1,20 +1,21 @@
 """Stage `network`: where the time of a network goes, and what would take less of it.
 
-Layers first (batch norm as it is and over a view, convolutions as they are and over views, the input channels of the
-convolution behind the operator), then whole networks: eager, over views, compiled, and the profiler's longest kernels.
+Layers first (batch norm of clips and of the same clips as pictures, convolutions, the input channels of the one behind
+the operator), then whole networks: eager, with batch norm of clips, compiled, and the profiler's longest kernels.
 """
 
 import statistics
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
+from unittest import mock
 
 import torch
 from torch import Tensor, nn
 
 from bench.gpu.measure import Rows, copy_bytes_per_second, matrix_flops_per_second, milliseconds, seconds_of
-from bench.gpu.views import as_views
 from corrnet_models import VideoModel, count_gmacs, create_model
 
 LAST = torch.channels_last_3d
@@ -52,21 +53,18 @@ def run(rows: Rows, device: torch.device, *, tiny: bool = False) -> None:
     clip = (3, 8, 32, 32) if tiny else (3, NUM_FRAMES, RESOLUTION, RESOLUTION)
     plans: list[tuple[str, dict[str, Any]]] = [
         ("eager", {}),
-        ("norms over views", {"norm": True}),
-        ("all over views", {"norm": True, "conv": True}),
+        ("eager, norms of clips", {"pictures": False}),
         ("eager, fp16", {"dtype": torch.float16}),
         ("compiled", {"compile": "default"}),
-        ("norms over views, compiled", {"norm": True, "compile": "default"}),
-        ("all over views, compiled", {"norm": True, "conv": True, "compile": "default"}),
         ("compiled, autotuned", {"compile": "max-autotune-no-cudagraphs"}),
     ]
-    for way, options in plans[:3] if tiny else plans[:4]:
+    for way, options in plans[:2] if tiny else plans[:3]:
         for name in reversed(names):
             _network(rows, name, way, batch, clip, device, **options)
     rows.attempt("profile", partial(_profile, names[1], batch, clip, device), model=names[1], way="eager")
     if tiny:
         return
-    for way, options in plans[4:]:
+    for way, options in plans[3:]:
         for name in reversed(names) if way == "compiled" else names[1:]:
             if not rows.late(share=0.6 if "autotuned" in way else 0.85):
                 _network(rows, name, way, batch, clip, device, **options)
@@ -75,25 +73,25 @@ def run(rows: Rows, device: torch.device, *, tiny: bool = False) -> None:
 def _norms(rows: Rows, stage: str, shape: tuple[int, ...], device: torch.device) -> None:
     for dtype in (torch.bfloat16, torch.float16):
         for view in (False, True):
-            norm = nn.BatchNorm3d(shape[1])
-            layer = as_views(nn.Sequential(norm), conv=False) if view else norm
+            layer = _NormOfPictures(shape[1]) if view else nn.BatchNorm3d(shape[1])
             columns = {"stage": stage, "view": view, "dtype": str(dtype)[6:]}
             rows.attempt("norm", partial(_layer, layer, shape, device, dtype=dtype, cast=False), **columns)
 
 
+class _NormOfPictures(nn.BatchNorm2d):
+    """Batch norm of clips as pictures of L*H rows."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = super().forward(x.flatten(2, 3))
+        return y.unflatten(2, x.shape[2:4])
+
+
 def _convolutions(rows: Rows, stage: str, shape: tuple[int, ...], device: torch.device) -> None:
     for name, (wide_in, wide_out, kernel) in CONVOLUTIONS.items():
-        for view in (False, True):
-            torch.manual_seed(0)
-            padding = tuple(side // 2 for side in kernel)
-            convolution = nn.Conv3d(
-                wide_in * shape[1], wide_out * shape[1], kernel, padding=padding, bias=False
-            )
-            layer = as_views(nn.Sequential(convolution), norm=False) if view else convolution
-            clip = (shape[0], wide_in * shape[1], *shape[2:])
-            rows.attempt(
-                "convolution", partial(_layer, layer, clip, device), stage=stage, layer=name, view=view
-            )
+        padding = tuple(side // 2 for side in kernel)
+        layer = nn.Conv3d(wide_in * shape[1], wide_out * shape[1], kernel, padding=padding, bias=False)
+        clip = (shape[0], wide_in * shape[1], *shape[2:])
+        rows.attempt("convolution", partial(_layer, layer, clip, device), stage=stage, layer=name, view=False)
 
 
 def _layer(
@@ -150,8 +148,7 @@ def _network(
     clip: tuple[int, ...],
     device: torch.device,
     *,
-    norm: bool = False,
-    conv: bool = False,
+    pictures: bool = True,
     dtype: torch.dtype = torch.bfloat16,
     compile: str | None = None,
 ) -> None:
@@ -163,7 +160,6 @@ def _network(
         for parameter in model.parameters():
             if parameter.ndim == 5:
                 parameter.data = parameter.data.contiguous(memory_format=LAST)
-        as_views(model, norm=norm, conv=conv)
         if compile is not None:
             torch._dynamo.reset()
             model.compile(mode=compile)
@@ -173,9 +169,14 @@ def _network(
         if compile is not None and direction == "inference" and rows.late(share=0.6):
             continue
         columns = {"model": name, "way": way, "direction": direction, "batch": batch}
-        rows.attempt("network", partial(_steps, make, direction, dtype, batch, clip, device), **columns)
+        with nullcontext() if pictures else _norms_of_clips():
+            rows.attempt("network", partial(_steps, make, direction, dtype, batch, clip, device), **columns)
         if device.type == "cuda":
             torch.cuda.empty_cache()
+
+
+def _norms_of_clips() -> AbstractContextManager[object]:
+    return mock.patch("corrnet_models._blocks._normalizes_pictures", lambda x: False)
 
 
 def _steps(

@@ -3,14 +3,23 @@
 python -m bench.gpu.report     # writes both and prints them
 """
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
+from torch import nn
+
+from bench.gpu import model
+from bench.gpu.kernels import STAGES as CORRELATIONS
 from bench.gpu.measure import read
+from bench.gpu.network import CONVOLUTIONS
 from bench.tables import Row, find, number, table, write_between_markers
+from corr_ops import VideoCorrelation
 
 ROOT = Path(__file__).parents[2]
 RECORD = ROOT / "bench" / "results" / "gpu" / "h100-2026-11-26"
 STAGES = ("res2", "res3", "res4")
+GOAL = 0.45
 DIRECTIONS = ("forward", "forward+backward")
 
 
@@ -88,6 +97,98 @@ def networks(network: list[Row]) -> str:
     return table(header, body, left=3)
 
 
+def steps(network: list[Row], batch: int = 8) -> str:
+    """Return the modeled time of each network's step beside the measured ones, what was reached, and if it suffices."""
+    rates = model.rates(network)
+    about = (
+        "`python -m bench.gpu.model` models the time; its docstring says what is counted. The rates are those that "
+        f"this machine reached in a copy ({rates.bytes / 1e12:.1f} TB/s) and in a matrix product "
+        f"({rates.flops / 1e12:.0f} TFLOP/s). Eager: each pass over tensors is a kernel. Fused: element-wise work is "
+        "done where it is read. Shares are modeled / measured, how much of what the model allows was reached. All in "
+        "bfloat16 but where it says float16; what is empty was not measured."
+    )
+    body, judged = [], ""
+    for row in model.totals(batch, rates):
+        columns = {"model": row["model"], "direction": row["direction"], "batch": batch}
+        eager, compiled = (
+            find(network, table="network", way=way, **columns).get("ms") for way in ("eager", "compiled")
+        )
+        cells = [number(row["eager_ms"]), number(eager), _share(row["eager_ms"], eager)]
+        cells += [number(row["fused_ms"]), number(compiled), _share(row["fused_ms"], compiled)]
+        body.append([row["model"], row["direction"], *cells, _share(row["fused_ms"], eager)])
+        if (row["model"], row["direction"]) == ("corrnet26", "training"):
+            judged = (
+                f"The goal is that CorrNet-26 trains at {100 * GOAL:.0f} % or more of what the model allows. "
+                f"Compiled, against the fused total: {_judged(row['fused_ms'], compiled)}. Eager, against the eager "
+                f"total: {_judged(row['eager_ms'], eager)}. Eager, against the fused total: "
+                f"{_judged(row['fused_ms'], eager)}."
+            )
+    header = ["network", "direction", "eager modeled, ms", "eager measured, ms", "share"]
+    header += ["fused modeled, ms", "compiled measured, ms", "share", "fused modeled / eager measured"]
+    return f"{about}\n\n{judged}\n\n{table(header, body, left=2)}"
+
+
+def _judged(modeled: float, measured: float | None) -> str:
+    if measured is None:
+        return "not measured"
+    verdict = "met" if modeled >= GOAL * measured else "not met"
+    return f"{verdict} with {_share(modeled, measured)}"
+
+
+def modeled_layers(network: list[Row], peers: list[Row]) -> str:
+    """Return the modeled time of single layers beside the measured one, with modeled / measured in percent."""
+    rates = model.rates(network)
+    body = []
+    for row in network:
+        found = _layer(row)
+        if found is None or row.get("view"):
+            continue
+        what, make = found
+        shape, half = [int(side) for side in row["shape"].split("x")], row["table"] != "norm"
+        body.append([what, row.get("stage", "res2")])
+        for backward, measured in ((False, row["forward_ms"]), (True, row["both_ms"])):
+            trace = model.trace_layer(make, shape, backward=backward, half=half)
+            body[-1] += _beside(model.milliseconds(trace.eager(), rates), measured)
+    for stage, channels, groups, size, frames in CORRELATIONS:
+        make = partial(VideoCorrelation, channels, frames, groups=groups)
+        body.append(["operator", stage])
+        for direction in DIRECTIONS:
+            measured = find(peers, stage=stage, batch=8, dtype="bfloat16", direction=direction)["triton_ms"]
+            shape = [8, channels, frames, size, size]
+            trace = model.trace_layer(make, shape, backward=direction != "forward")
+            body[-1] += _beside(model.milliseconds(trace.eager(), rates), measured)
+    header = ["layer", "stage"]
+    for direction in DIRECTIONS:
+        header += [f"{direction} modeled, ms", "measured, ms", "share"]
+    return table(header, body, left=2)
+
+
+def _layer(row: Row) -> tuple[str, Callable[[], nn.Module]] | None:
+    """Return what a row of stage `network` measured, and how to make it; None for what is no layer."""
+    if row["table"] == "norm":
+        return f"batch norm, {row['dtype']}", partial(nn.BatchNorm3d, int(row["shape"].split("x")[1]))
+    if row["table"] == "convolution":
+        wide_in, wide_out, kernel = CONVOLUTIONS[row["layer"]]
+        channels = int(row["shape"].split("x")[1])
+        padding = tuple(side // 2 for side in kernel)
+        make = partial(
+            nn.Conv3d, channels, channels * wide_out // wide_in, kernel, padding=padding, bias=False
+        )
+        return f"convolution {row['layer']}", make
+    if row["table"] == "convolution after the operator":
+        channels = int(row["shape"].split("x")[1])
+        return f"1x1x1 convolution of {channels} channels", partial(nn.Conv3d, channels, 256, 1, bias=False)
+    return None
+
+
+def _beside(modeled: float, measured: float) -> list[str]:
+    return [number(modeled), number(measured), _share(modeled, measured)]
+
+
+def _share(modeled: float, measured: float | None) -> str:
+    return f"{100 * modeled / measured:.0f} %" if measured else ""
+
+
 def machine(row: Row) -> str:
     """Say what the rows were measured on."""
     return (
@@ -120,6 +221,11 @@ def main() -> None:
         layers(rows["network"]),
         "### Networks, 8 clips of 32 frames of 224x224\n",
         networks(rows["network"]),
+        "### The step: modeled and measured, 8 clips of 32 frames of 224x224\n",
+        steps(rows["network"]),
+        "Layers alone, each pass a kernel. The model knows no instructions but those of matrices; the operator has "
+        "many others, so its share says more about the model than about the kernels.",
+        modeled_layers(rows["network"], [row for row in rows["tune"] if row["table"] == "peers"]),
     ]
     page = "\n\n".join(part.strip() for part in parts)
     write_between_markers(ROOT / "docs" / "gpu-first-run.md", "bench.gpu.report", page)

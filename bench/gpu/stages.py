@@ -1,5 +1,6 @@
 """Measurements on a GPU, in stages that each fit into ten minutes.
 
+    python -m bench.gpu.stages probe --out rows             # what instructions and requests cost; needs nvcc
     python -m bench.gpu.stages kernels --out rows           # each kernel of the operator: right, and how fast
     python -m bench.gpu.stages tune --out rows              # launch configurations; convolutions beside the operator
     python -m bench.gpu.stages network --out rows           # where the time of a network goes
@@ -17,7 +18,7 @@ import torch
 
 from bench.gpu.measure import Rows
 
-SECONDS = {"kernels": 240, "tune": 420, "network": 420, "trainer": 400}
+SECONDS = {"probe": 60, "kernels": 240, "tune": 420, "network": 420, "trainer": 400}
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -37,7 +38,11 @@ def main(arguments: list[str] | None = None) -> None:
     torch.backends.cudnn.benchmark = True
     rows = Rows(chosen.out / f"{chosen.stage}.jsonl", device, seconds=chosen.seconds or SECONDS[chosen.stage])
     folder = chosen.out.resolve()
-    if chosen.stage == "kernels":
+    if chosen.stage == "probe":
+        from bench.gpu import probe
+
+        probe.run(rows, device)
+    elif chosen.stage == "kernels":
         from bench.gpu import kernels
 
         kernels.run(rows, device, tiny=chosen.tiny)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from corrnet_models import create_model, list_models
+from corrnet_models import _blocks, create_model, list_models
 
 
 def clips(num_clips: int = 2, channels: int = 3, num_frames: int = 8) -> Tensor:
@@ -195,3 +195,27 @@ def test_exports_with_a_free_batch_size() -> None:
     batch = torch.export.Dim("batch", min=1, max=64)
     program = torch.export.export(model, (clips(),), dynamic_shapes=({0: batch},))
     torch.testing.assert_close(program.module()(clips(3)), model(clips(3)), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["r2plus1d_tiny", "corrnet_tiny"])
+def test_norms_of_pictures_equal_those_of_clips(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a GPU does, here on a CPU: the same results, and no copies for changing a view in place."""
+    torch.manual_seed(0)
+    model = create_model(name, num_frames=4, num_classes=4)
+    clip = torch.randn(2, 3, 4, 32, 32).contiguous(memory_format=torch.channels_last_3d)
+
+    def results(pictures: bool) -> tuple[list[torch.Tensor], set[str]]:
+        monkeypatch.setattr(_blocks, "_normalizes_pictures", lambda x: pictures)
+        own = copy.deepcopy(model)
+        scores = own(clip)
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+            scores.square().sum().backward()
+        found = [scores, own.eval()(clip), *own.buffers(), *(p.grad for p in own.parameters())]
+        return found, {event.key for event in profile.key_averages()}
+
+    clips, _ = results(pictures=False)
+    pictures, done = results(pictures=True)
+    for ours, theirs in zip(pictures, clips, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+    assert "ConvolutionBackward0" in done
+    assert not {key for key in done if "CopySlices" in key}

@@ -4,10 +4,48 @@ from collections import OrderedDict
 from collections.abc import Callable
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from corr_ops import VideoCorrelation
 from corrnet_models._config import EXPANSION, ModelConfig, Normalization, StageName
+
+
+class _BatchNorm(nn.BatchNorm3d):
+    """Batch norm; on a GPU clips in channels_last_3d are normalized as pictures of L*H rows, over the same memory.
+
+    PyTorch has fast kernels in bfloat16 for pictures alone.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        if _normalizes_pictures(x):
+            y: Tensor = super().forward(x.flatten(2, 3)).unflatten(2, x.shape[2:4])
+        else:
+            y = super().forward(x)
+        return y
+
+    def _check_input_dim(self, x: Tensor) -> None:
+        if x.ndim not in (4, 5):
+            super()._check_input_dim(x)
+
+
+def _normalizes_pictures(x: Tensor) -> bool:
+    """Return whether batch norm is to take x [N, C, L, H, W] as pictures; compiled code has kernels of its own."""
+    return (
+        x.is_cuda
+        and x.is_contiguous(memory_format=torch.channels_last_3d)
+        and not torch.compiler.is_compiling()
+    )
+
+
+class _ReLU(nn.ReLU):
+    """ReLU, in place where no gradient is asked for.
+
+    With gradients, changing the view that batch norm returns would copy all of it several times in the backward pass.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(x, inplace=not torch.is_grad_enabled())
 
 
 def _conv(
@@ -29,8 +67,8 @@ def _conv_bn_relu(
     return nn.Sequential(
         OrderedDict(
             conv=_conv(in_channels, out_channels, kernel_size, stride),
-            bn=nn.BatchNorm3d(out_channels),
-            relu=nn.ReLU(inplace=True),
+            bn=_BatchNorm(out_channels),
+            relu=_ReLU(),
         )
     )
 
@@ -39,8 +77,8 @@ def _normalization(kind: Normalization, channels: int) -> nn.Module:
     if kind == "none":
         return nn.Identity()
     if kind == "bn":
-        return nn.BatchNorm3d(channels)
-    return nn.Sequential(OrderedDict(bn=nn.BatchNorm3d(channels), relu=nn.ReLU(inplace=True)))
+        return _BatchNorm(channels)
+    return nn.Sequential(OrderedDict(bn=_BatchNorm(channels), relu=_ReLU()))
 
 
 def make_stem(in_channels: int, width: int, *, kernel_size: int, stride: int) -> nn.Sequential:
@@ -94,16 +132,14 @@ class Bottleneck(nn.Module):
             self.temporal = nn.Identity()
         self.spatial = _conv_bn_relu(width, width, (1, 3, 3), (1, spatial_stride, spatial_stride))
         self.expand = _conv(width, out_channels)
-        self.expand_bn = nn.BatchNorm3d(out_channels)
+        self.expand_bn = _BatchNorm(out_channels)
         self.shortcut: nn.Module
         if in_channels == out_channels and temporal_stride == spatial_stride == 1:
             self.shortcut = nn.Identity()
         else:
             stride = (temporal_stride, spatial_stride, spatial_stride)
             self.shortcut = nn.Sequential(
-                OrderedDict(
-                    conv=_conv(in_channels, out_channels, stride=stride), bn=nn.BatchNorm3d(out_channels)
-                )
+                OrderedDict(conv=_conv(in_channels, out_channels, stride=stride), bn=_BatchNorm(out_channels))
             )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -155,7 +191,7 @@ class CorrelationSum(nn.Module):
         super().__init__()
         self.matching = _Matching(channels, num_frames, groups=groups, config=config)
         self.expand = _conv(self.matching.out_channels, channels)
-        self.expand_bn = nn.BatchNorm3d(channels)
+        self.expand_bn = _BatchNorm(channels)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map [N, C, L, H, W] to the same shape."""
@@ -179,7 +215,7 @@ class CorrelationConcat(nn.Module):
         super().__init__()
         self.matching = _Matching(channels, num_frames, groups=groups, config=config)
         passed = channels - self.matching.out_channels
-        self.appearance = nn.Sequential(OrderedDict(conv=_conv(channels, passed), bn=nn.BatchNorm3d(passed)))
+        self.appearance = nn.Sequential(OrderedDict(conv=_conv(channels, passed), bn=_BatchNorm(passed)))
 
     def forward(self, x: Tensor) -> Tensor:
         """Map [N, C, L, H, W] to the same shape."""

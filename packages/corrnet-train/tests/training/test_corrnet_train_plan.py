@@ -1,9 +1,12 @@
+import time
+
 import pytest
 import torch
 from typer.testing import CliRunner
 
 from corrnet_train.cli import app
 from corrnet_train.inference.classifier import build_from_config
+from corrnet_train.training import dry_run
 from corrnet_train.training.dry_run import activation_bytes, make_plan
 from corrnet_train.training.trainer import Trainer
 
@@ -26,6 +29,24 @@ def test_a_plan_tells_size_steps_memory_and_time_and_changes_nothing(make_config
     assert plan.clip_seconds > 0 and plan.loader_seconds > 0
     assert all(torch.equal(tensor, before[name]) for name, tensor in trainer.model.state_dict().items())
     assert not config.run.dir.exists()
+
+
+@pytest.mark.slow
+def test_the_time_to_compile_is_not_taken_for_that_of_a_step(make_config, monkeypatch):
+    def compile(module, mode):
+        module._compiled_call_impl = torch.compile(module._call_impl, backend=backend)
+
+    def backend(graph, inputs):
+        time.sleep(1)  # as long as no more steps are taken without compiling
+        return graph.forward
+
+    monkeypatch.setattr(torch.nn.Module, "compile", compile)
+    monkeypatch.setattr(dry_run, "_MOST_SECONDS", 1)
+    trainer = Trainer(make_config("train.compile=true"))
+    steps = []
+    trainer.model.register_forward_hook(lambda *_: steps.append(1))
+    make_plan(trainer)
+    assert len(steps) > 1
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])

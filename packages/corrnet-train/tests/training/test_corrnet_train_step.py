@@ -140,3 +140,15 @@ def test_labels_that_were_mixed_go_to_the_loss_and_accuracy_keeps_the_labels():
     assert seen == [(2, 4), (2, 4)]
     assert [v.num_correct for v in values] == [v.num_correct for v in others]
     torch.testing.assert_close(plain.state_dict(), mixed.state_dict())
+
+
+@pytest.mark.parametrize(
+    ("compile", "parallel", "device", "mode"),
+    [
+        ("auto", "ddp", "cuda", "default"), ("auto", "ddp", "cpu", None), ("auto", "fsdp", "cuda", None),
+        (True, "ddp", "cpu", "default"), (False, "ddp", "cuda", None),
+        ("max-autotune-no-cudagraphs", "ddp", "cuda", "max-autotune-no-cudagraphs"),
+    ],
+)  # fmt: skip
+def test_models_are_compiled_on_gpus_unless_told_otherwise(compile, parallel, device, mode):
+    assert TrainConfig(compile=compile, parallel=parallel).compile_mode(device) == mode

@@ -11,6 +11,7 @@ import torch
 from corrnet_train.checkpoint.state import Checkpoint, CheckpointError
 from corrnet_train.training.metrics_log import MetricsLog, read_metrics
 from corrnet_train.training.trainer import Trainer, TrainingDiverged
+from corrnet_train.utils.errors import WorkError
 
 MEASURED = ("clips_per_second", "mfu", "data_wait", "memory_gib")
 
@@ -79,6 +80,48 @@ def test_bf16_trains_and_keeps_fp32_weights(make_config):
     floating = [value for value in weights(result).values() if value.is_floating_point()]
     assert {value.dtype for value in floating} == {torch.float32}
     assert all(value.isfinite().all() for value in floating)
+
+
+def compile_with(monkeypatch, backend):
+    """Have models compiled by a function of the test; return the modes that were asked for."""
+    modes = []
+
+    def compile(module, mode):
+        modes.append(mode)
+        module._compiled_call_impl = torch.compile(module._call_impl, backend=backend)
+
+    monkeypatch.setattr(torch.nn.Module, "compile", compile)
+    return modes
+
+
+@pytest.mark.slow
+def test_training_is_compiled_and_evaluation_is_not(make_config, monkeypatch):
+    compiled = []
+
+    def backend(graph, inputs):
+        compiled.append(trainer.model.training)
+        return graph.forward
+
+    modes = compile_with(monkeypatch, backend)
+    options = ("optim.epochs=0.5", "eval.every_epochs=0.25")
+    eager = weights(Trainer(make_config(*options, name="eager")).run())
+    assert modes == []
+    trainer = Trainer(make_config(*options, "train.compile=true", name="compiled"))
+    result = weights(trainer.run())
+    assert modes == ["default"]
+    assert compiled and all(compiled)
+    for name, value in eager.items():
+        torch.testing.assert_close(result[name], value, rtol=1e-4, atol=1e-5, msg=name)
+
+
+@pytest.mark.slow
+def test_a_model_that_cannot_be_compiled_says_how_to_train_without(make_config, monkeypatch):
+    def backend(graph, inputs):
+        raise RuntimeError("no compiler")
+
+    compile_with(monkeypatch, backend)
+    with pytest.raises(WorkError, match=r"no compiler.*train\.compile=false trains without"):
+        Trainer(make_config("train.compile=true")).run()
 
 
 @pytest.mark.slow

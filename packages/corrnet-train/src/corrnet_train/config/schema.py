@@ -27,6 +27,7 @@ from video_data.sampling.clips import DEFAULT_NUM_CLIPS
 
 BatchNorm = Literal["local", "sync"]
 Parallel = Literal["ddp", "fsdp"]
+Compile = Literal["auto", True, False, "max-autotune-no-cudagraphs"]
 
 T = TypeVar("T")
 _RESUMABLE = "may differ between a run and its continuation: it does not change what is learned"
@@ -221,7 +222,11 @@ class TrainConfig(BaseModel):
     channels_last: Resumable[bool] = Field(
         True, description="keep convolution weights in channels_last_3d, as clips are"
     )
-    compile: Resumable[bool] = Field(False, description="compile the model with torch.compile")
+    compile: Resumable[Compile] = Field(
+        "auto",
+        description="compile the model with torch.compile, whose first step takes a minute; auto: on GPUs with "
+        "parallel=ddp; max-autotune-no-cudagraphs: also time kernels against each other, which takes longer",
+    )
     grad_checkpointing: Resumable[bool] = Field(
         False, description="recompute each block in the backward pass: less memory, about a third more time"
     )
@@ -240,10 +245,19 @@ class TrainConfig(BaseModel):
                 "train.parallel=fsdp splits the model among processes of torchrun, and this is one without it: start "
                 "it with torchrun, or give train.parallel=ddp, which also continues checkpoints of fsdp"
             )
-        if self.parallel == "fsdp" and self.compile:
+        if self.parallel == "fsdp" and self.compile not in ("auto", False):
             raise InputError(
-                "train.compile=true works with train.parallel=ddp only, got fsdp: give one or the other"
+                f"train.compile={str(self.compile).lower()} works with train.parallel=ddp only, got fsdp: give one or "
+                "the other"
             )
+
+    def compile_mode(self, device_type: str) -> str | None:
+        """Return the mode of `torch.compile` on "cpu" or "cuda", None for eager execution."""
+        if self.compile == "auto":
+            return "default" if device_type == "cuda" and self.parallel == "ddp" else None
+        if isinstance(self.compile, bool):
+            return "default" if self.compile else None
+        return self.compile
 
     def norm_batch(self, batch_size: int, *, world_size: int = 1) -> int:
         """Clips over which batch norm normalizes; arguments as for `accumulation`."""

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from corrnet_train.config.schema import TrainConfig
 from corrnet_train.distributed.parallelize import full_tensor
 from corrnet_train.training.optim import set_learning_rate
 from corrnet_train.training.prefetch import DeviceBatch
+from corrnet_train.utils.errors import WorkError
 from corrnet_train.utils.precision import Precision, autocast
 from video_data import normalize
 from video_data.media.planes import YuvClips
@@ -30,9 +31,28 @@ def prepare_model(model: nn.Module, config: TrainConfig) -> nn.Module:
                 parameter.data = parameter.data.contiguous(memory_format=torch.channels_last_3d)
     if config.grad_checkpointing:
         model.set_grad_checkpointing(True)  # type: ignore[operator]
-    if config.compile:
-        model.compile()
+    device = next(model.parameters()).device
+    if (mode := config.compile_mode(device.type)) is not None:
+        model.compile(mode=mode)
     return model
+
+
+@contextmanager
+def compile_errors() -> Iterator[None]:
+    """Enter a block that runs a model which may have to be compiled first.
+
+    Raises:
+        WorkError: It cannot be compiled.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+            raise
+        reason = " ".join(f"{error}".partition("\n\n")[0].split())
+        raise WorkError(
+            f"torch.compile failed: {reason}. train.compile=false trains without it (--debug shows all it says)"
+        ) from error
 
 
 @dataclass
@@ -156,7 +176,7 @@ class TrainStep:
         losses, correct, keys = [], [], []
         for number in range(self._num_micro_batches):
             batch = next(batches)
-            with self._synchronize(number == self._num_micro_batches - 1):
+            with self._synchronize(number == self._num_micro_batches - 1), compile_errors():
                 loss, num_correct = self._backward(batch.video, batch.label)
             losses.append(loss)
             correct.append(num_correct)
@@ -191,7 +211,7 @@ class TrainStep:
         """
         buffers = [buffer.clone() for buffer in self._model.buffers()]
         self._model.train()
-        with torch.random.fork_rng([self._device] if self._device.type == "cuda" else []):
+        with compile_errors(), torch.random.fork_rng([self._device] if self._device.type == "cuda" else []):
             with autocast(self._device, self._precision):
                 logits = self._model(clips)
             (logits.float() * 0).sum().backward()

@@ -246,6 +246,12 @@ class Trainer:
         config = self.config
         batch_size = config.optim.batch_size
         loader = self.loader(num_samples=(self.schedule.num_steps - self.step) * batch_size)
+        compiled = config.train.compile_mode(self.device.type) is not None
+        if compiled:
+            self.console.print(
+                "compiling the model: the first step takes longer (train.compile=false trains without)",
+                highlight=False,
+            )
         if self.wrapped is not self.model:
             clip = config.data.clip
             shape = (self.micro_batch, clip.num_channels, clip.num_frames, clip.crop_size, clip.crop_size)
@@ -288,7 +294,9 @@ class Trainer:
                     bar.tasks[task].fields |= figures
                 bar.update(task, completed=self.step)
                 if evaluation:
-                    self._evaluate()
+                    # Compiling for its batches would take longer than it saves.
+                    with torch.compiler.set_stance("force_eager") if compiled else nullcontext():
+                        self._evaluate()
                 if save:
                     paths = [self.last_checkpoint]
                     if self.schedule.keeps(
