@@ -262,7 +262,7 @@ def join_planes(
         luma = layout.height * layout.width
         for row, frames in layout.clips:
             table[row] = _first_picture(layout, first)
-            table[row, :, :3] += np.array(frames)[:, None] * (luma, luma // 4, luma // 4)
+            table[row, :, :3] += np.multiply.outer(frames, (luma, luma // 4, luma // 4))
         first += layout.num_bytes
     data = batch_buffer(first)
     np.concatenate([table.reshape(-1).view(np.uint8), *(part for _, part in parts)], out=data.numpy())
