@@ -12,7 +12,7 @@ from corrnet_train import evaluate, export_model, extract_features
 SIGNATURES = {
     "Trainer": "config, *, resume, console, ranks",
     "Trainer.run": "self",
-    "VideoClassifier": "model, *, classes, clip, device, precision, num_clips",
+    "VideoClassifier": "model, *, classes, clip, device, precision, num_clips, pixels",
     "VideoClassifier.from_checkpoint": "path, *, device",
     "VideoClassifier.predict": "self, source, *, num_clips",
     "VideoClassifier.video_probabilities": "self, views",
@@ -60,7 +60,7 @@ def test_the_settings_of_a_run_are_these():
     }
     assert fields == {
         "model": {"name", "options", "init_from", "new_head"},
-        "data": {"shards", "train_split", "eval_split", "clip", "num_workers"},
+        "data": {"shards", "train_split", "eval_split", "clip", "num_workers", "pixels"},
         "augment": {"rand_augment", "mixup", "cutmix", "label_smoothing", "repeats"},
         "optim": {
             "name", "lr", "lr_batch_size", "lr_scaling", "layer_decay", "momentum", "weight_decay", "batch_size",

@@ -21,10 +21,10 @@ from video_data import (
 )
 from video_data.media.container import probe_video
 from video_data.media.decode import decode_clips
-from video_data.media.planes import PlaneLayout, YuvClips, decode_planes, join_planes, to_rgb
+from video_data.media.planes import PlaneLayout, YuvClips, decode_planes, join_planes, split_planes, to_rgb
 from video_data.sampling.clips import Box
 
-LARGEST, MEAN = 5, 1.0  # of 255, as the docstring of to_rgb says
+LARGEST, MEAN = 5, 0.5  # of 255, as the docstring of to_rgb says
 
 
 def textured_video(pix_fmt: str = "yuv420p", size: tuple[int, int] = (96, 72), **tags: int) -> bytes:
@@ -175,3 +175,77 @@ def test_rows_without_a_clip_are_black():
     assert video.shape == (3, 3, 2, 2, 2)
     assert video[0].max() == video[2].max() == 0
     assert video[1].min() > 0
+
+
+def random_part(height: int, width: int, num_frames: int = 3, **options) -> tuple[PlaneLayout, np.ndarray]:
+    layout = PlaneLayout(num_frames, height, width, **options)
+    rng = np.random.default_rng(height + width)
+    return layout, rng.integers(0, 256, layout.num_bytes, dtype=np.uint8)
+
+
+def test_the_table_says_where_the_planes_of_each_picture_lie():
+    parts = [
+        random_part(4, 8, clips=((2, (0, 2)), (0, (1, 1)))),
+        random_part(6, 2, clips=((3, (2, 1)),), flip=True, full_range=True),
+    ]
+    clips = join_planes(parts, shape=(2, 2), size=4, num_frames=2)
+    table = clips.table.view(4, 2, -1)
+    assert not table[1].any()  # no clip
+    for layout, planes in parts:
+        for row, frames in layout.clips:
+            for entry, frame in zip(table[row].tolist(), frames, strict=True):
+                assert entry[3:7] == [
+                    layout.height,
+                    layout.width,
+                    layout.flip,
+                    0 if layout.full_range else 16,
+                ]
+                for first, plane in zip(entry, split_planes(planes, layout), strict=False):
+                    found = clips.data[first : first + plane[frame].size]
+                    assert found.tolist() == plane[frame].reshape(-1).tolist()
+    assert clips.data.nbytes == clips.table.nbytes + sum(layout.num_bytes for layout, _ in parts)
+
+
+def triangle(old: int, new: int, place: int) -> dict[int, Fraction]:
+    """Weights of the samples that make a pixel."""
+    scale = max(Fraction(old, new), Fraction(1))
+    middle = (place + Fraction(1, 2)) * Fraction(old, new) - Fraction(1, 2)
+    weights: dict[int, Fraction] = {}
+    for sample in range(-old, 2 * old):
+        inner = min(max(sample, 0), old - 1)
+        weights[inner] = weights.get(inner, 0) + max(Fraction(0), 1 - abs(sample - middle) / scale)
+    total = sum(weights.values())
+    return {sample: weight / total for sample, weight in weights.items()}
+
+
+@pytest.mark.parametrize(("height", "width", "size"), [(10, 4, 4), (4, 6, 7), (8, 12, 5)])
+def test_pictures_are_resized_exactly_and_rounded_once(height, width, size):
+    layout, planes = random_part(height, width, 1, full_range=True, clips=((0, (0,)),))
+    gray, *chroma = split_planes(planes, layout)
+    for plane in chroma:
+        plane[:] = 128
+    video = to_rgb(join_planes([(layout, planes)], shape=(1,), size=size, num_frames=1))
+    for y, x in np.ndindex(size, size):
+        exact = sum(
+            wy * wx * int(gray[0, row, column])
+            for row, wy in triangle(height, size, y).items()
+            for column, wx in triangle(width, size, x).items()
+        )
+        assert video[0, :, 0, y, x].tolist() == 3 * [int(exact + Fraction(1, 2))]
+
+
+@pytest.mark.parametrize(("full_range", "black", "white"), [(True, 0, 255), (False, 16, 235)])
+def test_black_and_white_are_those_of_the_range(full_range, black, white):
+    layout = PlaneLayout(1, 2, 2, full_range=full_range, clips=((0, (0,)),))
+    planes = np.array([black, white, black, white, 128, 128], dtype=np.uint8)
+    video = to_rgb(join_planes([(layout, planes)], shape=(1,), size=2, num_frames=1))
+    assert video[0, :, 0].tolist() == 3 * [[[0, 255], [0, 255]]]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+def test_planes_are_normalized_in_the_type_asked_for(dtype):
+    part = random_part(8, 6, clips=((0, (0, 2)),))
+    clips = join_planes([part], shape=(1,), size=4, num_frames=2)
+    found = normalize(clips, dtype)
+    assert found.dtype == dtype and found.is_contiguous(memory_format=torch.channels_last_3d)
+    assert torch.equal(found, normalize(to_rgb(clips)).to(dtype))

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import av
-from torch import Tensor
 
 from corrnet_train.checkpoint.state import weights_hash
 from corrnet_train.distributed.ranks import ONE_RANK, Ranks, on_every_rank
@@ -120,6 +119,7 @@ def evaluate(
             rank=ranks.rank,
             world_size=ranks.world_size,
             first=work.num_videos,
+            pixels=classifier.pixels,
             skip_unreadable=True,
         )
         on_batch(work.num_videos)
@@ -145,7 +145,6 @@ def evaluate(
 
 
 def _evaluate_batch(classifier: VideoClassifier, batch: ViewBatch, shards: ShardSet, split: str) -> EvalPart:
-    assert isinstance(batch.video, Tensor)
     clips, videos = classifier.video_probabilities(batch.video)
     ranked = clips.topk(min(5, len(classifier.classes))).indices
     hits = ranked == batch.label[:, None, None]  # no class where a row is not valid
@@ -233,6 +232,7 @@ def fingerprint(
         "views": f"{num_clips} clips x " + ("1 center crop" if num_crops == 1 else f"{num_crops} crops"),
         "clip": f"{clip.num_frames} frames, stride {clip.frame_stride}, {clip.crop_size} px, {clip.modality}",
         "resize": f"short side {clip.short_side_range[0]} px",
+        "pixels": classifier.pixels,
         "decoder": f"PyAV {av.__version__}, FFmpeg {av.ffmpeg_version_info}",
         "precision": classifier.precision,
         "weights": weights_hash(classifier.model),

@@ -14,8 +14,10 @@ from corrnet_train.config.schema import RunConfig, parse_config
 from corrnet_train.distributed.ranks import resolve_device
 from corrnet_train.inference.inputs import VideoInput
 from corrnet_train.utils.errors import InputError
-from corrnet_train.utils.precision import Precision, autocast
+from corrnet_train.utils.precision import Precision, autocast, clip_dtype
 from video_data import ClipConfig, decode_views, normalize
+from video_data.loading.batches import PixelFormat
+from video_data.media.planes import YuvClips
 from video_data.sampling.clips import DEFAULT_NUM_CLIPS
 
 
@@ -65,6 +67,7 @@ class VideoClassifier:
         precision: "fp32", or the type of autocast.
         num_clips: Clips of a video that the recipe evaluates with, `eval.num_clips`; all that takes videos takes as
             many unless it is told another number.
+        pixels: How clips of videos come to the device, `data.pixels` of the training.
     """
 
     def __init__(
@@ -76,6 +79,7 @@ class VideoClassifier:
         device: torch.device,
         precision: Precision = "fp32",
         num_clips: int = DEFAULT_NUM_CLIPS,
+        pixels: PixelFormat = "rgb",
     ) -> None:
         self.model = model.to(device)
         self.classes = tuple(classes)
@@ -83,6 +87,7 @@ class VideoClassifier:
         self.device = device
         self.precision = precision
         self.num_clips = num_clips
+        self.pixels = pixels
 
     @classmethod
     def from_checkpoint(cls, path: str | Path, *, device: str = "auto") -> "VideoClassifier":
@@ -112,6 +117,7 @@ class VideoClassifier:
             device=resolve_device(device),
             precision=config.run.precision,
             num_clips=config.eval.num_clips,
+            pixels=config.data.pixels_on("cpu"),  # a run has written what it took
         )
 
     @classmethod
@@ -126,17 +132,18 @@ class VideoClassifier:
             device=resolve_device(device),
             precision=pretrained.metadata.get("precision", "fp32"),
             num_clips=pretrained.metadata.get("num_clips", DEFAULT_NUM_CLIPS),
+            pixels=pretrained.metadata.get("pixels", "rgb"),
         )
 
-    def clip_probabilities(self, video: Tensor) -> Tensor:
-        """Class probabilities of clips: uint8 [N, C, L, H, W] -> float32 [N, classes] on the CPU."""
+    def clip_probabilities(self, video: Tensor | YuvClips) -> Tensor:
+        """Class probabilities of clips: uint8 [..., C, L, H, W] or planes -> float32 [N, classes] on the CPU."""
         return self.run(video, self.model).softmax(dim=1).cpu()
 
-    def clip_features(self, video: Tensor, *, stage: StageName = "res5") -> Tensor:
+    def clip_features(self, video: Tensor | YuvClips, *, stage: StageName = "res5") -> Tensor:
         """Features of clips, averaged over time and space.
 
         Args:
-            video: uint8 [N, C, L, H, W].
+            video: uint8 [..., C, L, H, W], or planes.
             stage: The stage that puts them out; of the last one they are what the classifier gets.
 
         Returns:
@@ -152,31 +159,32 @@ class VideoClassifier:
         return self.model
 
     @torch.no_grad()  # split weights come and go, and training could not use those of inference mode
-    def run(self, video: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
+    def run(self, video: Tensor | YuvClips, function: Callable[[Tensor], Tensor]) -> Tensor:
         """Return what a function makes of normalized clips, in the model's precision and in evaluation mode.
 
         Args:
-            video: uint8 [N, C, L, H, W].
+            video: uint8 [..., C, L, H, W], or planes.
             function: The model, or something that calls a part of it.
 
         Returns:
             float32, on the model's device.
         """
         self.model.eval()
-        clips = normalize(video.to(self.device, non_blocking=True), clip=self.clip)
+        video = video.to(self.device, non_blocking=True)
+        clips = normalize(video, clip_dtype(self.precision), clip=self.clip).flatten(0, -5)
         with autocast(self.device, self.precision):
             return function(clips).float()
 
-    def video_probabilities(self, views: Tensor) -> tuple[Tensor, Tensor]:
+    def video_probabilities(self, views: Tensor | YuvClips) -> tuple[Tensor, Tensor]:
         """Average over views (paper section 5).
 
         Args:
-            views: uint8 [B, V, C, L, H, W], V clips of each of B videos.
+            views: uint8 [B, V, C, L, H, W], V clips of each of B videos, or planes of shape (B, V).
 
         Returns:
             Probabilities of the clips [B, V, classes] and of the videos [B, classes].
         """
-        clips = self.clip_probabilities(views.flatten(0, 1)).unflatten(0, views.shape[:2])
+        clips = self.clip_probabilities(views).unflatten(0, views.shape[:2])
         return clips, clips.mean(dim=1)
 
     def predict(self, source: str | Path | bytes, *, num_clips: int | None = None) -> Prediction:
@@ -191,9 +199,9 @@ class VideoClassifier:
         """
         if isinstance(source, str):
             source = VideoInput(source).read()
-        views = decode_views(source, self.clip, self.num_clips if num_clips is None else num_clips)
-        _, probabilities = self.video_probabilities(views[None])
-        return self.ranked(probabilities[0])
+        num_clips = self.num_clips if num_clips is None else num_clips
+        views = decode_views(source, self.clip, num_clips, pixels=self.pixels)
+        return self.ranked(self.clip_probabilities(views).mean(dim=0))
 
     def ranked(self, probabilities: Tensor) -> Prediction:
         """Classes by probability [classes], largest first."""

@@ -75,6 +75,7 @@ def export_model(classifier: VideoClassifier, path: str | Path, *, format: Forma
         metadata = {
             "clip": classifier.clip.model_dump(mode="json"),
             "num_clips": classifier.num_clips,
+            "pixels": classifier.pixels,
             "precision": classifier.precision,
         }
         save_pretrained(classifier.model, path, classes=classifier.classes, metadata=metadata)

@@ -17,11 +17,13 @@ from corrnet_train.inference.feature_file import FeatureFile, VideoRecord, check
 from corrnet_train.inference.inputs import VideoInput, find_videos
 from corrnet_train.utils.errors import InputError
 from video_data import ClipConfig, ShardSet, eval_loader
-from video_data.loading.batches import ViewStart
+from video_data.loading.batches import PixelFormat, ViewStart
 from video_data.loading.views import decode_timed_views
+from video_data.media.planes import YuvClips
 from video_data.utils.workers import make_data_loader
 
-Read = tuple[VideoRecord, Tensor | None]
+Views = Tensor | YuvClips
+Read = tuple[VideoRecord, Views | None]
 
 
 @dataclass(frozen=True)
@@ -105,11 +107,12 @@ def extract_features(
         "per_clip": per_clip,
         "stage": stage,
         "precision": classifier.precision,
+        "pixels": classifier.pixels,
     }
     file = FeatureFile(path, settings, num_features=num_features, per_clip=per_clip, overwrite=overwrite)
     try:
         on_video(file.num_videos, None)
-        for record, views in _read(found, classifier.clip, num_clips, num_workers, first=file.num_videos):
+        for record, views in _read(found, classifier, num_clips, num_workers, first=file.num_videos):
             rows = np.empty((0, num_features), dtype=np.float32)
             if views is not None:
                 clips = classifier.clip_features(views, stage=stage)
@@ -157,16 +160,16 @@ def _settings_of(videos: Sequence[VideoInput] | PackedSplit) -> dict[str, Any]:
 
 def _read(
     videos: Sequence[VideoInput] | PackedSplit,
-    clip: ClipConfig,
+    classifier: VideoClassifier,
     num_clips: int,
     num_workers: int,
     *,
     first: int,
 ) -> Iterator[Read]:
     if isinstance(videos, PackedSplit):
-        yield from _read_packed(videos, clip, num_clips, num_workers, first)
+        yield from _read_packed(videos, classifier, num_clips, num_workers, first)
         return
-    dataset = _Files(videos, clip, num_clips)
+    dataset = _Files(videos, classifier.clip, num_clips, classifier.pixels)
     for views, starts, error in make_data_loader(dataset, range(first, len(videos)), num_workers, None):
         if isinstance(error, ImportError):
             raise error
@@ -175,15 +178,16 @@ def _read(
 
 
 def _read_packed(
-    packed: PackedSplit, clip: ClipConfig, num_clips: int, num_workers: int, first: int
+    packed: PackedSplit, classifier: VideoClassifier, num_clips: int, num_workers: int, first: int
 ) -> Iterator[Read]:
     loader = eval_loader(
         packed.shards,
         packed.split,
-        clip,
+        classifier.clip,
         num_clips=num_clips,
         num_workers=num_workers,
         first=first,
+        pixels=classifier.pixels,
         skip_unreadable=True,
     )
     for batch in loader:  # of one video
@@ -191,22 +195,25 @@ def _read_packed(
             entry = batch.unreadable[0]
             yield VideoRecord(entry.source or entry.key, entry.key, "", [], entry.message), None
         else:
-            assert isinstance(batch.video, Tensor)
             sample = packed.shards.sample(packed.split, int(batch.index[0]))
             class_name = packed.shards.classes[sample.label]
-            yield VideoRecord(sample.source, sample.key, class_name, batch.starts[0], ""), batch.video[0]
+            yield VideoRecord(sample.source, sample.key, class_name, batch.starts[0], ""), batch.video
 
 
 class _Files(Dataset[Any]):
     """Views of video files, or why there are none."""
 
-    def __init__(self, videos: Sequence[VideoInput], clip: ClipConfig, num_clips: int) -> None:
+    def __init__(
+        self, videos: Sequence[VideoInput], clip: ClipConfig, num_clips: int, pixels: PixelFormat
+    ) -> None:
         self._videos = videos
         self._clip = clip
         self._num_clips = num_clips
+        self._pixels: PixelFormat = pixels
 
-    def __getitem__(self, index: int) -> tuple[Tensor | None, list[ViewStart], Exception | None]:
+    def __getitem__(self, index: int) -> tuple[Views | None, list[ViewStart], Exception | None]:
         try:
-            return *decode_timed_views(self._videos[index].read(), self._clip, self._num_clips), None
+            content = self._videos[index].read()
+            return *decode_timed_views(content, self._clip, self._num_clips, pixels=self._pixels), None
         except (InputError, OSError, ImportError) as error:
             return None, [], error

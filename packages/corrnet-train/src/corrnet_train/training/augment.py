@@ -29,6 +29,7 @@ class Augment:
         clip: The clips.
         num_classes: Number of classes.
         micro_batch: Clips that are taken at once.
+        dtype: Type of the clips that are made.
 
     Raises:
         ValueError: Mixing needs at least two clips at once, repetition a multiple of `repeats`.
@@ -36,8 +37,15 @@ class Augment:
     """
 
     def __init__(
-        self, config: AugmentConfig, *, clip: ClipConfig, num_classes: int, micro_batch: int
+        self,
+        config: AugmentConfig,
+        *,
+        clip: ClipConfig,
+        num_classes: int,
+        micro_batch: int,
+        dtype: torch.dtype = torch.float32,
     ) -> None:
+        self.dtype = dtype
         self._config = config
         self._clip = clip
         self._num_classes = num_classes
@@ -73,10 +81,11 @@ class Augment:
     def clips(self, video: Tensor | YuvClips) -> Tensor:
         """Return normalized clips [N, C, L, H, W], after RandAugment of the pixels where it is on."""
         if self._rand_augment is None:
-            return normalize(video, clip=self._clip)
+            return normalize(video, self.dtype, clip=self._clip)
         pixels = (to_rgb(video) if isinstance(video, YuvClips) else video).float().div_(255)
         changed = torch.cat([self._rand_augment(clip[None]) for clip in pixels])
-        return ((changed - PIXEL_MEAN) / PIXEL_STD).contiguous(memory_format=torch.channels_last_3d)
+        normalized = ((changed - PIXEL_MEAN) / PIXEL_STD).to(self.dtype)
+        return normalized.contiguous(memory_format=torch.channels_last_3d)
 
     def mixed(self, clips: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
         """Return normalized clips mixed with one another, and the probabilities [N, classes] of their classes."""

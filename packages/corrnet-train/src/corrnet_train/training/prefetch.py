@@ -62,6 +62,6 @@ class Prefetcher:
             label = batch.label.to(self._device, non_blocking=True)
         current = torch.cuda.current_stream(self._device)
         current.wait_stream(self._stream)
-        for tensor in (video if isinstance(video, Tensor) else video.planes, label):
+        for tensor in (video if isinstance(video, Tensor) else video.data, label):
             tensor.record_stream(current)  # its memory must not be used again before the step is done
         return DeviceBatch(video, label, batch.keys)

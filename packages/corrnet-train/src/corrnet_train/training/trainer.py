@@ -39,7 +39,7 @@ from corrnet_train.training.step import StepResult, StepValues, TrainStep, diver
 from corrnet_train.utils.errors import InputError, WorkError
 from corrnet_train.utils.files import only_user, write_json
 from corrnet_train.utils.interrupt import Flag, interrupt_flag
-from corrnet_train.utils.precision import autocast
+from corrnet_train.utils.precision import autocast, clip_dtype
 from corrnet_train.utils.progress import progress_bar, training_bar
 from video_data import LoaderState, ShardSet, TrainLoader, normalize, open_shards, train_loader
 
@@ -100,7 +100,9 @@ class Trainer:
         self.folder = config.run.dir
         self.last_checkpoint = last_checkpoint(config)
         with ranks.together():
+            self.device = ranks.device(config.run.device)
             checkpoint = self._find_checkpoint(resume)
+            config = self.config  # with `data.pixels` settled
             self._open()
             self.model = self._build_model(fresh=checkpoint is None)
         self._check_alike(checkpoint)
@@ -117,6 +119,7 @@ class Trainer:
             device=self.device,
             precision=config.run.precision,
             num_clips=config.eval.num_clips,
+            pixels=config.data.pixels_on(self.device.type),
         )
         self.wrapped = wrap(self.model, ranks, self.device)
         self.train_step = TrainStep(
@@ -151,9 +154,8 @@ class Trainer:
             self._restore(checkpoint)
 
     def _open(self) -> None:
-        """Device, shards and lengths."""
+        """Shards and lengths."""
         config = self.config
-        self.device = self.ranks.device(config.run.device)
         config.train.check_parallel(launched=self.ranks.launched)
         self.shards: ShardSet = open_shards(config.data.shards)
         num_samples = self.shards.num_samples(config.data.train_split)
@@ -173,6 +175,7 @@ class Trainer:
             clip=config.data.clip,
             num_classes=len(self.shards.classes),
             micro_batch=self.micro_batch,
+            dtype=clip_dtype(config.run.precision),
         )
 
     def _build_model(self, *, fresh: bool) -> VideoModel:
@@ -253,7 +256,9 @@ class Trainer:
             clip = config.data.clip
             shape = (self.micro_batch, clip.num_channels, clip.num_frames, clip.crop_size, clip.crop_size)
             self.train_step.warm_up(
-                torch.zeros(shape, device=self.device).contiguous(memory_format=torch.channels_last_3d)
+                torch.zeros(shape, dtype=self.augment.dtype, device=self.device).contiguous(
+                    memory_format=torch.channels_last_3d
+                )
             )
         meter = Meter(
             clip_flops=training_flops(self.model, resolution=config.data.clip.crop_size),
@@ -321,6 +326,7 @@ class Trainer:
             position=self.loader_state.position,
             num_samples=num_samples,
             repeats=config.augment.repeats,
+            pixels=config.data.pixels_on(self.device.type),
         )
 
     def _train_step(self, batches: Iterator[DeviceBatch], stop: bool) -> StepResult:
@@ -381,7 +387,8 @@ class Trainer:
         """Estimate batch norm's statistics from the clips that come next."""
         loader = self.loader(num_samples=self.config.eval.precise_bn)
         clips = (
-            normalize(batch.video, clip=self.config.data.clip) for batch in Prefetcher(loader, self.device)
+            normalize(batch.video, self.augment.dtype, clip=self.config.data.clip)
+            for batch in Prefetcher(loader, self.device)
         )
         with autocast(self.device, self.config.run.precision):
             estimate_statistics(self.classifier.model, clips, len(loader), self.ranks)
@@ -421,13 +428,24 @@ class Trainer:
     def _find_checkpoint(self, resume: bool) -> Checkpoint | None:
         if resume:
             checkpoint = Checkpoint.load(self.last_checkpoint)
+            self._settle_pixels(checkpoint)
             check_resumable(checkpoint, self.config, source=str(self.last_checkpoint))
             return checkpoint
+        self._settle_pixels()
         if self.last_checkpoint.exists():
             raise InputError(
                 f"{self.folder} already holds a run: continue it with --resume, or choose another run.dir"
             )
         return None
+
+    def _settle_pixels(self, checkpoint: Checkpoint | None = None) -> None:
+        """Replace data.pixels=auto by what it means here; a run that goes on keeps what it had, on any device."""
+        data = self.config.data
+        if data.pixels == "auto":
+            before = {} if checkpoint is None else checkpoint.config.get("data", {})
+            pixels = before.get("pixels", data.pixels_on(self.device.type))
+            data = data.model_copy(update={"pixels": pixels})
+            self.config = self.config.model_copy(update={"data": data})
 
     def _restore(self, checkpoint: Checkpoint) -> None:
         self.loader_state = LoaderState.from_dict(checkpoint.loader, expected=self.loader_state)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from video_data.media.flow import NO_MOTION
-from video_data.media.planes import YuvClips, to_rgb
+from video_data.media.planes import YuvClips, convert
 from video_data.sampling.clips import ClipConfig
 from video_data.utils.errors import InputError
 
@@ -16,6 +16,7 @@ PixelFormat = Literal["rgb", "yuv"]
 PIXEL_MEAN, PIXEL_STD = 0.45, 0.225
 """Mean and deviation that `normalize` takes for all channels of pixels in 0..1; the paper gives none."""
 
+_SCALE = 1 / (PIXEL_STD * 255)
 _SMALL = ("label", "index", "valid")
 
 
@@ -137,15 +138,17 @@ def normalize(
     alike, but so that no motion is 0. It runs on the device of `video` and keeps its strides.
 
     Args:
-        video: uint8 tensor of any shape, or planes, which `to_rgb` converts first.
-        dtype: Type of the result; the arithmetic is float32.
+        video: uint8 tensor of any shape, or planes, of which a GPU makes normalized clips in one kernel.
+        dtype: Type of the result; the arithmetic is float32. Give that of autocast, which then has nothing to convert.
         clip: The clips that `video` [..., C, L, H, W] holds; their last channels may be flow. None: there is none.
 
     Raises:
         ValueError: `video` is not uint8, or has not the channels of `clip`.
     """
     if isinstance(video, YuvClips):
-        video = to_rgb(video)
+        if clip is not None and clip.num_flow_channels:
+            raise ValueError(f"planes are RGB, clips of modality {clip.modality} are not")
+        return convert(video, dtype, mean=PIXEL_MEAN * 255, scale=_SCALE)
     if video.dtype != torch.uint8:
         raise ValueError(f"normalize takes uint8 pixels, got {video.dtype}")
     pixels = video.float()
@@ -160,7 +163,11 @@ def normalize(
         pixels.narrow(-4, num_rgb, clip.num_flow_channels).sub_(NO_MOTION)
     else:
         pixels.sub_(PIXEL_MEAN * 255)
-    return pixels.mul_(1 / (PIXEL_STD * 255)).to(dtype)
+    if dtype == torch.float32:
+        return pixels.mul_(_SCALE)
+    return torch.mul(
+        pixels, _SCALE, out=torch.empty_like(pixels, dtype=dtype)
+    )  # a GPU rounds as it multiplies
 
 
 def channels_first(pixels: Tensor) -> Tensor:

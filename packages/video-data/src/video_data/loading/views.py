@@ -110,6 +110,12 @@ def decode_views(
 ) -> YuvClips: ...
 
 
+@overload
+def decode_views(
+    source: VideoSource, clip: ClipConfig, num_clips: int, *, num_crops: int = 1, pixels: PixelFormat
+) -> Tensor | YuvClips: ...
+
+
 def decode_views(
     source: VideoSource, clip: ClipConfig, num_clips: int, *, num_crops: int = 1, pixels: PixelFormat = "rgb"
 ) -> Tensor | YuvClips:
@@ -136,25 +142,24 @@ def decode_views(
 
 
 def decode_timed_views(
-    source: VideoSource, clip: ClipConfig, num_clips: int
-) -> tuple[Tensor, list[ViewStart]]:
+    source: VideoSource, clip: ClipConfig, num_clips: int, *, pixels: PixelFormat = "rgb"
+) -> tuple[Tensor | YuvClips, list[ViewStart]]:
     """Cut the test views of one video as `decode_views` does, and say where they begin.
 
     Args:
         source: Path or content of a video, or a folder of pictures.
         clip: The clip that the network sees.
         num_clips: Clips spaced uniformly over the video.
+        pixels: As for `decode_views`.
 
     Returns:
-        uint8 [num_clips, C, L, H, W] and the start of each clip.
+        uint8 [num_clips, C, L, H, W], or planes of that shape, and the start of each clip.
 
     Raises:
         ValueError: The video cannot be read; the message says why.
         ImportError: Flow is wanted and OpenCV is missing.
     """
-    views, starts = _decode_views(source, clip, num_clips, num_crops=1, pixels="rgb")
-    assert isinstance(views, Tensor)
-    return views, starts
+    return _decode_views(source, clip, num_clips, num_crops=1, pixels=pixels)
 
 
 def _decode_views(

@@ -1,9 +1,11 @@
 """Clips as cropped Y, U and V planes, as the decoder delivers them; resizing and conversion run on the device."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from functools import lru_cache
-from typing import TypeVar
+from dataclasses import dataclass, replace
+from functools import cache, lru_cache
+from importlib.util import find_spec
+from itertools import groupby
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -56,55 +58,114 @@ class PlaneLayout:
         return self.num_frames * self.height * self.width * 3 // 2
 
 
+class _Picture(NamedTuple):
+    """What makes one picture of a clip: a row of the table of `YuvClips`, whole numbers.
+
+    Attributes:
+        y, u, v: First byte of the three planes of the frame, from the start of the buffer.
+        height, width: Of Y; 0 where there is no picture.
+        flip: Whether it is mirrored.
+        black: Value of Y that is black.
+        luma, v_red, u_green, v_green, u_blue: Coefficients times 2**13, those of green negative.
+    """
+
+    y: int
+    u: int
+    v: int
+    height: int
+    width: int
+    flip: int
+    black: int
+    luma: int
+    v_red: int
+    u_green: int
+    v_green: int
+    u_blue: int
+
+
+COLUMNS = len(_Picture._fields)
+FRACTION_BITS = 13  # of coefficients, as in FFmpeg
+
+
 @dataclass(frozen=True)
 class YuvClips:
     """Clips as planes of different sizes in one buffer, which goes to a device in one copy.
 
     Attributes:
-        planes: uint8 [number of bytes]; the parts of `layouts` follow each other.
-        layouts: One for each crop of each video.
+        data: uint8 [number of bytes]: `table`, then the planes.
         shape: The shape before [3, L, H, W] of the clips in RGB: (N,), or (B, V) for test views.
         size: Side in pixels of the square clips in RGB.
         num_frames: Frames L of a clip.
     """
 
-    planes: Tensor
-    layouts: tuple[PlaneLayout, ...] = field(repr=False)
+    data: Tensor
     shape: tuple[int, ...]
     size: int
     num_frames: int
 
+    @property
+    def num_pictures(self) -> int:
+        """Pictures of all clips."""
+        return int(np.prod(self.shape)) * self.num_frames
+
+    @property
+    def table(self) -> Tensor:
+        """Where the planes of each picture lie and how it is made of them, int64 [num_pictures, 12]."""
+        rows = self.data[: 8 * COLUMNS * self.num_pictures].view(torch.int64)
+        return rows.view(self.num_pictures, COLUMNS)
+
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> "YuvClips":
         """Return the same clips on a device; `non_blocking` as in `Tensor.to`."""
-        return replace(self, planes=self.planes.to(device, non_blocking=non_blocking))
+        return replace(self, data=self.data.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> "YuvClips":
         """Return a copy in page-locked memory."""
-        return replace(self, planes=self.planes.pin_memory())
+        return replace(self, data=self.data.pin_memory())
 
 
 def to_rgb(clips: YuvClips) -> Tensor:
     """Resize and convert clips on the device on which their planes are.
 
     It does what decoding to RGB does: planes are resized bilinearly, each chroma sample counts for 2x2 pixels, and
-    the matrix and range are those of the video. For 8-bit 4:2:0 video and even sizes results differ by the rounding
-    of fixed-point arithmetic: at most by 5 of 255, by less than 1 in the mean.
+    the matrix and range are those of the video. For 8-bit 4:2:0 video and even sizes results differ by FFmpeg's
+    rounding: at most by 5 of 255, by less than 0.5 in the mean. The arithmetic is that of whole numbers, so all devices
+    give equal pictures. A GPU takes one kernel, and the host does not wait for it.
 
     Returns:
         uint8 [*clips.shape, 3, L, H, W] with the strides of channels_last_3d; rows without a clip are zero.
     """
+    return convert(clips, torch.uint8)
+
+
+def convert(clips: YuvClips, dtype: torch.dtype, *, mean: float = 0.0, scale: float = 1.0) -> Tensor:
+    """Return what `to_rgb` does as (pixels - mean) * scale, computed in float32 and rounded to `dtype`.
+
+    Args:
+        clips: The planes.
+        dtype: Type of the result; uint8 leaves pixels as they are.
+        mean: What is subtracted.
+        scale: What the difference is multiplied by.
+    """
     num_clips, size = int(np.prod(clips.shape)), clips.size
     shape = (num_clips, clips.num_frames, size, size, 3)
-    out = torch.zeros(shape, dtype=torch.uint8, device=clips.planes.device)
-    first = 0
-    for layout in clips.layouts:
-        pictures = _pictures(clips.planes[first : first + layout.num_bytes], layout, size)
-        for row, frames in layout.clips:
-            index = torch.tensor(frames, device=out.device)
-            torch.index_select(pictures, 0, index, out=out[row])
-        first += layout.num_bytes
+    out = torch.empty(shape, dtype=dtype, device=clips.data.device)
+    if out.is_cuda and has_kernel():
+        from video_data.media.planes_kernel import launch
+
+        launch(clips, out, mean=mean, scale=scale)
+    else:
+        pixels = out if dtype == torch.uint8 else torch.empty(shape, dtype=torch.uint8, device=out.device)
+        _write_pictures(clips, pixels.flatten(0, 1))
+        if dtype != torch.uint8:
+            out.copy_(pixels.float().sub_(mean).mul_(scale))
     video: Tensor = out.movedim(-1, 1).unflatten(0, clips.shape)
     return video
+
+
+@cache
+def has_kernel() -> bool:
+    """Whether GPUs convert planes with a kernel: Triton, which comes with PyTorch for GPUs on Linux, is there."""
+    return find_spec("triton") is not None
 
 
 def decode_planes(
@@ -112,7 +173,7 @@ def decode_planes(
 ) -> list[tuple[PlaneLayout, np.ndarray]]:
     """Decode frames of a video as Y, U and V planes of crops, without scaling.
 
-    Videos that are rotated or not 8-bit 4:2:0 are converted to that first.
+    Videos that are not 8-bit 4:2:0 are converted to that first.
 
     Args:
         source: Content of the video, or its path.
@@ -163,18 +224,21 @@ class _PlaneCutter:
         """Take the matrix and range of the first frame; frames of other kinds are converted to the usual ones."""
         name, matrix, color_range = kind
         box = self._box
-        if self._kind is None and name in _PLANAR and self._rotation == 0:
+        crop = ("crop", f"{box.width}:{box.height}:{box.x}:{box.y}")
+        if self._kind is None and name in _PLANAR:
             self.layout = replace(
                 self.layout,
                 luma_weights=_LUMA_WEIGHTS.get(matrix, _BT601),
                 full_range=name == "yuvj420p" or color_range == _FULL_RANGE,
             )
+            if self._rotation:
+                self._graph = filter_graph(frame, *rotation_filters(self._rotation), crop)
         else:
             full = self._kind is not None and self.layout.full_range
             self._graph = filter_graph(
                 frame,
                 *rotation_filters(self._rotation),
-                ("crop", f"{box.width}:{box.height}:{box.x}:{box.y}"),
+                crop,
                 ("scale", f"out_color_matrix=bt601:out_range={'full' if full else 'limited'}"),
                 ("format", "yuv420p"),
             )
@@ -192,10 +256,17 @@ def join_planes(
         size: `YuvClips.size`.
         num_frames: `YuvClips.num_frames`.
     """
-    planes = batch_buffer(sum(layout.num_bytes for layout, _ in parts))
-    if parts:
-        np.concatenate([part for _, part in parts], out=planes.numpy())
-    return YuvClips(planes, tuple(layout for layout, _ in parts), shape, size, num_frames)
+    table = np.zeros((int(np.prod(shape)), num_frames, COLUMNS), dtype=np.int64)
+    first = table.nbytes
+    for layout, _ in parts:
+        luma = layout.height * layout.width
+        for row, frames in layout.clips:
+            table[row] = _first_picture(layout, first)
+            table[row, :, :3] += np.multiply.outer(frames, (luma, luma // 4, luma // 4))
+        first += layout.num_bytes
+    data = batch_buffer(first)
+    np.concatenate([table.reshape(-1).view(np.uint8), *(part for _, part in parts)], out=data.numpy())
+    return YuvClips(data, shape, size, num_frames)
 
 
 def split_planes(planes: P, layout: PlaneLayout) -> tuple[P, P, P]:
@@ -210,44 +281,87 @@ def split_planes(planes: P, layout: PlaneLayout) -> tuple[P, P, P]:
     )
 
 
-def _pictures(planes: Tensor, layout: PlaneLayout, size: int) -> Tensor:
-    """RGB pictures, uint8 [num_frames, size, size, 3]."""
-    y, u, v = split_planes(planes, layout)
-    half = -(-size // 2)
-    y, u, v = _resize(y, size), _resize(u, half), _resize(v, half)
-    u, v = (p.repeat_interleave(2, -1).repeat_interleave(2, -2)[:, :size, :size] for p in (u, v))
-    if layout.full_range:
-        u, v = u - 128, v - 128
-    else:
-        y, u, v = (y - 16) * (255 / 219), (u - 128) * (255 / 224), (v - 128) * (255 / 224)
+def _first_picture(layout: PlaneLayout, first: int) -> _Picture:
+    """Return the row of the first frame of a layout whose planes begin at a byte of the buffer."""
+    num_samples = layout.num_frames * layout.height * layout.width
     red, blue = layout.luma_weights
     green = 1 - red - blue
-    r = y + 2 * (1 - red) * v
-    b = y + 2 * (1 - blue) * u
-    g = y - 2 * (1 - blue) * blue / green * u - 2 * (1 - red) * red / green * v
-    pictures = torch.stack([r, g, b], dim=-1).floor_().clamp_(0, 255).to(torch.uint8)  # FFmpeg rounds down
-    return pictures.flip(2) if layout.flip else pictures
+    y_range, chroma_range = (255, 255) if layout.full_range else (219, 224)
+    in_red, in_blue = 2 * (1 - red), 2 * (1 - blue)
+    coefficients = (255 / y_range, in_red, -in_blue * blue / green, -in_red * red / green, in_blue)
+    scales = (1, *4 * (255 / chroma_range,))
+    return _Picture(
+        first,
+        first + num_samples,
+        first + num_samples * 5 // 4,
+        layout.height,
+        layout.width,
+        layout.flip,
+        0 if layout.full_range else 16,
+        *(round(c * scale * 2**FRACTION_BITS) for c, scale in zip(coefficients, scales, strict=True)),
+    )
+
+
+def _write_pictures(clips: YuvClips, out: Tensor) -> None:
+    """Write RGB pictures into `out`, uint8 [pictures, size, size, 3], with operations of every device."""
+    rows = [_Picture(*row) for row in clips.table.tolist()]
+    first = 0
+    for (height, width, flip, black, *coefficients), group in groupby(rows, lambda row: row[3:]):
+        planes = [list(places) for places in zip(*(row[:3] for row in group), strict=True)]
+        pictures = out[first : first + len(planes[0])]
+        first += len(pictures)
+        if not height:
+            pictures.zero_()
+            continue
+        y, u, v = (
+            torch.stack([clips.data[place:][: h * w].view(h, w) for place in places])
+            for places, h, w in zip(
+                planes, (height, height // 2, height // 2), (width, width // 2, width // 2), strict=True
+            )
+        )
+        half = -(-clips.size // 2)
+        y, u, v = _resize(y, clips.size) - black, _resize(u, half) - 128, _resize(v, half) - 128
+        if flip:
+            y = y.flip(-1)
+        u, v = (
+            p.repeat_interleave(2, -1).repeat_interleave(2, -2)[:, : clips.size, : clips.size] for p in (u, v)
+        )
+        if flip:
+            u, v = u.flip(-1), v.flip(-1)
+        # FFmpeg rounds each product down.
+        luma, v_red, u_green, v_green, u_blue = (
+            (plane * factor) >> FRACTION_BITS
+            for plane, factor in zip((y, v, u, v, u), coefficients, strict=True)
+        )
+        channels = (luma + v_red, luma + u_green + v_green, luma + u_blue)
+        for channel, values in enumerate(channels):
+            pictures[..., channel] = values.clamp_(0, 255)
 
 
 def _resize(plane: Tensor, size: int) -> Tensor:
-    """Resize [T, h, w] to float32 [T, size, size] of whole numbers, as FFmpeg scales planes."""
-    plane = plane.float()
-    if plane.shape[-2] != size:
-        plane = _weights(plane.shape[-2], size).to(plane.device) @ plane
-    if plane.shape[-1] != size:
-        plane = plane @ _weights(plane.shape[-1], size).to(plane.device).T
-    return plane.round_()
+    """Resize uint8 [T, h, w] to int32 [T, size, size] bilinearly, as FFmpeg scales planes.
+
+    Weights are whole numbers, whose products and sums are exact in float64.
+    """
+    if plane.shape[-2:] == (size, size):
+        return plane.int()
+    rows, columns = (_weights(old, size).to(plane.device) for old in plane.shape[-2:])
+    total = rows @ plane.double() @ columns.T
+    return (total / (rows.sum(1, keepdim=True) * columns.sum(1)) + 0.5).int()
 
 
 @lru_cache(maxsize=512)
 def _weights(old: int, new: int) -> Tensor:
-    """Weights of bilinear resizing, float32 [new, old]; a triangle as wide as the larger of both samples."""
-    scale = max(1.0, old / new)
-    places = (np.arange(new) + 0.5) * (old / new) - 0.5
-    reach = int(np.ceil(scale))
-    weights = np.zeros((new, old), dtype=np.float32)
-    for tap in range(-reach, reach + 2):
-        sample = np.floor(places).astype(int) + tap
-        height = np.maximum(0, 1 - np.abs(sample - places) / scale)
+    """Weights of bilinear resizing, float64 [new, old]: a triangle as wide as the larger of both samples.
+
+    Its height at a sample is a whole number: distances are multiplied by 2 * new.
+    """
+    most = 2 * max(old, new)
+    twice = 2 * np.arange(new) + 1
+    reach = (most + new - 1) // (2 * new)
+    weights = np.zeros((new, old))
+    for tap in range(-reach, reach + 1):
+        sample = twice * old // (2 * new) + tap
+        height = np.maximum(0, most - np.abs(2 * new * sample - (twice * old - new)))
         np.add.at(weights, (np.arange(new), sample.clip(0, old - 1)), height)
-    return torch.from_numpy(weights / weights.sum(axis=1, keepdims=True))
+    return torch.from_numpy(weights)
