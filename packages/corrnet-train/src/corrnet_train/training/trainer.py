@@ -20,8 +20,6 @@ from corrnet_train.distributed.parallelize import (
     copy_buffers,
     gradient_exchange,
     parallelize,
-    place_optimizer_state,
-    placed_state,
     wrap,
 )
 from corrnet_train.distributed.ranks import ONE_RANK, Ranks, on_every_rank, readable_errors
@@ -30,7 +28,7 @@ from corrnet_train.inference.classifier import VideoClassifier, build_from_confi
 from corrnet_train.training.augment import Augment, make_loss
 from corrnet_train.training.initialize import initialize
 from corrnet_train.training.mfu import peak_flops, training_flops
-from corrnet_train.training.optim import averaged_model, build_optimizer
+from corrnet_train.training.optim import AveragedModel, build_optimizer, load_optimizer
 from corrnet_train.training.precise_bn import estimate_statistics
 from corrnet_train.training.prefetch import DeviceBatch, Prefetcher
 from corrnet_train.training.run_log import Meter, RunLog
@@ -105,7 +103,7 @@ class Trainer:
             self.model = self._build_model(fresh=checkpoint is None)
         self._check_alike(checkpoint)
         train = config.train
-        self.averaged = averaged_model(self.model, config.optim.ema_decay) if config.optim.ema_decay else None
+        self.averaged = AveragedModel(self.model, config.optim.ema_decay) if config.optim.ema_decay else None
         evaluated = self.model if self.averaged is None else self.averaged.module
         for model in dict.fromkeys([self.model, evaluated]):
             parallelize(model, ranks, self.device, batch_norm=train.batch_norm, parallel=train.parallel)
@@ -128,7 +126,7 @@ class Trainer:
             clip_grad_norm=config.optim.clip_grad_norm,
             loss=make_loss(config.augment),
             prepare=self.augment,
-            after_update=self._average,
+            after_update=None if self.averaged is None else self.averaged.update,
             reduce=ranks.sum_,
             world_size=ranks.world_size,
             synchronize=lambda last: gradient_exchange(self.wrapped, last),
@@ -186,10 +184,6 @@ class Trainer:
         model.to(self.device)
         prepare_model(model, self.config.train)
         return model
-
-    def _average(self) -> None:
-        if self.averaged is not None:
-            self.averaged.update_parameters(self.model)
 
     def _check_alike(self, checkpoint: Checkpoint | None) -> None:
         """All processes must be about to do the same."""
@@ -425,9 +419,9 @@ class Trainer:
         self.loader_state = LoaderState.from_dict(checkpoint.loader, expected=self.loader_state)
         check_classes(checkpoint.classes, self.shards)
         load_weights(self.model, checkpoint.model, source=str(self.last_checkpoint))
-        self.optimizer.load_state_dict(place_optimizer_state(checkpoint.optimizer, self.optimizer))
+        load_optimizer(self.optimizer, checkpoint.optimizer)
         if self.averaged is not None:
-            self.averaged.load_state_dict(placed_state(checkpoint.ema, self.averaged.state_dict()))
+            self.averaged.load_state_dict(checkpoint.ema)
         if checkpoint.scaler:
             self.train_step.scaler.load_state_dict(checkpoint.scaler)
         self.step = checkpoint.step
