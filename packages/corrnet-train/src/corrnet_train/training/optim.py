@@ -51,7 +51,9 @@ def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optimi
     # One kernel for the whole update; shards have none (those of SGD, and of AdamW with a scaled loss).
     updates = {} if any(map(has_shards, model.parameters())) else {"fused": True}
     if config.name == "sgd":
-        return torch.optim.SGD(groups, lr=config.peak_lr, momentum=config.momentum, **updates)
+        optimizer = torch.optim.SGD(groups, lr=config.peak_lr, momentum=config.momentum, **updates)
+        _start_momentum(optimizer)
+        return optimizer
     return torch.optim.AdamW(groups, lr=config.peak_lr, **updates)
 
 
@@ -66,10 +68,20 @@ def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> N
         for loaded, own in zip(state["param_groups"], optimizer.param_groups, strict=True)
     ]
     optimizer.load_state_dict(place_optimizer_state({**state, "param_groups": groups}, optimizer))
+    _start_momentum(optimizer)
     for parameter, values in optimizer.state.items():
         for name, value in values.items():
             if value.shape == parameter.shape and not has_shards(value):
                 values[name] = torch.empty_like(parameter, requires_grad=False).copy_(value)
+
+
+def _start_momentum(optimizer: torch.optim.Optimizer) -> None:
+    """Start the momentum of fused SGD at zero: where fp16 skips the first step, torch would leave it unset memory."""
+    for group in optimizer.param_groups:
+        if group["fused"] and group.get("momentum"):
+            for parameter in group["params"]:
+                zeros = torch.zeros_like(parameter, requires_grad=False)
+                optimizer.state[parameter].setdefault("momentum_buffer", zeros)
 
 
 class AveragedModel:
