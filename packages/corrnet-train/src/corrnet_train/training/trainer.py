@@ -106,7 +106,14 @@ class Trainer:
         self.averaged = AveragedModel(self.model, config.optim.ema_decay) if config.optim.ema_decay else None
         evaluated = self.model if self.averaged is None else self.averaged.module
         for model in dict.fromkeys([self.model, evaluated]):
-            parallelize(model, ranks, self.device, batch_norm=train.batch_norm, parallel=train.parallel)
+            parallelize(
+                model,
+                ranks,
+                self.device,
+                batch_norm=train.batch_norm,
+                parallel=train.parallel,
+                precision=config.run.precision,
+            )
         self.optimizer = build_optimizer(self.model, config.optim)
         self.classifier = VideoClassifier(
             evaluated,
