@@ -46,13 +46,21 @@ def parallelize(
         sync_batch_norm(model)
     if parallel == "fsdp":
         from torch.distributed.device_mesh import init_device_mesh
-        from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard  # it takes half a second to import
+        from torch.distributed.fsdp import (
+            MixedPrecisionPolicy,
+            fully_shard,
+        )  # it takes half a second to import
 
         mesh = init_device_mesh(device.type, (ranks.world_size,))
         # Autocast chooses the types of what is computed, so that inputs are not cast.
         policy = MixedPrecisionPolicy(AUTOCAST[precision], torch.float32, cast_forward_inputs=False)
-        blocks = [block for module in model.modules() if isinstance(module, Stage) for block in module.children()]
-        for part in (*blocks, model):  # the whole weights of the model's rest would stay after evaluation, too
+        blocks = [
+            block for module in model.modules() if isinstance(module, Stage) for block in module.children()
+        ]
+        for part in (
+            *blocks,
+            model,
+        ):  # the whole weights of the model's rest would stay after evaluation, too
             if precision != "fp32":  # batch norm takes weights and statistics of one type alone: float32
                 _shard_norms(part, mesh)
             fully_shard(part, mesh=mesh, mp_policy=policy, reshard_after_forward=True)

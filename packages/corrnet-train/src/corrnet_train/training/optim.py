@@ -132,7 +132,9 @@ class AveragedModel:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Load a state dict of whole tensors."""
-        weights = {name.removeprefix("module."): value for name, value in state.items() if name != "num_updates"}
+        weights = {
+            name.removeprefix("module."): value for name, value in state.items() if name != "num_updates"
+        }
         self.module.load_state_dict(placed_state(weights, self.module.state_dict()))
         self.num_updates = int(state["num_updates"])
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from rich.console import Console
+from torch import nn
 
 from corrnet_models import VideoModel
 from corrnet_train.checkpoint.async_writer import CheckpointWriter, ShardedCheckpointWriter, remove_unfinished
@@ -37,6 +38,7 @@ from corrnet_train.training.step import StepResult, StepValues, TrainStep, diver
 from corrnet_train.utils.errors import InputError, WorkError
 from corrnet_train.utils.files import only_user, write_json
 from corrnet_train.utils.interrupt import Flag, interrupt_flag
+from corrnet_train.utils.kernels import chosen_kernels, prepare_deterministic
 from corrnet_train.utils.precision import autocast
 from corrnet_train.utils.progress import progress_bar, training_bar
 from video_data import LoaderState, ShardSet, TrainLoader, normalize, open_shards, train_loader
@@ -61,6 +63,19 @@ class TrainResult:
     step: int
     checkpoint: Path
     train_seconds: float
+
+
+def _check_deterministic(model: VideoModel, name: str) -> None:
+    """Check that all layers have gradients that repeat themselves on a GPU.
+
+    Raises:
+        InputError: A layer has none.
+    """
+    if any(isinstance(module, nn.MaxPool3d) for module in model.modules()):
+        raise InputError(
+            f"run.deterministic=true is not for model.name={name} on a GPU: PyTorch's max pooling has no gradient "
+            "there that repeats itself to the bit; give run.deterministic=false, or a model without it"
+        )
 
 
 def last_checkpoint(config: RunConfig) -> Path:
@@ -98,6 +113,8 @@ class Trainer:
         self.folder = config.run.dir
         self.last_checkpoint = last_checkpoint(config)
         with ranks.together():
+            if config.run.deterministic:
+                prepare_deterministic()
             checkpoint = self._find_checkpoint(resume)
             self._open()
             self.model = self._build_model(fresh=checkpoint is None)
@@ -188,6 +205,8 @@ class Trainer:
             classes = self.shards.classes
             message = initialize(model, config.init_from, classes=classes, new_head=config.new_head)
             self.console.print(message, markup=False, highlight=False, soft_wrap=True)
+        if self.config.run.deterministic and self.device.type == "cuda":
+            _check_deterministic(model, self.config.model.name)
         model.to(self.device)
         prepare_model(model, self.config.train)
         return model
@@ -214,7 +233,8 @@ class Trainer:
         if self.ranks.is_first:
             self.folder.mkdir(parents=True, exist_ok=True)
         # Jobs of torchrun have a scheduler, and locks on shared storage may outlive a machine that failed.
-        with nullcontext() if self.ranks.launched else only_user(self.folder):
+        only = nullcontext() if self.ranks.launched else only_user(self.folder)
+        with only, chosen_kernels(deterministic=self.config.run.deterministic):
             return self._run()
 
     def _run(self) -> TrainResult:

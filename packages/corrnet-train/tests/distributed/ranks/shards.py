@@ -52,7 +52,9 @@ def types_of_weights(model):
     seen = {}
     norm = next(module for module in model.modules() if isinstance(module, nn.BatchNorm3d))
     for name, module in (("fc", model.fc), ("norm", norm)):
-        module.register_forward_pre_hook(lambda module, _, name=name: seen.update({name: module.weight.dtype}))
+        module.register_forward_pre_hook(
+            lambda module, _, name=name: seen.update({name: module.weight.dtype})
+        )
     return seen
 
 
