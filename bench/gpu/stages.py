@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 
 from bench.gpu.measure import Rows
+from corrnet_train.utils.kernels import chosen_kernels
 
 SECONDS = {"probe": 60, "kernels": 240, "tune": 420, "network": 420, "trainer": 400}
 
@@ -35,29 +36,29 @@ def main(arguments: list[str] | None = None) -> None:
     if device.type == "cpu" and not chosen.tiny:
         parser.exit(2, "no GPU: torch sees none, so there is nothing to measure; --tiny runs a stage dry\n")
     torch.manual_seed(0)
-    torch.backends.cudnn.benchmark = True
     rows = Rows(chosen.out / f"{chosen.stage}.jsonl", device, seconds=chosen.seconds or SECONDS[chosen.stage])
     folder = chosen.out.resolve()
-    if chosen.stage == "probe":
-        from bench.gpu import probe
+    with chosen_kernels(deterministic=False):  # as the trainer
+        if chosen.stage == "probe":
+            from bench.gpu import probe
 
-        probe.run(rows, device)
-    elif chosen.stage == "kernels":
-        from bench.gpu import kernels
+            probe.run(rows, device)
+        elif chosen.stage == "kernels":
+            from bench.gpu import kernels
 
-        kernels.run(rows, device, tiny=chosen.tiny)
-    elif chosen.stage == "tune":
-        from bench.gpu import tune
+            kernels.run(rows, device, tiny=chosen.tiny)
+        elif chosen.stage == "tune":
+            from bench.gpu import tune
 
-        tune.run(rows, device, folder, tiny=chosen.tiny)
-    elif chosen.stage == "network":
-        from bench.gpu import network
+            tune.run(rows, device, folder, tiny=chosen.tiny)
+        elif chosen.stage == "network":
+            from bench.gpu import network
 
-        network.run(rows, device, tiny=chosen.tiny)
-    else:
-        from bench.gpu import trainer
+            network.run(rows, device, tiny=chosen.tiny)
+        else:
+            from bench.gpu import trainer
 
-        trainer.run(rows, device, folder / "trainer", tiny=chosen.tiny)
+            trainer.run(rows, device, folder / "trainer", tiny=chosen.tiny)
     rows.add("end", stage=chosen.stage, seconds=rows.elapsed)
 
 

@@ -1,10 +1,12 @@
 import dataclasses
 import pickle
+import threading
 
 import pytest
 import torch
 from torch import nn
 
+from corrnet_train.checkpoint.async_writer import CheckpointWriter
 from corrnet_train.checkpoint.state import (
     Checkpoint,
     CheckpointError,
@@ -105,3 +107,46 @@ def test_a_run_is_not_continued_under_settings_that_change_what_is_learned(make_
     )
     with pytest.raises(CheckpointError, match=r"optim.lr: 0.002 in the checkpoint, 0.1 now"):
         check_resumable(saved, make_config("optim.lr=0.1"), source="a.pt")
+
+
+class LateCopies(CheckpointWriter):
+    """A writer whose copies hold their values only later, as those of a GPU do."""
+
+    def __init__(self):
+        super().__init__()
+        self.done, self.waits = threading.Event(), 0
+
+    def _copy(self, checkpoint):
+        copy, _ = super()._copy(checkpoint)
+        values = [value.clone() for value in copy.model.values()]
+        for value in copy.model.values():
+            value.fill_(float("nan"))
+
+        def ready():
+            self.waits += 1
+            assert self.done.wait(timeout=30)
+            for value, own in zip(copy.model.values(), values, strict=True):
+                value.copy_(own)
+
+        return copy, ready
+
+
+def test_training_goes_on_while_copies_are_awaited_by_the_thread_that_writes(tmp_path):
+    saved, writer = checkpoint(), LateCopies()
+    expected = saved.model["weight"].clone()
+    writer.save(saved, tmp_path / "last.pt")  # returns although the copies are not done
+    saved.model["weight"].fill_(7)  # the next step
+    assert not (tmp_path / "last.pt").exists()
+    writer.done.set()
+    writer.wait()
+    assert torch.equal(Checkpoint.load(tmp_path / "last.pt").model["weight"], expected)
+    assert writer.waits == 1
+
+
+def test_what_fails_while_copies_are_awaited_is_told_to_training(tmp_path):
+    writer = LateCopies()
+    writer.done.wait = lambda timeout: 1 / 0
+    writer.save(checkpoint(), tmp_path / "last.pt")
+    with pytest.raises(ZeroDivisionError):
+        writer.wait()
+    assert not (tmp_path / "last.pt").exists()

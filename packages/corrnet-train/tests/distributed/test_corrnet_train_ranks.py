@@ -81,6 +81,7 @@ def runs(motionbench, tmp_path_factory):
                     for index, (size, parallel, stop) in enumerate(MOVES) if size == n
                 ),
                 {"name": "sync_batch_norm", "check": "sync_batch_norm"},
+                {"name": "norm_of_gpus", "check": "norm_of_gpus"},
                 {"name": "precise_statistics", "check": "precise_statistics"},
                 {"name": "one_rank_fails", "check": "one_rank_fails"},
                 {"name": "one_rank_has_a_bug", "check": "one_rank_has_a_bug"},
@@ -201,9 +202,10 @@ def test_what_one_rank_meets_stops_all(runs, world_size):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("world_size", WORLD_SIZES)
-def test_batch_norm_over_all_processes_is_batch_norm_over_all_their_clips(runs, world_size):
+@pytest.mark.parametrize("norm", ["sync_batch_norm", "norm_of_gpus"])
+def test_batch_norm_over_all_processes_is_batch_norm_over_all_their_clips(runs, world_size, norm):
     seen, _ = runs
-    assert [rank["error"] for rank in seen["sync_batch_norm", world_size]] == [None] * world_size
+    assert [rank["error"] for rank in seen[norm, world_size]] == [None] * world_size
 
 
 @pytest.mark.slow

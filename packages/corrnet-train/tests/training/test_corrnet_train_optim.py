@@ -1,3 +1,4 @@
+import copy
 import itertools
 
 import pytest
@@ -6,7 +7,13 @@ from torch import nn
 
 from corrnet_models import create_model
 from corrnet_train.config.schema import OptimConfig
-from corrnet_train.training.optim import averaged_model, build_optimizer, learning_rate, set_learning_rate
+from corrnet_train.training.optim import (
+    AveragedModel,
+    build_optimizer,
+    learning_rate,
+    load_optimizer,
+    set_learning_rate,
+)
 
 
 def rates(num_steps, num_warmup_steps):
@@ -79,14 +86,76 @@ def test_the_rate_falls_from_the_classifier_to_the_stem(name):
 
 def test_averaged_weights_follow_the_weights_and_copy_the_buffers():
     model = nn.Sequential(nn.Linear(1, 1, bias=False), nn.BatchNorm1d(1))
-    averaged = averaged_model(model, 0.75)
+    averaged = AveragedModel(model, 0.75)
     values = [4.0, 8.0, 0.0]
     for value in values:
         nn.init.constant_(model[0].weight, value)
         model[1].running_mean.fill_(value)
-        averaged.update_parameters(model)
+        model[1].num_batches_tracked.add_(1)
+        averaged.update()
     expected = values[0]
     for value in values[1:]:
         expected = 0.75 * expected + 0.25 * value
     assert averaged.module[0].weight.item() == pytest.approx(expected)
     assert averaged.module[1].running_mean.item() == values[-1]
+    assert averaged.module[1].num_batches_tracked.item() == 3
+
+
+def test_averaged_weights_go_on_from_their_state():
+    """The first update of a fresh average takes the weights as they are; one that was loaded goes on."""
+    model = nn.Linear(1, 1, bias=False)
+    averaged, loaded = AveragedModel(model, 0.75), AveragedModel(model, 0.75)
+    for value in (4.0, 8.0):
+        nn.init.constant_(model.weight, value)
+        averaged.update()
+        loaded.load_state_dict(averaged.state_dict())
+        averaged = loaded
+    assert averaged.num_updates == 2
+    assert averaged.module.weight.item() == pytest.approx(0.75 * 4 + 0.25 * 8)
+
+
+def stepped(optimizer, model, seed):
+    generator = torch.Generator().manual_seed(seed)
+    for p in model.parameters():
+        p.grad = torch.empty_like(p).copy_(torch.randn(p.shape, generator=generator))
+    optimizer.step()
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+@pytest.mark.parametrize("flags", [{"fused": None, "foreach": True}, {"fused": True, "foreach": None}])
+def test_the_state_of_another_device_and_memory_format_goes_on(name, flags):
+    """A run of shards has foreach and contiguous state, one on a GPU has fused updates."""
+    torch.manual_seed(0)
+    one, other = (nn.Conv3d(3, 4, 3) for _ in range(2))
+    other.load_state_dict(one.state_dict())
+    other.to(memory_format=torch.channels_last_3d)
+    config = OptimConfig(name=name, lr=0.1)
+    kept, loaded = build_optimizer(one, config), build_optimizer(other, config)
+    stepped(kept, one, 0)
+    stepped(loaded, other, 0)
+    state = copy.deepcopy(kept.state_dict())
+    for group in state["param_groups"]:
+        group |= flags
+    load_optimizer(loaded, state)
+    assert [(group["fused"], group["foreach"]) for group in loaded.param_groups] == [(True, None)] * 2
+    stepped(kept, one, 1)
+    stepped(loaded, other, 1)
+    for ours, theirs in zip(other.parameters(), one.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-7)
+
+
+def test_a_skipped_first_step_leaves_no_trace():
+    """In fp16 most runs begin with one; torch's fused SGD would take unset memory for the momentum after it."""
+    torch.manual_seed(0)
+    model, straight = (nn.Linear(50, 50) for _ in range(2))
+    straight.load_state_dict(model.state_dict())
+    optimizer, other = (build_optimizer(net, OptimConfig(lr=0.1)) for net in (model, straight))
+    optimizer.found_inf, optimizer.grad_scale = torch.ones(()), None  # as GradScaler sets them
+    unset = torch.full((50, 50), 1e20)
+    del unset  # whoever takes memory as it is gets this
+    stepped(optimizer, model, 0)
+    optimizer.found_inf = torch.zeros(())
+    stepped(optimizer, model, 1)
+    stepped(other, straight, 1)
+    for ours, theirs in zip(model.parameters(), straight.parameters(), strict=True):
+        assert torch.equal(ours, theirs)

@@ -1,12 +1,20 @@
-"""Writers that save checkpoints in a thread while training continues; it waits only for the copy in memory."""
+"""Writers that save checkpoints in a thread while training continues.
+
+On a CPU training waits for the copy in memory. On a GPU it goes on at once: the copies are queued on the stream that
+training uses, so that the next update of the weights, which comes later on the same stream, cannot reach them, and the
+thread waits for them. They go to page-locked memory, which torch keeps and gives to the copies of the next checkpoint:
+one set of it, as one checkpoint is written before the next is copied.
+"""
 
 import shutil
 import threading
 import time
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import torch
 import torch.distributed as dist
 from torch import Tensor
 
@@ -35,8 +43,8 @@ class CheckpointWriter:
         """
         start = time.perf_counter()
         self.wait()
-        copy = Checkpoint(**_copied(vars(checkpoint)))
-        self._thread = threading.Thread(target=self._write, args=(copy, paths), name="checkpoint")
+        copy, ready = self._copy(checkpoint)
+        self._thread = threading.Thread(target=self._write, args=(copy, ready, paths), name="checkpoint")
         self._thread.start()
         self.stalled += time.perf_counter() - start
 
@@ -53,8 +61,18 @@ class CheckpointWriter:
         if error is not None:
             raise error
 
-    def _write(self, checkpoint: Checkpoint, paths: tuple[Path, ...]) -> None:
+    def _copy(self, checkpoint: Checkpoint) -> tuple[Checkpoint, Callable[[], None]]:
+        """Start to copy a checkpoint to the host; return the copy, and what waits until it holds the values."""
+        copy = Checkpoint(**_copied(vars(checkpoint)))
+        if not torch.cuda.is_initialized():
+            return copy, lambda: None
+        event = torch.cuda.Event(blocking=True)
+        event.record()
+        return copy, event.synchronize
+
+    def _write(self, checkpoint: Checkpoint, ready: Callable[[], None], paths: tuple[Path, ...]) -> None:
         try:
+            ready()
             self._store(checkpoint, paths)
         except BaseException as error:  # handed to the training thread
             self._error = error
@@ -124,10 +142,10 @@ def remove_unfinished(folder: Path) -> None:
 
 
 def _copied(value: Any) -> Any:
-    """Return a copy of nested values with every tensor on the CPU, in memory of its own."""
+    """Return a copy of nested values with every tensor on the CPU, in memory of its own; a GPU may be at it yet."""
     if isinstance(value, Tensor):
         value = value.detach()
-        return value.clone() if value.device.type == "cpu" else value.cpu()
+        return value.clone() if value.device.type == "cpu" else value.to("cpu", non_blocking=True)
     if isinstance(value, dict):
         return {key: _copied(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):

@@ -41,7 +41,7 @@ class Checkpoint:
         best_top1: Best held-out video top-1 so far, in 0..1; -1 before the first evaluation.
         train_seconds: Time spent training so far, in seconds.
         scaler: State of the loss scaler; empty without fp16.
-        ema: State of the averaged weights (`optim.averaged_model`); empty where they are not kept.
+        ema: State of the averaged weights (`optim.AveragedModel`); empty where they are not kept.
         norm_batch: Clips over which batch norm normalized; None where it is not recorded.
     """
 

@@ -67,9 +67,12 @@ def train(
     from corrnet_train.config.schema import load_config
     from corrnet_train.distributed.ranks import joined_ranks, on_every_rank
     from corrnet_train.training.trainer import Trainer, last_checkpoint
+    from corrnet_train.utils.kernels import prepare_deterministic
 
     try:
         config = load_config(recipe, overrides)
+        if config.run.deterministic:
+            prepare_deterministic()
     except InputError as error:
         raise on_every_rank(error) from None
     with joined_ranks(config.run.device, timeout=config.train.timeout) as ranks:

@@ -325,6 +325,12 @@ class RunSettings(BaseModel):
     precision: Precision = Field(
         "fp32", description="bf16, fp16: autocast, weights stay in fp32; fp16 scales the loss"
     )
+    deterministic: Resumable[bool] = Field(
+        False,
+        description="take kernels alone that repeat a run to the bit on a GPU, also one that was stopped and resumed; "
+        "slower, and not for R2D, whose max pooling has no such gradient. false: cuDNN times its kernels and keeps the "
+        "fastest. CPUs repeat themselves anyway",
+    )
     checkpoint_every: Resumable[PositiveInt] = Field(500, description="steps between checkpoints")
     log_every: Resumable[PositiveInt] = Field(10, description="steps between lines of metrics.jsonl")
     wandb: Resumable[str | None] = Field(

@@ -18,10 +18,17 @@ from corrnet_models import Stage
 from corrnet_train.config.schema import BatchNorm, Parallel
 from corrnet_train.distributed.ranks import Ranks, readable_errors
 from corrnet_train.distributed.sync_batchnorm import sync_batch_norm
+from corrnet_train.utils.precision import AUTOCAST, Precision
 
 
 def parallelize(
-    model: nn.Module, ranks: Ranks, device: torch.device, *, batch_norm: BatchNorm, parallel: Parallel
+    model: nn.Module,
+    ranks: Ranks,
+    device: torch.device,
+    *,
+    batch_norm: BatchNorm,
+    parallel: Parallel,
+    precision: Precision = "fp32",
 ) -> None:
     """Prepare a model for several processes, in place, before its optimizer is made.
 
@@ -32,20 +39,41 @@ def parallelize(
         batch_norm: `local` normalizes over the clips that one process takes at once, `sync` over those of all.
         parallel: `fsdp` splits weights, and with them gradients and optimizer state, among the processes, block by
             block; `ddp` leaves a copy to each.
+        precision: What the model computes in. Whole weights of `fsdp` are of its type, half as large; gradients are
+            exchanged in float32.
     """
     if batch_norm == "sync" and ranks.world_size > 1:
         sync_batch_norm(model)
     if parallel == "fsdp":
         from torch.distributed.device_mesh import init_device_mesh
-        from torch.distributed.fsdp import fully_shard  # it takes half a second to import
+        from torch.distributed.fsdp import (
+            MixedPrecisionPolicy,
+            fully_shard,
+        )  # it takes half a second to import
 
         mesh = init_device_mesh(device.type, (ranks.world_size,))
-        for stage in [module for module in model.modules() if isinstance(module, Stage)]:
-            for block in stage.children():
-                fully_shard(block, mesh=mesh)
-        fully_shard(
-            model, mesh=mesh, reshard_after_forward=True
-        )  # else some weights stay whole after evaluation
+        # Autocast chooses the types of what is computed, so that inputs are not cast.
+        policy = MixedPrecisionPolicy(AUTOCAST[precision], torch.float32, cast_forward_inputs=False)
+        blocks = [
+            block for module in model.modules() if isinstance(module, Stage) for block in module.children()
+        ]
+        for part in (
+            *blocks,
+            model,
+        ):  # the whole weights of the model's rest would stay after evaluation, too
+            if precision != "fp32":  # batch norm takes weights and statistics of one type alone: float32
+                _shard_norms(part, mesh)
+            fully_shard(part, mesh=mesh, mp_policy=policy, reshard_after_forward=True)
+
+
+def _shard_norms(part: nn.Module, mesh: Any) -> None:
+    """Split the weights of the batch norms in `part` that are whole yet, as one exchange."""
+    from torch.distributed.fsdp import fully_shard
+
+    norms = [module for module in part.modules() if isinstance(module, nn.modules.batchnorm._NormBase)]
+    whole = [norm for norm in norms if not any(map(has_shards, norm.parameters()))]
+    if whole:
+        fully_shard(whole, mesh=mesh, reshard_after_forward=True)
 
 
 def wrap(model: nn.Module, ranks: Ranks, device: torch.device) -> nn.Module:
@@ -83,9 +111,16 @@ def gradient_exchange(model: nn.Module, exchange: bool) -> AbstractContextManage
 def copy_buffers(model: nn.Module, ranks: Ranks) -> None:
     """Give every process the running statistics of rank 0, which are those a checkpoint holds."""
     if ranks.world_size > 1:
+        kinds: dict[torch.dtype, list[Tensor]] = {}
+        for buffer in model.buffers():
+            kinds.setdefault(buffer.dtype, []).append(buffer)
         with torch.no_grad(), readable_errors(ranks):
-            for buffer in model.buffers():
-                dist.broadcast(buffer, src=0)
+            for buffers in kinds.values():  # together: one exchange each would take its time
+                values = torch.cat([buffer.flatten() for buffer in buffers])
+                dist.broadcast(values, src=0)
+                pieces = values.split([buffer.numel() for buffer in buffers])
+                shaped = [piece.view_as(buffer) for piece, buffer in zip(pieces, buffers, strict=True)]
+                torch._foreach_copy_(buffers, shaped)
 
 
 def has_shards(tensor: Tensor) -> bool:

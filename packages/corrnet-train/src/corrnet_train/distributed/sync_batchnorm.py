@@ -1,6 +1,6 @@
 """Batch normalization over the clips of all processes."""
 
-from typing import Any
+from typing import Any, Self
 
 import torch
 import torch.distributed as dist
@@ -8,30 +8,92 @@ from torch import Tensor, nn
 
 
 def sync_batch_norm(model: nn.Module) -> None:
-    """Replace batch norms by ones that normalize over all processes, in place; names of weights stay.
-
-    torch's own `SyncBatchNorm` serves GPUs; it refuses tensors on a CPU, which `HostSyncBatchNorm` serves.
-    """
+    """Replace batch norms by ones that normalize over all processes, in place; names of weights stay."""
     for name, module in list(model.named_children()):
         if isinstance(module, nn.BatchNorm3d):
-            if module.weight is not None and module.weight.device.type == "cuda":
-                setattr(model, name, nn.SyncBatchNorm.convert_sync_batchnorm(module))
-            else:
-                setattr(model, name, HostSyncBatchNorm.of(module))
+            on_gpu = module.weight is not None and module.weight.device.type == "cuda"
+            setattr(model, name, (DeviceSyncBatchNorm if on_gpu else HostSyncBatchNorm).of(module))
         else:
             sync_batch_norm(module)
 
 
-class HostSyncBatchNorm(nn.BatchNorm3d):
-    """Batch norm over all processes for tensors on the CPU."""
-
+class _SyncBatchNorm(nn.BatchNorm3d):
     @classmethod
-    def of(cls, norm: nn.BatchNorm3d) -> "HostSyncBatchNorm":
+    def of(cls, norm: nn.BatchNorm3d) -> Self:
         """Return the same norm, with the same weights and statistics, over all processes."""
         new = cls(norm.num_features, norm.eps, norm.momentum, norm.affine, norm.track_running_stats)
         new._parameters, new._buffers = norm._parameters, norm._buffers
         new.training = norm.training
         return new
+
+
+class DeviceSyncBatchNorm(_SyncBatchNorm):
+    """Batch norm over all processes for tensors on a GPU, by the functions of torch's `SyncBatchNorm`.
+
+    That one lets processes have different numbers of clips, for which the host waits for the GPU in every layer.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Normalize [N, C, L, H, W], of equal shape in all processes."""
+        if not self.training:
+            return super().forward(input)
+        self._check_input_dim(input)
+        if self.num_batches_tracked is not None:
+            self.num_batches_tracked.add_(1)
+        assert self.momentum is not None  # a plain average would need the number of batches on the host
+        statistics = self.running_mean, self.running_var
+        out: Tensor = _Normalize.apply(input, self.weight, self.bias, *statistics, self.momentum, self.eps)  # type: ignore[no-untyped-call]
+        return out
+
+
+class _Normalize(torch.autograd.Function):
+    """Batch norm over equal numbers of clips in all processes."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        input: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        running_mean: Tensor | None,
+        running_var: Tensor | None,
+        momentum: float,
+        eps: float,
+    ) -> Tensor:
+        input = _dense(input)
+        own = torch.cat(torch.batch_norm_stats(input, eps))  # mean and 1 / standard deviation, [2 C]
+        gathered = [torch.empty_like(own) for _ in range(dist.get_world_size())]
+        dist.all_gather(gathered, own)
+        means, deviations = torch.stack(gathered).chunk(2, dim=1)
+        counts = own.new_full((len(gathered),), input.numel() // input.shape[1])
+        mean, deviation = torch.batch_norm_gather_stats_with_counts(
+            input, means, deviations, running_mean, running_var, momentum, eps, counts
+        )
+        ctx.save_for_backward(input, weight, mean, deviation, counts.int())
+        return torch.batch_norm_elemt(input, weight, bias, mean, deviation, eps)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        input, weight, mean, deviation, counts = ctx.saved_tensors
+        gradient = _dense(gradients[0])
+        total, product, of_weight, of_bias = torch.batch_norm_backward_reduce(
+            gradient, input, mean, deviation, weight, True, weight is not None, weight is not None
+        )
+        sums = torch.cat([total, product])
+        dist.all_reduce(sums)
+        of_input = torch.batch_norm_backward_elemt(
+            gradient, input, mean, deviation, weight, *sums.chunk(2), counts
+        )
+        return of_input, of_weight, of_bias, None, None, None, None
+
+
+def _dense(values: Tensor) -> Tensor:
+    """Values [N, C, L, H, W] in a memory format that the functions of torch take."""
+    return values if values.is_contiguous(memory_format=torch.channels_last_3d) else values.contiguous()
+
+
+class HostSyncBatchNorm(_SyncBatchNorm):
+    """Batch norm over all processes for tensors on the CPU, which torch's functions for it do not serve."""
 
     def forward(self, input: Tensor) -> Tensor:
         """Normalize [N, C, L, H, W], of equal shape in all processes."""

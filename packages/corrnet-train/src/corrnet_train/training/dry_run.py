@@ -17,6 +17,7 @@ from corrnet_train.training.augment import Augment, make_loss
 from corrnet_train.training.prefetch import DeviceBatch
 from corrnet_train.training.step import TrainStep
 from corrnet_train.training.trainer import Trainer
+from corrnet_train.utils.kernels import chosen_kernels
 from corrnet_train.utils.precision import autocast
 
 _CPU_GMACS = 80  # of the clips that are timed at once without a GPU: a few seconds in fp32
@@ -96,6 +97,8 @@ def make_plan(trainer: Trainer) -> Plan:
     copies = 1 + (trainer.averaged is not None)
     held = sum(tensor.nbytes for tensor in trainer.model.state_dict().values())
     share = trainer.ranks.world_size if trainer.sharded else 1
+    with chosen_kernels(deterministic=config.run.deterministic):
+        clip_seconds = _clip_seconds(trainer, gmacs)
     return Plan(
         num_parameters=parameters,
         gmacs=gmacs,
@@ -114,7 +117,7 @@ def make_plan(trainer: Trainer) -> Plan:
             optimizer=state * 4 * parameters // share,
             activations=activation_bytes(config, len(trainer.shards.classes), trainer.micro_batch),
         ),
-        clip_seconds=_clip_seconds(trainer, gmacs),
+        clip_seconds=clip_seconds,
         loader_seconds=_loader_seconds(trainer),
     )
 

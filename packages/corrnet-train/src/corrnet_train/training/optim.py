@@ -1,13 +1,16 @@
 """The optimizer, the learning rate of a step (paper section 5: SGD, linear warm-up, cosine) and averaged weights."""
 
+import copy
 import math
+from collections import defaultdict
+from collections.abc import Iterable
 from typing import Any
 
 import torch
-from torch import nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch import Tensor, nn
 
 from corrnet_train.config.schema import OptimConfig
+from corrnet_train.distributed.parallelize import has_shards, place_optimizer_state, placed_state
 
 
 def learning_rate(step: int, *, peak: float, num_steps: int, num_warmup_steps: int) -> float:
@@ -45,17 +48,107 @@ def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optimi
         ):
             if parameters:
                 groups.append({"params": parameters, "weight_decay": decay, "lr_factor": factor})
+    # One kernel for the whole update; shards have none (those of SGD, and of AdamW with a scaled loss).
+    updates = {} if any(map(has_shards, model.parameters())) else {"fused": True}
     if config.name == "sgd":
-        return torch.optim.SGD(groups, lr=config.peak_lr, momentum=config.momentum)
-    return torch.optim.AdamW(groups, lr=config.peak_lr)
+        optimizer = torch.optim.SGD(groups, lr=config.peak_lr, momentum=config.momentum, **updates)
+        _start_momentum(optimizer)
+        return optimizer
+    return torch.optim.AdamW(groups, lr=config.peak_lr, **updates)
 
 
-def averaged_model(model: nn.Module, decay: float) -> AveragedModel:
-    """Return a copy of a model that `update_parameters` keeps at the exponential moving average of its weights.
+def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Load a state dict of whole tensors, also one from another device, of shards or of another memory format.
 
-    Buffers are copied as they are.
+    How updates are computed stays as it is. Fused ones go through the memory of weights and state alike, so that the
+    state gets the memory format of the weights.
     """
-    return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay))
+    groups = [
+        {**loaded, "foreach": own["foreach"], "fused": own["fused"]}
+        for loaded, own in zip(state["param_groups"], optimizer.param_groups, strict=True)
+    ]
+    optimizer.load_state_dict(place_optimizer_state({**state, "param_groups": groups}, optimizer))
+    _start_momentum(optimizer)
+    for parameter, values in optimizer.state.items():
+        for name, value in values.items():
+            if value.shape == parameter.shape and not has_shards(value):
+                values[name] = torch.empty_like(parameter, requires_grad=False).copy_(value)
+
+
+def _start_momentum(optimizer: torch.optim.Optimizer) -> None:
+    """Start the momentum of fused SGD at zero: where fp16 skips the first step, torch would leave it unset memory."""
+    for group in optimizer.param_groups:
+        if group["fused"] and group.get("momentum"):
+            for parameter in group["params"]:
+                zeros = torch.zeros_like(parameter, requires_grad=False)
+                optimizer.state[parameter].setdefault("momentum_buffer", zeros)
+
+
+class AveragedModel:
+    """A copy of a model at the exponential moving average of its weights; buffers are copied as they are.
+
+    An update is a few calls of PyTorch on a GPU, for which the host does not wait.
+
+    Args:
+        model: The model whose weights are averaged.
+        decay: Share of the average that an update keeps.
+
+    Attributes:
+        module: The copy. Until the first update it may be split among processes or moved, as `model` is.
+        num_updates: Updates so far.
+    """
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self.module = copy.deepcopy(model)
+        self.num_updates = 0
+        self._model = model
+        self._full_decay = decay
+        self._pairs: tuple[_Pairs, _Pairs] | None = None
+
+    @property
+    def decay(self) -> float:
+        """Share of the average that the next update keeps."""
+        return self._full_decay if self.num_updates else 0.0
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Take the present weights of the model into the average."""
+        if self._pairs is None:  # optimizers rely on it, too, that a model keeps its tensors
+            self._pairs = (
+                _alike(self.module.parameters(), self._model.parameters()),
+                _alike(self.module.buffers(), self._model.buffers()),
+            )
+        weights, buffers = self._pairs
+        for averages, present in weights:
+            torch._foreach_lerp_(averages, present, 1 - self.decay)
+        for copies, present in buffers:
+            torch._foreach_copy_(copies, present)
+        self.num_updates += 1
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the average, with names that begin with `module.`, and the number of updates."""
+        weights = {f"module.{name}": value for name, value in self.module.state_dict().items()}
+        return {"num_updates": torch.tensor(self.num_updates), **weights}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Load a state dict of whole tensors."""
+        weights = {
+            name.removeprefix("module."): value for name, value in state.items() if name != "num_updates"
+        }
+        self.module.load_state_dict(placed_state(weights, self.module.state_dict()))
+        self.num_updates = int(state["num_updates"])
+
+
+_Pairs = list[tuple[list[Tensor], list[Tensor]]]
+
+
+def _alike(averages: Iterable[Tensor], present: Iterable[Tensor]) -> _Pairs:
+    """Pairs of tensors, in lists of one type and device each, for which PyTorch has one kernel a list."""
+    lists: dict[Any, tuple[list[Tensor], list[Tensor]]] = defaultdict(lambda: ([], []))
+    for average, value in zip(averages, present, strict=True):
+        for tensors, tensor in zip(lists[average.dtype, average.device], (average, value), strict=True):
+            tensors.append(tensor.detach())
+    return list(lists.values())
 
 
 def _layers(model: nn.Module) -> list[list[nn.Parameter]]:

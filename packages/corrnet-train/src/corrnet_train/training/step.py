@@ -150,7 +150,7 @@ class TrainStep:
         self._device = device
         self._precision = precision
         self._num_micro_batches = num_micro_batches
-        self._limit = math.inf if clip_grad_norm is None else clip_grad_norm
+        self._limit = clip_grad_norm
         self._loss = loss
         self._prepare = prepare
         self._after_update = after_update
@@ -232,7 +232,11 @@ class TrainStep:
     def _update(self) -> Tensor:
         """Clip and apply the gradient; return its norm before clipping, float32."""
         self.scaler.unscale_(self._optimizer)
-        grad_norm = full_tensor(nn.utils.clip_grad_norm_(self._parameters, self._limit))
+        gradients = [p.grad for p in self._parameters if p.grad is not None]
+        total = nn.utils.get_total_norm(gradients)
+        if self._limit is not None:  # without a limit the gradients need not be read and written once more
+            nn.utils.clip_grads_with_norm_(self._parameters, self._limit, total)
+        grad_norm = full_tensor(total)
         self.scaler.step(self._optimizer)
         self.scaler.update()
         if self._after_update is not None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from rich.console import Console
+from torch import nn
 
 from corrnet_models import VideoModel
 from corrnet_train.checkpoint.async_writer import CheckpointWriter, ShardedCheckpointWriter, remove_unfinished
@@ -20,8 +21,6 @@ from corrnet_train.distributed.parallelize import (
     copy_buffers,
     gradient_exchange,
     parallelize,
-    place_optimizer_state,
-    placed_state,
     wrap,
 )
 from corrnet_train.distributed.ranks import ONE_RANK, Ranks, on_every_rank, readable_errors
@@ -30,7 +29,7 @@ from corrnet_train.inference.classifier import VideoClassifier, build_from_confi
 from corrnet_train.training.augment import Augment, make_loss
 from corrnet_train.training.initialize import initialize
 from corrnet_train.training.mfu import peak_flops, training_flops
-from corrnet_train.training.optim import averaged_model, build_optimizer
+from corrnet_train.training.optim import AveragedModel, build_optimizer, load_optimizer
 from corrnet_train.training.precise_bn import estimate_statistics
 from corrnet_train.training.prefetch import DeviceBatch, Prefetcher
 from corrnet_train.training.run_log import Meter, RunLog
@@ -39,6 +38,7 @@ from corrnet_train.training.step import StepResult, StepValues, TrainStep, diver
 from corrnet_train.utils.errors import InputError, WorkError
 from corrnet_train.utils.files import only_user, write_json
 from corrnet_train.utils.interrupt import Flag, interrupt_flag
+from corrnet_train.utils.kernels import chosen_kernels, prepare_deterministic
 from corrnet_train.utils.precision import autocast, clip_dtype
 from corrnet_train.utils.progress import progress_bar, training_bar
 from video_data import LoaderState, ShardSet, TrainLoader, normalize, open_shards, train_loader
@@ -63,6 +63,19 @@ class TrainResult:
     step: int
     checkpoint: Path
     train_seconds: float
+
+
+def _check_deterministic(model: VideoModel, name: str) -> None:
+    """Check that all layers have gradients that repeat themselves on a GPU.
+
+    Raises:
+        InputError: A layer has none.
+    """
+    if any(isinstance(module, nn.MaxPool3d) for module in model.modules()):
+        raise InputError(
+            f"run.deterministic=true is not for model.name={name} on a GPU: PyTorch's max pooling has no gradient "
+            "there that repeats itself to the bit; give run.deterministic=false, or a model without it"
+        )
 
 
 def last_checkpoint(config: RunConfig) -> Path:
@@ -100,6 +113,8 @@ class Trainer:
         self.folder = config.run.dir
         self.last_checkpoint = last_checkpoint(config)
         with ranks.together():
+            if config.run.deterministic:
+                prepare_deterministic()
             self.device = ranks.device(config.run.device)
             checkpoint = self._find_checkpoint(resume)
             config = self.config  # with `data.pixels` settled
@@ -107,10 +122,17 @@ class Trainer:
             self.model = self._build_model(fresh=checkpoint is None)
         self._check_alike(checkpoint)
         train = config.train
-        self.averaged = averaged_model(self.model, config.optim.ema_decay) if config.optim.ema_decay else None
+        self.averaged = AveragedModel(self.model, config.optim.ema_decay) if config.optim.ema_decay else None
         evaluated = self.model if self.averaged is None else self.averaged.module
         for model in dict.fromkeys([self.model, evaluated]):
-            parallelize(model, ranks, self.device, batch_norm=train.batch_norm, parallel=train.parallel)
+            parallelize(
+                model,
+                ranks,
+                self.device,
+                batch_norm=train.batch_norm,
+                parallel=train.parallel,
+                precision=config.run.precision,
+            )
         self.optimizer = build_optimizer(self.model, config.optim)
         self.classifier = VideoClassifier(
             evaluated,
@@ -131,7 +153,7 @@ class Trainer:
             clip_grad_norm=config.optim.clip_grad_norm,
             loss=make_loss(config.augment),
             prepare=self.augment,
-            after_update=self._average,
+            after_update=None if self.averaged is None else self.averaged.update,
             reduce=ranks.sum_,
             world_size=ranks.world_size,
             synchronize=lambda last: gradient_exchange(self.wrapped, last),
@@ -186,13 +208,11 @@ class Trainer:
             classes = self.shards.classes
             message = initialize(model, config.init_from, classes=classes, new_head=config.new_head)
             self.console.print(message, markup=False, highlight=False, soft_wrap=True)
+        if self.config.run.deterministic and self.device.type == "cuda":
+            _check_deterministic(model, self.config.model.name)
         model.to(self.device)
         prepare_model(model, self.config.train)
         return model
-
-    def _average(self) -> None:
-        if self.averaged is not None:
-            self.averaged.update_parameters(self.model)
 
     def _check_alike(self, checkpoint: Checkpoint | None) -> None:
         """All processes must be about to do the same."""
@@ -216,7 +236,8 @@ class Trainer:
         if self.ranks.is_first:
             self.folder.mkdir(parents=True, exist_ok=True)
         # Jobs of torchrun have a scheduler, and locks on shared storage may outlive a machine that failed.
-        with nullcontext() if self.ranks.launched else only_user(self.folder):
+        only = nullcontext() if self.ranks.launched else only_user(self.folder)
+        with only, chosen_kernels(deterministic=self.config.run.deterministic):
             return self._run()
 
     def _run(self) -> TrainResult:
@@ -451,9 +472,9 @@ class Trainer:
         self.loader_state = LoaderState.from_dict(checkpoint.loader, expected=self.loader_state)
         check_classes(checkpoint.classes, self.shards)
         load_weights(self.model, checkpoint.model, source=str(self.last_checkpoint))
-        self.optimizer.load_state_dict(place_optimizer_state(checkpoint.optimizer, self.optimizer))
+        load_optimizer(self.optimizer, checkpoint.optimizer)
         if self.averaged is not None:
-            self.averaged.load_state_dict(placed_state(checkpoint.ema, self.averaged.state_dict()))
+            self.averaged.load_state_dict(checkpoint.ema)
         if checkpoint.scaler:
             self.train_step.scaler.load_state_dict(checkpoint.scaler)
         self.step = checkpoint.step

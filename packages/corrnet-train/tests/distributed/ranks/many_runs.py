@@ -10,6 +10,7 @@ import sys
 import traceback
 from pathlib import Path
 
+import batch_norm_functions
 import shards
 import torch
 import torch._dynamo  # which FSDP imports: once for all processes
@@ -18,7 +19,7 @@ from torch import nn
 from corrnet_train.checkpoint.state import weights_hash
 from corrnet_train.config.schema import load_config
 from corrnet_train.distributed.ranks import joined_ranks
-from corrnet_train.distributed.sync_batchnorm import sync_batch_norm
+from corrnet_train.distributed.sync_batchnorm import DeviceSyncBatchNorm, HostSyncBatchNorm, sync_batch_norm
 from corrnet_train.training.precise_bn import estimate_statistics
 from corrnet_train.training.trainer import Trainer
 from corrnet_train.utils.errors import InputError, WorkError
@@ -35,7 +36,7 @@ class Watched(Trainer):
         return result
 
 
-def sync_batch_norm_equals_batch_norm(ranks):
+def sync_batch_norm_equals_batch_norm(ranks, make=HostSyncBatchNorm):
     """Compares with torch's batch norm in float64 over the clips of all processes."""
     torch.manual_seed(0)
     whole = torch.randn(4 * ranks.world_size, 5, 2, 3, 3, dtype=torch.float64) * 2 + 7
@@ -44,7 +45,8 @@ def sync_batch_norm_equals_batch_norm(ranks):
     oracle, ours = nn.BatchNorm3d(5).double(), nn.Sequential(nn.BatchNorm3d(5))
     if ranks.world_size > 1:
         sync_batch_norm(ours)
-        assert "Sync" in type(ours[0]).__name__
+        assert type(ours[0]) is HostSyncBatchNorm
+        ours[0] = make.of(ours[0])
     x, y = whole.clone().requires_grad_(), whole[own].float().requires_grad_()
     (oracle(x) * weight).sum().backward()
     (ours(y) * weight[own].float()).sum().backward()
@@ -53,9 +55,25 @@ def sync_batch_norm_equals_batch_norm(ranks):
     close = {"rtol": 1e-4, "atol": 1e-5, "check_dtype": False}
     torch.testing.assert_close(y.grad, x.grad[own], **close)
     torch.testing.assert_close(gradient, oracle.weight.grad, **close)
+    bias = ours[0].bias.grad
+    ranks.sum_(bias)
+    torch.testing.assert_close(bias, oracle.bias.grad, **close)
     torch.testing.assert_close(ours[0].running_mean, oracle.running_mean, **close)
     torch.testing.assert_close(ours[0].running_var, oracle.running_var, **close)
     torch.testing.assert_close(ours.eval()(y), oracle.eval()(x)[own], **close)
+
+
+def norm_of_gpus_equals_batch_norm(ranks):
+    """With stand-ins for those functions of torch that work on GPUs alone."""
+    functions = {f"batch_norm_{name}": function for name, function in batch_norm_functions.ALL.items()}
+    kept = {name: getattr(torch, name) for name in functions}
+    try:
+        for name, function in functions.items():
+            setattr(torch, name, function)
+        sync_batch_norm_equals_batch_norm(ranks, DeviceSyncBatchNorm)
+    finally:
+        for name, function in kept.items():
+            setattr(torch, name, function)
 
 
 def precise_statistics_are_those_of_all_clips(ranks):
@@ -99,6 +117,7 @@ def one_rank_has_a_bug(ranks):
 
 CHECKS = {
     "sync_batch_norm": sync_batch_norm_equals_batch_norm,
+    "norm_of_gpus": norm_of_gpus_equals_batch_norm,
     "precise_statistics": precise_statistics_are_those_of_all_clips,
     "one_rank_fails": one_rank_fails,
     "one_rank_has_a_bug": one_rank_has_a_bug,

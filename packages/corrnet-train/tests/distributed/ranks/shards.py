@@ -16,11 +16,13 @@ from corrnet_train.distributed.parallelize import full_tensor, gradient_exchange
 from corrnet_train.training.optim import build_optimizer
 from corrnet_train.training.prefetch import DeviceBatch
 from corrnet_train.training.step import TrainStep
+from corrnet_train.utils.precision import AUTOCAST
 
 CPU = torch.device("cpu")
 CASES = [
     {"name": "sgd", "clip": 0.5, "recompute": True},
     {"name": "adamw", "precision": "bf16", "batch_norm": "sync"},
+    {"name": "adamw", "precision": "bf16", "recompute": True},
     {"name": "sgd", "precision": "fp16", "clip": 0.5},
 ]
 
@@ -30,7 +32,7 @@ def step_of(
 ):
     model = copy.deepcopy(model)
     model.set_grad_checkpointing(recompute)
-    parallelize(model, ranks, CPU, batch_norm=batch_norm, parallel=parallel)
+    parallelize(model, ranks, CPU, batch_norm=batch_norm, parallel=parallel, precision=precision)
     optimizer = build_optimizer(model, OptimConfig(name=name, lr=0.01))
     wrapped = wrap(model, ranks, CPU)
     step = TrainStep(
@@ -45,6 +47,17 @@ def step_of(
     return model, step
 
 
+def types_of_weights(model):
+    """Types of the whole weights that a step sees, filled by the next ones."""
+    seen = {}
+    norm = next(module for module in model.modules() if isinstance(module, nn.BatchNorm3d))
+    for name, module in (("fc", model.fc), ("norm", norm)):
+        module.register_forward_pre_hook(
+            lambda module, _, name=name: seen.update({name: module.weight.dtype})
+        )
+    return seen
+
+
 def steps_equal_those_of_copies(ranks):
     """Two steps of two micro-batches, sharded and with a copy of the model for each process."""
     torch.manual_seed(0)
@@ -55,9 +68,11 @@ def steps_equal_those_of_copies(ranks):
         results = []
         for parallel in ("ddp", "fsdp"):
             shared, step = step_of(model, ranks, parallel, **case)
+            seen = types_of_weights(shared)
             figures = [step(iter(batches[2 * n : 2 * n + 2]), step=n, rate=0.01).values() for n in range(2)]
             results.append((torch.tensor([(f.loss, f.grad_norm) for f in figures]), shared))
         (own, copied), (sharded_figures, sharded) = results
+        assert seen == {"fc": AUTOCAST[case.get("precision", "fp32")] or torch.float32, "norm": torch.float32}
         # What overflows in fp16 is inf, or NaN where inf of both signs are added: that depends on the kernels which
         # the processor has. Either skips the step.
         overflows, finite = case.get("precision") == "fp16", own.isfinite()
