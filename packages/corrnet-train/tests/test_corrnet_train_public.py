@@ -71,7 +71,7 @@ def test_the_settings_of_a_run_are_these():
             "grad_checkpointing",
         },
         "eval": {"num_clips", "batch_size", "every_epochs", "num_clips_training", "precise_bn"},
-        "run": {"dir", "seed", "device", "precision", "checkpoint_every", "log_every", "wandb"},
+        "run": {"dir", "seed", "device", "precision", "checkpoint_every", "log_every", "wandb", "deterministic"},
     }  # fmt: skip
 
 

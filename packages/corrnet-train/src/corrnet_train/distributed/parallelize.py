@@ -71,7 +71,7 @@ def _shard_norms(part: nn.Module, mesh: Any) -> None:
     from torch.distributed.fsdp import fully_shard
 
     norms = [module for module in part.modules() if isinstance(module, nn.modules.batchnorm._NormBase)]
-    whole = [norm for norm in norms if not any(map(has_shards, norm.parameters()))]
+    whole: list[nn.Module] = [norm for norm in norms if not any(map(has_shards, norm.parameters()))]
     if whole:
         fully_shard(whole, mesh=mesh, reshard_after_forward=True)
 

@@ -79,10 +79,11 @@ class _Normalize(torch.autograd.Function):
         total, product, of_weight, of_bias = torch.batch_norm_backward_reduce(
             gradient, input, mean, deviation, weight, True, weight is not None, weight is not None
         )
-        sums = torch.cat([total, product])
+        sums = torch.cat([total, product])  # [2 C]
         dist.all_reduce(sums)
+        total, product = sums.chunk(2)
         of_input = torch.batch_norm_backward_elemt(
-            gradient, input, mean, deviation, weight, *sums.chunk(2), counts
+            gradient, input, mean, deviation, weight, total, product, counts
         )
         return of_input, of_weight, of_bias, None, None, None, None
 

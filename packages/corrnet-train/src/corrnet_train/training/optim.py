@@ -49,12 +49,12 @@ def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optimi
             if parameters:
                 groups.append({"params": parameters, "weight_decay": decay, "lr_factor": factor})
     # One kernel for the whole update; shards have none (those of SGD, and of AdamW with a scaled loss).
-    updates = {} if any(map(has_shards, model.parameters())) else {"fused": True}
+    fused = None if any(map(has_shards, model.parameters())) else True
     if config.name == "sgd":
-        optimizer = torch.optim.SGD(groups, lr=config.peak_lr, momentum=config.momentum, **updates)
+        optimizer = torch.optim.SGD(groups, lr=config.peak_lr, momentum=config.momentum, fused=fused)
         _start_momentum(optimizer)
         return optimizer
-    return torch.optim.AdamW(groups, lr=config.peak_lr, **updates)
+    return torch.optim.AdamW(groups, lr=config.peak_lr, fused=fused)
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
