@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from corrnet_models import create_model
+from corrnet_train.config import schema
 from corrnet_train.config.schema import TrainConfig
 from corrnet_train.training.prefetch import DeviceBatch
 from corrnet_train.training.step import TrainStep, prepare_model
@@ -143,12 +144,19 @@ def test_labels_that_were_mixed_go_to_the_loss_and_accuracy_keeps_the_labels():
 
 
 @pytest.mark.parametrize(
-    ("compile", "parallel", "device", "mode"),
+    ("settings", "device", "mode"),
     [
-        ("auto", "ddp", "cuda", "default"), ("auto", "ddp", "cpu", None), ("auto", "fsdp", "cuda", None),
-        (True, "ddp", "cpu", "default"), (False, "ddp", "cuda", None),
-        ("max-autotune-no-cudagraphs", "ddp", "cuda", "max-autotune-no-cudagraphs"),
+        ({}, "cuda", "default"), ({}, "cpu", None), ({"parallel": "fsdp"}, "cuda", None),
+        ({"batch_norm": "sync"}, "cuda", None), ({"compile": True}, "cpu", "default"),
+        ({"compile": False}, "cuda", None),
+        ({"compile": "max-autotune-no-cudagraphs"}, "cuda", "max-autotune-no-cudagraphs"),
     ],
 )  # fmt: skip
-def test_models_are_compiled_on_gpus_unless_told_otherwise(compile, parallel, device, mode):
-    assert TrainConfig(compile=compile, parallel=parallel).compile_mode(device) == mode
+def test_models_are_compiled_on_gpus_unless_told_otherwise(settings, device, mode, monkeypatch):
+    monkeypatch.setattr(schema, "has_kernel", lambda: True)
+    assert TrainConfig(**settings).compile_mode(device) == mode
+
+
+def test_models_are_not_compiled_without_triton(monkeypatch):
+    monkeypatch.setattr(schema, "has_kernel", lambda: False)
+    assert TrainConfig().compile_mode("cuda") is None

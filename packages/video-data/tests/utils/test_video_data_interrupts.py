@@ -32,6 +32,13 @@ def test_ctrl_c_elsewhere_acts_at_once():
         pytest.fail("it went on")
 
 
+def test_a_second_ctrl_c_acts_where_a_read_does_not_end():
+    with pytest.raises(KeyboardInterrupt), interrupts():
+        read()
+        read()
+        pytest.fail("it went on")
+
+
 def test_the_handler_of_a_caller_stays():
     calls = []
     previous = signal.signal(signal.SIGINT, lambda *_: calls.append(1))

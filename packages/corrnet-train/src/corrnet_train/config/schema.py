@@ -225,7 +225,8 @@ class TrainConfig(BaseModel):
     compile: Resumable[Compile] = Field(
         "auto",
         description="compile the model with torch.compile, whose first step takes a minute; auto: on GPUs with "
-        "parallel=ddp; max-autotune-no-cudagraphs: also time kernels against each other, which takes longer",
+        "parallel=ddp and batch_norm=local; max-autotune-no-cudagraphs: also time kernels against each other, which "
+        "takes longer",
     )
     grad_checkpointing: Resumable[bool] = Field(
         False, description="recompute each block in the backward pass: less memory, about a third more time"
@@ -254,7 +255,8 @@ class TrainConfig(BaseModel):
     def compile_mode(self, device_type: str) -> str | None:
         """Return the mode of `torch.compile` on "cpu" or "cuda", None for eager execution."""
         if self.compile == "auto":
-            return "default" if device_type == "cuda" and self.parallel == "ddp" else None
+            is_tried = self.parallel == "ddp" and self.batch_norm == "local"
+            return "default" if device_type == "cuda" and is_tried and has_kernel() else None
         if isinstance(self.compile, bool):
             return "default" if self.compile else None
         return self.compile

@@ -156,7 +156,8 @@ def _clip_seconds(trainer: Trainer, gmacs: float) -> float:
     video = torch.randint(256, shape, dtype=torch.uint8, device=trainer.device).movedim(-1, 1)
     label = torch.zeros(num_clips, dtype=torch.int64, device=trainer.device)
     batch = DeviceBatch(video, label, [""] * num_clips)
-    plain = Augment(AugmentConfig(), clip=clip, num_classes=1, micro_batch=1)  # one clip cannot be mixed
+    # One clip cannot be mixed.
+    plain = Augment(AugmentConfig(), clip=clip, num_classes=1, micro_batch=1, dtype=trainer.augment.dtype)
     step = TrainStep(
         trainer.wrapped,
         torch.optim.SGD(trainer.model.parameters(), lr=0.0),

@@ -26,7 +26,8 @@ def called_by_c(function: F) -> F:
 def interrupts() -> Iterator[Callable[[], None]]:
     """Enter a block in which Ctrl-C raises KeyboardInterrupt as usual, but not while C code calls Python.
 
-    Where the caller handles SIGINT itself, or on another thread, nothing changes.
+    A second Ctrl-C always does: a read may wait for a storage that is gone. Where the caller handles SIGINT itself, or
+    on another thread, nothing changes.
 
     Yields:
         A function for the places between two pieces of work, which raises a KeyboardInterrupt that was put off.
@@ -35,7 +36,7 @@ def interrupts() -> Iterator[Callable[[], None]]:
 
     def handle(number: int, frame: FrameType | None) -> None:
         nonlocal put_off
-        while frame is not None:
+        while frame is not None and not put_off:
             if frame.f_code in _callbacks:
                 put_off = True
                 return
