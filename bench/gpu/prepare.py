@@ -81,9 +81,8 @@ def fetch(folder: Path) -> None:
         platforms = [option for name in _PLATFORMS for option in ("--platform", name)]
         download = [*pip, "download", "--no-deps", "--dest", str(folder), "--only-binary=:all:", *platforms]
         download += ["--python-version", "3.12", "--implementation", "cp", requirement]
-        if subprocess.run(
-            download, capture_output=True, check=False
-        ).returncode:  # none is published: build one
+        done = subprocess.run(download, capture_output=True, check=False)
+        if done.returncode:  # none is published: build one
             build = [*pip, "wheel", "--no-deps", "--wheel-dir", str(folder), requirement]
             built = subprocess.run(build, capture_output=True, text=True, check=False)
             name = requirement.partition("==")[0].replace("-", "_")

@@ -46,10 +46,9 @@ def parallelize(
         sync_batch_norm(model)
     if parallel == "fsdp":
         from torch.distributed.device_mesh import init_device_mesh
-        from torch.distributed.fsdp import (
-            MixedPrecisionPolicy,
-            fully_shard,
-        )  # it takes half a second to import
+
+        # It takes half a second to import.
+        from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
         mesh = init_device_mesh(device.type, (ranks.world_size,))
         # Autocast chooses the types of what is computed, so that inputs are not cast.
@@ -57,10 +56,8 @@ def parallelize(
         blocks = [
             block for module in model.modules() if isinstance(module, Stage) for block in module.children()
         ]
-        for part in (
-            *blocks,
-            model,
-        ):  # the whole weights of the model's rest would stay after evaluation, too
+        # The model itself too: the whole weights of its rest would stay after evaluation.
+        for part in (*blocks, model):
             if precision != "fp32":  # batch norm takes weights and statistics of one type alone: float32
                 _shard_norms(part, mesh)
             fully_shard(part, mesh=mesh, mp_policy=policy, reshard_after_forward=True)

@@ -165,9 +165,8 @@ def normalize(
         pixels.sub_(PIXEL_MEAN * 255)
     if dtype == torch.float32:
         return pixels.mul_(_SCALE)
-    return torch.mul(
-        pixels, _SCALE, out=torch.empty_like(pixels, dtype=dtype)
-    )  # a GPU rounds as it multiplies
+    # A GPU rounds as it multiplies.
+    return torch.mul(pixels, _SCALE, out=torch.empty_like(pixels, dtype=dtype))
 
 
 def channels_first(pixels: Tensor) -> Tensor:
