@@ -1,6 +1,7 @@
 import json
 import shutil
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
@@ -85,6 +86,16 @@ def test_predict_shows_bars_and_goes_on_after_a_broken_video(run, motionbench, t
     output = corrnet("predict", run, broken, good, code=3)
     assert "broken.mp4" in output and "error" in output
     assert output.count("%") == 5 and "█" in output
+
+
+def test_predict_and_features_take_the_checkpoint_as_an_option_too(run, motionbench, tmp_path):
+    video = next((motionbench[0] / "videos" / "val").rglob("*.mp4"))
+    assert corrnet("predict", video, "--checkpoint", run) == corrnet("predict", run, video)
+    assert "no videos are given" in corrnet("predict", video, code=2)
+    for name, arguments in (("first", (run, video)), ("option", (video, "--checkpoint", run))):
+        corrnet("features", *arguments, "-o", tmp_path / f"{name}.npz", "--num-workers", "0")
+    first, option = (np.load(tmp_path / f"{name}.npz")["features"] for name in ("first", "option"))
+    assert np.array_equal(first, option)
 
 
 def test_predict_without_a_checkpoint_says_where_it_looked(tmp_path):

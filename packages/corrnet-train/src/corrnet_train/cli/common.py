@@ -31,6 +31,20 @@ Checkpoint = Annotated[
     Path,
     typer.Argument(help="A checkpoint, the folder of a run (its last.pt), or that of an exported model."),
 ]
+# Commands that take a checkpoint and videos take it as an option too.
+CheckpointOrVideo = Annotated[
+    str,
+    typer.Argument(
+        metavar="CHECKPOINT",
+        help="A checkpoint, the folder of a run (its last.pt), or that of an exported model.",
+    ),
+]
+CheckpointOption = Annotated[
+    str | None,
+    typer.Option(
+        "--checkpoint", metavar="CHECKPOINT", help="Give it here instead; then all arguments are videos."
+    ),
+]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 NumClips = Annotated[
     int | None,
@@ -138,6 +152,12 @@ def versions() -> str:
 def escape(text: str) -> str:
     """Return text without meaning as markup; what no terminal takes is spelled out."""
     return markup.escape(text.encode("utf-8", "backslashreplace").decode())
+
+
+def checkpoint_and_videos(first: str, videos: list[str] | None, option: str | None) -> tuple[str, list[str]]:
+    """Return the checkpoint and the videos of a command, whichever way the checkpoint was given."""
+    rest = videos or []
+    return (first, rest) if option is None else (option, [first, *rest])
 
 
 def workers(num_workers: int | None) -> int:

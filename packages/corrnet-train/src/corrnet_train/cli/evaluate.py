@@ -12,9 +12,12 @@ from corrnet_train.cli.common import (
     EXIT_INTERRUPTED,
     EXIT_VIDEOS_LEFT_OUT,
     Checkpoint,
+    CheckpointOption,
+    CheckpointOrVideo,
     DecodingWorkers,
     Device,
     NumClips,
+    checkpoint_and_videos,
     decoding_workers,
     err,
     escape,
@@ -136,10 +139,11 @@ def evaluate_command(
 
 @reports_errors
 def predict(
-    checkpoint: Checkpoint,
+    checkpoint: CheckpointOrVideo,
     videos: Annotated[
-        list[str], typer.Argument(help="Videos: files, folders, URLs; with --hop also camera:0 or a stream.")
-    ],
+        list[str] | None,
+        typer.Argument(help="Videos: files, folders, URLs; with --hop also camera:0 or a stream."),
+    ] = None,
     num_clips: NumClips = None,
     top: Annotated[int, typer.Option(help="Classes to show.", min=1)] = 5,
     hop: Annotated[
@@ -157,6 +161,7 @@ def predict(
         Path | None, typer.Option("--json", metavar="FILE", help="Write all probabilities as JSON.")
     ] = None,
     device: Device = "auto",
+    checkpoint_option: CheckpointOption = None,
 ) -> None:
     """Classify videos and show the most probable classes.
 
@@ -173,19 +178,22 @@ def predict(
     """
     from corrnet_train.inference.classifier import VideoClassifier
 
+    checkpoint, names = checkpoint_and_videos(checkpoint, videos, checkpoint_option)
+    if not names:
+        raise InputError(f"no videos are given beside {checkpoint}: corrnet predict CHECKPOINT VIDEO ...")
     if hop is None and annotate is not None:
         raise InputError("--annotate draws the classes of a sliding window: give --hop too")
     if hop is None and smoothing:
         raise InputError(f"--smoothing {smoothing:g} is for a sliding window: give --hop too")
     if hop is not None and num_clips is not None:
         raise InputError("--num-clips is for whole videos, --hop slides a window: give one of them")
-    if hop is not None and len(videos) != 1:
-        raise InputError(f"--hop slides over one video, got {len(videos)}")
+    if hop is not None and len(names) != 1:
+        raise InputError(f"--hop slides over one video, got {len(names)}")
     classifier = VideoClassifier.from_checkpoint(checkpoint, device=device)
     if hop is None:
-        _predict_videos(classifier, videos, num_clips, top, json_file)
+        _predict_videos(classifier, names, num_clips, top, json_file)
     else:
-        _predict_windows(classifier, videos[0], hop, smoothing, annotate, top, json_file)
+        _predict_windows(classifier, names[0], hop, smoothing, annotate, top, json_file)
 
 
 def _predict_videos(

@@ -8,11 +8,13 @@ import typer
 from corrnet_train.cli.common import (
     EXIT_INTERRUPTED,
     EXIT_VIDEOS_LEFT_OUT,
-    Checkpoint,
+    CheckpointOption,
+    CheckpointOrVideo,
     DecodingWorkers,
     Device,
     NumClips,
     Overwrite,
+    checkpoint_and_videos,
     decoding_workers,
     err,
     escape,
@@ -27,7 +29,7 @@ if TYPE_CHECKING:  # imported where it is used: it takes a second
 
 @reports_errors
 def features(
-    checkpoint: Checkpoint,
+    checkpoint: CheckpointOrVideo,
     output: Annotated[
         Path,
         typer.Option(
@@ -53,6 +55,7 @@ def features(
     num_workers: DecodingWorkers = None,
     device: Device = "auto",
     overwrite: Overwrite = False,
+    checkpoint_option: CheckpointOption = None,
 ) -> None:
     """Write the features of videos to a file: what the model gives its classifier, 2048 values for CorrNet-26.
 
@@ -68,7 +71,8 @@ def features(
 
     corrnet features runs/first my-folder --per-clip --stage res4 -o clips.npz
     """
-    if bool(videos) == (shards is not None):
+    checkpoint, names = checkpoint_and_videos(checkpoint, videos, checkpoint_option)
+    if bool(names) == (shards is not None):
         raise InputError("give videos, or --shards FOLDER with --split")
     from corrnet_train.inference.classifier import VideoClassifier
     from corrnet_train.inference.features import PackedSplit, extract_features, num_videos
@@ -76,7 +80,7 @@ def features(
     from corrnet_train.utils.progress import progress_bar
     from video_data import open_shards
 
-    found = find_videos(videos) if videos else PackedSplit(open_shards(shards or ""), split)
+    found = find_videos(names) if names else PackedSplit(open_shards(shards or ""), split)
     total = num_videos(found)
     classifier = VideoClassifier.from_checkpoint(checkpoint, device=device)
     with progress_bar(err) as bar:
