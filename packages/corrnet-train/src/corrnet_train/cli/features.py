@@ -75,11 +75,13 @@ def features(
     if bool(names) == (shards is not None):
         raise InputError("give videos, or --shards FOLDER with --split")
     from corrnet_train.inference.classifier import VideoClassifier
+    from corrnet_train.inference.feature_file import check_path
     from corrnet_train.inference.features import PackedSplit, extract_features, num_videos
     from corrnet_train.inference.inputs import find_videos
     from corrnet_train.utils.progress import progress_bar
     from video_data import open_shards
 
+    check_path(output, overwrite=overwrite, inputs=[checkpoint, *names])
     found = find_videos(names) if names else PackedSplit(open_shards(shards or ""), split)
     total = num_videos(found)
     classifier = VideoClassifier.from_checkpoint(checkpoint, device=device)

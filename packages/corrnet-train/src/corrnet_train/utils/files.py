@@ -3,11 +3,51 @@
 import contextlib
 import json
 import math
-from collections.abc import Iterator
+import os
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from corrnet_train.utils.errors import InputError
+
+
+def check_output(
+    path: Path,
+    *,
+    overwrite: bool = False,
+    inputs: Iterable[str | Path] = (),
+    endings: Sequence[str] = (),
+    files: Sequence[str] = (),
+) -> None:
+    """Check, before any work, that a file or a folder may be written.
+
+    Args:
+        path: The file, or a folder with `files`.
+        overwrite: Whether what is there may be replaced.
+        inputs: What is read meanwhile; it is never replaced. Names that are no files may be among it.
+        endings: Endings of the file that are allowed, in lower case; empty allows any.
+        files: Names of the files that are written into a folder.
+
+    Raises:
+        InputError: It must not be, or it cannot be.
+    """
+    if endings and path.suffix.lower() not in endings:
+        raise InputError(f"{path}: expected a file that ends with {' or '.join(endings)}")
+    written = [path / name for name in files] or [path]
+    if not files and path.is_dir():
+        raise InputError(f"{path} is a folder, and a file is to be written")
+    folder = next(folder for folder in written[0].parents if folder.exists())
+    if not folder.is_dir():
+        raise InputError(f"{path} cannot be written: {folder} is a file")
+    if not os.access(folder, os.W_OK):
+        raise InputError(f"{path} cannot be written: writing into {folder} is not allowed")
+    for file in written:
+        if not file.exists():
+            continue
+        if any(Path(name).exists() and file.samefile(name) for name in map(str, inputs)):
+            raise InputError(f"{file} is read: choose another name for what is written")
+        if not overwrite:
+            raise InputError(f"{file} exists; --overwrite replaces it")
 
 
 def write_text(path: Path, text: str) -> None:
