@@ -44,7 +44,7 @@ def demo(
         highlight=False,
         soft_wrap=True,
     )
-    predict(outcome.checkpoint, [str(outcome.example)])
+    predict(str(outcome.checkpoint), [str(outcome.example)])
 
 
 @reports_errors
