@@ -83,7 +83,7 @@ def doctor(
     from corrnet_train.doctor import Options, examine
 
     if json_file is not None and json_file != Path("-"):
-        check_output(json_file, overwrite=overwrite, endings=(".json",))
+        check_output(json_file, overwrite=overwrite)
     model_config(model)  # names the nearest model there is
     options = Options(
         device=device,

@@ -199,7 +199,7 @@ def predict(
     if annotate is not None:
         check_output(annotate, overwrite=overwrite, inputs=inputs, endings=(".mp4",))
     if json_file is not None:
-        check_output(json_file, overwrite=overwrite, inputs=inputs, endings=(".json",))
+        check_output(json_file, overwrite=overwrite, inputs=inputs)
     classifier = VideoClassifier.from_checkpoint(checkpoint, device=device)
     if hop is None:
         _predict_videos(classifier, names, num_clips, top, json_file)

@@ -62,7 +62,7 @@ def inspect(
     from video_data import inspect_shards, open_shards, sample_thumbnails
 
     if json_file is not None:
-        check_output(json_file, overwrite=overwrite, endings=(".json",))
+        check_output(json_file, overwrite=overwrite)
     if sheet is not None:
         check_output(sheet, overwrite=overwrite, endings=SHEET_SUFFIXES)
     shard_set = open_shards(shards, verify=True)
