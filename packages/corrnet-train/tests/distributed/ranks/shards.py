@@ -109,8 +109,9 @@ def compiled_steps_equal_eager_ones(ranks):
             ours, step = step_of(model, ranks, "ddp", name="sgd", recompute=recompute, compiled=compiled)
             generator = torch.Generator().manual_seed(ranks.rank)
             for number in range(2):
-                clips = torch.randn(2, 2, 3, 4, 16, 16, generator=generator)
-                step((DeviceBatch(x, torch.tensor([0, 3]), []) for x in clips), step=number, rate=0.01)
+                videos = torch.randint(256, (2, 2, 3, 4, 16, 16), dtype=torch.uint8, generator=generator)
+                batches = (DeviceBatch(video, torch.tensor([0, 3]), []) for video in videos)
+                step(batches, step=number, rate=0.01)
             trained.append(nn.utils.parameters_to_vector(ours.parameters()))
         torch.testing.assert_close(*trained, rtol=1e-4, atol=1e-6)
 
