@@ -42,7 +42,7 @@ def run(rows: Rows, device: torch.device, folder: Path, *, tiny: bool = False) -
     numbers = ["optim.batch_size=8", "optim.epochs=1"] if tiny else ["optim.epochs=2"]
     common = [f"data.shards={shards}", "run.log_every=1", "run.checkpoint_every=10", *numbers]
     common += [f"run.device={device.type}", "train.compile=false"]
-    careful = ["optim.ema_decay=0.99", "eval.precise_bn=32", "run.precision=bf16"]
+    careful = ["optim.ema_decay=0.99", "eval.precise_bn=32", "run.precision=bf16", "run.deterministic=true"]
     runs: dict[str, Callable[[Path], dict[str, Any]]] = {
         "bf16": partial(_train, [*common, *careful]),
         "bf16 again": partial(_train, [*common, *careful]),

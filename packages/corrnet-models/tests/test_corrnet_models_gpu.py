@@ -14,6 +14,8 @@ DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 NAMES = ("r2d_tiny", "r2plus1d_tiny", "corrnet_tiny", "r2plus1d_tiny_twostream")
 DTYPES = {torch.float32: 2e-3, torch.bfloat16: 0.1, torch.float16: 0.02}
 """Largest difference, as a share of what is wanted; TF32 rounds float32."""
+STEP = {torch.float32: 1e-2, torch.bfloat16: 0.7, torch.float16: 0.3}
+"""The same for a step. Rounding alone makes 0.47 of gradients in bfloat16 and 0.2 in float16; wrong ones make 1.4."""
 
 
 def make(name: str, device: torch.device) -> tuple[VideoModel, Tensor]:
@@ -26,7 +28,7 @@ def make(name: str, device: torch.device) -> tuple[VideoModel, Tensor]:
     return model.to(device), clips.to(device).contiguous(memory_format=torch.channels_last_3d)
 
 
-def trained(model: VideoModel, clips: Tensor, dtype: torch.dtype = torch.float32) -> list[Tensor]:
+def trained(model: VideoModel, clips: Tensor, dtype: torch.dtype = torch.float32) -> list[list[Tensor]]:
     """Scores, statistics and gradients of a step, on the CPU."""
     model.zero_grad()
     with torch.autocast(clips.device.type, dtype, enabled=dtype != torch.float32):
@@ -35,14 +37,18 @@ def trained(model: VideoModel, clips: Tensor, dtype: torch.dtype = torch.float32
         scores.float(), torch.arange(len(clips), device=clips.device) % 4
     ).backward()
     gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
-    return [tensor.detach().float().cpu() for tensor in (scores, *model.buffers(), *gradients)]
+    groups = [[scores], [*model.buffers()], gradients]
+    return [[tensor.detach().float().cpu() for tensor in group] for group in groups]
 
 
-def difference(found: list[Tensor], wanted: list[Tensor]) -> float:
-    """Length of the difference of all tensors together, as a share of the length of those wanted."""
-    assert [tensor.shape for tensor in found] == [tensor.shape for tensor in wanted]
-    ours, theirs = (torch.cat([t.flatten() for t in tensors]) for tensors in (found, wanted))
-    return float((ours - theirs).norm() / theirs.norm())
+def difference(found: list[list[Tensor]], wanted: list[list[Tensor]]) -> float:
+    """Length of the difference of a group's tensors, as a share of the length of those wanted; the largest group's."""
+    errors = []
+    for ours, theirs in zip(found, wanted, strict=True):
+        assert [tensor.shape for tensor in ours] == [tensor.shape for tensor in theirs]
+        a, b = (torch.cat([tensor.flatten() for tensor in tensors]) for tensors in (ours, theirs))
+        errors.append(float((a - b).norm() / b.norm()))
+    return max(errors)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: str(dtype).removeprefix("torch."))
@@ -74,9 +80,10 @@ def test_norms_of_pictures_equal_those_of_clips_on_a_gpu(
     assert _blocks._normalizes_pictures(clips)
     pictures = trained(copy.deepcopy(model), clips, dtype)
     monkeypatch.setattr(_blocks, "_normalizes_pictures", lambda x: False)
-    assert difference(trained(copy.deepcopy(model), clips, dtype), pictures) < 3 * DTYPES[dtype]
+    assert difference(trained(copy.deepcopy(model), clips, dtype), pictures) < STEP[dtype]
 
 
+@needs_gpu  # on one core of a CPU PyTorch takes another convolution, which does not keep it
 @pytest.mark.parametrize("name", NAMES)
 def test_every_feature_map_keeps_the_memory_format(name: str) -> None:
     """A map in another format would be copied by the next convolution, and batch norm would be slow."""
@@ -109,7 +116,7 @@ def test_a_compiled_step_equals_an_eager_one(dtype: torch.dtype) -> None:
     eager = trained(copy.deepcopy(model), clips, dtype)
     compiled = copy.deepcopy(model)
     compiled.compile(fullgraph=True)
-    assert difference(trained(compiled, clips, dtype), eager) < 3 * DTYPES[dtype]
+    assert difference(trained(compiled, clips, dtype), eager) < STEP[dtype]
 
 
 @needs_gpu

@@ -9,10 +9,10 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from video_data import ClipConfig, PackOptions, ShardSet, normalize, open_shards, pack_folder, train_loader
-from video_data.media.planes import PlaneLayout, YuvClips, has_kernel, join_planes, to_rgb
+from video_data.media.planes import PlaneLayout, YuvClips, has_triton, join_planes, to_rgb
 
 pytestmark = pytest.mark.skipif(
-    not torch.cuda.is_available() or not has_kernel(), reason="no GPU, or no Triton"
+    not torch.cuda.is_available() or not has_triton(), reason="no GPU, or no Triton"
 )
 DTYPES = [torch.bfloat16, torch.float16, torch.float32]
 each_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: str(dtype).removeprefix("torch."))

@@ -96,6 +96,9 @@ def test_predict_and_features_take_the_checkpoint_as_an_option_too(run, motionbe
         corrnet("features", *arguments, "-o", tmp_path / f"{name}.npz", "--num-workers", "0")
     first, option = (np.load(tmp_path / f"{name}.npz")["features"] for name in ("first", "option"))
     assert np.array_equal(first, option)
+    shards = ("--shards", motionbench[1], "--num-clips", "1", "--num-workers", "0")
+    corrnet("features", "--checkpoint", run, *shards, "-o", tmp_path / "shards.npz")
+    assert "give a checkpoint" in corrnet("predict", code=2)
 
 
 def test_predict_without_a_checkpoint_says_where_it_looked(tmp_path):

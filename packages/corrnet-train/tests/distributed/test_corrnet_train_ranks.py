@@ -87,7 +87,7 @@ def runs(motionbench, tmp_path_factory):
                 {"name": "one_rank_has_a_bug", "check": "one_rank_has_a_bug"},
                 {"name": "full_disk", "check": "full_disk", "args": [str(folder / f"full{n}")]},
                 *([task("fsdp", n, "train.micro_batch=2", *ema, "train.parallel=fsdp")] if n < 4 else []),
-                *([{"name": "shards_step", "check": "shards_step"}] if n == 2 else []),
+                *([{"name": name, "check": name} for name in ("shards_step", "compiled_step")] if n == 2 else []),
             ],
         }
         for n in reversed(WORLD_SIZES)
@@ -95,7 +95,7 @@ def runs(motionbench, tmp_path_factory):
     (folder / "job.json").write_text(json.dumps(job))
     subprocess.run(
         [sys.executable, SCRIPT, folder / "job.json"],
-        check=True, timeout=240, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True,
+        check=True, timeout=400, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True,
     )  # fmt: skip
     seen = {}
     for n in WORLD_SIZES:
@@ -247,6 +247,12 @@ def test_split_and_copied_models_learn_the_same(runs):
 def test_a_split_step_is_that_of_copies_in_every_precision(runs):
     seen, _ = runs
     assert [rank["error"] for rank in seen["shards_step", 2]] == [None] * 2
+
+
+@pytest.mark.slow
+def test_a_compiled_step_of_several_processes_is_that_of_an_eager_one(runs):
+    seen, _ = runs
+    assert [rank["error"] for rank in seen["compiled_step", 2]] == [None] * 2
 
 
 @pytest.mark.slow

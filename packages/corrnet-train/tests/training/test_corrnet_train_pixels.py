@@ -73,10 +73,10 @@ def test_auto_means_rgb_on_a_cpu_and_planes_on_a_gpu(make_config, monkeypatch):
     config = make_config()
     assert config.data.pixels == "auto"
     assert Trainer(config).config.data.pixels == "rgb"
-    monkeypatch.setattr("corrnet_train.config.schema.has_kernel", lambda: True)
+    monkeypatch.setattr("corrnet_train.config.schema.has_triton", lambda: True)
     assert config.data.pixels_on("cuda") == "yuv"
     assert make_config("data.clip.modality=flow").data.pixels_on("cuda") == "rgb"
-    monkeypatch.setattr("corrnet_train.config.schema.has_kernel", lambda: False)
+    monkeypatch.setattr("corrnet_train.config.schema.has_triton", lambda: False)
     assert config.data.pixels_on("cuda") == "rgb"
 
 

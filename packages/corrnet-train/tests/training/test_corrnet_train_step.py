@@ -153,10 +153,10 @@ def test_labels_that_were_mixed_go_to_the_loss_and_accuracy_keeps_the_labels():
     ],
 )  # fmt: skip
 def test_models_are_compiled_on_gpus_unless_told_otherwise(settings, device, mode, monkeypatch):
-    monkeypatch.setattr(schema, "has_kernel", lambda: True)
+    monkeypatch.setattr(schema, "has_triton", lambda: True)
     assert TrainConfig(**settings).compile_mode(device) == mode
 
 
 def test_models_are_not_compiled_without_triton(monkeypatch):
-    monkeypatch.setattr(schema, "has_kernel", lambda: False)
+    monkeypatch.setattr(schema, "has_triton", lambda: False)
     assert TrainConfig().compile_mode("cuda") is None

@@ -24,8 +24,11 @@ def test_flags_hold_in_the_block_alone():
 
 def test_a_run_is_deterministic_only_while_it_runs(make_config, monkeypatch):
     monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: False)
     before, seen = flags(), []
-    trainer = Trainer(make_config("run.deterministic=true", "optim.epochs=0.25"))
+    trainer = Trainer(
+        make_config("run.deterministic=true", "run.device=auto", "optim.epochs=0.25", "train.compile=false")
+    )
     assert os.environ.pop("CUBLAS_WORKSPACE_CONFIG") == ":4096:8"
     step = trainer._train_step
     trainer._train_step = lambda *args: seen.append(flags()) or step(*args)

@@ -14,7 +14,7 @@ import typer
 from rich import markup
 from rich.console import Console
 
-from corrnet_train.utils.errors import kind_of
+from corrnet_train.utils.errors import InputError, kind_of
 from corrnet_train.utils.versions import version_of
 
 EXIT_FAILED = 1
@@ -27,17 +27,12 @@ out = Console()
 err = Console(stderr=True)
 F = TypeVar("F", bound=Callable[..., Any])
 
-Checkpoint = Annotated[
-    Path,
-    typer.Argument(help="A checkpoint, the folder of a run (its last.pt), or that of an exported model."),
-]
+_CHECKPOINT = "A checkpoint, the folder of a run (its last.pt), or that of an exported model"
+Checkpoint = Annotated[Path, typer.Argument(help=f"{_CHECKPOINT}.")]
 # Commands that take a checkpoint and videos take it as an option too.
 CheckpointOrVideo = Annotated[
-    str,
-    typer.Argument(
-        metavar="CHECKPOINT",
-        help="A checkpoint, the folder of a run (its last.pt), or that of an exported model.",
-    ),
+    str | None,
+    typer.Argument(metavar="CHECKPOINT", help=f"{_CHECKPOINT}; with --checkpoint the first video."),
 ]
 CheckpointOption = Annotated[
     str | None,
@@ -154,10 +149,20 @@ def escape(text: str) -> str:
     return markup.escape(text.encode("utf-8", "backslashreplace").decode())
 
 
-def checkpoint_and_videos(first: str, videos: list[str] | None, option: str | None) -> tuple[str, list[str]]:
-    """Return the checkpoint and the videos of a command, whichever way the checkpoint was given."""
-    rest = videos or []
-    return (first, rest) if option is None else (option, [first, *rest])
+def checkpoint_and_videos(
+    first: str | None, videos: list[str] | None, option: str | None
+) -> tuple[str, list[str]]:
+    """Return the checkpoint and the videos of a command, whichever way the checkpoint was given.
+
+    Raises:
+        InputError: There is no checkpoint.
+    """
+    given = [] if first is None else [first, *(videos or [])]
+    if option is not None:
+        return option, given
+    if not given:
+        raise InputError("give a checkpoint: a file, the folder of a run, or that of an exported model")
+    return given[0], given[1:]
 
 
 def workers(num_workers: int | None) -> int:

@@ -144,7 +144,7 @@ def evaluate_command(
 
 @reports_errors
 def predict(
-    checkpoint: CheckpointOrVideo,
+    checkpoint: CheckpointOrVideo = None,
     videos: Annotated[
         list[str] | None,
         typer.Argument(help="Videos: files, folders, URLs; with --hop also camera:0 or a stream."),

@@ -29,13 +29,13 @@ if TYPE_CHECKING:  # imported where it is used: it takes a second
 
 @reports_errors
 def features(
-    checkpoint: CheckpointOrVideo,
     output: Annotated[
         Path,
         typer.Option(
             "--output", "-o", help="A file .npz or .safetensors; its index has the same name with .csv."
         ),
     ],
+    checkpoint: CheckpointOrVideo = None,
     videos: Annotated[
         list[str] | None, typer.Argument(help="Videos: files, folders, folders of frames, URLs.")
     ] = None,

@@ -71,7 +71,7 @@ def train(
 
     try:
         config = load_config(recipe, overrides)
-        if config.run.deterministic:
+        if config.run.deterministic and config.run.device != "cpu":
             prepare_deterministic()
     except InputError as error:
         raise on_every_rank(error) from None

@@ -22,7 +22,7 @@ from corrnet_train.utils.errors import InputError
 from corrnet_train.utils.precision import Precision
 from video_data import ClipConfig
 from video_data.loading.batches import PixelFormat
-from video_data.media.planes import has_kernel
+from video_data.media.planes import has_triton
 from video_data.sampling.clips import DEFAULT_NUM_CLIPS
 
 BatchNorm = Literal["local", "sync"]
@@ -79,7 +79,7 @@ class DataConfig(BaseModel):
     pixels: Literal["auto", "rgb", "yuv"] = Field(
         "auto",
         description="how clips come to the device: rgb, or yuv: as cropped planes that the device resizes and "
-        "converts, with pixels that differ by 0.12 of 255 in the mean. auto: yuv for RGB clips on a GPU, else rgb; "
+        "converts, with pixels that differ by rounding. auto: yuv for RGB clips on a GPU, else rgb; "
         "a run that goes on keeps what it had",
     )
 
@@ -95,7 +95,7 @@ class DataConfig(BaseModel):
         """Return `pixels` with "auto" resolved for a kind of device, as PyTorch names it."""
         if self.pixels != "auto":
             return self.pixels
-        return "yuv" if device_type == "cuda" and self.clip.modality == "rgb" and has_kernel() else "rgb"
+        return "yuv" if device_type == "cuda" and self.clip.modality == "rgb" and has_triton() else "rgb"
 
 
 MAX_MAGNITUDE = 10  # of RandAugment
@@ -256,7 +256,7 @@ class TrainConfig(BaseModel):
         """Return the mode of `torch.compile` on "cpu" or "cuda", None for eager execution."""
         if self.compile == "auto":
             is_tried = self.parallel == "ddp" and self.batch_norm == "local"
-            return "default" if device_type == "cuda" and is_tried and has_kernel() else None
+            return "default" if device_type == "cuda" and is_tried and has_triton() else None
         if isinstance(self.compile, bool):
             return "default" if self.compile else None
         return self.compile

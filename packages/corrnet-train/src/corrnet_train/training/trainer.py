@@ -113,7 +113,7 @@ class Trainer:
         self.folder = config.run.dir
         self.last_checkpoint = last_checkpoint(config)
         with ranks.together():
-            if config.run.deterministic:
+            if config.run.deterministic and config.run.device != "cpu":
                 prepare_deterministic()
             self.device = ranks.device(config.run.device)
             checkpoint = self._find_checkpoint(resume)

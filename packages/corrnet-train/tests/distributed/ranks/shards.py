@@ -28,9 +28,20 @@ CASES = [
 
 
 def step_of(
-    model, ranks, parallel, *, name, clip=None, precision="fp32", batch_norm="local", recompute=False
+    model,
+    ranks,
+    parallel,
+    *,
+    name,
+    clip=None,
+    precision="fp32",
+    batch_norm="local",
+    recompute=False,
+    compiled=False,
 ):
     model = copy.deepcopy(model)
+    if compiled:
+        model._compiled_call_impl = torch.compile(model._call_impl, backend="aot_eager")
     model.set_grad_checkpointing(recompute)
     parallelize(model, ranks, CPU, batch_norm=batch_norm, parallel=parallel, precision=precision)
     optimizer = build_optimizer(model, OptimConfig(name=name, lr=0.01))
@@ -86,6 +97,23 @@ def steps_equal_those_of_copies(ranks):
         assert any(not torch.equal(one, start[name]) for name, one in copied.named_parameters())
         for one, other in itertools.zip_longest(copied.buffers(), sharded.buffers()):
             torch.testing.assert_close(other, one, **close)
+
+
+def compiled_steps_equal_eager_ones(ranks):
+    """Two steps of two micro-batches with a copy of the model for each process, whose hooks the compiler sees."""
+    torch.manual_seed(0)
+    model = create_model("corrnet_tiny", num_frames=4, num_classes=4)
+    for recompute in (False, True):
+        trained = []
+        for compiled in (False, True):
+            ours, step = step_of(model, ranks, "ddp", name="sgd", recompute=recompute, compiled=compiled)
+            generator = torch.Generator().manual_seed(ranks.rank)
+            for number in range(2):
+                videos = torch.randint(256, (2, 2, 3, 4, 16, 16), dtype=torch.uint8, generator=generator)
+                batches = (DeviceBatch(video, torch.tensor([0, 3]), []) for video in videos)
+                step(batches, step=number, rate=0.01)
+            trained.append(nn.utils.parameters_to_vector(ours.parameters()))
+        torch.testing.assert_close(*trained, rtol=1e-4, atol=1e-6)
 
 
 def a_full_disk_keeps_the_checkpoint_before(ranks, folder):

@@ -129,7 +129,7 @@ def to_rgb(clips: YuvClips) -> Tensor:
     It does what decoding to RGB does: planes are resized bilinearly, each chroma sample counts for 2x2 pixels, and
     the matrix and range are those of the video. For 8-bit 4:2:0 video and even sizes results differ by FFmpeg's
     rounding: at most by 5 of 255, by less than 0.5 in the mean. The arithmetic is that of whole numbers, so all devices
-    give equal pictures. A GPU takes one kernel, and the host does not wait for it.
+    give equal pictures. With Triton a GPU takes one kernel, for which the host does not wait.
 
     Returns:
         uint8 [*clips.shape, 3, L, H, W] with the strides of channels_last_3d; rows without a clip are zero.
@@ -149,7 +149,7 @@ def convert(clips: YuvClips, dtype: torch.dtype, *, mean: float = 0.0, scale: fl
     num_clips, size = int(np.prod(clips.shape)), clips.size
     shape = (num_clips, clips.num_frames, size, size, 3)
     out = torch.empty(shape, dtype=dtype, device=clips.data.device)
-    if out.is_cuda and has_kernel():
+    if out.is_cuda and has_triton():
         from video_data.media.planes_kernel import launch
 
         launch(clips, out, mean=mean, scale=scale)
@@ -163,8 +163,8 @@ def convert(clips: YuvClips, dtype: torch.dtype, *, mean: float = 0.0, scale: fl
 
 
 @cache
-def has_kernel() -> bool:
-    """Whether GPUs convert planes with a kernel: Triton, which comes with PyTorch for GPUs on Linux, is there."""
+def has_triton() -> bool:
+    """Whether Triton is there, which comes with PyTorch for GPUs on Linux: GPUs then convert planes with a kernel."""
     return find_spec("triton") is not None
 
 

@@ -6,7 +6,7 @@ import torch
 
 from corrnet_train.training.prefetch import Prefetcher
 from video_data import Batch, normalize
-from video_data.media.planes import PlaneLayout, YuvClips, has_kernel, join_planes
+from video_data.media.planes import PlaneLayout, YuvClips, has_triton, join_planes
 
 
 def planes(seed: int, size: int) -> YuvClips:
@@ -28,7 +28,7 @@ def test_a_cpu_gets_batches_as_they_are():
     assert prefetcher.waited >= 0
 
 
-@pytest.mark.skipif(not torch.cuda.is_available() or not has_kernel(), reason="no GPU, or no Triton")
+@pytest.mark.skipif(not torch.cuda.is_available() or not has_triton(), reason="no GPU, or no Triton")
 def test_a_gpu_gets_planes_and_labels_without_waiting():
     device = torch.device("cuda")
     expected = [normalize(batch(number).video) for number in range(8)]
