@@ -226,7 +226,9 @@ def test_the_command_draws_the_filters_of_every_layer(folder, classifier, tmp_pa
     corrnet(*command, tmp_path / "g.png", "--layer", "res2.corr", "--max-frames", 2, "--max-channels", 16)
     all_layers, one = (Image.open(tmp_path / name) for name in ("f.png", "g.png"))
     assert all_layers.height > 2 * one.height and one.width > all_layers.width
-    assert "f.svg: expected a file that ends with .html or .png" in corrnet(*command, tmp_path / "f.svg", code=2)
+    assert "f.svg: expected a file that ends with .html or .png" in corrnet(
+        *command, tmp_path / "f.svg", code=2
+    )
     assert "no correlation layers" in corrnet("visualize", "filters", folder / "r2d", code=2)
 
 

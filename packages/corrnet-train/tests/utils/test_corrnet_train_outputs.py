@@ -1,8 +1,11 @@
 import hashlib
 import os
+import shutil
 
 import pytest
+from typer.testing import CliRunner
 
+from corrnet_train.cli import app
 from corrnet_train.utils.errors import InputError
 from corrnet_train.utils.files import check_output
 
@@ -31,8 +34,16 @@ def test_what_is_read_is_never_replaced(tmp_path, how):
         os.link(video, name)
     else:
         name = video if how == "itself" else tmp_path / "sub" / ".." / "my.mp4"
-    with pytest.raises(InputError, match="is read: choose another name"):
-        check_output(name, overwrite=True, inputs=["camera:0", "rtsp://host/cam", str(video)])
+    with pytest.raises(InputError, match="is read, or lies in a folder that is: choose another name"):
+        check_output(name, overwrite=True, inputs=["camera:0", f"https://host/{'a' * 300}", str(video)])
+
+
+def test_what_is_in_a_folder_that_is_read_is_never_replaced(tmp_path):
+    (tmp_path / "shards").mkdir()
+    (tmp_path / "shards" / "manifest.json").write_text("mine")
+    with pytest.raises(InputError, match="is read"):
+        check_output(tmp_path / "shards" / "manifest.json", overwrite=True, inputs=[tmp_path / "shards"])
+    check_output(tmp_path / "shards" / "report.json", inputs=[tmp_path / "shards"])
 
 
 def test_a_file_cannot_be_a_folder_or_lie_in_a_file(tmp_path):
@@ -56,12 +67,6 @@ def test_of_a_folder_the_files_that_are_written_count(tmp_path):
 @pytest.mark.slow
 def test_no_command_replaces_files_of_the_user(model_folder, motionbench, tmp_path):
     """Each command is told to write where something is, with and without --overwrite onto what it reads."""
-    import shutil
-
-    from typer.testing import CliRunner
-
-    from corrnet_train.cli import app
-
     video = tmp_path / "my.mp4"
     shutil.copy(next(motionbench[0].rglob("*.mp4")), video)
     project = tmp_path / "project"
@@ -77,6 +82,8 @@ def test_no_command_replaces_files_of_the_user(model_folder, motionbench, tmp_pa
         files = sorted(path for path in tmp_path.rglob("*") if path.is_file())
         return {path: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
+    copied = tmp_path / "copied"
+    shutil.copytree(model_folder, copied)
     before = digests()
     model, shards = model_folder, motionbench[1]
     for command in (
@@ -95,6 +102,8 @@ def test_no_command_replaces_files_of_the_user(model_folder, motionbench, tmp_pa
         ["inspect", shards, "--json", taken["a.json"]],
         ["verify", shards, "--json", taken["a.json"]],
         ["doctor", "--json", taken["a.json"]],
+        ["export", copied, copied, "--overwrite"],
+        ["predict", copied, video, "--json", copied / "config.json", "--overwrite"],
     ):
         result = CliRunner().invoke(app, list(map(str, command)))
         assert result.exit_code == 2, (command, result.output)

@@ -24,6 +24,7 @@ from corrnet_train.cli.common import (
     escape,
     out,
     print_error,
+    read_of_checkpoint,
     reports_errors,
 )
 from corrnet_train.cli.encoding import has_character
@@ -81,7 +82,7 @@ def evaluate_command(
     from corrnet_train.checkpoint.state import weights_hash
     from corrnet_train.config.schema import EvalConfig
     from corrnet_train.distributed.ranks import joined_ranks
-    from corrnet_train.evaluation.evaluate import EVALUATION_FILES, evaluate
+    from corrnet_train.evaluation.evaluate import EVALUATION_FILES, JOURNAL, evaluate
     from corrnet_train.inference.classifier import VideoClassifier
     from corrnet_train.utils.progress import progress_bar
     from video_data import open_shards
@@ -89,7 +90,9 @@ def evaluate_command(
     with joined_ranks(device, timeout=_MOST_APART) as ranks:
         with ranks.together():
             if output is not None and ranks.is_first:
-                check_output(output, overwrite=overwrite, inputs=[checkpoint], files=EVALUATION_FILES)
+                goes_on = (output / JOURNAL).exists()  # perhaps stopped while it wrote these files
+                inputs = [*read_of_checkpoint(checkpoint), shards]
+                check_output(output, overwrite=overwrite or goes_on, inputs=inputs, files=EVALUATION_FILES)
             shard_set = open_shards(shards)
             total = shard_set.num_samples(split)
             own_device = str(ranks.device(device))
@@ -97,7 +100,7 @@ def evaluate_command(
         ranks.check_equal("the manifest of the shards", shard_set.manifest_hash)
         if ranks.world_size > 1:  # training may have moved last.pt on in between
             ranks.check_equal(f"the weights in {checkpoint}", weights_hash(classifier.model))
-        journal = None if output is None or ranks.world_size > 1 else output / "unfinished.jsonl"
+        journal = None if output is None or ranks.world_size > 1 else output / JOURNAL
         with progress_bar(err if ranks.is_first else Console(quiet=True)) as bar:
             task = bar.add_task(f"eval {split}", total=total)
             try:
@@ -195,7 +198,7 @@ def predict(
         raise InputError("--num-clips is for whole videos, --hop slides a window: give one of them")
     if hop is not None and len(names) != 1:
         raise InputError(f"--hop slides over one video, got {len(names)}")
-    inputs = [checkpoint, *names]
+    inputs: list[str | Path] = [*read_of_checkpoint(checkpoint), *names]
     if annotate is not None:
         check_output(annotate, overwrite=overwrite, inputs=inputs, endings=(".mp4",))
     if json_file is not None:

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from corrnet_train.cli.common import Checkpoint, Overwrite, escape, out, reports_errors
+from corrnet_train.cli.common import Checkpoint, Overwrite, escape, out, read_of_checkpoint, reports_errors
 from corrnet_train.utils.errors import InputError
 
 
@@ -45,7 +45,7 @@ def export(
             "ending a folder; or give --format"
         )
     chosen = format or endings.get(path.suffix, "hub")
-    check_export(path, format=chosen, overwrite=overwrite, inputs=[checkpoint])
+    check_export(path, format=chosen, overwrite=overwrite, inputs=read_of_checkpoint(checkpoint))
     classifier = VideoClassifier.from_checkpoint(checkpoint, device="cpu")
     exported = export_model(classifier, path, format=chosen, overwrite=overwrite)
     out.print(escape(f"exported: {exported.path}"), highlight=False, soft_wrap=True)

@@ -19,6 +19,7 @@ from corrnet_train.cli.common import (
     err,
     escape,
     out,
+    read_of_checkpoint,
     reports_errors,
 )
 from corrnet_train.utils.errors import InputError
@@ -81,7 +82,7 @@ def features(
     from corrnet_train.utils.progress import progress_bar
     from video_data import open_shards
 
-    check_path(output, overwrite=overwrite, inputs=[checkpoint, *names])
+    check_path(output, overwrite=overwrite, inputs=[*read_of_checkpoint(checkpoint), *names, shards or ""])
     found = find_videos(names) if names else PackedSplit(open_shards(shards or ""), split)
     total = num_videos(found)
     classifier = VideoClassifier.from_checkpoint(checkpoint, device=device)

@@ -62,9 +62,9 @@ def inspect(
     from video_data import inspect_shards, open_shards, sample_thumbnails
 
     if json_file is not None:
-        check_output(json_file, overwrite=overwrite)
+        check_output(json_file, overwrite=overwrite, inputs=[shards])
     if sheet is not None:
-        check_output(sheet, overwrite=overwrite, endings=SHEET_SUFFIXES)
+        check_output(sheet, overwrite=overwrite, inputs=[shards], endings=SHEET_SUFFIXES)
     shard_set = open_shards(shards, verify=True)
     if sheet is not None:
         check_sheet(sheet, num_classes=min(num_classes, len(shard_set.classes)), clips_per_class=clips)

@@ -43,7 +43,7 @@ def verify(
     from video_data import verify_shards
 
     if json_file is not None:
-        check_output(json_file, overwrite=overwrite)
+        check_output(json_file, overwrite=overwrite, inputs=[shards])
     report = verify_shards(shards, decode=decode, num_workers=workers(num_workers))
     if json_file is not None:
         write_text(json_file, report.model_dump_json(indent=2) + "\n")

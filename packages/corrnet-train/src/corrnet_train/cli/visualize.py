@@ -15,6 +15,7 @@ from corrnet_train.cli.common import (
     err,
     escape,
     out,
+    read_of_checkpoint,
     reports_errors,
 )
 from corrnet_train.utils.files import check_output
@@ -58,7 +59,7 @@ def filters(
     from corrnet_train.inference.classifier import VideoClassifier
     from corrnet_train.report.pages.filters import SUFFIXES, write_filters
 
-    check_output(output, overwrite=overwrite, inputs=[checkpoint], endings=SUFFIXES)
+    check_output(output, overwrite=overwrite, inputs=read_of_checkpoint(checkpoint), endings=SUFFIXES)
     classifier = VideoClassifier.from_checkpoint(checkpoint, device="cpu")
     shown = chosen_layers(classifier.video_model, layers or [])
     write_filters(
@@ -102,7 +103,9 @@ def motion(
 
     if layers and len(layers) > 1:
         raise typer.BadParameter(f"motion is drawn of one --layer, got {', '.join(layers)}")
-    check_output(output, overwrite=overwrite, inputs=[checkpoint, video], endings=SUFFIXES)
+    check_output(
+        output, overwrite=overwrite, inputs=[*read_of_checkpoint(checkpoint), video], endings=SUFFIXES
+    )
     classifier = VideoClassifier.from_checkpoint(checkpoint, device=device)
     chosen = chosen_layers(classifier.video_model, layers or [])[0]
     with progress_bar(err) as bar, interrupt_flag() as flag:

@@ -21,7 +21,8 @@ Fingerprint = dict[str, str | int]
 _log = logging.getLogger(__name__)
 
 EVALUATION_FILES = ("result.json", "predictions.csv", "unreadable.csv", "classes.csv", "report.html")
-"""What `corrnet eval --output` writes into its folder."""
+"""What `corrnet eval --output` writes into its folder, and what it needs to go on after a stop."""
+JOURNAL = "unfinished.jsonl"
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,8 @@ def check_output(
     Args:
         path: The file, or a folder with `files`.
         overwrite: Whether what is there may be replaced.
-        inputs: What is read meanwhile; it is never replaced. Names that are no files may be among it.
+        inputs: Files and folders that are read meanwhile, which are never replaced, nor is what is in them. Names of
+            other things may be among them.
         endings: Endings of the file that are allowed, in lower case; empty allows any.
         files: Names of the files that are written into a folder.
 
@@ -44,10 +45,16 @@ def check_output(
     for file in written:
         if not file.exists():
             continue
-        if any(Path(name).exists() and file.samefile(name) for name in map(str, inputs)):
-            raise InputError(f"{file} is read: choose another name for what is written")
+        if any(_is_or_holds(name, file) for name in map(str, inputs)):
+            raise InputError(f"{file} is read, or lies in a folder that is: choose another name")
         if not overwrite:
             raise InputError(f"{file} exists; --overwrite replaces it")
+
+
+def _is_or_holds(name: str, file: Path) -> bool:
+    if not os.path.exists(name):  # noqa: PTH110  (Path.exists raises for a long URL)
+        return False
+    return file.samefile(name) or file.resolve().is_relative_to(Path(name).resolve())
 
 
 def write_text(path: Path, text: str) -> None:
