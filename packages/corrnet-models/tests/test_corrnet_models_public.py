@@ -14,6 +14,7 @@ import corrnet_models
 README = Path(__file__).parents[1] / "README.md"
 PUBLIC = {
     "corrnet_models": """
+PRETRAINED_FILES
 STAGES
 Complexity(name, num_frames, resolution, num_parameters, gmacs, gmacs_fvcore, paper_gmacs)
 Complexity.difference

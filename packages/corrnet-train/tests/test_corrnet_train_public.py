@@ -19,7 +19,7 @@ SIGNATURES = {
     "VideoClassifier.clip_probabilities": "self, video",
     "VideoClassifier.clip_features": "self, video, *, stage",
     "evaluate": "classifier, shards, split, *, num_clips, num_crops, batch_size, num_workers, on_batch, ranks, journal",
-    "export_model": "classifier, path, *, format",
+    "export_model": "classifier, path, *, format, overwrite",
     "extract_features": "classifier, videos, path, *, num_clips, per_clip, stage, num_workers, overwrite, on_video",
     "load_config": "recipe, overrides",
 }

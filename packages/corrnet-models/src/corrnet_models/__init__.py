@@ -12,7 +12,13 @@ from corrnet_models._complexity import (
 from corrnet_models._config import STAGES, ModelConfig, StageName
 from corrnet_models._errors import MissingPackageError, ModelError
 from corrnet_models._network import FeatureInfo, Stage, VideoModel, VideoResNet
-from corrnet_models._pretrained import Pretrained, is_pretrained, load_pretrained, save_pretrained
+from corrnet_models._pretrained import (
+    PRETRAINED_FILES,
+    Pretrained,
+    is_pretrained,
+    load_pretrained,
+    save_pretrained,
+)
 from corrnet_models._registry import (
     ModelInfo,
     build_model,
@@ -27,6 +33,7 @@ from corrnet_models._twostream import TwoStreamResNet
 __version__ = "0.1.0"
 
 __all__ = [
+    "PRETRAINED_FILES",
     "STAGES",
     "Complexity",
     "FeatureInfo",

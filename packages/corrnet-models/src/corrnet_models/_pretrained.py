@@ -16,6 +16,8 @@ from corrnet_models._network import VideoModel
 from corrnet_models._registry import build_model
 
 WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
+PRETRAINED_FILES = (WEIGHTS, CONFIG, CARD)
+"""What `save_pretrained` writes into its folder."""
 _LIBRARY, _FORMAT_VERSION = "corrnet-models", 1
 
 

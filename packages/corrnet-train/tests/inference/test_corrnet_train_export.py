@@ -121,7 +121,8 @@ def test_the_ending_must_be_that_of_the_format(classifier, tmp_path):
         export_model(classifier, tmp_path / "model.pt2", format="onnx")
 
 
-def test_an_ending_of_weights_is_not_taken_for_a_folder(tmp_path):
-    result = runner.invoke(app, ["export", str(tmp_path), str(tmp_path / "model.pt")])
+@pytest.mark.parametrize("name", ["model.pt", "model.engine"])
+def test_an_unknown_ending_is_not_taken_for_a_folder(tmp_path, name):
+    result = runner.invoke(app, ["export", str(tmp_path), str(tmp_path / name)])
     assert result.exit_code == 2
-    assert "ends like a file of weights: .pt2 is a torch.export program" in " ".join(result.output.split())
+    assert "has an unknown ending: .pt2 is a torch.export program" in " ".join(result.output.split())

@@ -236,7 +236,7 @@ def test_bad_input_stops_before_any_work(classifier, model_folder, motionbench, 
     assert "give videos, or --shards FOLDER" in corrnet(*command, *options, code=2)
     assert "give videos, or --shards FOLDER" in corrnet(*command, videos, *shards, *options, code=2)
     assert "no split 'dev'" in corrnet(*command, *shards, "--split", "dev", *options, code=2)
-    assert ".npz or .safetensors, got" in corrnet(*command, videos, "-o", tmp_path / "f.txt", code=2)
+    assert "ends with .npz or .safetensors" in corrnet(*command, videos, "-o", tmp_path / "f.txt", code=2)
     assert "none of 1 videos can be read" in corrnet(*command, videos / "b.mp4", *options, code=1)
     from corrnet_train.inference.feature_file import FeatureFile
 

@@ -189,7 +189,7 @@ def test_the_command_draws_motion(folder, tmp_path):
             (*command[2:], tmp_path / "x.mp4", "--layer", "res5.corr"),
             "this model has res2.corr, res3.corr, res4.corr",
         ),
-        ((*command[2:], tmp_path / "x.gif"), "motion is drawn as .mp4, .png, .html, got 'x.gif'"),
+        ((*command[2:], tmp_path / "x.gif"), "x.gif: expected a file that ends with .mp4 or .png or .html"),
         (
             (folder / "corrnet", folder / "none.mp4", "-o", tmp_path / "x.mp4"),
             "none.mp4: FileNotFoundError: No such file",
@@ -226,7 +226,9 @@ def test_the_command_draws_the_filters_of_every_layer(folder, classifier, tmp_pa
     corrnet(*command, tmp_path / "g.png", "--layer", "res2.corr", "--max-frames", 2, "--max-channels", 16)
     all_layers, one = (Image.open(tmp_path / name) for name in ("f.png", "g.png"))
     assert all_layers.height > 2 * one.height and one.width > all_layers.width
-    assert "got 'f.svg'" in corrnet(*command, tmp_path / "f.svg", code=2)
+    assert "f.svg: expected a file that ends with .html or .png" in corrnet(
+        *command, tmp_path / "f.svg", code=2
+    )
     assert "no correlation layers" in corrnet("visualize", "filters", folder / "r2d", code=2)
 
 

@@ -165,6 +165,14 @@ def checkpoint_and_videos(
     return given[0], given[1:]
 
 
+def read_of_checkpoint(checkpoint: str | Path) -> list[Path]:
+    """Return the files and folders that are read of a checkpoint, the folder of a run, or that of an exported model."""
+    from corrnet_models import PRETRAINED_FILES
+
+    path = Path(checkpoint)
+    return [path / name for name in ("checkpoints", *PRETRAINED_FILES)] if path.is_dir() else [path]
+
+
 def workers(num_workers: int | None) -> int:
     """Return the processes of the option `--num-workers`; one that works alone is this one."""
     from video_data.utils.workers import available_cores

@@ -14,6 +14,7 @@ from corrnet_train.cli.common import (
     EXIT_FAILED,
     DecodingWorkers,
     Device,
+    Overwrite,
     decoding_workers,
     err,
     escape,
@@ -22,7 +23,7 @@ from corrnet_train.cli.common import (
 )
 from corrnet_train.cli.complete import model_names
 from corrnet_train.cli.layout import fitting_table, print_entry
-from corrnet_train.utils.files import write_text
+from corrnet_train.utils.files import check_output, write_text
 
 if TYPE_CHECKING:
     from corrnet_train.doctor import CheckResult, Context
@@ -56,6 +57,7 @@ def doctor(
         Path | None,
         typer.Option("--json", metavar="FILE", help="Write all findings as JSON; - for standard output."),
     ] = None,
+    overwrite: Overwrite = False,
 ) -> None:
     r"""Check a machine, or all processes of a run, before an expensive one.
 
@@ -80,6 +82,8 @@ def doctor(
     from corrnet_models import model_config
     from corrnet_train.doctor import Options, examine
 
+    if json_file is not None and json_file != Path("-"):
+        check_output(json_file, overwrite=overwrite)
     model_config(model)  # names the nearest model there is
     options = Options(
         device=device,

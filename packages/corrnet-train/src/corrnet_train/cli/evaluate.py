@@ -17,16 +17,19 @@ from corrnet_train.cli.common import (
     DecodingWorkers,
     Device,
     NumClips,
+    Overwrite,
     checkpoint_and_videos,
     decoding_workers,
     err,
     escape,
     out,
     print_error,
+    read_of_checkpoint,
     reports_errors,
 )
 from corrnet_train.cli.encoding import has_character
 from corrnet_train.utils.errors import InputError
+from corrnet_train.utils.files import check_output
 
 if TYPE_CHECKING:  # imported where it is used: it takes a second
     from corrnet_train.inference.classifier import VideoClassifier
@@ -57,6 +60,7 @@ def evaluate_command(
             "done, what is needed to go on after a stop.",
         ),
     ] = None,
+    overwrite: Overwrite = False,
 ) -> None:
     r"""Measure accuracy over a split: of views, videos and classes, with calibration; each video is counted once.
 
@@ -78,13 +82,17 @@ def evaluate_command(
     from corrnet_train.checkpoint.state import weights_hash
     from corrnet_train.config.schema import EvalConfig
     from corrnet_train.distributed.ranks import joined_ranks
-    from corrnet_train.evaluation.evaluate import evaluate
+    from corrnet_train.evaluation.evaluate import EVALUATION_FILES, JOURNAL, evaluate
     from corrnet_train.inference.classifier import VideoClassifier
     from corrnet_train.utils.progress import progress_bar
     from video_data import open_shards
 
     with joined_ranks(device, timeout=_MOST_APART) as ranks:
         with ranks.together():
+            if output is not None and ranks.is_first:
+                goes_on = (output / JOURNAL).exists()  # perhaps stopped while it wrote these files
+                inputs = [*read_of_checkpoint(checkpoint), shards]
+                check_output(output, overwrite=overwrite or goes_on, inputs=inputs, files=EVALUATION_FILES)
             shard_set = open_shards(shards)
             total = shard_set.num_samples(split)
             own_device = str(ranks.device(device))
@@ -92,7 +100,7 @@ def evaluate_command(
         ranks.check_equal("the manifest of the shards", shard_set.manifest_hash)
         if ranks.world_size > 1:  # training may have moved last.pt on in between
             ranks.check_equal(f"the weights in {checkpoint}", weights_hash(classifier.model))
-        journal = None if output is None or ranks.world_size > 1 else output / "unfinished.jsonl"
+        journal = None if output is None or ranks.world_size > 1 else output / JOURNAL
         with progress_bar(err if ranks.is_first else Console(quiet=True)) as bar:
             task = bar.add_task(f"eval {split}", total=total)
             try:
@@ -161,6 +169,7 @@ def predict(
         Path | None, typer.Option("--json", metavar="FILE", help="Write all probabilities as JSON.")
     ] = None,
     device: Device = "auto",
+    overwrite: Overwrite = False,
     checkpoint_option: CheckpointOption = None,
 ) -> None:
     """Classify videos and show the most probable classes.
@@ -189,6 +198,11 @@ def predict(
         raise InputError("--num-clips is for whole videos, --hop slides a window: give one of them")
     if hop is not None and len(names) != 1:
         raise InputError(f"--hop slides over one video, got {len(names)}")
+    inputs: list[str | Path] = [*read_of_checkpoint(checkpoint), *names]
+    if annotate is not None:
+        check_output(annotate, overwrite=overwrite, inputs=inputs, endings=(".mp4",))
+    if json_file is not None:
+        check_output(json_file, overwrite=overwrite, inputs=inputs)
     classifier = VideoClassifier.from_checkpoint(checkpoint, device=device)
     if hop is None:
         _predict_videos(classifier, names, num_clips, top, json_file)

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from corrnet_train.cli.common import Checkpoint, escape, out, reports_errors
+from corrnet_train.cli.common import Checkpoint, Overwrite, escape, out, read_of_checkpoint, reports_errors
 from corrnet_train.utils.errors import InputError
 
 
@@ -17,6 +17,7 @@ def export(
         Literal["hub", "torch", "onnx"] | None,
         typer.Option(help="Default: what the ending of PATH says; without one, hub."),
     ] = None,
+    overwrite: Overwrite = False,
 ) -> None:
     """Write a trained model for use elsewhere.
 
@@ -34,17 +35,19 @@ def export(
     corrnet export runs/first/checkpoints/best.pt my-model.onnx
     """
     from corrnet_train.inference.classifier import VideoClassifier
-    from corrnet_train.inference.export import TOLERANCE, export_model
+    from corrnet_train.inference.export import TOLERANCE, check_export, export_model
 
     endings: dict[str, Literal["hub", "torch", "onnx"]] = {".pt2": "torch", ".onnx": "onnx"}
-    if format is None and path.suffix in {".pt", ".pth", ".ckpt", ".bin", ".safetensors", ".ep"}:
+    is_file = path.suffix[1:2].isalpha() and not path.is_dir()  # my-model-v1.2 is no file
+    if format is None and is_file and path.suffix not in endings:
         raise InputError(
-            f"{path} ends like a file of weights: .pt2 is a torch.export program, .onnx a graph, and a name without "
-            "such an ending a folder; or give --format"
+            f"{path} has an unknown ending: .pt2 is a torch.export program, .onnx a graph, and a name without an "
+            "ending a folder; or give --format"
         )
     chosen = format or endings.get(path.suffix, "hub")
+    check_export(path, format=chosen, overwrite=overwrite, inputs=read_of_checkpoint(checkpoint))
     classifier = VideoClassifier.from_checkpoint(checkpoint, device="cpu")
-    exported = export_model(classifier, path, format=chosen)
+    exported = export_model(classifier, path, format=chosen, overwrite=overwrite)
     out.print(escape(f"exported: {exported.path}"), highlight=False, soft_wrap=True)
     if exported.difference is not None:
         out.print(

@@ -19,6 +19,7 @@ from corrnet_train.cli.common import (
     err,
     escape,
     out,
+    read_of_checkpoint,
     reports_errors,
 )
 from corrnet_train.utils.errors import InputError
@@ -75,11 +76,13 @@ def features(
     if bool(names) == (shards is not None):
         raise InputError("give videos, or --shards FOLDER with --split")
     from corrnet_train.inference.classifier import VideoClassifier
+    from corrnet_train.inference.feature_file import check_path
     from corrnet_train.inference.features import PackedSplit, extract_features, num_videos
     from corrnet_train.inference.inputs import find_videos
     from corrnet_train.utils.progress import progress_bar
     from video_data import open_shards
 
+    check_path(output, overwrite=overwrite, inputs=[*read_of_checkpoint(checkpoint), *names, shards or ""])
     found = find_videos(names) if names else PackedSplit(open_shards(shards or ""), split)
     total = num_videos(found)
     classifier = VideoClassifier.from_checkpoint(checkpoint, device=device)

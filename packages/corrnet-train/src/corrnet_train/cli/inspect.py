@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from corrnet_train.cli.common import Workers, escape, out, reports_errors, workers
+from corrnet_train.cli.common import Overwrite, Workers, escape, out, reports_errors, workers
 from corrnet_train.cli.layout import print_entry
-from corrnet_train.utils.files import write_text
+from corrnet_train.utils.files import check_output, write_text
 
 if TYPE_CHECKING:
     from video_data.shards.inspect import Inspection
@@ -37,6 +37,7 @@ def inspect(
     frames: Annotated[int, typer.Option(min=1, max=64, help="Frames of a clip on the sheet.")] = 8,
     seed: Annotated[int, typer.Option(help="Seed of the choice of classes and clips.")] = 0,
     num_workers: Workers = None,
+    overwrite: Overwrite = False,
 ) -> None:
     """Show what is in shards: splits, classes, sizes, lengths, what was left out, duplicates, samples.
 
@@ -52,6 +53,7 @@ def inspect(
     corrnet inspect data/shards --per-class --json shards.json
     """
     from corrnet_train.report.pages.contact_sheet import (
+        SHEET_SUFFIXES,
         THUMBNAIL_HEIGHT,
         check_sheet,
         summary_rows,
@@ -59,6 +61,10 @@ def inspect(
     )
     from video_data import inspect_shards, open_shards, sample_thumbnails
 
+    if json_file is not None:
+        check_output(json_file, overwrite=overwrite, inputs=[shards])
+    if sheet is not None:
+        check_output(sheet, overwrite=overwrite, inputs=[shards], endings=SHEET_SUFFIXES)
     shard_set = open_shards(shards, verify=True)
     if sheet is not None:
         check_sheet(sheet, num_classes=min(num_classes, len(shard_set.classes)), clips_per_class=clips)

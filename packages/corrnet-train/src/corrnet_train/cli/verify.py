@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from corrnet_train.cli.common import EXIT_FAILED, Workers, escape, out, reports_errors, workers
-from corrnet_train.utils.files import write_text
+from corrnet_train.cli.common import EXIT_FAILED, Overwrite, Workers, escape, out, reports_errors, workers
+from corrnet_train.utils.files import check_output, write_text
 
 if TYPE_CHECKING:
     from video_data.shards.verify import Problem
@@ -27,6 +27,7 @@ def verify(
         Path | None,
         typer.Option("--json", metavar="FILE", help="Write the report with all problems as JSON."),
     ] = None,
+    overwrite: Overwrite = False,
 ) -> None:
     """Check that shards are what was packed: hash every file and sample, decode every video.
 
@@ -41,6 +42,8 @@ def verify(
     """
     from video_data import verify_shards
 
+    if json_file is not None:
+        check_output(json_file, overwrite=overwrite, inputs=[shards])
     report = verify_shards(shards, decode=decode, num_workers=workers(num_workers))
     if json_file is not None:
         write_text(json_file, report.model_dump_json(indent=2) + "\n")

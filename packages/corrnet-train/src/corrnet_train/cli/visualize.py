@@ -11,11 +11,14 @@ from corrnet_train.cli.common import (
     Checkpoint,
     Device,
     Layers,
+    Overwrite,
     err,
     escape,
     out,
+    read_of_checkpoint,
     reports_errors,
 )
+from corrnet_train.utils.files import check_output
 
 if TYPE_CHECKING:  # imported where it is used: it takes a second
     from corrnet_train.analysis.motion import MotionField
@@ -38,6 +41,7 @@ def filters(
     layers: Layers = None,
     max_frames: Annotated[int, typer.Option(help="Frames to show.", min=1)] = 8,
     max_channels: Annotated[int, typer.Option(help="Channels to show.", min=1)] = 8,
+    overwrite: Overwrite = False,
 ) -> None:
     r"""Draw the learned correlation filters, as in the paper's Figure 4.
 
@@ -53,8 +57,9 @@ def filters(
     """
     from corrnet_train.analysis.correlation_layers import chosen_layers
     from corrnet_train.inference.classifier import VideoClassifier
-    from corrnet_train.report.pages.filters import write_filters
+    from corrnet_train.report.pages.filters import SUFFIXES, write_filters
 
+    check_output(output, overwrite=overwrite, inputs=read_of_checkpoint(checkpoint), endings=SUFFIXES)
     classifier = VideoClassifier.from_checkpoint(checkpoint, device="cpu")
     shown = chosen_layers(classifier.video_model, layers or [])
     write_filters(
@@ -75,6 +80,7 @@ def motion(
     layers: Layers = None,
     max_frames: Annotated[int, typer.Option(help="Frames of the video to look at.", min=2)] = 300,
     device: Device = "auto",
+    overwrite: Overwrite = False,
 ) -> None:
     """Draw the motion that a correlation layer matches, as arrows and colors over the frames.
 
@@ -91,13 +97,15 @@ def motion(
     from corrnet_train.analysis.correlation_layers import chosen_layers
     from corrnet_train.analysis.motion import count_frames, motion_fields
     from corrnet_train.inference.classifier import VideoClassifier
-    from corrnet_train.report.pages.motion import check_suffix, write_motion
+    from corrnet_train.report.pages.motion import SUFFIXES, write_motion
     from corrnet_train.utils.interrupt import interrupt_flag
     from corrnet_train.utils.progress import progress_bar
 
     if layers and len(layers) > 1:
         raise typer.BadParameter(f"motion is drawn of one --layer, got {', '.join(layers)}")
-    check_suffix(output)
+    check_output(
+        output, overwrite=overwrite, inputs=[*read_of_checkpoint(checkpoint), video], endings=SUFFIXES
+    )
     classifier = VideoClassifier.from_checkpoint(checkpoint, device=device)
     chosen = chosen_layers(classifier.video_model, layers or [])[0]
     with progress_bar(err) as bar, interrupt_flag() as flag:

@@ -20,6 +20,10 @@ from video_data.loading.batches import Unreadable
 Fingerprint = dict[str, str | int]
 _log = logging.getLogger(__name__)
 
+EVALUATION_FILES = ("result.json", "predictions.csv", "unreadable.csv", "classes.csv", "report.html")
+"""What `corrnet eval --output` writes into its folder, and what it needs to go on after a stop."""
+JOURNAL = "unfinished.jsonl"
+
 
 @dataclass(frozen=True)
 class EvalResult:

@@ -4,6 +4,7 @@ Programs and graphs take clips as they are cut from videos, uint8, and return pr
 with clips is inside of them. Each is run beside the model before it counts as exported.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -12,10 +13,10 @@ import torch
 from torch import Tensor, nn
 
 import corr_ops
-from corrnet_models import VideoModel, save_pretrained
+from corrnet_models import PRETRAINED_FILES, VideoModel, save_pretrained
 from corrnet_train.inference.classifier import VideoClassifier
 from corrnet_train.utils.errors import InputError, MissingPackageError, WorkError
-from corrnet_train.utils.files import write_json
+from corrnet_train.utils.files import check_output, write_json
 from video_data import ClipConfig, normalize
 from video_data.utils.files import atomic_path
 
@@ -55,7 +56,28 @@ class _Program(nn.Module):
         return scores.float().softmax(dim=1)
 
 
-def export_model(classifier: VideoClassifier, path: str | Path, *, format: Format) -> Exported:
+def check_export(
+    path: Path, *, format: Format, overwrite: bool = False, inputs: Sequence[str | Path] = ()
+) -> None:
+    """Check, before any work, that a model may be exported to a path; see `export_model` and `check_output`.
+
+    Raises:
+        InputError: It may not.
+    """
+    if format == "hub":
+        check_output(path, overwrite=overwrite, inputs=inputs, files=PRETRAINED_FILES)
+        return
+    if format not in _SUFFIXES:
+        raise InputError(f"format must be hub, {', '.join(_SUFFIXES)}; got {format!r}")
+    if path.suffix != _SUFFIXES[format]:
+        raise InputError(f"{path}: expected the ending {_SUFFIXES[format]} for --format {format}")
+    for file in (path, _usage_path(path)):
+        check_output(file, overwrite=overwrite, inputs=inputs)
+
+
+def export_model(
+    classifier: VideoClassifier, path: str | Path, *, format: Format, overwrite: bool = False
+) -> Exported:
     """Write a trained model in another form.
 
     Args:
@@ -63,14 +85,16 @@ def export_model(classifier: VideoClassifier, path: str | Path, *, format: Forma
         path: `hub`: the folder; `torch`: a file `.pt2`, loaded with `torch.export.load`, which needs none of these
             packages; `onnx`: a file `.onnx`. The number of clips is free in both.
         format: Which form.
+        overwrite: Whether files that are there are replaced.
 
     Raises:
-        ValueError: The path has another ending.
+        ValueError: The path has another ending, or something is there.
         ExportError: The exported program computes something else than the model.
         ImportError: ONNX export without its packages (extra `onnx`).
     """
     assert isinstance(classifier.model, VideoModel)
     path = Path(path)
+    check_export(path, format=format, overwrite=overwrite)
     if format == "hub":
         metadata = {
             "clip": classifier.clip.model_dump(mode="json"),
@@ -80,10 +104,6 @@ def export_model(classifier: VideoClassifier, path: str | Path, *, format: Forma
         }
         save_pretrained(classifier.model, path, classes=classifier.classes, metadata=metadata)
         return Exported(path, None)
-    if format not in _SUFFIXES:
-        raise InputError(f"format must be hub, {', '.join(_SUFFIXES)}; got {format!r}")
-    if path.suffix != _SUFFIXES[format]:
-        raise InputError(f"{path}: expected the ending {_SUFFIXES[format]} for --format {format}")
     if format == "onnx":
         _import_onnx()
     program = _Program(classifier.model.eval(), classifier.clip)
@@ -105,7 +125,7 @@ def export_model(classifier: VideoClassifier, path: str | Path, *, format: Forma
             file.replace(temporary)
         finally:
             file.unlink(missing_ok=True)
-    write_json(path.with_name(f"{path.name}.json"), _usage(classifier))
+    write_json(_usage_path(path), _usage(classifier))
     return Exported(path, difference)
 
 
@@ -144,6 +164,10 @@ def _import_onnx() -> Any:
     except ImportError as error:
         raise MissingPackageError(f"{error}; ONNX export needs: pip install 'corrnet-train[onnx]'") from error
     return onnxruntime
+
+
+def _usage_path(path: Path) -> Path:
+    return path.with_name(f"{path.name}.json")
 
 
 def _usage(classifier: VideoClassifier) -> dict[str, Any]:

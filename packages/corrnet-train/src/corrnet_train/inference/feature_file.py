@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from corrnet_train.utils.errors import InputError, WorkError
-from corrnet_train.utils.files import write_text
+from corrnet_train.utils.files import check_output, write_text
 from video_data.utils.files import atomic_path, locked
 from video_data.utils.settings import changed_settings
 
@@ -41,16 +41,19 @@ class VideoRecord:
     error: str
 
 
-def check_path(path: Path, *, overwrite: bool) -> None:
-    """Refuse a file that cannot be written.
+def check_path(path: Path, *, overwrite: bool, inputs: Sequence[str | Path] = ()) -> None:
+    """Refuse a file that cannot be written, or whose index cannot.
 
     Raises:
         ValueError: Its ending is unknown, or it is there and is not to be replaced.
     """
-    if path.suffix not in _SUFFIXES:
-        raise InputError(f"features are written to a file {' or '.join(_SUFFIXES)}, got {path}")
-    if path.exists() and not overwrite:
-        raise InputError(f"{path} exists; --overwrite replaces it")
+    check_output(path, overwrite=overwrite, inputs=inputs, endings=_SUFFIXES)
+    if not _records_of(path).exists():  # else the index is of what goes on
+        check_output(path.with_suffix(".csv"), overwrite=overwrite, inputs=inputs)
+
+
+def _records_of(path: Path) -> Path:
+    return path.with_name(f"{path.name}.part.jsonl")
 
 
 class FeatureFile:
@@ -90,7 +93,7 @@ class FeatureFile:
         self._num_features = num_features
         self._per_clip = per_clip
         self._rows_path = path.with_name(f"{path.name}.part")
-        self._records_path = path.with_name(f"{path.name}.part.jsonl")
+        self._records_path = _records_of(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         with ExitStack() as files:
             try:

@@ -3,11 +3,58 @@
 import contextlib
 import json
 import math
-from collections.abc import Iterator
+import os
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from corrnet_train.utils.errors import InputError
+
+
+def check_output(
+    path: Path,
+    *,
+    overwrite: bool = False,
+    inputs: Iterable[str | Path] = (),
+    endings: Sequence[str] = (),
+    files: Sequence[str] = (),
+) -> None:
+    """Check, before any work, that a file or a folder may be written.
+
+    Args:
+        path: The file, or a folder with `files`.
+        overwrite: Whether what is there may be replaced.
+        inputs: Files and folders that are read meanwhile, which are never replaced, nor is what is in them. Names of
+            other things may be among them.
+        endings: Endings of the file that are allowed, in lower case; empty allows any.
+        files: Names of the files that are written into a folder.
+
+    Raises:
+        InputError: It must not be, or it cannot be.
+    """
+    if endings and path.suffix.lower() not in endings:
+        raise InputError(f"{path}: expected a file that ends with {' or '.join(endings)}")
+    written = [path / name for name in files] or [path]
+    if not files and path.is_dir():
+        raise InputError(f"{path} is a folder, and a file is to be written")
+    folder = next(folder for folder in written[0].parents if folder.exists())
+    if not folder.is_dir():
+        raise InputError(f"{path} cannot be written: {folder} is a file")
+    if not os.access(folder, os.W_OK):
+        raise InputError(f"{path} cannot be written: writing into {folder} is not allowed")
+    for file in written:
+        if not file.exists():
+            continue
+        if any(_is_or_holds(name, file) for name in map(str, inputs)):
+            raise InputError(f"{file} is read, or lies in a folder that is: choose another name")
+        if not overwrite:
+            raise InputError(f"{file} exists; --overwrite replaces it")
+
+
+def _is_or_holds(name: str, file: Path) -> bool:
+    if not os.path.exists(name):  # noqa: PTH110  (Path.exists raises for a long URL)
+        return False
+    return file.samefile(name) or file.resolve().is_relative_to(Path(name).resolve())
 
 
 def write_text(path: Path, text: str) -> None:

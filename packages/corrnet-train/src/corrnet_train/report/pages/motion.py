@@ -27,7 +27,7 @@ _SHOWN = 8  # frames of a picture or a page
 _INK = (235, 237, 242)
 
 
-def check_suffix(path: Path) -> None:
+def _check_suffix(path: Path) -> None:
     """Raise ValueError for another ending than .mp4, .png or .html."""
     if path.suffix.lower() not in SUFFIXES:
         raise InputError(f"motion is drawn as {', '.join(SUFFIXES)}, got {path.name!r}")
@@ -51,7 +51,7 @@ def write_motion(
     Raises:
         ValueError: The ending is another one, or there are no fields.
     """
-    check_suffix(path)
+    _check_suffix(path)
     suffix = path.suffix.lower()
     if suffix == ".mp4":
         with VideoWriter(path) as writer:
