@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and a lock on a folder."""
+"""What may be written where, files that are written whole or not at all, and a lock on a folder."""
 
 import contextlib
 import json
