@@ -55,7 +55,7 @@ def having(flag):
         ("--overwrite", 1),
         ("--device", 1),
         ("--num-clips", 1),
-        ("checkpoint", 1),
+        ("checkpoint", 2),  # where there are videos, it may be an option
     ],
 )
 def test_an_option_has_one_meaning(flag, num_meanings):
@@ -70,7 +70,9 @@ def test_the_checkpoint_is_the_first_argument():
     assert sorted(found) == ["eval", "export", "features", "predict", "visualize filters", "visualize motion"]
     for name, entry in found.items():
         arguments = [parameter for parameter in ALL[name].params if parameter.param_type_name == "argument"]
-        assert arguments[0] is entry and entry.required
+        has_option = any("--checkpoint" in parameter.opts for parameter in ALL[name].params)
+        assert arguments[0] is entry and entry.required != has_option
+        assert has_option == (name in ("features", "predict"))
 
 
 def test_no_workers_are_none_everywhere_and_fewer_are_refused():
