@@ -49,10 +49,10 @@ def missing() -> list[str]:
         name, found, version = line.partition("==")
         if found:
             pinned[canonicalize_name(name)] = version
-    todo = [Requirement(text) for package in PACKAGES for text in _project(package)["dependencies"]]
+    pending = [Requirement(text) for package in PACKAGES for text in _project(package)["dependencies"]]
     done: set[tuple[str, frozenset[str]]] = set()
-    while todo:
-        requirement = todo.pop()
+    while pending:
+        requirement = pending.pop()
         name, extras = canonicalize_name(requirement.name), frozenset(requirement.extras)
         if name in IMAGE or (name, extras) in done:
             continue
@@ -64,7 +64,7 @@ def missing() -> list[str]:
                 for e in ("", *extras)
             ]
             if any(wants):
-                todo.append(needed)
+                pending.append(needed)
     names = {name for name, _ in done} - set(PACKAGES)
     return [f"{name}=={pinned[name]}" for name in sorted(names)]
 
