@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from rich.console import Console
-from torch import nn
 
 from corrnet_models import VideoModel
 from corrnet_train.checkpoint.async_writer import CheckpointWriter, ShardedCheckpointWriter, remove_unfinished
@@ -38,7 +37,7 @@ from corrnet_train.training.step import StepResult, StepValues, TrainStep, diver
 from corrnet_train.utils.errors import InputError, WorkError
 from corrnet_train.utils.files import only_user, write_json
 from corrnet_train.utils.interrupt import Flag, interrupt_flag
-from corrnet_train.utils.kernels import chosen_kernels, prepare_deterministic
+from corrnet_train.utils.kernels import check_deterministic, chosen_kernels, prepare_deterministic
 from corrnet_train.utils.precision import autocast, clip_dtype
 from corrnet_train.utils.progress import progress_bar, training_bar
 from video_data import LoaderState, ShardSet, TrainLoader, normalize, open_shards, train_loader
@@ -63,19 +62,6 @@ class TrainResult:
     step: int
     checkpoint: Path
     train_seconds: float
-
-
-def _check_deterministic(model: VideoModel, name: str) -> None:
-    """Check that all layers have gradients that repeat themselves on a GPU.
-
-    Raises:
-        InputError: A layer has none.
-    """
-    if any(isinstance(module, nn.MaxPool3d) for module in model.modules()):
-        raise InputError(
-            f"run.deterministic=true is not for model.name={name} on a GPU: PyTorch's max pooling has no gradient "
-            "there that repeats itself to the bit; give run.deterministic=false, or a model without it"
-        )
 
 
 def last_checkpoint(config: RunConfig) -> Path:
@@ -209,7 +195,7 @@ class Trainer:
             message = initialize(model, config.init_from, classes=classes, new_head=config.new_head)
             self.console.print(message, markup=False, highlight=False, soft_wrap=True)
         if self.config.run.deterministic and self.device.type == "cuda":
-            _check_deterministic(model, self.config.model.name)
+            check_deterministic(model, self.config.model.name)
         model.to(self.device)
         prepare_model(model, self.config.train)
         return model

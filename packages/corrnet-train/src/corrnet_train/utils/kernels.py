@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+from torch import nn
 
 from corrnet_train.utils.errors import InputError
 
@@ -48,4 +49,17 @@ def prepare_deterministic() -> None:
         raise InputError(
             f"run.deterministic=true needs the environment variable {_CUBLAS} to be {' or '.join(_WORKSPACES)}, "
             f"but {found}: set it before the program starts"
+        )
+
+
+def check_deterministic(model: nn.Module, name: str) -> None:
+    """Check that all layers have gradients that repeat themselves on a GPU.
+
+    Raises:
+        InputError: A layer has none.
+    """
+    if any(isinstance(module, nn.MaxPool3d) for module in model.modules()):
+        raise InputError(
+            f"run.deterministic=true is not for model.name={name} on a GPU: PyTorch's max pooling has no gradient "
+            "there that repeats itself to the bit; give run.deterministic=false, or a model without it"
         )
