@@ -7,6 +7,7 @@ from typer.testing import CliRunner
 
 from corrnet_train.cli import app
 from corrnet_train.config.schema import load_config
+from corrnet_train.evaluation.evaluate import EVALUATION_FILES
 
 runner = CliRunner()
 
@@ -73,6 +74,7 @@ def test_eval_prints_accuracies_and_fingerprint_and_writes_json(run, motionbench
     )
     for text in ("clip", "video", "top-1", "manifest", "weights", "decoder"):
         assert text in output
+    assert {path.name for path in (tmp_path / "eval").iterdir()} == set(EVALUATION_FILES)
     written = json.loads((tmp_path / "eval" / "result.json").read_text())
     assert written["num_videos"] == 16 and written["fingerprint"]["split"] == "test"
     assert written["fingerprint"]["views"] == "2 clips x 1 center crop"  # eval.num_clips of the run

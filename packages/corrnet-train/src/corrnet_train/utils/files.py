@@ -32,8 +32,8 @@ def check_output(
     Raises:
         InputError: It must not be, or it cannot be.
     """
-    if endings and path.suffix.lower() not in endings:
-        raise InputError(f"{path}: expected a file that ends with {' or '.join(endings)}")
+    if endings:
+        check_ending(path, endings)
     written = [path / name for name in files] or [path]
     if not files and path.is_dir():
         raise InputError(f"{path} is a folder, and a file is to be written")
@@ -49,6 +49,16 @@ def check_output(
             raise InputError(f"{file} is read, or lies in a folder that is: choose another name")
         if not overwrite:
             raise InputError(f"{file} exists; --overwrite replaces it")
+
+
+def check_ending(path: Path, endings: Sequence[str]) -> None:
+    """Check that a file has one of the endings, which are in lower case.
+
+    Raises:
+        InputError: It has another one.
+    """
+    if path.suffix.lower() not in endings:
+        raise InputError(f"{path}: expected a file that ends with {' or '.join(endings)}")
 
 
 def _is_or_holds(name: str, file: Path) -> bool:

@@ -18,7 +18,7 @@ from corrnet_train.report.pages.render import render_page
 from corrnet_train.report.pictures import data_url
 from corrnet_train.report.table import format_duration
 from corrnet_train.utils.errors import InputError
-from corrnet_train.utils.files import write_text
+from corrnet_train.utils.files import check_ending, write_text
 from video_data.shards.format import Coverage
 from video_data.shards.inspect import Distribution, Inspection
 from video_data.shards.thumbnails import Thumbnails
@@ -57,8 +57,7 @@ def write_sheet(inspection: Inspection, clips: Sequence[Thumbnails], path: Path)
 
 def check_sheet(path: Path, *, num_classes: int = 0, clips_per_class: int = 0) -> None:
     """Raise ValueError for another ending than .html or .png, or more clips than a PNG holds."""
-    if path.suffix.lower() not in SHEET_SUFFIXES:
-        raise InputError(f"a sheet is written as {' or '.join(SHEET_SUFFIXES)}, got {path.name!r}")
+    check_ending(path, SHEET_SUFFIXES)
     rows = _png_rows([clips_per_class] * num_classes)
     if path.suffix.lower() == ".png" and rows > _MOST_ROWS:
         raise InputError(

@@ -14,7 +14,7 @@ from corrnet_train.report.figures.filters import filter_figure
 from corrnet_train.report.figures.style import inline
 from corrnet_train.report.pages.render import render_page
 from corrnet_train.utils.errors import InputError
-from corrnet_train.utils.files import write_text
+from corrnet_train.utils.files import check_ending, write_text
 from video_data.utils.files import atomic_path
 
 SUFFIXES = (".html", ".png")
@@ -36,8 +36,7 @@ def write_filters(
         ValueError: The ending is another one, a layer has no filters or a weight is not finite.
     """
     suffix = path.suffix.lower()
-    if suffix not in SUFFIXES:
-        raise InputError(f"filters are drawn as {' or '.join(SUFFIXES)}, got {path.name!r}")
+    check_ending(path, SUFFIXES)
     bare = [layer.name for layer in layers if layer.filters is None]
     if bare:
         raise InputError(

@@ -16,7 +16,7 @@ from corrnet_train.report.figures.video import VideoWriter, text_font
 from corrnet_train.report.pages.render import render_page
 from corrnet_train.report.pictures import data_url
 from corrnet_train.utils.errors import InputError
-from corrnet_train.utils.files import write_text
+from corrnet_train.utils.files import check_ending, write_text
 from video_data.utils.files import atomic_path
 
 SUFFIXES = (".mp4", ".png", ".html")
@@ -25,12 +25,6 @@ _LEGEND = 72  # pixels below it
 _ARROW_PITCH = 18  # pixels between arrows, at least
 _SHOWN = 8  # frames of a picture or a page
 _INK = (235, 237, 242)
-
-
-def _check_suffix(path: Path) -> None:
-    """Raise ValueError for another ending than .mp4, .png or .html."""
-    if path.suffix.lower() not in SUFFIXES:
-        raise InputError(f"motion is drawn as {', '.join(SUFFIXES)}, got {path.name!r}")
 
 
 def write_motion(
@@ -51,7 +45,7 @@ def write_motion(
     Raises:
         ValueError: The ending is another one, or there are no fields.
     """
-    _check_suffix(path)
+    check_ending(path, SUFFIXES)
     suffix = path.suffix.lower()
     if suffix == ".mp4":
         with VideoWriter(path) as writer:
