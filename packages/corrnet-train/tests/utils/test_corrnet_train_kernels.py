@@ -3,8 +3,9 @@ import os
 import pytest
 import torch
 
+from corrnet_models import create_model
 from corrnet_train.training.trainer import Trainer
-from corrnet_train.utils.kernels import chosen_kernels, prepare_deterministic
+from corrnet_train.utils.kernels import check_deterministic, chosen_kernels, prepare_deterministic
 
 
 def flags():
@@ -47,3 +48,9 @@ def test_a_wrong_workspace_of_cublas_and_one_that_comes_too_late_are_refused(mon
         prepare_deterministic()
     monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":16:8")
     prepare_deterministic()
+
+
+def test_a_model_whose_gradients_do_not_repeat_on_a_gpu_is_refused():
+    check_deterministic(create_model("corrnet_tiny"), "corrnet_tiny")
+    with pytest.raises(ValueError, match="run.deterministic=true is not for model.name=r2d_tiny on a GPU"):
+        check_deterministic(create_model("r2d_tiny"), "r2d_tiny")
