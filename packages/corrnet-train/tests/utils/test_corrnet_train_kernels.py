@@ -52,5 +52,5 @@ def test_a_wrong_workspace_of_cublas_and_one_that_comes_too_late_are_refused(mon
 
 def test_a_model_whose_gradients_do_not_repeat_on_a_gpu_is_refused():
     check_deterministic(create_model("corrnet_tiny"), "corrnet_tiny")
-    with pytest.raises(ValueError, match="run.deterministic=true is not for model.name=r2d_tiny on a GPU"):
+    with pytest.raises(ValueError, match=r"deterministic=true is not for model.name=r2d_tiny on a GPU"):
         check_deterministic(create_model("r2d_tiny"), "r2d_tiny")
