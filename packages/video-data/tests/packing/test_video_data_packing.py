@@ -440,7 +440,7 @@ def test_a_process_that_dies_is_told_with_what_it_worked_on(class_folder, tmp_pa
     )
     run = subprocess.run([sys.executable, script], capture_output=True, text=True, check=False)
     assert run.stderr.strip().splitlines()[-1] == (
-        "video_data.utils.errors.WorkError: a worker process died (SIGKILL; out of memory? Try fewer workers) "
+        "video_data.utils.errors.WorkersError: a worker process died (SIGKILL; out of memory? Try fewer workers) "
         "while it worked on video 5"
     )
 
@@ -485,7 +485,7 @@ def test_a_script_without_a_guard_is_told_what_it_lacks(class_folder, tmp_path):
     run = subprocess.run(command, capture_output=True, text=True, check=False)
     assert run.returncode != 0
     last = run.stderr.strip().splitlines()[-1]
-    assert last.startswith("video_data.utils.errors.WorkError: worker processes cannot start: ")
+    assert last.startswith("video_data.utils.errors.WorkersError: worker processes cannot start: ")
     assert "inside `if __name__ == '__main__':`" in last
 
 

@@ -117,9 +117,7 @@ def test_memory(local, in_memory, tmp_path):
 @pytest.mark.slow
 def test_http_with_workers_that_share_a_cache(local, over_http, tmp_path):
     url, asked = over_http
-    assert_reads_as_local(
-        local, open_shards(url, cache=tmp_path), num_workers=2, multiprocessing_context="spawn"
-    )
+    assert_reads_as_local(local, open_shards(url, cache=tmp_path), num_workers=2)
     assert {name: count for name, count in asked.items() if name.startswith("train")} == {
         path.name: 1 for path in local.glob("train-*")
     }

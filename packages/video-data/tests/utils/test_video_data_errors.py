@@ -1,6 +1,7 @@
 """Errors that users can cause keep their class, their message and their attributes on the way between processes."""
 
 import pickle
+from functools import partial
 
 import pytest
 from torch.utils.data import Dataset
@@ -8,12 +9,14 @@ from torch.utils.data import Dataset
 from video_data import InputError, MissingPackageError, RemoteError, ShardError, VideoError, WorkError
 from video_data.loading.live import open_frames
 from video_data.media.limits import UnindexableVideo
+from video_data.utils.errors import WorkersError
 from video_data.utils.pool import map_in_order
 from video_data.utils.workers import make_data_loader
 
 ERRORS = [
     InputError("text"),
     WorkError("text"),
+    WorkersError("text"),
     MissingPackageError("text"),
     RemoteError("text"),
     VideoError("frame 3 is gone", reason="frames are gone"),
@@ -25,11 +28,11 @@ names = pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error)._
 
 
 class Failing(Dataset):
-    def __init__(self, error):
-        self.error = error
+    def __init__(self, kind, *args):
+        self.make = partial(kind, *args)
 
     def __getitem__(self, numbers):
-        raise self.error
+        raise self.make()
 
 
 class Unsendable(OSError):
@@ -71,14 +74,14 @@ def test_they_come_out_of_processes_as_they_are():
 @names
 def test_they_come_out_of_the_workers_of_a_loader_as_they_are(error):
     with pytest.raises(type(error)) as found:
-        next(iter(make_data_loader(Failing(error), [[0]], 1, None)))
+        next(iter(make_data_loader(Failing(pickle.loads, pickle.dumps(error)), [[0]], 1)))
     check_same(found.value, error)
 
 
-@pytest.mark.parametrize("error", [ValueError("a bug"), Unsendable(1, "two")], ids=["bug", "unsendable"])
+@pytest.mark.parametrize("error", [(ValueError, "a bug"), (Unsendable, 1, "two")], ids=["bug", "unsendable"])
 def test_the_trace_of_anything_else_comes_out_of_them(error):
     with pytest.raises((ValueError, RuntimeError, OSError), match="in __getitem__") as found:
-        next(iter(make_data_loader(Failing(error), [[0]], 1, None)))
+        next(iter(make_data_loader(Failing(*error), [[0]], 1)))
     assert not isinstance(found.value, InputError | WorkError)
 
 

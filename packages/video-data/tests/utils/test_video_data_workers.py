@@ -1,12 +1,20 @@
 """Numbers of workers, and the memory in which batches are handed over."""
 
+import contextlib
 import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
+from torch.utils.data import Dataset
 
 from video_data import ClipConfig, PackOptions, open_shards, pack_folder, suggest_num_workers, train_loader
 from video_data.utils import workers as workers_module
-from video_data.utils.workers import available_cores
+from video_data.utils.errors import WorkersError
+from video_data.utils.workers import available_cores, make_data_loader, working_on
 
 CLIP = ClipConfig(num_frames=4, crop_size=16, short_side=(20, 24))
 
@@ -45,3 +53,117 @@ def test_workers_hand_batches_over_in_shared_memory(pixels, class_folder, tmp_pa
         buffer = batch.video if pixels == "rgb" else batch.video.data
         assert buffer.is_shared()
         assert buffer.untyped_storage().nbytes() == buffer.nbytes
+
+
+class Steps(Dataset):
+    """A batch is the number of its worker; some numbers end or keep it."""
+
+    def describe(self, number):
+        return f"sample {number}"
+
+    def __getitem__(self, numbers):
+        for number in numbers:
+            working_on(number)
+            if number == 100:
+                os.kill(os.getpid(), signal.SIGKILL)
+            if number >= 1000:
+                time.sleep(number)
+        return os.getpid()
+
+
+def test_a_worker_that_dies_is_named_with_what_it_was_at():
+    batches = iter(make_data_loader(Steps(), [[0], [99, 100, 101], [2]], 1))
+    next(batches)
+    with pytest.raises(WorkersError, match=r"died \(SIGKILL; out of memory.* while it worked on sample 100$"):
+        list(batches)
+
+
+def test_a_worker_that_does_not_answer_is_named_with_what_it_is_at(monkeypatch):
+    monkeypatch.setattr(workers_module, "_LOOK_PERIOD", 0.1)
+    loader = make_data_loader(Steps(), [[0], [1000], [2]], 2)
+    batches = iter(loader)
+    next(batches)
+    loader._give_up_after = 0.5  # not sooner: a start takes seconds on a busy machine
+    with pytest.raises(WorkersError, match=r"gave no batch for .* process \d+ has worked on sample 1000 for"):
+        list(batches)
+
+
+def test_a_loader_waits_longer_than_it_looks_after_its_workers(monkeypatch):
+    monkeypatch.setattr(workers_module, "_LOOK_PERIOD", 0.05)
+    assert len(list(make_data_loader(Steps(), [[0], [1], [2]], 2))) == 3  # the server takes seconds to start
+
+
+SCRIPT = """
+import signal, sys, time
+from video_data.utils.pool import map_in_order
+from video_data.utils.workers import make_data_loader
+sys.path.insert(0, {folder!r})
+from {module} import Steps, pause
+
+if __name__ == "__main__":
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: print("signal", flush=True))
+    if sys.argv[1] == "pool":
+        batches = map_in_order(pause, [0.1] * 60, num_workers=2, title="", progress=False)
+    else:
+        batches = iter(make_data_loader(Steps(), [[n] for n in range(int(sys.argv[2]), int(sys.argv[2]) + 60)], 2))
+        if sys.argv[1] == "exit":
+            next(batches), sys.exit()
+    for pid in batches:
+        print(pid, flush=True)
+        time.sleep(0.05)
+    print("done", flush=True)
+"""
+
+
+def pause(seconds):
+    time.sleep(seconds)
+    return os.getpid()
+
+
+def start(tmp_path, *args):
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT.format(folder=str(Path(__file__).parent), module=Path(__file__).stem))
+    return subprocess.Popen(
+        [sys.executable, script, *args], stdout=subprocess.PIPE, text=True, start_new_session=True
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["loader", "pool"])
+def test_a_signal_to_all_processes_leaves_workers_to_the_main_process(kind, tmp_path):
+    with start(tmp_path, kind, "0") as process:
+        pids = {process.stdout.readline() for _ in range(8)}
+        assert len(pids) == 2
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGTERM):
+            os.killpg(process.pid, number)
+        lines = process.stdout.read().splitlines(keepends=True)
+    assert lines[-1] == "done\n" and "signal\n" in lines and pids >= {*lines} - {"done\n", "signal\n"}
+    assert process.returncode == 0
+    assert_group_ends(process.pid)
+
+
+@pytest.mark.slow
+def test_workers_end_with_the_main_process_when_it_is_killed_or_leaves_them_at_work(tmp_path):
+    with start(tmp_path, "loader", "970") as process:
+        for _ in range(8):
+            process.stdout.readline()
+        time.sleep(1.5)  # both are at numbers that take very long, or soon will be
+        process.kill()
+    assert_group_ends(process.pid)
+    with start(tmp_path, "exit", "999") as process:
+        assert process.wait(timeout=60) == 0
+    assert_group_ends(process.pid)
+
+
+def assert_group_ends(group, within=20.0):
+    deadline = time.monotonic() + within
+    while time.monotonic() < deadline:
+        stats = []
+        for path in Path("/proc").glob("[0-9]*/stat"):
+            with contextlib.suppress(OSError):
+                stats.append(path.read_text().rpartition(")")[2].split())
+        if not any(stat[2] == str(group) and stat[0] != "Z" for stat in stats):
+            return
+        time.sleep(0.1)
+    raise AssertionError(f"processes of group {group} live on")

@@ -21,7 +21,7 @@ from video_data.shards.reader import ShardError, ShardSet
 from video_data.utils.error_budget import DEFAULT_ERROR_BUDGET, ErrorBudget
 from video_data.utils.errors import InputError, WorkError
 from video_data.utils.settings import changed_settings
-from video_data.utils.workers import batch_buffer, make_data_loader
+from video_data.utils.workers import LOADER_TIMEOUT, batch_buffer, make_data_loader, working_on
 
 _MAX_REPLACEMENTS = 32  # neighbors that are tried for one unreadable sample
 
@@ -132,7 +132,7 @@ def train_loader(
     repeats: int = 1,
     error_budget: float = DEFAULT_ERROR_BUDGET,
     pixels: PixelFormat = "rgb",
-    multiprocessing_context: str | None = None,
+    timeout: float = LOADER_TIMEOUT,
 ) -> TrainLoader:
     """Load training clips in an order that depends on (manifest, split, seed) alone.
 
@@ -159,8 +159,7 @@ def train_loader(
             next readable one in the order and listed in its batch; beyond the budget the loader raises
             WorkError.
         pixels: `rgb` for tensors, `yuv` for planes that `to_rgb` or `normalize` resizes and converts on the device.
-        multiprocessing_context: How workers start, `fork`, `spawn` or `forkserver`; None means the system's
-            way.
+        timeout: Seconds without a batch after which the workers are given up.
 
     Raises:
         ValueError: There is no such split, a number is out of its range, or the set was packed without the flow that
@@ -185,7 +184,7 @@ def train_loader(
         raise InputError(f"num_samples must be at least 0, got {num_samples}")
     dataset = _TrainDataset(shards, split, clip, seed, pixels, repeats)
     sampler = _PositionSampler(batch_size, rank, world_size, position, num_samples)
-    loader: DataLoader[Batch] = make_data_loader(dataset, sampler, num_workers, multiprocessing_context)
+    loader: DataLoader[Batch] = make_data_loader(dataset, sampler, num_workers, timeout=timeout)
     state = LoaderState(manifest_hash=shards.manifest_hash, split=split, seed=seed, position=position)
     return TrainLoader(sampler, loader, state, allowed=error_budget * len(sampler) * batch_size)
 
@@ -241,6 +240,10 @@ class _TrainDataset(Dataset[Batch]):
             replaced=replaced,
         )
 
+    def describe(self, index: int) -> str:
+        """Name a sample of the split for a message."""
+        return self._shards.describe(self._split, index)
+
     def _read(
         self, position: int, clips: "_RgbClips | _YuvClips", row: int, replaced: list[Replacement]
     ) -> SampleRecord:
@@ -250,6 +253,7 @@ class _TrainDataset(Dataset[Batch]):
         for step in range(tries):
             index = self._order.at(pass_index, (offset + step) % self._order.num_samples)
             key = f"{self._split}/{index}"
+            working_on(index)
             try:
                 record = self._shards.sample(self._split, index)
                 key = record.key

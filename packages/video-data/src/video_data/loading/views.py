@@ -30,7 +30,7 @@ from video_data.sampling.clips import DEFAULT_NUM_CLIPS, ClipConfig, clip_frames
 from video_data.shards.pack_options import PackOptions
 from video_data.shards.reader import ShardError, ShardSet
 from video_data.utils.errors import InputError, WorkError
-from video_data.utils.workers import batch_buffer, make_data_loader
+from video_data.utils.workers import LOADER_TIMEOUT, batch_buffer, make_data_loader, working_on
 
 
 def eval_loader(
@@ -47,7 +47,7 @@ def eval_loader(
     first: int = 0,
     pixels: PixelFormat = "rgb",
     skip_unreadable: bool = False,
-    multiprocessing_context: str | None = None,
+    timeout: float = LOADER_TIMEOUT,
 ) -> "DataLoader[ViewBatch]":
     """Load every video of a split once, as clips spaced uniformly over it (paper section 5).
 
@@ -68,8 +68,7 @@ def eval_loader(
         pixels: `rgb` for tensors, `yuv` for planes that `to_rgb` or `normalize` resizes and converts on the device.
         skip_unreadable: Whether a video that cannot be read gives a row with `valid` false and is listed in
             `ViewBatch.unreadable`, in place of an error.
-        multiprocessing_context: How workers start, `fork`, `spawn` or `forkserver`; None means the system's
-            way.
+        timeout: Seconds without a batch after which the workers are given up.
 
     Raises:
         ValueError: There is no such split, a number is out of its range, or the set was packed without the flow that
@@ -89,7 +88,7 @@ def eval_loader(
     end = first - (first - num_videos) // world_size * world_size  # equally many for each rank
     rows = [index if index < num_videos else -1 for index in range(first + rank, end, world_size)]
     batches = [rows[i : i + batch_size] for i in range(0, len(rows), batch_size)]
-    loader: DataLoader[ViewBatch] = make_data_loader(dataset, batches, num_workers, multiprocessing_context)
+    loader: DataLoader[ViewBatch] = make_data_loader(dataset, batches, num_workers, timeout=timeout)
     return loader
 
 
@@ -229,6 +228,10 @@ class _ViewDataset(Dataset[ViewBatch]):
         self._views = _Views(num_clips, num_crops, clip)
         self._pixels = pixels
 
+    def describe(self, index: int) -> str:
+        """Name a video of the split for a message."""
+        return self._shards.describe(self._split, index)
+
     def __getitem__(self, indices: list[int]) -> ViewBatch:
         rgb = batch_buffer(len(indices), *self._views.shape) if self._pixels == "rgb" else None
         parts: list[tuple[PlaneLayout, np.ndarray]] = []
@@ -237,6 +240,7 @@ class _ViewDataset(Dataset[ViewBatch]):
         unreadable: list[Unreadable] = []
         for row, index in enumerate(indices):
             key, source = f"{self._split}/{index}", ""
+            working_on(index)
             try:
                 if index >= 0:
                     record = self._shards.sample(self._split, index)

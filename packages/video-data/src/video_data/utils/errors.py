@@ -14,6 +14,10 @@ class WorkError(RuntimeError):
     """Work that cannot go on for a reason outside of the program: too much is unreadable, or a process was killed."""
 
 
+class WorkersError(WorkError):
+    """Worker processes died or hang; the message says how, and what they worked on."""
+
+
 class MissingPackageError(ImportError):
     """An optional package that is not installed; the message says how to install it."""
 

@@ -1,11 +1,19 @@
-"""Worker processes: how many are sensible, how they start, and the memory in which they hand batches over."""
+"""Worker processes: how many are sensible, how they start and end, and the memory in which they hand batches over."""
 
+import atexit
+import ctypes
 import math
+import multiprocessing
+import multiprocessing.util
 import os
 import pickle
 import signal
-from collections.abc import Iterator
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from multiprocessing import connection, context
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +21,15 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
-from video_data.utils.errors import InputError, MissingPackageError, WorkError
+from video_data.utils.errors import InputError, MissingPackageError, WorkError, WorkersError
 
 _MAX_WORKERS = 16  # decoding in more processes than this seldom helps one consumer
 _CGROUP_LIMIT = Path("/sys/fs/cgroup/cpu.max")
+_SERVER_IMPORTS = ["video_data.loading.train", "video_data.loading.views", "video_data.packing._ingest"]
+_LOOK_PERIOD = 2.0  # seconds after which a loader looks whether its workers are alive
+
+LOADER_TIMEOUT = 300.0
+"""Seconds without a batch after which a loader gives its workers up."""
 
 
 def suggest_num_workers(local_world_size: int = 1) -> int:
@@ -49,32 +62,188 @@ def available_cores() -> int:
     return max(1, cores)
 
 
+def start_worker_server() -> None:
+    """Start the process from which workers are forked, in the background; where there is one, do nothing.
+
+    This process has threads, of whose locks a fork keeps those that are held, for ever. The server has none, and has
+    imported what workers need. Neither it nor what it forks gets SIGINT or SIGTERM, which a terminal, a scheduler or
+    torchrun sends to all processes at once: the main process decides when workers end. With it they end.
+    """
+    if not hasattr(signal, "pthread_sigmask"):  # Windows, where workers are spawned
+        return
+    from multiprocessing import forkserver, resource_tracker
+
+    if forkserver._forkserver._forkserver_pid is None:  # type: ignore[attr-defined]
+        forkserver.set_forkserver_preload(_SERVER_IMPORTS)
+    resource_tracker.ensure_running()  # here, as it would unblock the signals
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    try:
+        forkserver.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+
+
+if hasattr(context, "ForkServerContext"):
+    _Context: Any = context.ForkServerContext
+    _Process: Any = context.ForkServerProcess
+else:
+    _Context, _Process = context.SpawnContext, context.SpawnProcess
+
+
+class _Worker(_Process):  # type: ignore[misc]
+    def start(self) -> None:
+        start_worker_server()  # again, if somebody has killed it
+        super().start()
+
+    was_ended = False
+
+    def terminate(self) -> None:
+        if self.is_alive():
+            self.was_ended = True
+            self.kill()  # SIGTERM does not reach it
+
+
+class WorkerContext(_Context):  # type: ignore[misc]
+    """How the worker processes of one loader or pool start: from the server of workers, or spawned on Windows.
+
+    Args:
+        num_workers: How many there will be.
+
+    Attributes:
+        processes: Those that were started.
+        notes: Where each worker notes what it is at.
+    """
+
+    def __init__(self, num_workers: int) -> None:
+        super().__init__()
+        start_worker_server()
+        self.processes: list[_Worker] = []
+        _contexts.add(self)
+        self.notes = WorkerNotes(self, num_workers)
+
+    def Process(self, *args: Any, **kwargs: Any) -> _Worker:  # (a method of contexts has this name)
+        """Return a process that is yet to be started."""
+        self.processes.append(_Worker(*args, **kwargs))
+        return self.processes[-1]
+
+    def died(self) -> list[_Worker]:
+        """Return the processes that ended by themselves, and not as they should."""
+        return [
+            process
+            for process in self.processes
+            if process.exitcode not in (0, None) and not process.was_ended
+        ]
+
+
+_contexts: weakref.WeakSet[WorkerContext] = weakref.WeakSet()
+
+
+@atexit.register  # later than multiprocessing's own, and called before that, which would wait for workers for ever
+def _end_workers() -> None:
+    for workers in _contexts:
+        for process in workers.processes:
+            process.terminate()
+
+
+class WorkerNotes:
+    """What each of some workers is at, in shared memory; without a lock, which a dying process might keep.
+
+    Args:
+        context: How the workers start.
+        num_workers: How many there are.
+    """
+
+    def __init__(self, context: Any, num_workers: int) -> None:
+        self._rows = context.RawArray(ctypes.c_int64, 3 * num_workers)
+
+    def write(self, place: int, item: int) -> None:
+        """Note in a worker what it begins with; -1 for nothing."""
+        self._rows[3 * place : 3 * place + 3] = [os.getpid(), item, time.monotonic_ns()]
+
+    def read(self) -> list[tuple[int, int, float]]:
+        """Return for each worker that has begun its process id, item, and seconds since it began with that."""
+        now, rows = time.monotonic_ns(), self._rows[:]
+        return [
+            (pid, item, (now - since) / 1e9)
+            for pid, item, since in zip(rows[::3], rows[1::3], rows[2::3], strict=True)
+            if pid
+        ]
+
+
+_place: tuple[WorkerNotes, int] | None = None  # of this worker
+
+
+def begin_worker(notes: WorkerNotes, place: int) -> None:
+    """Run first in each worker: it decodes on one thread, and ends with the main process, however that ends."""
+    global _place
+    torch.set_num_threads(1)
+    for number in (signal.SIGINT, signal.SIGTERM):  # of spawned ones and those of another library's server
+        signal.signal(number, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    notes.write(place, -1)
+    _place = notes, place
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    connection.wait([parent.sentinel])
+    os._exit(1)
+
+
+def working_on(item: int) -> None:
+    """Note which item this process is at, for the case that it dies or hangs; -1 for none. It must be a worker."""
+    if _place is not None:
+        notes, place = _place
+        notes.write(place, item)
+
+
+def why_died(died: Sequence[_Worker], notes: WorkerNotes, describe: Callable[[int], str]) -> str:
+    """Return what happened to workers that died, and what they worked on.
+
+    Args:
+        died: They; empty where it is not known which of them died.
+        notes: What the workers have noted.
+        describe: Names an item.
+    """
+    at = {pid: item for pid, item, _ in notes.read()}
+    if died and all(process.pid not in at and (process.exitcode or 0) > 0 for process in died):
+        return (
+            "worker processes cannot start: what starts them in a script has to stand inside "
+            "`if __name__ == '__main__':`, since each of them imports the script; the lines above tell of another cause"
+        )
+    items = [at.get(process.pid or 0, -1) for process in died]
+    worked_on = [describe(item) for item in items if item >= 0]
+    if not died:
+        candidates = [describe(item) for item in at.values() if item >= 0]
+        worked_on = [f"one of {', '.join(candidates)}"] if candidates else []
+    codes = {process.exitcode or 0 for process in died}
+    how = ", ".join(sorted(signal.Signals(-code).name if code < 0 else f"exit code {code}" for code in codes))
+    hint = {
+        -signal.SIGKILL: "; out of memory? Try fewer workers",
+        -getattr(signal, "SIGBUS", 0): "; shared memory is full? Make /dev/shm larger, or take fewer workers",
+    }
+    hints = "".join(text for code, text in hint.items() if code in codes)
+    what = f" while it worked on {', '.join(worked_on)}" if worked_on else ""
+    return f"a worker process died ({how or 'it is not known how'}{hints}){what}"
+
+
 def make_data_loader(
-    dataset: Dataset[Any], batches: Any, num_workers: int, multiprocessing_context: str | None
+    dataset: Dataset[Any], batches: Any, num_workers: int, *, timeout: float = LOADER_TIMEOUT
 ) -> "DataLoader[Any]":
     """Return a DataLoader over a dataset that makes whole batches.
 
     Workers stay alive between iterations and decode on one thread each. Errors that users can cause come out of them
-    as they are.
+    as they are. The loader raises `WorkersError` where one of them dies, or none answers in time.
 
     Args:
-        dataset: `dataset[numbers]` is the batch of a list of numbers.
+        dataset: `dataset[numbers]` is the batch of a list of numbers. What it passes to `working_on` its method
+            `describe` names.
         batches: The lists of numbers.
         num_workers: Worker processes; 0 makes the batches in this process.
-        multiprocessing_context: How workers start; None means the system's way.
+        timeout: Seconds without a batch after which the workers are given up.
     """
-    return _Loader(
-        _Sending(dataset) if num_workers else dataset,
-        sampler=batches,
-        batch_size=None,
-        collate_fn=_as_it_is,
-        num_workers=num_workers,
-        persistent_workers=num_workers > 0,
-        pin_memory=torch.cuda.is_available(),
-        worker_init_fn=_start_worker,
-        multiprocessing_context=multiprocessing_context if num_workers else None,
-        generator=torch.Generator(),  # else each iter() would draw from the global random state
-    )
+    return _Loader(dataset, batches, num_workers, timeout)
 
 
 def batch_buffer(*shape: int) -> Tensor:
@@ -109,14 +278,83 @@ class _Sending(Dataset[Any]):
             if not _can_be_sent(error):
                 raise
             return _Failure(error)
+        finally:
+            working_on(-1)
 
 
 class _Loader(DataLoader[Any]):
+    """Looks after its workers while it waits for them."""
+
+    def __init__(self, dataset: Dataset[Any], batches: Any, num_workers: int, timeout: float) -> None:
+        workers = WorkerContext(num_workers) if num_workers else None
+        super().__init__(
+            _Sending(dataset) if workers else dataset,
+            sampler=batches,
+            batch_size=None,
+            collate_fn=_as_it_is,
+            num_workers=num_workers,
+            persistent_workers=num_workers > 0,
+            pin_memory=torch.cuda.is_available(),
+            worker_init_fn=_Begin(workers.notes) if workers else None,
+            multiprocessing_context=workers,
+            timeout=min(_LOOK_PERIOD, timeout) if workers else 0,
+            generator=torch.Generator(),  # else each iter() would draw from the global random state
+        )
+        self._workers = workers
+        self._give_up_after = timeout
+        self._describe: Callable[[int], str] = getattr(dataset, "describe", str)
+
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
-        for batch in super().__iter__():
+        batches = super().__iter__()
+        since = time.monotonic()
+        while True:
+            try:
+                batch = next(batches)
+            except StopIteration:
+                return
+            except RuntimeError as error:
+                if self._workers is None:
+                    raise
+                self._check(self._workers, error, time.monotonic() - since)
+                continue
             if isinstance(batch, _Failure):
                 raise batch.error
             yield batch
+            since = time.monotonic()
+
+    def _check(self, workers: WorkerContext, error: RuntimeError, waited: float) -> None:
+        """Return where it is right to wait longer for the next batch."""
+        died = workers.died()
+        if died or "exited unexpectedly" in str(error):
+            raise WorkersError(why_died(died, workers.notes, self._describe)) from error
+        if not f"{error}".startswith("DataLoader timed out"):
+            raise error
+        if waited > self._give_up_after:
+            what = _what_hangs(workers, self._describe)
+            raise WorkersError(f"the workers gave no batch for {waited:.0f} s: {what}") from error
+
+
+def _what_hangs(workers: WorkerContext, describe: Callable[[int], str]) -> str:
+    """Name what each worker is at, the one that is longest at it first."""
+    rows = sorted(workers.notes.read(), key=lambda row: -row[2])
+    busy = [
+        f"process {pid} has worked on {describe(at)} for {time:.0f} s" for pid, at, time in rows if at >= 0
+    ]
+    begun = {pid for pid, _, _ in rows}
+    late = [
+        f"process {process.pid} has not begun" for process in workers.processes if process.pid not in begun
+    ]
+    return "; ".join(busy + late) or "none of them is at work"
+
+
+@dataclass(frozen=True)
+class _Begin:
+    """What each worker of a loader does first."""
+
+    notes: WorkerNotes
+
+    def __call__(self, worker: int) -> None:
+        begin_worker(self.notes, worker)
 
 
 def _can_be_sent(error: Exception) -> bool:
@@ -129,9 +367,3 @@ def _can_be_sent(error: Exception) -> bool:
 
 def _as_it_is(batch: Any) -> Any:
     return batch
-
-
-def _start_worker(worker: int) -> None:
-    """Workers decode on one thread each and leave Ctrl-C to the main process."""
-    torch.set_num_threads(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
