@@ -13,7 +13,7 @@ from corrnet_train.training.metrics_log import MetricsLog, read_metrics
 from corrnet_train.training.trainer import Trainer, TrainingDiverged
 from corrnet_train.utils.errors import WorkError
 
-MEASURED = ("clips_per_second", "mfu", "data_wait", "memory_gib")
+MEASURED = ("checkpoint_stall", "clips_per_second", "mfu", "data_wait", "memory_gib")
 
 
 def weights(result):
@@ -215,7 +215,7 @@ def test_metrics_are_cut_back_to_where_a_run_continues(tmp_path):
 def test_ctrl_c_on_the_command_saves_and_says_how_to_resume(motionbench, tmp_path):
     command = [
         sys.executable, "-m", "corrnet_train.cli", "train", "motionbench", f"data.shards={motionbench[1]}",
-        f"run.dir={tmp_path / 'run'}", "run.log_every=1", "data.num_workers=1", "optim.batch_size=8",
+        f"run.dir={tmp_path / 'run'}", "run.log_every=1", "data.num_workers=2", "optim.batch_size=8",
         "optim.epochs=100", "eval.every_epochs=0", "model.name=r2d_tiny",
     ]  # fmt: skip
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)

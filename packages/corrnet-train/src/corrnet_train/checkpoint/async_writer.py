@@ -96,11 +96,12 @@ class ShardedCheckpointWriter(CheckpointWriter):
         self._ranks = ranks
         # A group of its own: training exchanges gradients while checkpoints are written.
         self._group = dist.new_group(backend="gloo", timeout=timedelta(seconds=timeout))
-        self._written: tuple[int, Path] | None = None
+        self._written: tuple[tuple[int, bool], Path] | None = None
 
     def _store(self, checkpoint: Checkpoint, paths: tuple[Path, ...]) -> None:
         parent, step = paths[0].parent, checkpoint.step
-        if self._written is not None and self._written[0] == step:
+        state = step, checkpoint.evaluation_due  # an evaluation may estimate statistics of batch norm anew
+        if self._written is not None and self._written[0] == state:
             if self._ranks.is_first:
                 _move_links(paths, self._written[1])
             return
@@ -115,7 +116,7 @@ class ShardedCheckpointWriter(CheckpointWriter):
                 checkpoint.save_shards(temporary, self._group, finish=finish)
         except OSError as error:
             raise on_every_rank(error) from None
-        self._written = step, folder
+        self._written = state, folder
 
 
 def _free_name(folder: Path) -> Path:

@@ -115,11 +115,11 @@ def motion(
             for field in motion_fields(classifier, video, chosen, max_frames=max_frames):
                 yield field
                 bar.update(task, completed=field.number + 1)
-                if flag.set:
+                if flag.is_set:
                     return
 
         write_motion(until_interrupted(), chosen, output, title=f"Motion in {Path(video).name}")
     out.print(escape(f"motion by {chosen.name}: {output}"), highlight=False, soft_wrap=True)
-    if flag.set:
+    if flag.is_set:
         err.print("interrupted; the file has the frames until then")
         raise typer.Exit(EXIT_INTERRUPTED)

@@ -50,6 +50,7 @@ class Ranks:
         local_rank: Number of this process on its machine.
         local_world_size: Processes on this machine.
         launched: Whether torchrun has started it; then there is a process group, even for one process.
+        launcher: Process id of torchrun; None without it.
         restarts: How often torchrun has started the processes again.
         kept: torchrun's store, which outlives the processes; None without torchrun.
     """
@@ -59,6 +60,7 @@ class Ranks:
     local_rank: int = 0
     local_world_size: int = 1
     launched: bool = False
+    launcher: int | None = None
     restarts: int = 0
     kept: Store | None = field(default=None, repr=False, compare=False)
 
@@ -90,7 +92,15 @@ class Ranks:
                 f"LOCAL_WORLD_SIZE={local_world_size}: ranks count from 0 and stay below their world size"
             )
         restarts = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
-        return cls(rank, world_size, local_rank, local_world_size, launched=True, restarts=restarts)
+        return cls(
+            rank,
+            world_size,
+            local_rank,
+            local_world_size,
+            launched=True,
+            launcher=os.getppid(),
+            restarts=restarts,
+        )
 
     @property
     def is_first(self) -> bool:
@@ -147,6 +157,12 @@ class Ranks:
         if self.world_size > 1:
             with readable_errors(self):
                 dist.all_reduce(tensor)
+
+    def any(self, value: bool) -> bool:
+        """Whether it is true in one of the processes; all of them call it."""
+        count = torch.tensor(float(value))
+        self.sum_(count)
+        return count.item() > 0
 
     def gather(self, value: T) -> list[T]:
         """Return what each process has given, in the order of ranks, on every process. Plain values and CPU tensors."""

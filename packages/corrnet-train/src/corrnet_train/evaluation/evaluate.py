@@ -14,6 +14,7 @@ from corrnet_train.evaluation.accuracy import VideoAccuracy, VideoPrediction, vi
 from corrnet_train.evaluation.journal import EvalJournal, EvalPart
 from corrnet_train.inference.classifier import VideoClassifier
 from corrnet_train.utils.errors import InputError, WorkError
+from corrnet_train.utils.interrupt import Stopped
 from video_data import ShardSet, ViewBatch, eval_loader, open_shards
 from video_data.loading.batches import Unreadable
 
@@ -77,6 +78,7 @@ def evaluate(
     on_batch: Callable[[int], None] = lambda num_videos: None,
     ranks: Ranks = ONE_RANK,
     journal: str | Path | None = None,
+    stop: Callable[[], bool] | None = None,
 ) -> EvalResult:
     """Classify every video of `split` from `num_clips` x `num_crops` views each.
 
@@ -96,11 +98,13 @@ def evaluate(
         ranks: The processes that share the videos; each of them gets the result over all.
         journal: A file that keeps what is done; with the same one, a call goes on where another was stopped. It is
             left there, to be removed when the result is safe. For one process.
+        stop: Called before every step; where it returns true in one of the processes, all of them stop.
 
     Raises:
         ValueError: The model's classes differ from those of the shards, the split does not exist, or a number is out of
             range.
         WorkError: None of the videos can be read.
+        Stopped: `stop` returned true.
     """
     if not isinstance(shards, ShardSet):
         shards = open_shards(shards)
@@ -128,6 +132,8 @@ def evaluate(
         )
         on_batch(work.num_videos)
         for batch in loader:
+            if stop is not None and ranks.any(stop()):
+                raise Stopped
             part = _evaluate_batch(classifier, batch, shards, split)
             work.add(part)
             on_batch(part.num_videos)

@@ -20,7 +20,7 @@ from video_data import ClipConfig, ShardSet, eval_loader
 from video_data.loading.batches import PixelFormat, ViewStart
 from video_data.loading.views import decode_timed_views
 from video_data.media.planes import YuvClips
-from video_data.utils.workers import make_data_loader
+from video_data.utils.workers import make_data_loader, working_on
 
 Views = Tensor | YuvClips
 Read = tuple[VideoRecord, Views | None]
@@ -170,7 +170,7 @@ def _read(
         yield from _read_packed(videos, classifier, num_clips, num_workers, first)
         return
     dataset = _Files(videos, classifier.clip, num_clips, classifier.pixels)
-    for views, starts, error in make_data_loader(dataset, range(first, len(videos)), num_workers, None):
+    for views, starts, error in make_data_loader(dataset, range(first, len(videos)), num_workers):
         if isinstance(error, ImportError):
             raise error
         yield VideoRecord(videos[first].name, "", "", starts, str(error or "")), views
@@ -211,7 +211,12 @@ class _Files(Dataset[Any]):
         self._num_clips = num_clips
         self._pixels: PixelFormat = pixels
 
+    def describe(self, index: int) -> str:
+        """Name a video for a message."""
+        return self._videos[index].name
+
     def __getitem__(self, index: int) -> tuple[Views | None, list[ViewStart], Exception | None]:
+        working_on(index)
         try:
             content = self._videos[index].read()
             return *decode_timed_views(content, self._clip, self._num_clips, pixels=self._pixels), None

@@ -18,6 +18,7 @@ class MetricsLog:
     Args:
         folder: The run's folder.
         step: The step the run continues from; what was recorded after it is removed.
+        evaluation_due: Whether the evaluation after that step is yet to be made; then one of it is removed, too.
         wandb: Project of Weights & Biases; None does not log there.
         config: Settings of the run, which Weights & Biases shows.
 
@@ -31,12 +32,15 @@ class MetricsLog:
         folder: Path,
         *,
         step: int = 0,
+        evaluation_due: bool = False,
         wandb: str | None = None,
         config: dict[str, Any] | None = None,
     ) -> None:
         self._wandb = None if wandb is None else _wandb_run(folder, wandb, config or {})
         self._path = folder / "metrics.jsonl"
         kept = [line for line in read_metrics(folder) if line["step"] <= step]
+        if evaluation_due:
+            kept = [line for line in kept if (line["kind"], line["step"]) != ("eval", step)]
         write_text(self._path, "".join(json.dumps(line) + "\n" for line in kept))
         self._file = self._path.open("a", encoding="utf-8")
         self._board = SummaryWriter(folder / "tensorboard", purge_step=step + 1)

@@ -71,6 +71,7 @@ class RunLog:
         console: Where lines go.
         device: Whose memory is told.
         step: The step the run continues from.
+        evaluation_due: Whether the evaluation after that step is yet to be made.
         writes: Whether this process writes files.
     """
 
@@ -82,6 +83,7 @@ class RunLog:
         console: Console,
         device: torch.device,
         step: int,
+        evaluation_due: bool,
         writes: bool,
     ) -> None:
         self._config = config
@@ -92,7 +94,13 @@ class RunLog:
         if writes:
             settings = config_to_dict(config)
             write_text(config.run.dir / "config.yaml", yaml.safe_dump(settings, sort_keys=False))
-            self._metrics = MetricsLog(config.run.dir, step=step, wandb=config.run.wandb, config=settings)
+            self._metrics = MetricsLog(
+                config.run.dir,
+                step=step,
+                evaluation_due=evaluation_due,
+                wandb=config.run.wandb,
+                config=settings,
+            )
 
     def train(self, step: int, figures: dict[str, float]) -> None:
         """Tell the figures of the steps since the last line, after `step` steps."""

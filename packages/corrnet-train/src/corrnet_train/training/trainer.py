@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from rich.console import Console
+from torch import Tensor
 
 from corrnet_models import VideoModel
 from corrnet_train.checkpoint.async_writer import CheckpointWriter, ShardedCheckpointWriter, remove_unfinished
@@ -36,11 +37,13 @@ from corrnet_train.training.schedule import Schedule
 from corrnet_train.training.step import StepResult, StepValues, TrainStep, diverged_message, prepare_model
 from corrnet_train.utils.errors import InputError, WorkError
 from corrnet_train.utils.files import only_user, write_json
-from corrnet_train.utils.interrupt import Flag, interrupt_flag
+from corrnet_train.utils.interrupt import Flag, Stopped, interrupt_flag
 from corrnet_train.utils.kernels import check_deterministic, chosen_kernels, prepare_deterministic
 from corrnet_train.utils.precision import autocast, clip_dtype
 from corrnet_train.utils.progress import progress_bar, training_bar
-from video_data import LoaderState, ShardSet, TrainLoader, normalize, open_shards, train_loader
+from video_data import Batch, LoaderState, ShardSet, TrainLoader, normalize, open_shards, train_loader
+from video_data.utils.errors import WorkersError
+from video_data.utils.workers import start_worker_server
 
 
 class TrainingDiverged(WorkError):
@@ -98,6 +101,8 @@ class Trainer:
         self.console = (console or Console(stderr=True)) if ranks.is_first else Console(quiet=True)
         self.folder = config.run.dir
         self.last_checkpoint = last_checkpoint(config)
+        if config.data.num_workers:
+            start_worker_server()  # it imports what workers need meanwhile
         with ranks.together():
             if config.run.deterministic and config.run.device != "cpu":
                 prepare_deterministic()
@@ -150,7 +155,9 @@ class Trainer:
         )
         self.step = 0
         self.best_top1 = -1.0
+        self.evaluation_due = False
         self.train_seconds = 0.0
+        self._workers_error: WorkersError | None = None
         self.loader_state = LoaderState(
             manifest_hash=self.shards.manifest_hash,
             split=config.data.train_split,
@@ -213,9 +220,10 @@ class Trainer:
         """Train to the end, or to an interrupt.
 
         The first Ctrl-C (or SIGTERM) finishes the step, saves a checkpoint and returns; without torchrun, a second
-        one stops at once.
+        one stops at once. With it, so does the end of torchrun. Before an evaluation the run is saved, too.
 
         Raises:
+            WorkersError: Processes of the loader died or hang; the message says after which step the run is saved.
             TrainingDiverged: The loss became infinite or not a number; the last checkpoint stays as it was.
             ValueError: Another process trains in the same folder.
         """
@@ -235,24 +243,29 @@ class Trainer:
             console=self.console,
             device=self.device,
             step=self.step,
+            evaluation_due=self.evaluation_due,
             writes=self.ranks.is_first,
         )
-        try:
-            with (
-                interrupt_flag(once=not self.ranks.launched) as interrupted,
-                readable_errors(self.ranks, computes=True),
-            ):
-                self._train(interrupted)
-                finished = self.step >= self.schedule.num_steps
-        finally:
-            self.log.close()
-            self.writer.wait()
+        with interrupt_flag(launcher=self.ranks.launcher) as interrupted:
+            try:
+                with readable_errors(self.ranks, computes=True):
+                    self._train(interrupted)
+            except Stopped:
+                pass  # in an evaluation, before which the run was saved
+            except WorkersError as error:
+                self._save_without_workers(error)
+            finally:
+                self.log.close()
+                self.writer.wait()
+            self.ranks.gather(None)  # torchrun ends all processes as soon as one has left with an error
+        if self._workers_error is not None:
+            raise self._with_way_on(self._workers_error)
+        finished = self.step >= self.schedule.num_steps and not self.evaluation_due
         return TrainResult(finished, self.step, self.last_checkpoint, self.train_seconds)
 
     def _train(self, interrupted: Flag) -> None:
         config = self.config
         batch_size = config.optim.batch_size
-        loader = self.loader(num_samples=(self.schedule.num_steps - self.step) * batch_size)
         compiled = config.train.compile_mode(self.device.type) is not None
         if compiled:
             self.console.print(
@@ -273,25 +286,28 @@ class Trainer:
         )
         pending: deque[StepResult] = deque()
         lag = 1 if self.device.type == "cuda" else 0  # a GPU works on while its last figures are awaited
-        stop = False
+        stop, saved = False, True
         with training_bar(self.console) as bar:
             task = bar.add_task(
                 f"train {config.model.name}", total=self.schedule.num_steps, completed=self.step
             )
-            batches = Prefetcher(loader, self.device)
+            if self.evaluation_due:
+                self._evaluate(interrupted)
+            batches = Prefetcher(self._batches(), self.device)
             while self.step < self.schedule.num_steps and not stop:
-                start, waited = time.perf_counter(), batches.waited
-                pending.append(self._train_step(batches, interrupted.set))
+                start, waited, stalled = time.perf_counter(), batches.waited, self.writer.stalled
+                pending.append(self._train_step(batches, self._has_to_stop(interrupted)))
                 self.step += 1
-                self.loader_state = loader.state
-                log, evaluation, save = (
+                self.loader_state = self._loader.state
+                log, self.evaluation_due, save = (
                     due(self.step)
                     for due in (self.schedule.logs, self.schedule.evaluates, self.schedule.saves)
                 )
-                while len(pending) > (0 if log or evaluation or save else lag):
+                saved = save or self.evaluation_due
+                while len(pending) > (0 if log or saved else lag):
                     values = self._checked(pending.popleft())
                     meter.add(values, batch_size)
-                    stop = values.stop or (interrupted.set and self.ranks.world_size == 1)
+                    stop = values.stop or (self.ranks.world_size == 1 and self._has_to_stop(interrupted))
                 seconds = time.perf_counter() - start
                 self.train_seconds += seconds
                 meter.add_time(seconds, waited=batches.waited - waited)
@@ -300,26 +316,56 @@ class Trainer:
                     self.log.train(self.step, figures)
                     bar.tasks[task].fields |= figures
                 bar.update(task, completed=self.step)
-                if evaluation:
+                if saved:
+                    self.save(*([self.last_checkpoint] if self.evaluation_due else self._names()))
+                if self.evaluation_due and not stop:
                     # Compiling for its batches would take longer than it saves.
                     with torch.compiler.set_stance("force_eager") if compiled else nullcontext():
-                        self._evaluate()
-                if save:
-                    paths = [self.last_checkpoint]
-                    if self.schedule.keeps(
-                        self.step
-                    ):  # first: killed between the two, the run makes both again
-                        paths.insert(0, self.last_checkpoint.with_name(f"step-{self.step:08d}.pt"))
-                    stalled = self.writer.stalled
-                    self.save(*paths)
-                    stalled = self.writer.stalled - stalled
-                    meter.add_time(stalled, stalled=stalled)
+                        self._evaluate(interrupted)
+                stalled = self.writer.stalled - stalled
+                meter.add_time(stalled, stalled=stalled)
             while pending:
                 self._checked(pending.popleft())
+        if not saved:
+            self.save(self.last_checkpoint)
+
+    def _has_to_stop(self, interrupted: Flag) -> bool:
+        return interrupted.is_set or self._workers_error is not None
+
+    def _batches(self) -> Iterator[Batch]:
+        """Batches to the end of the run. When workers die, new ones make what the step lacks, and then it stops.
+
+        Raises:
+            WorkersError: The new ones died too.
+        """
+        position = self.loader_state.position
+        end = position + (self.schedule.num_steps - self.step) * self.config.optim.batch_size
+        while True:
+            self._loader = self.loader(num_samples=end - position, position=position)
+            try:
+                yield from self._loader
+                return
+            except WorkersError as error:
+                if self._workers_error is not None:
+                    raise
+                self._workers_error = error
+                position = self._loader.state.position
+
+    def _save_without_workers(self, error: WorkersError) -> None:
+        """Save after the last finished step, where that is possible; else raise the error."""
+        if self.evaluation_due:  # it is saved
+            raise self._with_way_on(error)
+        if (
+            self.ranks.world_size > 1 or self._loader.state != self.loader_state
+        ):  # others wait; or half a step is done
+            raise error
         self.save(self.last_checkpoint)
 
-    def loader(self, *, num_samples: int) -> TrainLoader:
-        """Batches of this process from the present position on."""
+    def _with_way_on(self, error: WorkersError) -> WorkersError:
+        return WorkersError(f"{error}. The run is saved after step {self.step}; --resume continues it")
+
+    def loader(self, *, num_samples: int, position: int | None = None) -> TrainLoader:
+        """Batches of this process, from the present position on where none is given."""
         config = self.config
         return train_loader(
             self.shards,
@@ -330,10 +376,11 @@ class Trainer:
             num_workers=config.data.num_workers,
             rank=self.ranks.rank,
             world_size=self.ranks.world_size,
-            position=self.loader_state.position,
+            position=self.loader_state.position if position is None else position,
             num_samples=num_samples,
             repeats=config.augment.repeats,
             pixels=config.data.pixels_on(self.device.type),
+            timeout=config.train.timeout / 2,  # before other processes give this one up
         )
 
     def _train_step(self, batches: Iterator[DeviceBatch], stop: bool) -> StepResult:
@@ -367,11 +414,16 @@ class Trainer:
         """Whether fp16 skips a step and lowers the scale of the loss; below 1 the gradient itself overflows."""
         return self.config.run.precision == "fp16" and self.train_step.scaler.get_scale() >= 1
 
-    def _evaluate(self) -> None:
+    def _evaluate(self, interrupted: Flag) -> None:
+        """Evaluate, and save what came of it.
+
+        Raises:
+            Stopped: A process was asked to stop.
+        """
         config = self.config
         split = config.data.eval_split
         if config.eval.precise_bn:
-            self._estimate_statistics()
+            self._estimate_statistics(interrupted)
         copy_buffers(self.classifier.model, self.ranks)
         with progress_bar(self.console) as bar:
             task = bar.add_task(f"eval {split}", total=self.shards.num_samples(split))
@@ -384,21 +436,33 @@ class Trainer:
                 num_workers=config.data.num_workers,
                 on_batch=lambda n: bar.advance(task, n * self.ranks.world_size),
                 ranks=self.ranks,
+                stop=lambda: self._has_to_stop(interrupted),
             )
         self.log.evaluation(self.step, split, result)
+        self.evaluation_due = False
+        names = self._names()
         if result.video_top1 > self.best_top1:
             self.best_top1 = result.video_top1
-            self.save(self.last_checkpoint.with_name("best.pt"))
+            names.insert(0, self.last_checkpoint.with_name("best.pt"))
+        self.save(*names)
 
-    def _estimate_statistics(self) -> None:
+    def _estimate_statistics(self, interrupted: Flag) -> None:
         """Estimate batch norm's statistics from the clips that come next."""
         loader = self.loader(num_samples=self.config.eval.precise_bn)
-        clips = (
-            normalize(batch.video, self.augment.dtype, clip=self.config.data.clip)
-            for batch in Prefetcher(loader, self.device)
-        )
+
+        def clips() -> Iterator[Tensor]:
+            for batch in Prefetcher(loader, self.device):
+                if self.ranks.any(self._has_to_stop(interrupted)):
+                    raise Stopped
+                yield normalize(batch.video, self.augment.dtype, clip=self.config.data.clip)
+
         with autocast(self.device, self.config.run.precision):
-            estimate_statistics(self.classifier.model, clips, len(loader), self.ranks)
+            estimate_statistics(self.classifier.model, clips(), len(loader), self.ranks)
+
+    def _names(self) -> list[Path]:
+        """Where the checkpoint of this step goes, the last one last: killed between two, the run makes them again."""
+        kept = self.last_checkpoint.with_name(f"step-{self.step:08d}.pt")
+        return [kept, self.last_checkpoint] if self.schedule.keeps(self.step) else [self.last_checkpoint]
 
     def save(self, *paths: Path) -> None:
         """Start to write everything the run needs to continue to `paths`; all processes call it."""
@@ -421,6 +485,7 @@ class Trainer:
             scaler=self.train_step.scaler.state_dict(),
             ema={} if self.averaged is None else self.averaged.state_dict(),
             norm_batch=self._norm_batch(),
+            evaluation_due=self.evaluation_due,
         )
         self.writer.save(checkpoint, *paths)
 
@@ -465,6 +530,7 @@ class Trainer:
             self.train_step.scaler.load_state_dict(checkpoint.scaler)
         self.step = checkpoint.step
         self.best_top1 = checkpoint.best_top1
+        self.evaluation_due = checkpoint.evaluation_due
         self.train_seconds = checkpoint.train_seconds
         if len(checkpoint.rng) != self.ranks.world_size:
             self._seed()

@@ -1,5 +1,6 @@
 """Ctrl-C and SIGTERM as a flag that a loop looks at, so that it can finish its step and save."""
 
+import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,26 +8,48 @@ from types import FrameType
 from typing import Any
 
 
-class Flag:
-    """Whether a signal has come."""
+class Stopped(Exception):
+    """The work was left because the flag was set."""
 
-    set = False
+
+class Flag:
+    """Whether this process is to stop.
+
+    Args:
+        launcher: The process that started this one and has to outlive it: torchrun, which can no longer end it once
+            it was killed itself. None: there is none.
+    """
+
+    def __init__(self, launcher: int | None = None) -> None:
+        self._launcher = launcher
+        self._has_signal = False
+
+    @property
+    def is_set(self) -> bool:
+        """Whether a signal has come, or the launcher is gone."""
+        return self._has_signal or (self._launcher is not None and os.getppid() != self._launcher)
+
+    def set(self) -> None:
+        """Set the flag."""
+        self._has_signal = True
 
 
 @contextmanager
-def interrupt_flag(*, once: bool = True) -> Iterator[Flag]:
+def interrupt_flag(*, launcher: int | None = None) -> Iterator[Flag]:
     """Turn SIGINT and SIGTERM into a flag.
 
+    Without a launcher a second signal acts as usual, that is at once. torchrun passes on the signal that a terminal or
+    a scheduler has already sent to all processes.
+
     Args:
-        once: A second signal acts as usual, that is at once. Not so under torchrun, which passes on the signal that
-            a terminal has already sent to all processes.
+        launcher: See `Flag`.
     """
-    flag = Flag()
+    flag = Flag(launcher)
     previous: dict[int, Any] = {}
 
     def handle(number: int, frame: FrameType | None) -> None:
-        flag.set = True
-        if once:
+        flag.set()
+        if launcher is None:
             signal.signal(number, previous[number])
 
     for name in (signal.SIGINT, signal.SIGTERM):

@@ -1,0 +1,209 @@
+"""Signals, deaths of workers and of torchrun: nothing is lost, and what goes on ends with the same bits."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from corrnet_train.checkpoint.state import Checkpoint
+from corrnet_train.evaluation import evaluate as evaluate_module
+from corrnet_train.training import trainer as trainer_module
+from corrnet_train.training.metrics_log import read_metrics
+from corrnet_train.training.trainer import Trainer
+from video_data import WorkError
+
+MEASURED = {"clips_per_second", "data_wait", "checkpoint_stall", "mfu", "memory_gib"}
+EVALUATED = ["eval.every_epochs=0.5", "eval.batch_size=2", "eval.precise_bn=16", "model.options.dropout=0.5"]
+
+
+def assert_same_end(one, other):
+    """Two finished runs have the same bits and figures."""
+    ends = [Checkpoint.load(run / "checkpoints" / "last.pt") for run in (one, other)]
+    assert ends[0].step == ends[1].step and ends[0].best_top1 == ends[1].best_top1
+    assert not ends[0].evaluation_due and not ends[1].evaluation_due
+    for name, value in ends[0].model.items():
+        assert torch.equal(value, ends[1].model[name]), name
+    assert all(
+        torch.equal(*pair) for pair in zip(*([r["cpu"] for r in end.rng] for end in ends), strict=True)
+    )
+    lines = [
+        [{k: v for k, v in line.items() if k not in MEASURED} for line in read_metrics(run)]
+        for run in (one, other)
+    ]
+    assert lines[0] == lines[1]
+    names = [sorted(path.name for path in (run / "checkpoints").iterdir()) for run in (one, other)]
+    assert names[0] == names[1]
+
+
+@pytest.fixture
+def straight(make_config):
+    config = make_config(*EVALUATED, name="straight", model="r2d_tiny")
+    assert Trainer(config).run().finished
+    return config.run.dir
+
+
+def signal_on_call(monkeypatch, module, name, number):
+    """The process gets SIGTERM in the call of a function with that number."""
+    function, calls = getattr(module, name), []
+
+    def call(*args, **kwargs):
+        calls.append(1)
+        if len(calls) == number:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return function(*args, **kwargs)
+
+    monkeypatch.setattr(module, name, call)
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "number", "step"),
+    [
+        (evaluate_module, "_evaluate_batch", 1, 2),  # of four
+        (evaluate_module, "_evaluate_batch", 10, 6),  # the last evaluation of the run
+        (trainer_module, "normalize", 1, 2),  # precise BN: two batches of eight clips
+        (trainer_module, "copy_buffers", 2, 4),
+    ],
+)
+def test_a_run_stops_inside_an_evaluation_and_makes_it_again(
+    make_config, straight, monkeypatch, module, name, number, step
+):
+    config = make_config(*EVALUATED, model="r2d_tiny")
+    with monkeypatch.context() as patch:
+        signal_on_call(patch, module, name, number)
+        stopped = Trainer(config).run()
+    assert (stopped.finished, stopped.step) == (False, step)
+    assert Checkpoint.load(stopped.checkpoint).evaluation_due
+    assert [line["step"] for line in read_metrics(config.run.dir) if line["kind"] == "eval"] == list(
+        range(2, step, 2)
+    )
+    assert Trainer(config, resume=True).run().finished
+    assert_same_end(straight, config.run.dir)
+
+
+def test_a_kill_between_an_evaluation_and_its_checkpoint_repeats_the_evaluation_alone(
+    make_config, straight, monkeypatch
+):
+    config = make_config(*EVALUATED, model="r2d_tiny")
+    with monkeypatch.context() as patch:
+        save = Trainer.save
+
+        def killed_after_the_evaluation(self, *paths):
+            if self.step == 4 and not self.evaluation_due:
+                raise KeyboardInterrupt
+            save(self, *paths)
+
+        patch.setattr(Trainer, "save", killed_after_the_evaluation)
+        with pytest.raises(KeyboardInterrupt):
+            Trainer(config).run()
+    assert [line["step"] for line in read_metrics(config.run.dir) if line["kind"] == "eval"] == [2, 4]
+    assert Trainer(config, resume=True).run().finished
+    assert_same_end(straight, config.run.dir)
+
+
+class KillsWorkers(Trainer):
+    """Its loaders lose their workers in the middle of a step, once or whenever there are new ones."""
+
+    times = 1
+
+    def _train_step(self, *args):
+        if self.step == 2:
+            self._kill()
+        return super()._train_step(*args)
+
+    def _kill(self):
+        workers = self._loader._loader._workers
+        for process in workers.processes:
+            os.kill(process.pid, signal.SIGKILL)
+            process.join()
+
+    def loader(self, **options):
+        if self._workers_error is not None and self.times > 1:
+            raise self._workers_error
+        return super().loader(**options)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_run_whose_workers_die_is_saved_and_goes_on_to_the_same_bits(make_config, straight, times):
+    """New workers finish the step; where they die too, the step before is saved."""
+    config = make_config(*EVALUATED, "data.num_workers=1", "eval.every_epochs=0.5", model="r2d_tiny")
+    trainer = KillsWorkers(config)
+    trainer.times = times
+    with pytest.raises(
+        WorkError, match=r"died \(SIGKILL; out of memory.*saved after step \d; --resume"
+    ) as found:
+        trainer.run()
+    step = Checkpoint.load(config.run.dir / "checkpoints" / "last.pt").step
+    assert f"saved after step {step};" in str(found.value) and step >= 2
+    assert Trainer(config, resume=True).run().finished
+    assert_same_end(straight, config.run.dir)
+
+
+def processes(name):
+    """Ids of the processes that were started with a variable."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if f"RUN_NAME={name}".encode() in (path / "environ").read_bytes().split(b"\0"):
+                found.append(int(path.name))
+    return found
+
+
+def wait_until(happened, seconds=120):
+    deadline = time.monotonic() + seconds
+    while not happened():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def leave(pids):
+    return [pid for pid in pids if Path(f"/proc/{pid}").exists()]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("number", "whom", "world_size"),
+    [
+        (signal.SIGTERM, "group", 1),
+        (signal.SIGTERM, "all", 2),
+        (signal.SIGTERM, "torchrun", 2),
+        (signal.SIGKILL, "torchrun", 2),
+    ],
+)
+def test_a_signal_to_a_run_with_workers_ends_all_of_it_after_a_checkpoint(
+    motionbench, tmp_path, number, whom, world_size
+):
+    """To a process group as timeout sends it, to all processes as scancel does, to torchrun, which may be killed."""
+    torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={world_size}"]
+    command = [
+        sys.executable, *(torchrun if world_size > 1 else []), "-m", "corrnet_train.cli", "train", "motionbench",
+        f"data.shards={motionbench[1]}", f"run.dir={tmp_path / 'run'}", "run.log_every=1", "data.num_workers=2",
+        "optim.batch_size=8", "run.device=cpu", "optim.epochs=200", "eval.every_epochs=0", "model.name=r2d_tiny",
+        "run.checkpoint_every=100000",
+    ]  # fmt: skip
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "RUN_NAME": str(tmp_path)}
+    with (tmp_path / "log").open("w") as log:
+        process = subprocess.Popen(command, stderr=log, stdout=log, env=environment, start_new_session=True)
+    try:
+        wait_until(lambda: len(read_metrics(tmp_path / "run")) >= 3)
+        everything = processes(tmp_path)
+        assert len(everything) >= world_size * 5, "each rank has two workers, their server, and a tracker"
+        for pid in everything if whom == "all" else [process.pid]:
+            (os.killpg if whom == "group" else os.kill)(pid, number)
+        code = process.wait(timeout=60)
+        wait_until(lambda: not processes(tmp_path), 60)
+    finally:
+        for pid in processes(tmp_path):
+            os.kill(pid, signal.SIGKILL)
+    text = (tmp_path / "log").read_text()
+    assert "Traceback" not in text or whom == "torchrun" or whom == "all", text
+    assert code == (130 if whom == "group" else -signal.SIGKILL if number == signal.SIGKILL else 1), text
+    saved = Checkpoint.load(tmp_path / "run" / "checkpoints" / "last.pt")
+    assert saved.step >= 3 and read_metrics(tmp_path / "run")[-1]["step"] == saved.step
+    assert len(saved.rng) == world_size
