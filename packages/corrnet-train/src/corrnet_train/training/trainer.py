@@ -14,7 +14,8 @@ from rich.console import Console
 
 from corrnet_models import VideoModel
 from corrnet_train.checkpoint.async_writer import CheckpointWriter, ShardedCheckpointWriter, remove_unfinished
-from corrnet_train.checkpoint.state import Checkpoint, check_resumable, load_weights
+from corrnet_train.checkpoint.folders import BEST, LAST, checkpoint_names, link
+from corrnet_train.checkpoint.state import Checkpoint, check_resumable, load_weights, newest_intact
 from corrnet_train.config.schema import RunConfig, config_to_dict
 from corrnet_train.distributed.parallelize import (
     copy_buffers,
@@ -27,11 +28,12 @@ from corrnet_train.evaluation.evaluate import check_classes, evaluate
 from corrnet_train.inference.classifier import VideoClassifier, build_from_config
 from corrnet_train.training.augment import Augment, make_loss
 from corrnet_train.training.initialize import initialize
+from corrnet_train.training.metrics_log import read_metrics
 from corrnet_train.training.mfu import peak_flops, training_flops
 from corrnet_train.training.optim import AveragedModel, build_optimizer, load_optimizer
 from corrnet_train.training.precise_bn import estimate_statistics
 from corrnet_train.training.prefetch import DeviceBatch, Prefetcher
-from corrnet_train.training.run_log import Meter, RunLog
+from corrnet_train.training.run_log import RECORDS, Meter, RunLog
 from corrnet_train.training.schedule import Schedule
 from corrnet_train.training.step import StepResult, StepValues, TrainStep, diverged_message, prepare_model
 from corrnet_train.utils.errors import InputError, WorkError
@@ -64,9 +66,14 @@ class TrainResult:
     train_seconds: float
 
 
+def _told(path: Path, checkpoint: Checkpoint) -> str:
+    """Return how messages call a checkpoint."""
+    return f"{path} of step {checkpoint.step}"
+
+
 def last_checkpoint(config: RunConfig) -> Path:
     """Where a run can be continued."""
-    return config.run.dir / "checkpoints" / "last.pt"
+    return config.run.dir / "checkpoints" / LAST
 
 
 class Trainer:
@@ -77,12 +84,13 @@ class Trainer:
 
     Args:
         config: The run.
-        resume: Continue from the last checkpoint in `config.run.dir`.
+        resume: Continue from the last checkpoint in `config.run.dir`, or where it is gone from the newest intact one.
+        requeue: Continue where there is a checkpoint, else begin, also in a folder in which a run has begun.
         console: Where progress and messages go.
         ranks: The processes that train together.
 
     Raises:
-        ValueError: Bad settings, or a run folder that already holds a run when `resume` is False.
+        ValueError: Bad settings, or a run folder that holds anything of a run when `resume` and `requeue` are False.
     """
 
     def __init__(
@@ -90,6 +98,7 @@ class Trainer:
         config: RunConfig,
         *,
         resume: bool = False,
+        requeue: bool = False,
         console: Console | None = None,
         ranks: Ranks = ONE_RANK,
     ) -> None:
@@ -102,7 +111,7 @@ class Trainer:
             if config.run.deterministic and config.run.device != "cpu":
                 prepare_deterministic()
             self.device = ranks.device(config.run.device)
-            checkpoint = self._find_checkpoint(resume)
+            checkpoint = self._find_checkpoint(resume, requeue)
             config = self.config  # with `data.pixels` settled
             self._open()
             self.model = self._build_model(fresh=checkpoint is None)
@@ -228,6 +237,8 @@ class Trainer:
 
     def _run(self) -> TrainResult:
         if self.ranks.is_first:
+            if self.source != self.last_checkpoint:  # no other name may lead to it, and shards without one go
+                link(self.last_checkpoint, self.source)
             remove_unfinished(self.last_checkpoint.parent)
         self.log = RunLog(
             self.config,
@@ -388,7 +399,7 @@ class Trainer:
         self.log.evaluation(self.step, split, result)
         if result.video_top1 > self.best_top1:
             self.best_top1 = result.video_top1
-            self.save(self.last_checkpoint.with_name("best.pt"))
+            self.save(self.last_checkpoint.with_name(BEST))
 
     def _estimate_statistics(self) -> None:
         """Estimate batch norm's statistics from the clips that come next."""
@@ -432,18 +443,56 @@ class Trainer:
         words = [self.config.run.seed % 2**64, self.step, self.ranks.rank]
         torch.manual_seed(int(np.random.SeedSequence(words).generate_state(1, np.uint64)[0]))
 
-    def _find_checkpoint(self, resume: bool) -> Checkpoint | None:
-        if resume:
-            checkpoint = Checkpoint.load(self.last_checkpoint)
+    def _find_checkpoint(self, resume: bool, requeue: bool) -> Checkpoint | None:
+        """Return the checkpoint to continue; what is in the folder decides whether there is a run."""
+        self.source = self.last_checkpoint
+        names = checkpoint_names(self.last_checkpoint.parent)
+        if resume or (requeue and names):
+            checkpoint = self._last_or_newest()
             self._settle_pixels(checkpoint)
-            check_resumable(checkpoint, self.config, source=str(self.last_checkpoint))
+            check_resumable(checkpoint, self.config, source=str(self.source))
             return checkpoint
         self._settle_pixels()
-        if self.last_checkpoint.exists():
+        if requeue:
+            self._check_nothing_lost()
+        elif names:
+            newest = None if self.last_checkpoint.exists() else newest_intact(self.last_checkpoint.parent)
+            where = "" if newest is None else f", whose newest intact checkpoint is {_told(*newest)}"
             raise InputError(
-                f"{self.folder} already holds a run: continue it with --resume, or choose another run.dir"
+                f"{self.folder} already holds a run{where}: continue it with --resume, or choose another run.dir"
+            )
+        elif found := [name for name in RECORDS if (self.folder / name).exists()]:
+            raise InputError(
+                f"{self.folder} already holds {' and '.join(found)} of a run without a checkpoint: "
+                "--requeue begins it again, or choose another run.dir"
             )
         return None
+
+    def _last_or_newest(self) -> Checkpoint:
+        """Return the last checkpoint, or where its name is gone or leads nowhere the newest intact one."""
+        last = self.last_checkpoint
+        newest = None if last.exists() else newest_intact(last.parent)
+        if newest is None:
+            return Checkpoint.load(last)  # or say why it cannot be
+        self.source, checkpoint = newest
+        gone = f"leads to {last.readlink()}, which is gone" if last.is_symlink() else "is gone"
+        self._warn(f"{last} {gone}: going on from the newest intact checkpoint, {_told(*newest)}")
+        return checkpoint
+
+    def _check_nothing_lost(self) -> None:
+        """Refuse to begin again where there are no checkpoints, but metrics of steps that only come after one."""
+        step = max((line["step"] for line in read_metrics(self.folder)), default=0)
+        every = self.config.run.checkpoint_every
+        if step > 2 * every:  # the first checkpoint is on disk before the second one is begun
+            raise InputError(
+                f"{self.folder} holds no checkpoint, but metrics of {step} steps with a checkpoint every {every}: "
+                "put its checkpoints back, or choose another run.dir"
+            )
+        if any((self.folder / name).exists() for name in RECORDS):
+            self._warn(f"{self.folder} holds a run of {step} steps without a checkpoint: it begins again")
+
+    def _warn(self, line: str) -> None:
+        self.console.print(line, style="yellow", markup=False, highlight=False, soft_wrap=True)
 
     def _settle_pixels(self, checkpoint: Checkpoint | None = None) -> None:
         """Replace data.pixels=auto by what it means here; a run that goes on keeps what it had, on any device."""
@@ -457,7 +506,7 @@ class Trainer:
     def _restore(self, checkpoint: Checkpoint) -> None:
         self.loader_state = LoaderState.from_dict(checkpoint.loader, expected=self.loader_state)
         check_classes(checkpoint.classes, self.shards)
-        load_weights(self.model, checkpoint.model, source=str(self.last_checkpoint))
+        load_weights(self.model, checkpoint.model, source=str(self.source))
         load_optimizer(self.optimizer, checkpoint.optimizer)
         if self.averaged is not None:
             self.averaged.load_state_dict(checkpoint.ema)
