@@ -78,12 +78,7 @@ def train(
     with joined_ranks(config.run.device, timeout=config.train.timeout) as ranks:
         requeue = requeue or ranks.was_restarted
         try:
-            try:
-                trainer = Trainer(config, resume=resume, requeue=requeue, console=err, ranks=ranks)
-            except ValueError:
-                ranks.note_start(refused=True)
-                raise
-            ranks.note_start(refused=False)
+            trainer = Trainer(config, resume=resume, requeue=requeue, console=err, ranks=ranks)
             if dry_run:
                 _print_plan(trainer)
                 return

@@ -3,8 +3,8 @@
 import math
 import time
 from collections import deque
-from collections.abc import Iterator
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,9 +37,10 @@ from corrnet_train.training.run_log import RECORDS, Meter, RunLog
 from corrnet_train.training.schedule import Schedule
 from corrnet_train.training.step import StepResult, StepValues, TrainStep, diverged_message, prepare_model
 from corrnet_train.utils.errors import InputError, WorkError
-from corrnet_train.utils.files import only_user, write_json
+from corrnet_train.utils.files import write_json
 from corrnet_train.utils.interrupt import Flag, interrupt_flag
 from corrnet_train.utils.kernels import check_deterministic, chosen_kernels, prepare_deterministic
+from corrnet_train.utils.lock import only_user
 from corrnet_train.utils.precision import autocast, clip_dtype
 from corrnet_train.utils.progress import progress_bar, training_bar
 from video_data import LoaderState, ShardSet, TrainLoader, normalize, open_shards, train_loader
@@ -69,6 +70,12 @@ class TrainResult:
 def _told(path: Path, checkpoint: Checkpoint) -> str:
     """Return how messages call a checkpoint."""
     return f"{path} of step {checkpoint.step}"
+
+
+def _written(checkpoints: Path) -> dict[str, tuple[int, int]]:
+    """Return what tells the checkpoints in a folder from later ones."""
+    found = {path.name: path.lstat() for path in checkpoint_names(checkpoints)}
+    return {name: (stat.st_ino, stat.st_mtime_ns) for name, stat in found.items()}
 
 
 def last_checkpoint(config: RunConfig) -> Path:
@@ -107,6 +114,7 @@ class Trainer:
         self.console = (console or Console(stderr=True)) if ranks.is_first else Console(quiet=True)
         self.folder = config.run.dir
         self.last_checkpoint = last_checkpoint(config)
+        self._check_owner: Callable[[], None] = lambda: None
         with ranks.together():
             if config.run.deterministic and config.run.device != "cpu":
                 prepare_deterministic()
@@ -226,14 +234,30 @@ class Trainer:
 
         Raises:
             TrainingDiverged: The loss became infinite or not a number; the last checkpoint stays as it was.
-            ValueError: Another process trains in the same folder.
+            ValueError: Another process trains in the same folder, on whatever machine and however it was started.
         """
-        if self.ranks.is_first:
-            self.folder.mkdir(parents=True, exist_ok=True)
-        # Jobs of torchrun have a scheduler, and locks on shared storage may outlive a machine that failed.
-        only = nullcontext() if self.ranks.launched else only_user(self.folder)
-        with only, chosen_kernels(deterministic=self.config.run.deterministic):
+        with ExitStack() as stack:
+            with self.ranks.together():
+                if self.ranks.is_first:
+                    self.folder.mkdir(parents=True, exist_ok=True)
+                    # torchrun may start processes again before those of the last start have ended.
+                    patience = 10.0 if self.ranks.launched else 0.0
+                    lock = only_user(
+                        self.folder, "trains", instead="run.dir", patience=patience, say=self._warn
+                    )
+                    self._check_owner = stack.enter_context(lock)
+                    self._check_unchanged()
+                    self.ranks.note_begun()
+            stack.enter_context(chosen_kernels(deterministic=self.config.run.deterministic))
             return self._run()
+
+    def _check_unchanged(self) -> None:
+        """Refuse to go on when there are other checkpoints than those that were looked at before the lock was held."""
+        if self._seen != _written(self.last_checkpoint.parent):
+            raise WorkError(
+                f"another process has trained in {self.folder} while this one started: "
+                "start it again, with --resume or --requeue"
+            )
 
     def _run(self) -> TrainResult:
         if self.ranks.is_first:
@@ -419,6 +443,7 @@ class Trainer:
         all_rng = self.ranks.gather(rng)
         if not self.ranks.is_first and not self.sharded:
             return
+        self._check_owner()
         checkpoint = Checkpoint(
             step=self.step,
             config=config_to_dict(self.config),
@@ -445,7 +470,7 @@ class Trainer:
 
     def _find_checkpoint(self, resume: bool, requeue: bool) -> Checkpoint | None:
         """Return the checkpoint to continue; what is in the folder decides whether there is a run."""
-        self.source = self.last_checkpoint
+        self.source, self._seen = self.last_checkpoint, _written(self.last_checkpoint.parent)
         names = checkpoint_names(self.last_checkpoint.parent)
         if resume or (requeue and names):
             checkpoint = self._last_or_newest()
