@@ -89,7 +89,7 @@ def test_every_flipped_bit_and_every_cut_is_refused(tmp_path):
         path.write_bytes(flipped)
         with pytest.raises(CheckpointError, match=r"last.pt is not a readable checkpoint: .*damaged"):
             Checkpoint.load(path)
-    for length in (1, 64, 80, 81, 500, len(content) // 2):
+    for length in (1, 64, 79, 81, 500, len(content) // 2):
         path.write_bytes(content[:-length])
         with pytest.raises(CheckpointError, match=r"last.pt is not a readable checkpoint"):
             Checkpoint.load(path)
@@ -105,14 +105,16 @@ def test_a_checkpoint_is_a_file_that_torch_reads(tmp_path):
     assert any(name.endswith("data.pkl") for name in zipfile.ZipFile(tmp_path / "last.pt").namelist())
 
 
-def test_checkpoints_of_the_format_without_digests_are_read(tmp_path):
+def test_a_checkpoint_that_was_saved_again_with_torch_is_read(tmp_path):
+    """It has no digest, as those that were made before there were any."""
     checkpoint().save(tmp_path / "new.pt")
     content = torch.load(tmp_path / "new.pt", weights_only=True)
-    torch.save(content | {"format_version": 2}, tmp_path / "old.pt")
-    assert Checkpoint.load(tmp_path / "old.pt").step == 5
-    torch.save(content, tmp_path / "new.pt")
-    with pytest.raises(CheckpointError, match="its digest is missing"):
-        Checkpoint.load(tmp_path / "new.pt")
+    torch.save(content | {"step": 6}, tmp_path / "again.pt")
+    assert Checkpoint.load(tmp_path / "again.pt").step == 6
+    whole = (tmp_path / "again.pt").read_bytes()
+    (tmp_path / "again.pt").write_bytes(whole[:-1])
+    with pytest.raises(CheckpointError, match=r"it is damaged: the end of again.pt is missing"):
+        Checkpoint.load(tmp_path / "again.pt")
 
 
 def test_the_newest_intact_checkpoint_is_found_whatever_its_name(tmp_path):

@@ -1,6 +1,6 @@
 """Digests of files, by which damage is noticed that leaves a file readable: a flipped bit loads as another number.
 
-The SHA-256 of a file is its own end. What reads files of torch, from either side, stops before it.
+The SHA-256 of a file is its own end, which torch does not read.
 """
 
 import hashlib
@@ -35,13 +35,15 @@ def check_digest(path: Path) -> str | None:
     """Read a file and compare what is in it with its digest.
 
     Returns:
-        The digest as 64 hex digits; None when the file has none.
+        The digest as 64 hex digits; None when the file has none, as what others have saved with torch.
 
     Raises:
-        InputError: They differ.
+        InputError: They differ, or it is a file of torch whose end is missing.
     """
     stated = stated_digest(path)
     if stated is None:
+        if _is_cut(path):
+            raise InputError(f"it is damaged: the end of {path.name} is missing")
         return None
     found = hashlib.sha256()
     left = path.stat().st_size - _LENGTH
@@ -52,3 +54,11 @@ def check_digest(path: Path) -> str | None:
     if found.hexdigest() != stated:
         raise InputError(f"it is damaged: the content of {path.name} does not match its digest")
     return stated
+
+
+def _is_cut(path: Path) -> bool:
+    """Whether a file begins as a zip archive, which files of torch are, and does not end as one."""
+    with path.open("rb") as file:
+        begin = file.read(4)
+        file.seek(max(0, path.stat().st_size - 22))
+        return begin == b"PK\3\4" and file.read(4) != b"PK\5\6"

@@ -60,16 +60,13 @@ def write_shards(
         raise OSError(f"the checkpoint was not written: {_reasons(error)}") from None
 
 
-def read_shards(folder: Path) -> tuple[bool, dict[str, Any]]:
-    """Read what `write_shards` was given, with whole tensors on the CPU; no code from the folder is run.
-
-    Returns:
-        Whether there are digests, with which all files agree, and the values.
+def read_shards(folder: Path) -> dict[str, Any]:
+    """Return what `write_shards` was given, with whole tensors on the CPU; no code from the folder is run.
 
     Raises:
         Exception: A file is damaged or missing; there are many ways.
     """
-    has_digest = check_digest(folder / REST) is not None
+    check_digest(folder / REST)
     saved = torch.load(folder / REST, map_location="cpu", weights_only=True)
     for name, digest in saved.get("files", {}).items():
         if check_digest(folder / name) != digest:
@@ -89,7 +86,7 @@ def read_shards(folder: Path) -> tuple[bool, dict[str, Any]]:
         for step in place[:-1]:
             parent = parent[step]
         parent[place[-1]] = tensors[key]
-    return has_digest, content
+    return content
 
 
 class _Writer(FileSystemWriter):

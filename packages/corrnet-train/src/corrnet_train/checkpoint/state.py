@@ -20,8 +20,7 @@ from corrnet_train.utils.errors import InputError
 from video_data.utils.files import atomic_path
 from video_data.utils.settings import changed_settings
 
-FORMAT_VERSION = 3
-_WITHOUT_DIGEST = 2  # a format that is read, too
+FORMAT_VERSION = 2
 
 
 class CheckpointError(InputError):
@@ -107,9 +106,9 @@ class Checkpoint:
             if sharded:
                 from corrnet_train.checkpoint.sharded import read_shards
 
-                has_digest, content = read_shards(folder)
+                content = read_shards(folder)
             else:
-                has_digest = check_digest(path) is not None
+                check_digest(path)
                 content = torch.load(path, map_location="cpu", weights_only=True)
         except Exception as error:  # a damaged file may raise anything
             if sharded and path.resolve() != folder:  # training has moved the link on meanwhile
@@ -123,12 +122,8 @@ class Checkpoint:
         if not isinstance(content, dict) or "format_version" not in content:
             raise CheckpointError(f"{path} is a torch file, but no checkpoint of corrnet")
         version = content.pop("format_version")
-        if version not in (FORMAT_VERSION, _WITHOUT_DIGEST):
+        if version != FORMAT_VERSION:
             raise CheckpointError(f"{path} has format {version}, this version reads format {FORMAT_VERSION}")
-        if version == FORMAT_VERSION and not has_digest:
-            raise CheckpointError(
-                f"{path} is not a readable checkpoint: it is damaged: its digest is missing"
-            )
         for name in ("config", "model", "ema"):
             if not isinstance(content.get(name, {}), dict):
                 raise CheckpointError(f"{path} is not a whole checkpoint: {name} must be a mapping")
