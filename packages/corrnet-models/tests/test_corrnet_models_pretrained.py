@@ -1,6 +1,7 @@
 """Models in folders: what is saved is loaded, and nothing else is."""
 
 import json
+import random
 import shutil
 import sys
 
@@ -86,6 +87,25 @@ def test_a_damaged_or_foreign_folder_is_refused(saved, tmp_path, change, message
     change(folder)
     with pytest.raises(ValueError, match=message):
         load_pretrained(folder)
+
+
+def test_every_flipped_bit_of_the_weights_is_refused(saved, tmp_path):
+    folder = tmp_path / "model"
+    shutil.copytree(saved[1], folder)
+    content, rng = (folder / WEIGHTS).read_bytes(), random.Random(0)
+    for place in rng.sample(range(len(content)), 20):
+        flipped = bytearray(content)
+        flipped[place] ^= 1 << rng.randrange(8)
+        (folder / WEIGHTS).write_bytes(flipped)
+        with pytest.raises(
+            ValueError, match=r"model.safetensors (is damaged, or|cannot be read|does not fit)"
+        ):
+            load_pretrained(folder)
+    # Folders of other writers have no digest.
+    content = json.loads((folder / CONFIG).read_text())
+    del content["weights_sha256"]
+    (folder / CONFIG).write_text(json.dumps(content))
+    assert load_pretrained(folder).classes == tuple(CLASSES)
 
 
 def edit(folder, **values):

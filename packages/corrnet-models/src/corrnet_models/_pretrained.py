@@ -1,5 +1,6 @@
 """Models in folders, as the Hugging Face Hub lays them out: `model.safetensors`, `config.json` and a model card."""
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -74,18 +75,19 @@ def save_pretrained(
         )
     target = Path(folder)
     target.mkdir(parents=True, exist_ok=True)
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    try:
+        save_file(tensors, target / WEIGHTS, metadata={"format": "pt"})
+    except SafetensorError as error:  # a full disk
+        raise OSError(f"{target / WEIGHTS} cannot be written: {error}") from error
     content = {
         "library_name": _LIBRARY,
         "format_version": _FORMAT_VERSION,
         "model": model.config.model_dump(mode="json"),
         "classes": list(classes),
         "metadata": dict(metadata or {}),
+        "weights_sha256": _sha256(target / WEIGHTS),
     }
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    try:
-        save_file(tensors, target / WEIGHTS, metadata={"format": "pt"})
-    except SafetensorError as error:  # a full disk
-        raise OSError(f"{target / WEIGHTS} cannot be written: {error}") from error
     (target / CONFIG).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     (target / CARD).write_text(card if card is not None else _card(model, classes), encoding="utf-8")
 
@@ -101,8 +103,8 @@ def load_pretrained(source: str | Path, *, revision: str | None = None) -> Pretr
         The model in evaluation mode, its classes and what else was saved with it.
 
     Raises:
-        ValueError: If the folder holds no such model, or weights that are not those of its configuration; the message
-            names them.
+        ValueError: If the folder holds no such model, or weights that are damaged or not those of its configuration;
+            the message names them.
         ImportError: If `source` is no folder and huggingface-hub is not installed.
     """
     folder = Path(source)
@@ -126,6 +128,11 @@ def load_pretrained(source: str | Path, *, revision: str | None = None) -> Pretr
         tensors = load_file(folder / WEIGHTS)
     except (SafetensorError, OSError) as error:
         raise ModelError(f"{folder / WEIGHTS} cannot be read: {error}") from error
+    if content.get("weights_sha256") not in (None, _sha256(folder / WEIGHTS)):
+        raise ModelError(
+            f"{folder / WEIGHTS} is damaged, or not the file that was written with {CONFIG}: it does not match its "
+            "digest, weights_sha256; save or fetch the model again"
+        )
     own = model.state_dict()
     differing = sorted(
         name
@@ -139,6 +146,11 @@ def load_pretrained(source: str | Path, *, revision: str | None = None) -> Pretr
         )
     model.load_state_dict(tensors)
     return Pretrained(model.eval(), classes, metadata)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _shape(tensors: Mapping[str, Any], name: str) -> Any:

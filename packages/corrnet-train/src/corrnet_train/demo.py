@@ -87,8 +87,7 @@ def run_demo(folder: Path, *, quick: bool = False, seed: int = 0, console: Conso
                 *(_QUICK_OVERRIDES if quick else []),
             ],
         )
-        resume = (config.run.dir / "checkpoints" / "last.pt").exists()
-        result = Trainer(config, resume=resume, console=console).run()
+        result = Trainer(config, requeue=True, console=console).run()
         if not result.finished:
             return DemoOutcome(None, report, result.checkpoint, example)
         trained.append((config, result))

@@ -1,6 +1,8 @@
 import dataclasses
 import pickle
+import random
 import threading
+import zipfile
 
 import pytest
 import torch
@@ -12,6 +14,7 @@ from corrnet_train.checkpoint.state import (
     CheckpointError,
     check_resumable,
     load_weights,
+    newest_intact,
     weights_hash,
 )
 from corrnet_train.config.schema import config_to_dict
@@ -71,6 +74,79 @@ def test_files_that_are_no_checkpoints_are_named(tmp_path):
     (tmp_path / "cut.pt").write_bytes(content[: len(content) // 2])
     with pytest.raises(CheckpointError, match="not a readable checkpoint"):
         Checkpoint.load(tmp_path / "cut.pt")
+
+
+def test_every_flipped_bit_and_every_cut_is_refused(tmp_path):
+    path = tmp_path / "last.pt"
+    checkpoint().save(path)
+    content = path.read_bytes()
+    rng = random.Random(0)
+    # Everywhere, and in the digest itself.
+    places = [rng.randrange(len(content)) for _ in range(150)] + [len(content) - n for n in range(1, 90, 4)]
+    for place in places:
+        flipped = bytearray(content)
+        flipped[place] ^= 1 << rng.randrange(8)
+        path.write_bytes(flipped)
+        with pytest.raises(CheckpointError, match=r"last.pt is not a readable checkpoint: .*damaged"):
+            Checkpoint.load(path)
+    for length in (1, 64, 79, 81, 500, len(content) // 2):
+        path.write_bytes(content[:-length])
+        with pytest.raises(CheckpointError, match=r"last.pt is not a readable checkpoint"):
+            Checkpoint.load(path)
+    path.write_bytes(content)
+    assert Checkpoint.load(path).step == 5
+
+
+def test_a_checkpoint_is_a_file_that_torch_reads(tmp_path):
+    checkpoint().save(tmp_path / "last.pt")
+    for mmap in (False, True):
+        content = torch.load(tmp_path / "last.pt", weights_only=True, mmap=mmap)
+        assert content["step"] == 5 and content["model"]["weight"].shape == (2, 3)
+    assert any(name.endswith("data.pkl") for name in zipfile.ZipFile(tmp_path / "last.pt").namelist())
+
+
+def test_a_checkpoint_that_was_saved_again_with_torch_is_read(tmp_path):
+    """It has no digest, as those that were made before there were any."""
+    checkpoint().save(tmp_path / "new.pt")
+    content = torch.load(tmp_path / "new.pt", weights_only=True)
+    torch.save(content | {"step": 6}, tmp_path / "again.pt")
+    assert Checkpoint.load(tmp_path / "again.pt").step == 6
+    whole = (tmp_path / "again.pt").read_bytes()
+    (tmp_path / "again.pt").write_bytes(whole[:-1])
+    with pytest.raises(CheckpointError, match=r"it is damaged: the end of again.pt is missing"):
+        Checkpoint.load(tmp_path / "again.pt")
+
+
+def test_the_newest_intact_checkpoint_is_found_whatever_its_name(tmp_path):
+    assert newest_intact(tmp_path / "nowhere") is None
+    for step in (4, 8, 12, 16):
+        checkpoint(step=step).save(tmp_path / f"step-{step:08d}.pt")
+    checkpoint(step=10).save(tmp_path / "best.pt")
+    (tmp_path / "last.pt").symlink_to("step-00000016.pt")
+    (tmp_path / "notes.pt").write_text("not one of ours")
+    assert newest_intact(tmp_path)[1].step == 16
+    path, found = newest_intact(tmp_path, without=tmp_path / "last.pt")  # nor what it leads to
+    assert (path.name, found.step) == ("step-00000012.pt", 12)
+    for name in ("step-00000012.pt", "step-00000016.pt"):
+        content = (tmp_path / name).read_bytes()
+        (tmp_path / name).write_bytes(content[:200] + b"\0" + content[201:])
+    path, found = newest_intact(tmp_path)
+    assert (path.name, found.step) == ("best.pt", 10)
+    with pytest.raises(CheckpointError) as error:
+        Checkpoint.load(tmp_path / "last.pt")
+    assert str(error.value).endswith(
+        "; the newest intact one beside it is best.pt, of step 10 (there are also step-00000016.pt, step-00000012.pt, "
+        "step-00000008.pt, step-00000004.pt): once last.pt is removed, corrnet train --resume goes on from that"
+    )
+    with pytest.raises(
+        CheckpointError, match=r"no checkpoint at .*gone.pt; the newest intact one beside it is best"
+    ):
+        Checkpoint.load(tmp_path / "gone.pt")
+    for name in ("best.pt", "step-00000008.pt", "step-00000004.pt"):
+        (tmp_path / name).write_bytes(b"")
+    assert newest_intact(tmp_path) is None
+    with pytest.raises(CheckpointError, match=r"; none beside it is intact: best.pt, step-00000016.pt, "):
+        Checkpoint.load(tmp_path / "last.pt")
 
 
 def test_weights_of_another_model_are_refused_with_the_difference():

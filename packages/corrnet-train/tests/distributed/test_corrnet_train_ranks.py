@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import random
 import shutil
 import signal
 import socket
@@ -24,7 +25,7 @@ from corrnet_train.checkpoint.folders import link, remove_unlinked
 from corrnet_train.checkpoint.sharded import read_shards
 from corrnet_train.checkpoint.state import Checkpoint, CheckpointError, weights_hash
 from corrnet_train.cli import app
-from corrnet_train.config.schema import config_to_dict
+from corrnet_train.config.schema import config_to_dict, parse_config
 from corrnet_train.distributed.ranks import Ranks
 from corrnet_train.distributed.rendezvous import meet
 from corrnet_train.evaluation.evaluate import evaluate
@@ -299,23 +300,41 @@ def test_shards_that_are_damaged_or_would_run_code_are_refused(runs, tmp_path):
     _, folder = runs
     good = (folder / "fsdp2" / "checkpoints" / "last.pt").resolve()
 
-    def refused(name, content, match):
+    def refused(name, content, match, *, digests=True):
         copied = tmp_path / "copied"
         shutil.copytree(good, copied)
+        if not digests:  # as who makes them right
+            rest = torch.load(copied / "rest.pt", weights_only=True)
+            torch.save({key: value for key, value in rest.items() if key != "files"}, copied / "rest.pt")
         (copied / name).unlink() if content is None else (copied / name).write_bytes(content)
         with pytest.raises(CheckpointError, match=match):
             Checkpoint.load(copied)
         shutil.rmtree(copied)
 
     shard = (good / "__1_0.distcp").read_bytes()
-    refused("__1_0.distcp", shard[: len(shard) // 2], "not a readable checkpoint")
+    refused(
+        "__1_0.distcp", shard[: len(shard) // 2], "not a readable checkpoint: it is damaged: __1_0.distcp"
+    )
+    refused("__1_0.distcp", shard[: len(shard) // 2], "not a readable checkpoint", digests=False)
+    refused(
+        "__1_0.distcp", (good / "__0_0.distcp").read_bytes(), "__1_0.distcp is not the file that was written"
+    )
+    rng = random.Random(0)
+    for name in ("__0_0.distcp", "__1_0.distcp", ".metadata", "rest.pt"):
+        content = (good / name).read_bytes()
+        for place in (*rng.sample(range(len(content)), 4), len(content) - 1):
+            flipped = bytearray(content)
+            flipped[place] ^= 1 << rng.randrange(8)
+            refused(name, bytes(flipped), "not a readable checkpoint: .*damaged")
     refused("__1_0.distcp", None, "not a readable checkpoint: .*__1_0.distcp")
     refused("rest.pt", None, "no checkpoint at")
     refused("rest.pt", b"", "not a readable checkpoint")
-    refused(".metadata", pickle.dumps(print), "asks for builtins.print, which describes no shards")
+    refused(
+        ".metadata", pickle.dumps(print), "asks for builtins.print, which describes no shards", digests=False
+    )
     description = pickle.loads((good / ".metadata").read_bytes())
     next(iter(description.state_dict_metadata.values())).chunks.pop()
-    refused(".metadata", pickle.dumps(description), "the shards hold .* values of model/")
+    refused(".metadata", pickle.dumps(description), "the shards hold .* values of model/", digests=False)
 
 
 @pytest.mark.slow
@@ -335,6 +354,41 @@ def test_a_checkpoint_is_read_again_when_training_moves_its_link_on_meanwhile(ru
     monkeypatch.setattr(sharded, "read_shards", read)
     assert len(Checkpoint.load(last).rng) == 2, "the checkpoint of two processes"
     assert not (tmp_path / "shards-00000001").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("lost", ["link", "shards"])
+def test_a_split_run_goes_on_from_what_is_left_of_its_checkpoints(runs, motionbench, tmp_path, lost):
+    """The only name of the newest shards is lost; or the shards are, beside which there is a step-*.pt."""
+    _, folder = runs
+    shutil.copytree(folder / "fsdp1", tmp_path / "run", symlinks=True)
+    checkpoints = tmp_path / "run" / "checkpoints"
+    last, newest = checkpoints / "last.pt", (checkpoints / "last.pt").resolve()
+    (checkpoints / "best.pt").unlink()
+    if lost == "link":
+        last.unlink()
+        left = newest
+    else:
+        left = checkpoints / "step-00000004.pt"
+        Checkpoint.load(last).save(left)
+        shutil.rmtree(newest)
+    recipe = parse_config(Checkpoint.load(left).config)
+    recipe = recipe.model_copy(update={"run": recipe.run.model_copy(update={"dir": tmp_path / "run"})})
+    with pytest.raises(
+        ValueError, match=f"already holds a run, whose newest intact .* is {left} of step 4: continue"
+    ):
+        Trainer(recipe)
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(config_to_dict(recipe)))
+    command = [
+        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=1", "-m", "corrnet_train.cli",
+        "train", tmp_path / "recipe.yaml", "--requeue",
+    ]  # fmt: skip
+    done = subprocess.run(
+        command, stderr=subprocess.PIPE, text=True, timeout=300, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
+    assert done.returncode == 0, done.stderr
+    assert f"going on from the newest intact checkpoint, {left} of step 4" in done.stderr
+    assert Checkpoint.load(last).step == 4 and last.is_symlink()
 
 
 @pytest.mark.slow

@@ -158,6 +158,101 @@ def test_a_folder_with_a_run_is_not_overwritten(make_config):
         Trainer(config)
 
 
+def without_last(make_config, *overrides):
+    """A run of six steps that was stopped after the fourth one, with a checkpoint each two; its last.pt is gone."""
+    config = make_config(
+        "run.checkpoint_every=2", "train.keep_every=2", "eval.every_epochs=0", *overrides, model="r2d_tiny"
+    )
+    stopping = StopAfter(config)
+    stopping.stop_at = 4
+    result = stopping.run()
+    result.checkpoint.unlink()
+    return config, result.checkpoint.parent
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["resume", "requeue"])
+def test_a_run_whose_last_checkpoint_is_gone_goes_on_from_the_newest_intact_one(make_config, capsys, how):
+    straight = Trainer(make_config("eval.every_epochs=0.5", name="straight", model="r2d_tiny")).run()
+    config, checkpoints = without_last(make_config, "eval.every_epochs=0.5")
+    content = (checkpoints / "step-00000004.pt").read_bytes()
+    (checkpoints / "step-00000004.pt").write_bytes(content[: len(content) // 2])
+    assert Checkpoint.load(checkpoints / "best.pt").step in (2, 4)
+    trainer = Trainer(config, **{how: True})
+    said = capsys.readouterr().err
+    assert f"{checkpoints / 'last.pt'} is gone: going on from the newest intact checkpoint, " in said
+    assert said.rstrip().endswith(f" of step {trainer.step}") and trainer.step in (2, 4)
+    resumed = trainer.run()
+    assert resumed.finished
+    assert_equal_states(weights(straight), weights(resumed))
+
+
+@pytest.mark.parametrize("broken", ["gone", "dangling"])
+def test_a_run_whose_last_checkpoint_is_gone_is_not_begun_again(make_config, broken):
+    config, checkpoints = without_last(make_config)
+    if broken == "dangling":
+        (checkpoints / "last.pt").symlink_to("shards-00000004")
+    before = {path: path.stat().st_mtime_ns for path in config.run.dir.rglob("*") if path.is_file()}
+    with pytest.raises(
+        ValueError, match=r"already holds a run, whose newest intact checkpoint is .* of step 4"
+    ):
+        Trainer(config)
+    for path in checkpoints.glob("step-*.pt"):
+        path.unlink()
+        del before[path]
+    if broken == "dangling":  # there was a checkpoint, and none is left to go on from
+        with pytest.raises(CheckpointError, match=r"last.pt: it leads to shards-00000004, which is gone"):
+            Trainer(config, requeue=True)
+    assert before == {path: path.stat().st_mtime_ns for path in config.run.dir.rglob("*") if path.is_file()}
+
+
+def test_a_damaged_last_checkpoint_stops_and_names_the_others(make_config, capsys):
+    config, checkpoints = without_last(make_config)
+    last = checkpoints / "last.pt"
+    last.write_bytes((checkpoints / "step-00000004.pt").read_bytes()[:-1000])
+    message = (
+        r"last.pt is not a readable checkpoint: .*; the newest intact one beside it is step-00000004.pt, of step 4 "
+        r"\(there are also step-00000002.pt\): once last.pt is removed, corrnet train --resume goes on from that"
+    )
+    for how in ("resume", "requeue"):
+        with pytest.raises(CheckpointError, match=message):
+            Trainer(config, **{how: True})
+    last.unlink()
+    trainer = Trainer(config, resume=True)
+    assert trainer.step == 4
+    trainer.run()
+    assert Checkpoint.load(last).step == 6 and not last.is_symlink()
+
+
+def test_the_name_of_the_newest_checkpoint_is_back_before_the_run_goes_on(make_config, monkeypatch):
+    config, checkpoints = without_last(make_config)
+    trainer = Trainer(config, requeue=True)
+    monkeypatch.setattr(Trainer, "_train", lambda self, interrupted: 1 / 0)
+    with pytest.raises(ZeroDivisionError):  # the run fails before it has written anything
+        trainer.run()
+    assert Checkpoint.load(checkpoints / "last.pt").step == 4
+
+
+def test_a_run_without_a_checkpoint_begins_again_when_it_is_queued_again(make_config, capsys):
+    """As a run leaves its folder that is killed before its first checkpoint."""
+    config = make_config("run.checkpoint_every=3", "optim.epochs=0.5")
+    log = MetricsLog(config.run.dir)
+    log.write("train", 6, loss=2.0)
+    with pytest.raises(
+        ValueError, match=r"already holds metrics.jsonl of a run without a checkpoint: --requeue"
+    ):
+        Trainer(config)
+    assert Trainer(config, requeue=True).step == 0
+    assert "holds a run of 6 steps without a checkpoint: it begins again" in capsys.readouterr().err
+    log.write("train", 7, loss=2.0)
+    log.close()
+    with pytest.raises(
+        ValueError, match=r"no checkpoint, but metrics of 7 steps with a checkpoint every 3: put"
+    ):
+        Trainer(config, requeue=True)
+    assert len(read_metrics(config.run.dir)) == 2
+
+
 def test_nothing_to_resume_is_an_error(make_config):
     with pytest.raises(CheckpointError, match="no checkpoint at"):
         Trainer(make_config(), resume=True)
@@ -234,30 +329,6 @@ def test_ctrl_c_on_the_command_saves_and_says_how_to_resume(motionbench, tmp_pat
     assert "Traceback" not in errors
     step = Checkpoint.load(tmp_path / "run" / "checkpoints" / "last.pt").step
     assert 3 <= step < 400
-
-
-HOLD = """
-import sys
-from pathlib import Path
-from corrnet_train.utils.files import only_user
-with only_user(Path(sys.argv[1])):
-    print("held", flush=True)
-    sys.stdin.read()
-"""
-
-
-def test_two_processes_do_not_train_in_one_folder(make_config):
-    config = make_config("optim.epochs=0.25")
-    config.run.dir.mkdir(parents=True)
-    command = [sys.executable, "-c", HOLD, str(config.run.dir)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
-        assert other.stdout.readline() == b"held\n"
-        with pytest.raises(ValueError, match=r"another process trains in .*run: wait for it"):
-            Trainer(config).run()
-        assert not (config.run.dir / "metrics.jsonl").exists()
-        other.kill()  # a killed process leaves no lock
-        other.wait()
-    assert Trainer(config).run().finished
 
 
 def test_fp16_stops_when_no_scale_of_the_loss_helps(make_config):

@@ -132,14 +132,15 @@ def _move_links(paths: tuple[Path, ...], folder: Path) -> None:
 
 
 def remove_unfinished(folder: Path) -> None:
-    """Remove what killed processes left half written."""
+    """Remove what killed processes left half written.
+
+    Whole shards without a name stay until the next checkpoint is written: their name may have been lost.
+    """
     for path in folder.glob(".*.tmp"):
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
         else:
             path.unlink(missing_ok=True)
-    if folder.is_dir():
-        remove_unlinked(folder)
 
 
 def _copied(value: Any) -> Any:

@@ -1,16 +1,19 @@
-"""Checkpoints of shards as names in a folder: which names are such checkpoints, and where each of them leads.
+"""Checkpoints as names in a folder: which names are checkpoints, and where each of them leads.
 
 A checkpoint of sharded weights is a folder into which each process writes its own shards. A name such as `last.pt` is
 a link to it, which moves on in one step. `sharded` reads and writes what is inside; importing it takes a second, which
 who only asks for the kind of a checkpoint need not wait for.
 """
 
+import math
 import os
+import re
 import shutil
 from pathlib import Path
 
 from video_data.utils.files import temporary_name
 
+LAST, BEST = "last.pt", "best.pt"
 REST, DESCRIPTION = "rest.pt", ".metadata"
 
 
@@ -19,10 +22,27 @@ def is_sharded(path: Path) -> bool:
     return (path / DESCRIPTION).is_file() and (path / REST).is_file()
 
 
-def link(path: Path, folder: Path) -> None:
-    """Make `path` a link to a folder beside it; it means the old or the new checkpoint at every moment."""
+def checkpoint_names(folder: Path) -> list[Path]:
+    """Return all that has the name of a checkpoint in a folder, links that lead nowhere among it.
+
+    Those whose names do not tell their step come first, then those of later steps.
+    """
+    if not folder.is_dir():
+        return []
+    named = [path for path in folder.iterdir() if path.name in (LAST, BEST) or step_in_name(path) is not None]
+    return sorted(named, key=lambda path: (-(step_in_name(path) or math.inf), path.name))
+
+
+def step_in_name(path: Path) -> int | None:
+    """Return the step of a checkpoint as its name tells it; None where it does not."""
+    match = re.fullmatch(r"step-(\d{8,})\.pt|shards-(\d{8,})(-\d+)?", path.name)
+    return int(match[1] or match[2]) if match else None
+
+
+def link(path: Path, target: Path) -> None:
+    """Make `path` a link to a checkpoint beside it; it means the old or the new one at every moment."""
     temporary = temporary_name(path)
-    temporary.symlink_to(folder.name, target_is_directory=True)
+    temporary.symlink_to(target.name)
     temporary.replace(path)
     sync_folder(path.parent)
 

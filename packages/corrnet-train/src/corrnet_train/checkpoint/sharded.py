@@ -1,6 +1,7 @@
 """Reading and writing a checkpoint in shards: `torch.distributed.checkpoint` for tensors, one file for all else.
 
-It finds the pieces of a tensor again for any number of processes.
+It finds the pieces of a tensor again for any number of processes. Each process computes the digests of its own files;
+the one file for all else lists them, so that a file of another checkpoint is noticed, too.
 """
 
 import pickle
@@ -19,6 +20,7 @@ from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 from torch.distributed.tensor import DTensor
 
+from corrnet_train.checkpoint.digest import check_digest, seal, stated_digest
 from corrnet_train.checkpoint.folders import DESCRIPTION, REST, sync_folder
 from corrnet_train.utils.errors import InputError, WorkError
 from video_data.utils.files import atomic_path
@@ -45,9 +47,10 @@ def write_shards(
     places: dict[str, Place] = {}
     rest = _without_shards(content, (), tensors, places)
 
-    def finish_all() -> None:
+    def finish_all(files: dict[str, str | None]) -> None:
         with atomic_path(folder / REST) as temporary:
-            torch.save({"places": places, "content": rest}, temporary)
+            torch.save({"places": places, "content": rest, "files": files}, temporary)
+            seal(temporary)
         sync_folder(folder)
         finish()
 
@@ -63,7 +66,11 @@ def read_shards(folder: Path) -> dict[str, Any]:
     Raises:
         Exception: A file is damaged or missing; there are many ways.
     """
+    check_digest(folder / REST)
     saved = torch.load(folder / REST, map_location="cpu", weights_only=True)
+    for name, digest in saved.get("files", {}).items():
+        if check_digest(folder / name) != digest:
+            raise InputError(f"it is damaged: {name} is not the file that was written")
     reader = _Reader(folder)
     described = reader.read_metadata().state_dict_metadata
     tensors = {key: _empty(key, described[key]) for key in saved["places"]}
@@ -83,11 +90,20 @@ def read_shards(folder: Path) -> dict[str, Any]:
 
 
 class _Writer(FileSystemWriter):
-    """Calls `finish` on rank 0 when all shards are on disk; what fails there fails in all processes."""
+    """Adds digests to the files, and calls `finish` with all of them on rank 0 when all shards are on disk.
 
-    def __init__(self, folder: Path, finish: Callable[[], None]) -> None:
+    What fails there fails in all processes.
+    """
+
+    def __init__(self, folder: Path, finish: Callable[[dict[str, str | None]], None]) -> None:
         super().__init__(folder)
         self._finish = finish
+
+    def write_data(self, plan: Any, planner: Any) -> Any:
+        future = super().write_data(plan, planner)
+        for name in {result.storage_data.relative_path for result in future.wait()}:
+            seal(Path(self.path) / name)
+        return future
 
     def finish(self, metadata: Metadata, results: Any) -> None:
         super().finish(metadata, results)
@@ -96,7 +112,10 @@ class _Writer(FileSystemWriter):
         if missing:
             where = Path(self.path).parent
             raise WorkError(f"all machines must share {where}: rank 0 sees no {missing[0]}")
-        self._finish()
+        seal(Path(self.path) / DESCRIPTION)
+        self._finish(
+            {name: stated_digest(Path(self.path) / name) for name in sorted({*written, DESCRIPTION})}
+        )
 
 
 class _Reader(FileSystemReader):

@@ -11,7 +11,8 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from corrnet_train.checkpoint.folders import is_sharded
+from corrnet_train.checkpoint.digest import check_digest, seal
+from corrnet_train.checkpoint.folders import LAST, checkpoint_names, is_sharded, step_in_name
 from corrnet_train.config.recipes import flatten
 from corrnet_train.config.schema import RunConfig, config_to_dict, resumable_keys
 from corrnet_train.distributed.parallelize import full_tensor, placed_state
@@ -71,6 +72,7 @@ class Checkpoint:
         """Write the checkpoint; `path` holds the old or the new one at every moment."""
         with atomic_path(path) as temporary:
             torch.save(self._content(), temporary)
+            seal(temporary)
 
     def save_shards(self, folder: Path, group: dist.ProcessGroup, *, finish: Callable[[], None]) -> None:
         """Write a checkpoint of which each process has its shards; see `write_shards`."""
@@ -87,11 +89,20 @@ class Checkpoint:
         """Read a checkpoint, in one file or in shards, without running any code from it.
 
         Raises:
-            CheckpointError: `path` is missing, damaged, or no checkpoint of this package.
+            CheckpointError: `path` is missing, damaged, or no checkpoint of this package; the message names the newest
+                intact checkpoint beside it and all others.
         """
+        try:
+            return cls._read(path)
+        except CheckpointError as error:
+            raise CheckpointError(f"{error}{_others(path)}") from None
+
+    @classmethod
+    def _read(cls, path: Path) -> "Checkpoint":
         sharded = is_sharded(path)
         if not path.is_file() and not sharded:
-            raise CheckpointError(f"no checkpoint at {path}")
+            gone = f": it leads to {path.readlink()}, which is gone" if path.is_symlink() else ""
+            raise CheckpointError(f"no checkpoint at {path}{gone}")
         folder = path.resolve()
         try:
             if sharded:
@@ -99,12 +110,15 @@ class Checkpoint:
 
                 content = read_shards(folder)
             else:
+                check_digest(path)
                 content = torch.load(path, map_location="cpu", weights_only=True)
         except Exception as error:  # a damaged file may raise anything
             if sharded and path.resolve() != folder:  # training has moved the link on meanwhile
-                return cls.load(path)
+                return cls._read(path)
             reason = f"{type(error).__name__} {error}".splitlines()[0]
-            if isinstance(error, pickle.UnpicklingError):  # torch advises to run the code in it
+            if isinstance(error, InputError):
+                reason = f"{error}"
+            elif isinstance(error, pickle.UnpicklingError):  # torch advises to run the code in it
                 reason = "it is no file of torch, is damaged, or holds more than tensors and plain values"
             raise CheckpointError(f"{path} is not a readable checkpoint: {reason}") from None
         if not isinstance(content, dict) or "format_version" not in content:
@@ -119,6 +133,48 @@ class Checkpoint:
             return cls(**content | {"classes": tuple(content["classes"])})
         except (KeyError, TypeError) as error:
             raise CheckpointError(f"{path} is not a whole checkpoint: {error}") from None
+
+
+def newest_intact(folder: Path, *, without: Path | None = None) -> tuple[Path, Checkpoint] | None:
+    """Find the checkpoint of the latest step among those in a folder that are whole, shards without a name among them.
+
+    Args:
+        folder: That of a run's checkpoints; it need not exist.
+        without: A checkpoint in it that does not count, under any name.
+
+    Returns:
+        Its path and what is in it; None where none is intact.
+    """
+    left_out = None if without is None else without.resolve()
+    found: tuple[Path, Checkpoint] | None = None
+    for path in checkpoint_names(folder):
+        step = step_in_name(path)
+        if found is not None and step is not None and step <= found[1].step:
+            break
+        if path.resolve() == left_out:
+            continue
+        try:
+            checkpoint = Checkpoint._read(path)
+        except CheckpointError:
+            continue
+        if found is None or checkpoint.step > found[1].step:
+            found = path, checkpoint
+    return found
+
+
+def _others(path: Path) -> str:
+    """Return which checkpoints are beside one that cannot be read, as the end of a message."""
+    names = [other for other in checkpoint_names(path.parent) if other != path]
+    found = newest_intact(path.parent, without=path)
+    if found is None:
+        return f"; none beside it is intact: {', '.join(other.name for other in names)}" if names else ""
+    newest, checkpoint = found
+    others = ", ".join(other.name for other in names if other != newest)
+    also = f" (there are also {others})" if others else ""
+    remedy = (
+        f": once {LAST} is removed, corrnet train --resume goes on from that" if path.name == LAST else ""
+    )
+    return f"; the newest intact one beside it is {newest.name}, of step {checkpoint.step}{also}{remedy}"
 
 
 def load_weights(model: nn.Module, state: dict[str, Any], *, source: str) -> None:

@@ -39,6 +39,7 @@ _MOST_APART = 3600  # seconds for which processes wait for the slowest one at th
 
 @reports_errors
 def evaluate_command(
+    context: typer.Context,
     checkpoint: Checkpoint,
     shards: Annotated[Path, typer.Argument(help="Folder written by `corrnet pack`.")],
     split: Annotated[str, typer.Option(help="Which split.")] = "val",
@@ -84,6 +85,7 @@ def evaluate_command(
     from corrnet_train.distributed.ranks import joined_ranks
     from corrnet_train.evaluation.evaluate import EVALUATION_FILES, JOURNAL, evaluate
     from corrnet_train.inference.classifier import VideoClassifier
+    from corrnet_train.utils.lock import only_user
     from corrnet_train.utils.progress import progress_bar
     from video_data import open_shards
 
@@ -97,6 +99,9 @@ def evaluate_command(
             total = shard_set.num_samples(split)
             own_device = str(ranks.device(device))
             classifier = VideoClassifier.from_checkpoint(checkpoint, device=own_device)
+            if output is not None and ranks.is_first:
+                output.mkdir(parents=True, exist_ok=True)
+                context.with_resource(only_user(output, "evaluates", instead="--output"))
         ranks.check_equal("the manifest of the shards", shard_set.manifest_hash)
         if ranks.world_size > 1:  # training may have moved last.pt on in between
             ranks.check_equal(f"the weights in {checkpoint}", weights_hash(classifier.model))

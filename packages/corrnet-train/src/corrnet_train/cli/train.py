@@ -66,7 +66,7 @@ def train(
 
     from corrnet_train.config.schema import load_config
     from corrnet_train.distributed.ranks import joined_ranks, on_every_rank
-    from corrnet_train.training.trainer import Trainer, last_checkpoint
+    from corrnet_train.training.trainer import Trainer
     from corrnet_train.utils.kernels import prepare_deterministic
 
     try:
@@ -76,15 +76,9 @@ def train(
     except InputError as error:
         raise on_every_rank(error) from None
     with joined_ranks(config.run.device, timeout=config.train.timeout) as ranks:
-        if (requeue or ranks.was_restarted) and last_checkpoint(config).exists():
-            resume = True
+        requeue = requeue or ranks.was_restarted
         try:
-            try:
-                trainer = Trainer(config, resume=resume, console=err, ranks=ranks)
-            except ValueError:
-                ranks.note_start(refused=True)
-                raise
-            ranks.note_start(refused=False)
+            trainer = Trainer(config, resume=resume, requeue=requeue, console=err, ranks=ranks)
             if dry_run:
                 _print_plan(trainer)
                 return

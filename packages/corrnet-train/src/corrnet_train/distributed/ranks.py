@@ -24,7 +24,7 @@ T = TypeVar("T")
 
 TORCHRUN_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
-_REFUSED = "corrnet/refused"
+_BEGUN = "corrnet/begun"
 
 
 class RanksError(WorkError):
@@ -115,15 +115,12 @@ class Ranks:
     @property
     def was_restarted(self) -> bool:
         """Whether torchrun has started the processes again after they began to work."""
-        was_refused = (
-            self.kept is not None and self.kept.check([_REFUSED]) and self.kept.get(_REFUSED) == b"yes"
-        )
-        return self.restarts > 0 and not was_refused
+        return self.restarts > 0 and self.kept is not None and self.kept.check([_BEGUN])
 
-    def note_start(self, *, refused: bool) -> None:
-        """Tell later starts whether this one was refused before it began: torchrun starts the processes again."""
+    def note_begun(self) -> None:
+        """Tell later starts that this one was not refused before it began: torchrun starts the processes again."""
         if self.kept is not None:
-            self.kept.set(_REFUSED, "yes" if refused else "no")
+            self.kept.set(_BEGUN, "yes")
 
     def device(self, name: str) -> torch.device:
         """Return the device of this process for a `run.device` setting: on GPUs the one with its local rank.

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from corrnet_models import StageName, VideoModel, create_model, is_pretrained, load_pretrained
-from corrnet_train.checkpoint.folders import is_sharded
+from corrnet_train.checkpoint.folders import LAST, is_sharded
 from corrnet_train.checkpoint.state import Checkpoint, load_weights
 from corrnet_train.config.schema import RunConfig, parse_config
 from corrnet_train.distributed.ranks import resolve_device
@@ -105,7 +105,7 @@ class VideoClassifier:
         if path.is_dir() and not is_sharded(path):
             if is_pretrained(path):
                 return cls._from_folder(path, device)
-            path = path / "checkpoints" / "last.pt"
+            path = path / "checkpoints" / LAST
         checkpoint = Checkpoint.load(path)
         config = parse_config(checkpoint.config)
         model = build_from_config(config, len(checkpoint.classes))

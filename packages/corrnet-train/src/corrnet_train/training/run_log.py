@@ -14,6 +14,9 @@ from corrnet_train.training.schedule import Schedule
 from corrnet_train.training.step import StepValues
 from corrnet_train.utils.files import write_text
 
+RECORDS = ("config.yaml", "metrics.jsonl")
+"""What every run writes into its folder before its first step."""
+
 
 class Meter:
     """Sums up steps; `values` starts anew.

@@ -3,8 +3,8 @@
 import math
 import time
 from collections import deque
-from collections.abc import Iterator
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +15,8 @@ from torch import Tensor
 
 from corrnet_models import VideoModel
 from corrnet_train.checkpoint.async_writer import CheckpointWriter, ShardedCheckpointWriter, remove_unfinished
-from corrnet_train.checkpoint.state import Checkpoint, check_resumable, load_weights
+from corrnet_train.checkpoint.folders import BEST, LAST, checkpoint_names, link
+from corrnet_train.checkpoint.state import Checkpoint, check_resumable, load_weights, newest_intact
 from corrnet_train.config.schema import RunConfig, config_to_dict
 from corrnet_train.distributed.parallelize import (
     copy_buffers,
@@ -28,17 +29,19 @@ from corrnet_train.evaluation.evaluate import check_classes, evaluate
 from corrnet_train.inference.classifier import VideoClassifier, build_from_config
 from corrnet_train.training.augment import Augment, make_loss
 from corrnet_train.training.initialize import initialize
+from corrnet_train.training.metrics_log import read_metrics
 from corrnet_train.training.mfu import peak_flops, training_flops
 from corrnet_train.training.optim import AveragedModel, build_optimizer, load_optimizer
 from corrnet_train.training.precise_bn import estimate_statistics
 from corrnet_train.training.prefetch import DeviceBatch, Prefetcher
-from corrnet_train.training.run_log import Meter, RunLog
+from corrnet_train.training.run_log import RECORDS, Meter, RunLog
 from corrnet_train.training.schedule import Schedule
 from corrnet_train.training.step import StepResult, StepValues, TrainStep, diverged_message, prepare_model
 from corrnet_train.utils.errors import InputError, WorkError
-from corrnet_train.utils.files import only_user, write_json
+from corrnet_train.utils.files import write_json
 from corrnet_train.utils.interrupt import Flag, Stopped, interrupt_flag
 from corrnet_train.utils.kernels import check_deterministic, chosen_kernels, prepare_deterministic
+from corrnet_train.utils.lock import only_user
 from corrnet_train.utils.precision import autocast, clip_dtype
 from corrnet_train.utils.progress import progress_bar, training_bar
 from video_data import Batch, LoaderState, ShardSet, TrainLoader, normalize, open_shards, train_loader
@@ -67,9 +70,20 @@ class TrainResult:
     train_seconds: float
 
 
+def _told(path: Path, checkpoint: Checkpoint) -> str:
+    """Return how messages call a checkpoint."""
+    return f"{path} of step {checkpoint.step}"
+
+
+def _written(checkpoints: Path) -> dict[str, tuple[int, int]]:
+    """Return what tells the checkpoints in a folder from later ones."""
+    found = {path.name: path.lstat() for path in checkpoint_names(checkpoints)}
+    return {name: (stat.st_ino, stat.st_mtime_ns) for name, stat in found.items()}
+
+
 def last_checkpoint(config: RunConfig) -> Path:
     """Where a run can be continued."""
-    return config.run.dir / "checkpoints" / "last.pt"
+    return config.run.dir / "checkpoints" / LAST
 
 
 class Trainer:
@@ -80,12 +94,13 @@ class Trainer:
 
     Args:
         config: The run.
-        resume: Continue from the last checkpoint in `config.run.dir`.
+        resume: Continue from the last checkpoint in `config.run.dir`, or where it is gone from the newest intact one.
+        requeue: Continue where there is a checkpoint, else begin, also in a folder in which a run has begun.
         console: Where progress and messages go.
         ranks: The processes that train together.
 
     Raises:
-        ValueError: Bad settings, or a run folder that already holds a run when `resume` is False.
+        ValueError: Bad settings, or a run folder that holds anything of a run when `resume` and `requeue` are False.
     """
 
     def __init__(
@@ -93,6 +108,7 @@ class Trainer:
         config: RunConfig,
         *,
         resume: bool = False,
+        requeue: bool = False,
         console: Console | None = None,
         ranks: Ranks = ONE_RANK,
     ) -> None:
@@ -101,13 +117,14 @@ class Trainer:
         self.console = (console or Console(stderr=True)) if ranks.is_first else Console(quiet=True)
         self.folder = config.run.dir
         self.last_checkpoint = last_checkpoint(config)
+        self._check_owner: Callable[[], None] = lambda: None
         if config.data.num_workers:
             start_worker_server()  # it imports what workers need meanwhile
         with ranks.together():
             if config.run.deterministic and config.run.device != "cpu":
                 prepare_deterministic()
             self.device = ranks.device(config.run.device)
-            checkpoint = self._find_checkpoint(resume)
+            checkpoint = self._find_checkpoint(resume, requeue)
             config = self.config  # with `data.pixels` settled
             self._open()
             self.model = self._build_model(fresh=checkpoint is None)
@@ -225,17 +242,35 @@ class Trainer:
         Raises:
             WorkersError: Processes of the loader died or hang; the message says after which step the run is saved.
             TrainingDiverged: The loss became infinite or not a number; the last checkpoint stays as it was.
-            ValueError: Another process trains in the same folder.
+            ValueError: Another process trains in the same folder, on whatever machine and however it was started.
         """
-        if self.ranks.is_first:
-            self.folder.mkdir(parents=True, exist_ok=True)
-        # Jobs of torchrun have a scheduler, and locks on shared storage may outlive a machine that failed.
-        only = nullcontext() if self.ranks.launched else only_user(self.folder)
-        with only, chosen_kernels(deterministic=self.config.run.deterministic):
+        with ExitStack() as stack:
+            with self.ranks.together():
+                if self.ranks.is_first:
+                    self.folder.mkdir(parents=True, exist_ok=True)
+                    # torchrun may start processes again before those of the last start have ended.
+                    patience = 10.0 if self.ranks.launched else 0.0
+                    lock = only_user(
+                        self.folder, "trains", instead="run.dir", patience=patience, say=self._warn
+                    )
+                    self._check_owner = stack.enter_context(lock)
+                    self._check_unchanged()
+                    self.ranks.note_begun()
+            stack.enter_context(chosen_kernels(deterministic=self.config.run.deterministic))
             return self._run()
+
+    def _check_unchanged(self) -> None:
+        """Refuse to go on when there are other checkpoints than those that were looked at before the lock was held."""
+        if self._seen != _written(self.last_checkpoint.parent):
+            raise WorkError(
+                f"another process has trained in {self.folder} while this one started: "
+                "start it again, with --resume or --requeue"
+            )
 
     def _run(self) -> TrainResult:
         if self.ranks.is_first:
+            if self.source != self.last_checkpoint:  # no other name may lead to it, and shards without one go
+                link(self.last_checkpoint, self.source)
             remove_unfinished(self.last_checkpoint.parent)
         self.log = RunLog(
             self.config,
@@ -443,7 +478,7 @@ class Trainer:
         names = self._names()
         if result.video_top1 > self.best_top1:
             self.best_top1 = result.video_top1
-            names.insert(0, self.last_checkpoint.with_name("best.pt"))
+            names.insert(0, self.last_checkpoint.with_name(BEST))
         self.save(*names)
 
     def _estimate_statistics(self, interrupted: Flag) -> None:
@@ -472,6 +507,7 @@ class Trainer:
         all_rng = self.ranks.gather(rng)
         if not self.ranks.is_first and not self.sharded:
             return
+        self._check_owner()
         checkpoint = Checkpoint(
             step=self.step,
             config=config_to_dict(self.config),
@@ -497,18 +533,56 @@ class Trainer:
         words = [self.config.run.seed % 2**64, self.step, self.ranks.rank]
         torch.manual_seed(int(np.random.SeedSequence(words).generate_state(1, np.uint64)[0]))
 
-    def _find_checkpoint(self, resume: bool) -> Checkpoint | None:
-        if resume:
-            checkpoint = Checkpoint.load(self.last_checkpoint)
+    def _find_checkpoint(self, resume: bool, requeue: bool) -> Checkpoint | None:
+        """Return the checkpoint to continue; what is in the folder decides whether there is a run."""
+        self.source, self._seen = self.last_checkpoint, _written(self.last_checkpoint.parent)
+        names = checkpoint_names(self.last_checkpoint.parent)
+        if resume or (requeue and names):
+            checkpoint = self._last_or_newest()
             self._settle_pixels(checkpoint)
-            check_resumable(checkpoint, self.config, source=str(self.last_checkpoint))
+            check_resumable(checkpoint, self.config, source=str(self.source))
             return checkpoint
         self._settle_pixels()
-        if self.last_checkpoint.exists():
+        if requeue:
+            self._check_nothing_lost()
+        elif names:
+            newest = None if self.last_checkpoint.exists() else newest_intact(self.last_checkpoint.parent)
+            where = "" if newest is None else f", whose newest intact checkpoint is {_told(*newest)}"
             raise InputError(
-                f"{self.folder} already holds a run: continue it with --resume, or choose another run.dir"
+                f"{self.folder} already holds a run{where}: continue it with --resume, or choose another run.dir"
+            )
+        elif found := [name for name in RECORDS if (self.folder / name).exists()]:
+            raise InputError(
+                f"{self.folder} already holds {' and '.join(found)} of a run without a checkpoint: "
+                "--requeue begins it again, or choose another run.dir"
             )
         return None
+
+    def _last_or_newest(self) -> Checkpoint:
+        """Return the last checkpoint, or where its name is gone or leads nowhere the newest intact one."""
+        last = self.last_checkpoint
+        newest = None if last.exists() else newest_intact(last.parent)
+        if newest is None:
+            return Checkpoint.load(last)  # or say why it cannot be
+        self.source, checkpoint = newest
+        gone = f"leads to {last.readlink()}, which is gone" if last.is_symlink() else "is gone"
+        self._warn(f"{last} {gone}: going on from the newest intact checkpoint, {_told(*newest)}")
+        return checkpoint
+
+    def _check_nothing_lost(self) -> None:
+        """Refuse to begin again where there are no checkpoints, but metrics of steps that only come after one."""
+        step = max((line["step"] for line in read_metrics(self.folder)), default=0)
+        every = self.config.run.checkpoint_every
+        if step > 2 * every:  # the first checkpoint is on disk before the second one is begun
+            raise InputError(
+                f"{self.folder} holds no checkpoint, but metrics of {step} steps with a checkpoint every {every}: "
+                "put its checkpoints back, or choose another run.dir"
+            )
+        if any((self.folder / name).exists() for name in RECORDS):
+            self._warn(f"{self.folder} holds a run of {step} steps without a checkpoint: it begins again")
+
+    def _warn(self, line: str) -> None:
+        self.console.print(line, style="yellow", markup=False, highlight=False, soft_wrap=True)
 
     def _settle_pixels(self, checkpoint: Checkpoint | None = None) -> None:
         """Replace data.pixels=auto by what it means here; a run that goes on keeps what it had, on any device."""
@@ -522,7 +596,7 @@ class Trainer:
     def _restore(self, checkpoint: Checkpoint) -> None:
         self.loader_state = LoaderState.from_dict(checkpoint.loader, expected=self.loader_state)
         check_classes(checkpoint.classes, self.shards)
-        load_weights(self.model, checkpoint.model, source=str(self.last_checkpoint))
+        load_weights(self.model, checkpoint.model, source=str(self.source))
         load_optimizer(self.optimizer, checkpoint.optimizer)
         if self.averaged is not None:
             self.averaged.load_state_dict(checkpoint.ema)

@@ -1,10 +1,9 @@
-"""What may be written where, files that are written whole or not at all, and a lock on a folder."""
+"""What may be written where, and files that are written whole or not at all."""
 
-import contextlib
 import json
 import math
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -77,25 +76,6 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Write `value` as indented JSON, atomically; numbers that JSON lacks, infinite ones, as their names."""
     write_text(path, json.dumps(_named(value), indent=2, allow_nan=False) + "\n")
-
-
-@contextlib.contextmanager
-def only_user(folder: Path) -> Iterator[None]:
-    """Keep other processes of this machine from using a folder in the same way; it is free again when this one ends.
-
-    Raises:
-        ValueError: Another process uses it.
-    """
-    from video_data.utils.files import locked
-
-    with contextlib.ExitStack() as stack:
-        try:
-            stack.enter_context(locked(folder / ".lock", wait=False))
-        except BlockingIOError:
-            raise InputError(
-                f"another process trains in {folder}: wait for it, or choose another run.dir"
-            ) from None
-        yield
 
 
 def _named(value: Any) -> Any:

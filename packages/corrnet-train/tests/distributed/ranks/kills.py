@@ -18,7 +18,7 @@ from many_runs import fork
 from corrnet_train.checkpoint.state import Checkpoint
 from corrnet_train.config.schema import load_config
 from corrnet_train.distributed.ranks import joined_ranks
-from corrnet_train.training.trainer import Trainer, last_checkpoint
+from corrnet_train.training.trainer import Trainer
 
 
 def train(rank, world_size, port, overrides):
@@ -31,7 +31,7 @@ def train(rank, world_size, port, overrides):
         }  # fmt: skip
     config = load_config("motionbench", overrides)
     with joined_ranks("cpu", timeout=30) as ranks:
-        Trainer(config, resume=last_checkpoint(config).exists(), ranks=ranks).run()
+        Trainer(config, requeue=True, ranks=ranks).run()
 
 
 def wait(pids):
