@@ -25,7 +25,7 @@ from corrnet_train.distributed.parallelize import (
     wrap,
 )
 from corrnet_train.distributed.ranks import ONE_RANK, Ranks, on_every_rank, readable_errors
-from corrnet_train.evaluation.evaluate import check_classes, evaluate
+from corrnet_train.evaluation.evaluate import EvalResult, check_classes, evaluate
 from corrnet_train.inference.classifier import VideoClassifier, build_from_config
 from corrnet_train.training.augment import Augment, make_loss
 from corrnet_train.training.initialize import initialize
@@ -354,9 +354,7 @@ class Trainer:
                 if saved:
                     self.save(*([self.last_checkpoint] if self.evaluation_due else self._names()))
                 if self.evaluation_due and not stop:
-                    # Compiling for its batches would take longer than it saves.
-                    with torch.compiler.set_stance("force_eager") if compiled else nullcontext():
-                        self._evaluate(interrupted)
+                    self._evaluate(interrupted)
                 stalled = self.writer.stalled - stalled
                 meter.add_time(stalled, stalled=stalled)
             while pending:
@@ -455,6 +453,19 @@ class Trainer:
         Raises:
             Stopped: A process was asked to stop.
         """
+        compiled = self.config.train.compile_mode(self.device.type) is not None
+        # Compiling for its batches would take longer than it saves.
+        with torch.compiler.set_stance("force_eager") if compiled else nullcontext():
+            result = self._accuracy(interrupted)
+        self.log.evaluation(self.step, self.config.data.eval_split, result)
+        self.evaluation_due = False
+        names = self._names()
+        if result.video_top1 > self.best_top1:
+            self.best_top1 = result.video_top1
+            names.insert(0, self.last_checkpoint.with_name(BEST))
+        self.save(*names)
+
+    def _accuracy(self, interrupted: Flag) -> EvalResult:
         config = self.config
         split = config.data.eval_split
         if config.eval.precise_bn:
@@ -462,7 +473,7 @@ class Trainer:
         copy_buffers(self.classifier.model, self.ranks)
         with progress_bar(self.console) as bar:
             task = bar.add_task(f"eval {split}", total=self.shards.num_samples(split))
-            result = evaluate(
+            return evaluate(
                 self.classifier,
                 self.shards,
                 split,
@@ -473,13 +484,6 @@ class Trainer:
                 ranks=self.ranks,
                 stop=lambda: self._has_to_stop(interrupted),
             )
-        self.log.evaluation(self.step, split, result)
-        self.evaluation_due = False
-        names = self._names()
-        if result.video_top1 > self.best_top1:
-            self.best_top1 = result.video_top1
-            names.insert(0, self.last_checkpoint.with_name(BEST))
-        self.save(*names)
 
     def _estimate_statistics(self, interrupted: Flag) -> None:
         """Estimate batch norm's statistics from the clips that come next."""
