@@ -11,9 +11,9 @@ import torch
 from corrnet_train.checkpoint.state import Checkpoint, CheckpointError
 from corrnet_train.training.metrics_log import MetricsLog, read_metrics
 from corrnet_train.training.trainer import Trainer, TrainingDiverged
-from corrnet_train.utils.errors import WorkError
+from corrnet_train.utils.errors import InputError, WorkError
 
-MEASURED = ("clips_per_second", "mfu", "data_wait", "memory_gib")
+MEASURED = ("clips_per_second", "data_wait", "memory_gib")
 
 
 def weights(result):
@@ -56,6 +56,29 @@ def test_an_interrupted_run_ends_with_the_same_bits(make_config, model):
     lines = [read_metrics(straight.checkpoint.parents[1]), read_metrics(resumed.checkpoint.parents[1])]
     timeless = [[{k: v for k, v in line.items() if k not in MEASURED} for line in run] for run in lines]
     assert timeless[0] == timeless[1]
+
+
+def test_figures_after_a_stop_are_over_the_steps_before_it_too(make_config):
+    options = ("run.log_every=3", "optim.epochs=0.75", "eval.every_epochs=0")
+    straight = Trainer(make_config(*options, name="straight", model="r2d_tiny")).run()
+    config = make_config(*options, name="stopped", model="r2d_tiny")
+    stopping = StopAfter(config)
+    stopping.stop_at = 2
+    assert stopping.run().step == 2
+    Trainer(config, resume=True).run()
+    lines = [read_metrics(straight.checkpoint.parents[1]), read_metrics(config.run.dir)]
+    assert [(line["kind"], line["step"]) for line in lines[0]] == [("train", 3), ("eval", 3)]
+    timeless = [[{k: v for k, v in line.items() if k not in MEASURED} for line in run] for run in lines]
+    assert timeless[0] == timeless[1]
+
+
+def test_a_checkpoint_of_before_figures_were_kept_goes_on(make_config):
+    config = make_config("optim.epochs=0.5", model="r2d_tiny")
+    result = Trainer(config).run()
+    content = torch.load(result.checkpoint, weights_only=True)
+    del content["meter"]
+    torch.save(content, result.checkpoint)
+    assert Trainer(config, resume=True).run().finished
 
 
 @pytest.mark.slow
@@ -209,6 +232,16 @@ def test_metrics_are_cut_back_to_where_a_run_continues(tmp_path):
     log.close()
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [(line["step"], line["loss"]) for line in lines] == [(1, 1.0), (2, 0.5), (3, 0.5)]
+
+
+@pytest.mark.parametrize("damage", ['{"kind": "train", "st', "7", '{"kind": "train", "step": "1"}', "\0\0"])
+def test_a_damaged_line_of_metrics_is_named_before_the_file_is_touched(tmp_path, damage):
+    path = tmp_path / "metrics.jsonl"
+    line = '{"kind": "train", "step": 1, "loss": 2.0}\n'
+    path.write_text(line + damage + "\n" + line)
+    with pytest.raises(InputError, match=r"line 2 of .*metrics.jsonl is damaged .*: remove that line"):
+        MetricsLog(tmp_path, step=1)
+    assert path.read_text() == line + damage + "\n" + line
 
 
 @pytest.mark.slow

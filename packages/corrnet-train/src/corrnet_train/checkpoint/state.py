@@ -43,6 +43,7 @@ class Checkpoint:
         scaler: State of the loss scaler; empty without fp16.
         ema: State of the averaged weights (`optim.AveragedModel`); empty where they are not kept.
         norm_batch: Clips over which batch norm normalized; None where it is not recorded.
+        meter: Sums of what the next log line will tell (`run_log.Meter`); empty right after a line.
     """
 
     step: int
@@ -57,6 +58,7 @@ class Checkpoint:
     scaler: dict[str, Any] = field(default_factory=dict)
     ema: dict[str, Any] = field(default_factory=dict)
     norm_batch: int | None = None
+    meter: dict[str, float] = field(default_factory=dict)
 
     @property
     def weights(self) -> dict[str, Any]:

@@ -151,6 +151,7 @@ class Trainer:
         self.step = 0
         self.best_top1 = -1.0
         self.train_seconds = 0.0
+        self.meter = Meter(self._utilization())
         self.loader_state = LoaderState(
             manifest_hash=self.shards.manifest_hash,
             split=config.data.train_split,
@@ -199,6 +200,15 @@ class Trainer:
         model.to(self.device)
         prepare_model(model, self.config.train)
         return model
+
+    def _utilization(self) -> float | None:
+        """Return the MFU at one clip a second; None where what the device can do is not known."""
+        config = self.config
+        peak = peak_flops(self.device, config.run.precision)
+        if peak is None:
+            return None
+        flops = training_flops(self.model, resolution=config.data.clip.crop_size)
+        return flops / (peak * self.ranks.world_size)
 
     def _check_alike(self, checkpoint: Checkpoint | None) -> None:
         """All processes must be about to do the same."""
@@ -267,10 +277,6 @@ class Trainer:
                     memory_format=torch.channels_last_3d
                 )
             )
-        meter = Meter(
-            clip_flops=training_flops(self.model, resolution=config.data.clip.crop_size),
-            peak_flops=peak_flops(self.device, config.run.precision) * self.ranks.world_size,
-        )
         pending: deque[StepResult] = deque()
         lag = 1 if self.device.type == "cuda" else 0  # a GPU works on while its last figures are awaited
         stop = False
@@ -290,13 +296,13 @@ class Trainer:
                 )
                 while len(pending) > (0 if log or evaluation or save else lag):
                     values = self._checked(pending.popleft())
-                    meter.add(values, batch_size)
+                    self.meter.add(values, batch_size)
                     stop = values.stop or (interrupted.set and self.ranks.world_size == 1)
                 seconds = time.perf_counter() - start
                 self.train_seconds += seconds
-                meter.add_time(seconds, waited=batches.waited - waited)
+                self.meter.add_time(seconds, waited=batches.waited - waited)
                 if log:
-                    figures = meter.values()
+                    figures = self.meter.values()
                     self.log.train(self.step, figures)
                     bar.tasks[task].fields |= figures
                 bar.update(task, completed=self.step)
@@ -313,9 +319,9 @@ class Trainer:
                     stalled = self.writer.stalled
                     self.save(*paths)
                     stalled = self.writer.stalled - stalled
-                    meter.add_time(stalled, stalled=stalled)
+                    self.meter.add_time(stalled, stalled=stalled)
             while pending:
-                self._checked(pending.popleft())
+                self.meter.add(self._checked(pending.popleft()), batch_size)
         self.save(self.last_checkpoint)
 
     def loader(self, *, num_samples: int) -> TrainLoader:
@@ -385,7 +391,8 @@ class Trainer:
                 on_batch=lambda n: bar.advance(task, n * self.ranks.world_size),
                 ranks=self.ranks,
             )
-        self.log.evaluation(self.step, split, result)
+        averaged_steps = None if self.averaged is None else self.averaged.num_steps
+        self.log.evaluation(self.step, split, result, averaged_steps=averaged_steps)
         if result.video_top1 > self.best_top1:
             self.best_top1 = result.video_top1
             self.save(self.last_checkpoint.with_name("best.pt"))
@@ -421,6 +428,7 @@ class Trainer:
             scaler=self.train_step.scaler.state_dict(),
             ema={} if self.averaged is None else self.averaged.state_dict(),
             norm_batch=self._norm_batch(),
+            meter=self.meter.state_dict(),
         )
         self.writer.save(checkpoint, *paths)
 
@@ -466,6 +474,7 @@ class Trainer:
         self.step = checkpoint.step
         self.best_top1 = checkpoint.best_top1
         self.train_seconds = checkpoint.train_seconds
+        self.meter.load_state_dict(checkpoint.meter)
         if len(checkpoint.rng) != self.ranks.world_size:
             self._seed()
         else:
