@@ -86,7 +86,10 @@ def test_a_deterministic_run_that_was_stopped_ends_with_the_same_bits(make_confi
         assert one.keys() == other.keys()
         assert all(torch.equal(one[name], other[name]) for name in one)
     figures = [
-        [(line["step"], line.get("loss"), line.get("top1"), line.get("grad_norm")) for line in read_metrics(folder)]
+        [
+            (line["step"], line.get("loss"), line.get("top1"), line.get("grad_norm"))
+            for line in read_metrics(folder)
+        ]
         for folder in (straight.checkpoint.parents[1], config.run.dir)
     ]
     assert figures[0] == figures[1]

@@ -93,7 +93,10 @@ def test_a_run_killed_at_random_moments_ends_with_the_same_bits(
     assert names == sorted(["best.pt", "last.pt", *kept, *(shards if parallel == "fsdp" else [])])
     measured = ("clips_per_second", "data_wait", "checkpoint_stall", "memory_gib")
     lines = [
-        [{name: value for name, value in line.items() if name not in measured} for line in read_metrics(tmp_path / run)]
+        [
+            {name: value for name, value in line.items() if name not in measured}
+            for line in read_metrics(tmp_path / run)
+        ]
         for run in ("straight", "killed")
     ]
     assert lines[0] == lines[1]

@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -9,9 +10,11 @@ import pytest
 import torch
 
 from corrnet_train.checkpoint.state import Checkpoint, CheckpointError
+from corrnet_train.training import trainer as trainer_module
 from corrnet_train.training.metrics_log import MetricsLog, read_metrics
 from corrnet_train.training.trainer import Trainer, TrainingDiverged
 from corrnet_train.utils.errors import InputError, WorkError
+from video_data import open_shards
 
 MEASURED = ("clips_per_second", "data_wait", "memory_gib")
 
@@ -72,11 +75,50 @@ def test_figures_after_a_stop_are_over_the_steps_before_it_too(make_config):
     assert timeless[0] == timeless[1]
 
 
-def test_a_checkpoint_of_before_figures_were_kept_goes_on(make_config):
+@pytest.fixture
+def damaged_sample(motionbench, tmp_path):
+    """The shards, with a training video that is zeros."""
+    folder = tmp_path / "damaged"
+    shutil.copytree(motionbench[1], folder)
+    shards = open_shards(folder)
+    record = shards.sample("train", 0)
+    name = next(
+        s.name for s in shards.manifest.shards if 0 in shards.shard_indices(s.name) and s.split == "train"
+    )
+    with (folder / f"{name}.tar").open("r+b") as file:
+        file.seek(record.offset)
+        file.write(bytes(record.size))
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stop_at", [None, 5, 11])
+def test_a_stopped_run_may_replace_as_many_samples_as_one_that_was_not(
+    make_config, damaged_sample, monkeypatch, stop_at
+):
+    """12 steps of 8 samples are three passes, each of which meets the damaged one."""
+
+    def run(budget):
+        monkeypatch.setattr(trainer_module, "DEFAULT_ERROR_BUDGET", budget)
+        options = (f"data.shards={damaged_sample}", "optim.epochs=3", "eval.every_epochs=0")
+        config = make_config(*options, name=f"run{budget}", model="r2d_tiny")
+        if stop_at is not None:
+            stopping = StopAfter(config)
+            stopping.stop_at = stop_at
+            assert stopping.run().step == stop_at
+        return Trainer(config, resume=stop_at is not None).run()
+
+    assert Checkpoint.load(run(3 / 96).checkpoint).replaced == 3
+    with pytest.raises(WorkError, match="samples could not be read, the error budget allows"):
+        run(2.9 / 96)
+
+
+def test_a_checkpoint_without_sums_goes_on(make_config):
     config = make_config("optim.epochs=0.5", model="r2d_tiny")
     result = Trainer(config).run()
     content = torch.load(result.checkpoint, weights_only=True)
-    del content["meter"]
+    for name in ("meter", "replaced"):
+        del content[name]
     torch.save(content, result.checkpoint)
     assert Trainer(config, resume=True).run().finished
 

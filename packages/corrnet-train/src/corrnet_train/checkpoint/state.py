@@ -43,6 +43,7 @@ class Checkpoint:
         scaler: State of the loss scaler; empty without fp16.
         ema: State of the averaged weights (`optim.AveragedModel`); empty where they are not kept.
         norm_batch: Clips over which batch norm normalized; None where it is not recorded.
+        replaced: Training samples so far that could not be read and were replaced, of all ranks.
         meter: Sums of what the next log line will tell (`run_log.Meter`); empty right after a line.
     """
 
@@ -58,6 +59,7 @@ class Checkpoint:
     scaler: dict[str, Any] = field(default_factory=dict)
     ema: dict[str, Any] = field(default_factory=dict)
     norm_batch: int | None = None
+    replaced: int = 0
     meter: dict[str, float] = field(default_factory=dict)
 
     @property

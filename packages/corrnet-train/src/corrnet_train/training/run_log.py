@@ -133,7 +133,9 @@ class RunLog:
             num_videos=result.num_videos,
         )
         weights = (
-            "" if averaged_steps is None else f" with weights averaged over about the last {averaged_steps} steps"
+            ""
+            if averaged_steps is None
+            else f" with weights averaged over about the last {averaged_steps} steps"
         )
         self._say(f"step {step}: {split} top-1 {result.video_top1:.3f}{weights}")
 

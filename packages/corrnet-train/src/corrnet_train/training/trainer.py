@@ -41,6 +41,7 @@ from corrnet_train.utils.kernels import check_deterministic, chosen_kernels, pre
 from corrnet_train.utils.precision import autocast, clip_dtype
 from corrnet_train.utils.progress import progress_bar, training_bar
 from video_data import LoaderState, ShardSet, TrainLoader, normalize, open_shards, train_loader
+from video_data.utils.error_budget import DEFAULT_ERROR_BUDGET
 
 
 class TrainingDiverged(WorkError):
@@ -151,6 +152,8 @@ class Trainer:
         self.step = 0
         self.best_top1 = -1.0
         self.train_seconds = 0.0
+        self.replaced_before = 0  # samples of all ranks, until the run was continued
+        self.replaced = 0  # samples of this rank, since then
         self.meter = Meter(self._utilization())
         self.loader_state = LoaderState(
             manifest_hash=self.shards.manifest_hash,
@@ -289,7 +292,7 @@ class Trainer:
                 start, waited = time.perf_counter(), batches.waited
                 pending.append(self._train_step(batches, interrupted.set))
                 self.step += 1
-                self.loader_state = loader.state
+                self.loader_state, self.replaced = loader.state, loader.replaced.total()
                 log, evaluation, save = (
                     due(self.step)
                     for due in (self.schedule.logs, self.schedule.evaluates, self.schedule.saves)
@@ -325,8 +328,11 @@ class Trainer:
         self.save(self.last_checkpoint)
 
     def loader(self, *, num_samples: int) -> TrainLoader:
-        """Batches of this process from the present position on."""
+        """Batches of this process from the present position on; the error budget is that of the whole run."""
         config = self.config
+        budget = (
+            DEFAULT_ERROR_BUDGET * self.schedule.num_steps * config.optim.batch_size - self.replaced_before
+        )
         return train_loader(
             self.shards,
             config.data.train_split,
@@ -339,6 +345,7 @@ class Trainer:
             position=self.loader_state.position,
             num_samples=num_samples,
             repeats=config.augment.repeats,
+            error_budget=min(1.0, max(0.0, budget) / max(1, num_samples)),
             pixels=config.data.pixels_on(self.device.type),
         )
 
@@ -412,7 +419,7 @@ class Trainer:
         rng = {"cpu": torch.get_rng_state()}
         if self.device.type == "cuda":
             rng["cuda"] = torch.cuda.get_rng_state(self.device)
-        all_rng = self.ranks.gather(rng)
+        all_rng, replaced = zip(*self.ranks.gather((rng, self.replaced)), strict=True)
         if not self.ranks.is_first and not self.sharded:
             return
         checkpoint = Checkpoint(
@@ -422,12 +429,13 @@ class Trainer:
             model=self.model.state_dict(),
             optimizer=self.optimizer.state_dict(),
             loader=self.loader_state.to_dict(),
-            rng=all_rng,
+            rng=list(all_rng),
             best_top1=self.best_top1,
             train_seconds=self.train_seconds,
             scaler=self.train_step.scaler.state_dict(),
             ema={} if self.averaged is None else self.averaged.state_dict(),
             norm_batch=self._norm_batch(),
+            replaced=self.replaced_before + sum(replaced),
             meter=self.meter.state_dict(),
         )
         self.writer.save(checkpoint, *paths)
@@ -474,6 +482,7 @@ class Trainer:
         self.step = checkpoint.step
         self.best_top1 = checkpoint.best_top1
         self.train_seconds = checkpoint.train_seconds
+        self.replaced_before = checkpoint.replaced
         self.meter.load_state_dict(checkpoint.meter)
         if len(checkpoint.rng) != self.ranks.world_size:
             self._seed()
