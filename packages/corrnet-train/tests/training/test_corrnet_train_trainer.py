@@ -286,6 +286,14 @@ def test_a_damaged_line_of_metrics_is_named_before_the_file_is_touched(tmp_path,
     assert path.read_text() == line + damage + "\n" + line
 
 
+def test_damaged_metrics_stop_before_any_work(make_config):
+    config = make_config()
+    config.run.dir.mkdir()
+    (config.run.dir / "metrics.jsonl").write_text('{"kind": "train"\n')
+    with pytest.raises(InputError, match=r"line 1 of .*metrics.jsonl is damaged"):
+        Trainer(config)
+
+
 @pytest.mark.slow
 def test_ctrl_c_on_the_command_saves_and_says_how_to_resume(motionbench, tmp_path):
     command = [

@@ -132,11 +132,10 @@ class RunLog:
             video_top5=result.video_top5,
             num_videos=result.num_videos,
         )
-        weights = (
-            ""
-            if averaged_steps is None
-            else f" with weights averaged over about the last {averaged_steps} steps"
-        )
+        weights = ""
+        if averaged_steps is not None:
+            steps = "step" if averaged_steps == 1 else f"{averaged_steps} steps"
+            weights = f" with weights averaged over about the last {steps}"
         self._say(f"step {step}: {split} top-1 {result.video_top1:.3f}{weights}")
 
     def close(self) -> None:

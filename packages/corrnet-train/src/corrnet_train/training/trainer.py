@@ -27,6 +27,7 @@ from corrnet_train.evaluation.evaluate import check_classes, evaluate
 from corrnet_train.inference.classifier import VideoClassifier, build_from_config
 from corrnet_train.training.augment import Augment, make_loss
 from corrnet_train.training.initialize import initialize
+from corrnet_train.training.metrics_log import read_metrics
 from corrnet_train.training.mfu import peak_flops, training_flops
 from corrnet_train.training.optim import AveragedModel, build_optimizer, load_optimizer
 from corrnet_train.training.precise_bn import estimate_statistics
@@ -106,6 +107,7 @@ class Trainer:
             checkpoint = self._find_checkpoint(resume)
             config = self.config  # with `data.pixels` settled
             self._open()
+            read_metrics(self.folder)  # so that a damaged line is told before any work
             self.model = self._build_model(fresh=checkpoint is None)
         self._check_alike(checkpoint)
         train = config.train
