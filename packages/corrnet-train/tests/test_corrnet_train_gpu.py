@@ -74,7 +74,7 @@ def test_batches_on_the_device_are_those_of_the_loader(make_config, device):
 def test_a_deterministic_run_that_was_stopped_ends_with_the_same_bits(make_config, device):
     options = [
         f"run.device={device}", "run.deterministic=true", "run.precision=bf16", "optim.ema_decay=0.6",
-        "model.options.dropout=0.2", "train.compile=false",
+        "model.options.dropout=0.2", "train.compile=false", "run.log_every=4",
     ]  # fmt: skip
     straight = Trainer(make_config(*options, name="straight", model="corrnet_tiny")).run()
     config = make_config(*options, name="stopped", model="corrnet_tiny")
@@ -85,6 +85,14 @@ def test_a_deterministic_run_that_was_stopped_ends_with_the_same_bits(make_confi
     for one, other in ((ours.model, theirs.model), (ours.ema, theirs.ema)):
         assert one.keys() == other.keys()
         assert all(torch.equal(one[name], other[name]) for name in one)
+    figures = [
+        [
+            (line["step"], line.get("loss"), line.get("top1"), line.get("grad_norm"))
+            for line in read_metrics(folder)
+        ]
+        for folder in (straight.checkpoint.parents[1], config.run.dir)
+    ]
+    assert figures[0] == figures[1]
 
 
 @pytest.mark.slow
@@ -127,14 +135,14 @@ def test_averaged_weights_equal_those_in_float64(device):
     model = nn.Sequential(nn.Conv3d(3, 8, 3), nn.BatchNorm3d(8)).to(
         device, memory_format=torch.channels_last_3d
     )
-    averaged, expected = AveragedModel(model, 0.9), None
-    for _ in range(20):
+    averaged, expected = AveragedModel(model, 0.5), torch.zeros(())
+    for update in range(20):
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter.add_(torch.randn_like(parameter))
         averaged.update()
         present = model[0].weight.detach().double()
-        expected = present if expected is None else 0.9 * expected + 0.1 * present
+        expected = torch.lerp(present, expected.to(present), min(0.5, update / (9 + update)))
     torch.testing.assert_close(averaged.module[0].weight.double(), expected, rtol=1e-5, atol=1e-6)
 
 

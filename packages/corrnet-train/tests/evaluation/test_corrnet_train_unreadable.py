@@ -158,6 +158,13 @@ def test_a_stopped_evaluation_goes_on_to_the_same_result(classifier, broken, tmp
     resumed = evaluate(classifier, broken, "test", **options, journal=journal, on_batch=seen.append)
     assert (done, seen) == ([0, 3, 3, 3], [9, 3, 3, 1])
     assert resumed == whole
+    content = journal.read_bytes()
+    lines = content.split(b"\n")
+    lines[1] = lines[1].replace(b"A", b"B", 1)  # another probability
+    journal.write_bytes(b"\n".join(lines))
+    with pytest.raises(ValueError, match=r"line 2 of .*unfinished.jsonl is damaged .*: remove the file"):
+        evaluate(classifier, broken, "test", **options, journal=journal)
+    journal.write_bytes(content)
     caplog.clear()
     seen.clear()
     other = evaluate(

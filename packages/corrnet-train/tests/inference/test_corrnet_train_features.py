@@ -192,8 +192,19 @@ def test_a_stopped_run_goes_on_to_the_same_file(classifier, motionbench, tmp_pat
         ValueError, match=r"f.npz.part was begun with stage res5, now it is res4; go on with the same"
     ):
         extract_features(classifier, split, path, **options, stage="res4")
+    records = part.with_name("f.npz.part.jsonl")
+    content = records.read_bytes()
+    records.write_bytes(content.replace(b"test-0000", b"test-9000", 1))
+    with pytest.raises(ValueError, match=r"line 2 of .*f.npz.part.jsonl is damaged .*: remove the file"):
+        extract_features(classifier, split, path, **options)
+    records.write_bytes(content)
+    with pytest.raises(Killed):
+        extract_features(classifier, split, path, **options, on_video=stop_after(8))
+    rows = bytearray(part.read_bytes())
+    rows[5 * 2 * 512 * 4 :] = bytes(len(rows) - 5 * 2 * 512 * 4)  # as a machine that lost power may leave it
+    part.write_bytes(rows)
     result = extract_features(classifier, split, path, **options, on_video=stop_after(99))
-    assert [number for number, is_start in done if is_start] == [0, 3, 7]
+    assert [number for number, is_start in done if is_start] == [0, 3, 7, 5]
     assert result.num_rows == whole.num_rows == 32
     assert np.array_equal(np.load(path)["features"], np.load(whole.path)["features"])
     assert result.index_path.read_text() == whole.index_path.read_text()

@@ -84,21 +84,41 @@ def test_the_rate_falls_from_the_classifier_to_the_stem(name):
         assert rates[id(parameter)] == 0.5**distance, path
 
 
-def test_averaged_weights_follow_the_weights_and_copy_the_buffers():
+def test_statistics_are_averaged_like_the_weights_and_counters_copied():
+    """A hand-made average: decays of 0, 1/10 and 2/11, as they warm up."""
     model = nn.Sequential(nn.Linear(1, 1, bias=False), nn.BatchNorm1d(1))
     averaged = AveragedModel(model, 0.75)
-    values = [4.0, 8.0, 0.0]
-    for value in values:
+    for value in (4.0, 8.0, 0.0):
         nn.init.constant_(model[0].weight, value)
         model[1].running_mean.fill_(value)
+        model[1].running_var.fill_(2 * value)
         model[1].num_batches_tracked.add_(1)
         averaged.update()
-    expected = values[0]
-    for value in values[1:]:
-        expected = 0.75 * expected + 0.25 * value
+    expected = 2 / 11 * (0.1 * 4 + 0.9 * 8)
     assert averaged.module[0].weight.item() == pytest.approx(expected)
-    assert averaged.module[1].running_mean.item() == values[-1]
+    assert averaged.module[1].running_mean.item() == pytest.approx(expected)
+    assert averaged.module[1].running_var.item() == pytest.approx(2 * expected)
     assert averaged.module[1].num_batches_tracked.item() == 3
+
+
+@pytest.mark.parametrize("num_updates", [10, 60, 1000])
+def test_the_average_of_a_short_run_is_of_its_last_tenth(num_updates):
+    """The usual decay of 0.9999 alone would leave more than nine tenths of 1000 steps to the first weights."""
+    model = nn.Linear(1, 1, bias=False)
+    averaged = AveragedModel(model, 0.9999)
+    for step in range(num_updates):
+        nn.init.constant_(model.weight, step)
+        averaged.update()
+    assert averaged.module.weight.item() == pytest.approx(0.9 * num_updates, abs=1)
+    assert averaged.num_steps == pytest.approx(num_updates / 9 + 1, abs=0.5)
+
+
+def test_the_decay_ends_at_what_was_asked_for():
+    model = nn.Linear(1, 1, bias=False)
+    averaged = AveragedModel(model, 0.75)
+    for _ in range(100):
+        averaged.update()
+    assert (averaged.decay, averaged.num_steps) == (0.75, 4)
 
 
 def test_averaged_weights_go_on_from_their_state():
@@ -111,7 +131,7 @@ def test_averaged_weights_go_on_from_their_state():
         loaded.load_state_dict(averaged.state_dict())
         averaged = loaded
     assert averaged.num_updates == 2
-    assert averaged.module.weight.item() == pytest.approx(0.75 * 4 + 0.25 * 8)
+    assert averaged.module.weight.item() == pytest.approx(0.1 * 4 + 0.9 * 8)
 
 
 def stepped(optimizer, model, seed):

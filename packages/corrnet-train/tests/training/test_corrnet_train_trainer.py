@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -9,11 +10,13 @@ import pytest
 import torch
 
 from corrnet_train.checkpoint.state import Checkpoint, CheckpointError
+from corrnet_train.training import trainer as trainer_module
 from corrnet_train.training.metrics_log import MetricsLog, read_metrics
 from corrnet_train.training.trainer import Trainer, TrainingDiverged
-from corrnet_train.utils.errors import WorkError
+from corrnet_train.utils.errors import InputError, WorkError
+from video_data import open_shards
 
-MEASURED = ("checkpoint_stall", "clips_per_second", "mfu", "data_wait", "memory_gib")
+MEASURED = ("checkpoint_stall", "clips_per_second", "data_wait", "memory_gib")
 
 
 def weights(result):
@@ -56,6 +59,68 @@ def test_an_interrupted_run_ends_with_the_same_bits(make_config, model):
     lines = [read_metrics(straight.checkpoint.parents[1]), read_metrics(resumed.checkpoint.parents[1])]
     timeless = [[{k: v for k, v in line.items() if k not in MEASURED} for line in run] for run in lines]
     assert timeless[0] == timeless[1]
+
+
+def test_figures_after_a_stop_are_over_the_steps_before_it_too(make_config):
+    options = ("run.log_every=3", "optim.epochs=0.75", "eval.every_epochs=0")
+    straight = Trainer(make_config(*options, name="straight", model="r2d_tiny")).run()
+    config = make_config(*options, name="stopped", model="r2d_tiny")
+    stopping = StopAfter(config)
+    stopping.stop_at = 2
+    assert stopping.run().step == 2
+    Trainer(config, resume=True).run()
+    lines = [read_metrics(straight.checkpoint.parents[1]), read_metrics(config.run.dir)]
+    assert [(line["kind"], line["step"]) for line in lines[0]] == [("train", 3), ("eval", 3)]
+    timeless = [[{k: v for k, v in line.items() if k not in MEASURED} for line in run] for run in lines]
+    assert timeless[0] == timeless[1]
+
+
+@pytest.fixture
+def damaged_sample(motionbench, tmp_path):
+    """The shards, with a training video that is zeros."""
+    folder = tmp_path / "damaged"
+    shutil.copytree(motionbench[1], folder)
+    shards = open_shards(folder)
+    record = shards.sample("train", 0)
+    name = next(
+        s.name for s in shards.manifest.shards if 0 in shards.shard_indices(s.name) and s.split == "train"
+    )
+    with (folder / f"{name}.tar").open("r+b") as file:
+        file.seek(record.offset)
+        file.write(bytes(record.size))
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stop_at", [None, 5, 11])
+def test_a_stopped_run_may_replace_as_many_samples_as_one_that_was_not(
+    make_config, damaged_sample, monkeypatch, stop_at
+):
+    """12 steps of 8 samples are three passes, each of which meets the damaged one."""
+
+    def run(budget):
+        monkeypatch.setattr(trainer_module, "DEFAULT_ERROR_BUDGET", budget)
+        options = (f"data.shards={damaged_sample}", "optim.epochs=3", "eval.every_epochs=0")
+        config = make_config(*options, name=f"run{budget}", model="r2d_tiny")
+        if stop_at is not None:
+            stopping = StopAfter(config)
+            stopping.stop_at = stop_at
+            assert stopping.run().step == stop_at
+        return Trainer(config, resume=stop_at is not None).run()
+
+    assert Checkpoint.load(run(3 / 96).checkpoint).replaced == 3
+    with pytest.raises(WorkError, match="samples could not be read, the error budget allows"):
+        run(2.9 / 96)
+
+
+def test_a_checkpoint_without_sums_goes_on(make_config):
+    config = make_config("optim.epochs=0.5", model="r2d_tiny")
+    result = Trainer(config).run()
+    content = torch.load(result.checkpoint, weights_only=True)
+    for name in ("meter", "replaced"):
+        del content[name]
+    torch.save(content, result.checkpoint)
+    assert Trainer(config, resume=True).run().finished
 
 
 @pytest.mark.slow
@@ -304,6 +369,24 @@ def test_metrics_are_cut_back_to_where_a_run_continues(tmp_path):
     log.close()
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [(line["step"], line["loss"]) for line in lines] == [(1, 1.0), (2, 0.5), (3, 0.5)]
+
+
+@pytest.mark.parametrize("damage", ['{"kind": "train", "st', "7", '{"kind": "train", "step": "1"}', "\0\0"])
+def test_a_damaged_line_of_metrics_is_named_before_the_file_is_touched(tmp_path, damage):
+    path = tmp_path / "metrics.jsonl"
+    line = '{"kind": "train", "step": 1, "loss": 2.0}\n'
+    path.write_text(line + damage + "\n" + line)
+    with pytest.raises(InputError, match=r"line 2 of .*metrics.jsonl is damaged .*: remove that line"):
+        MetricsLog(tmp_path, step=1)
+    assert path.read_text() == line + damage + "\n" + line
+
+
+def test_damaged_metrics_stop_before_any_work(make_config):
+    config = make_config()
+    config.run.dir.mkdir()
+    (config.run.dir / "metrics.jsonl").write_text('{"kind": "train"\n')
+    with pytest.raises(InputError, match=r"line 1 of .*metrics.jsonl is damaged"):
+        Trainer(config)
 
 
 @pytest.mark.slow

@@ -32,6 +32,7 @@ from video_data.loading.views import decode_timed_views
 from video_data.media.decode import decode_clips
 from video_data.packing._journal import Journal
 from video_data.sampling.clips import Box
+from video_data.utils.errors import InputError
 
 WHOLE = Box(0, 0, 64, 64)
 COPY = PackOptions(mode="copy", shard_size=5)
@@ -176,6 +177,27 @@ def test_a_lost_shard_is_made_again(class_folder, tmp_path):
     damaged.write_bytes(damaged.read_bytes().replace(b"video", b"audio", 1))
     pack_folder(class_folder, tmp_path / "shards", options=COPY, progress=False)
     assert contents(tmp_path / "shards") == contents(tmp_path / "whole")
+
+
+def test_a_damaged_record_is_made_again(class_folder, tmp_path):
+    pack_folder(class_folder, tmp_path / "whole", options=COPY, progress=False)
+    interrupted(tmp_path / "shards", class_folder)
+    record = next((tmp_path / "shards" / ".packing").glob("train-*.json"))
+    record.write_bytes(record.read_bytes()[:20])
+    pack_folder(class_folder, tmp_path / "shards", options=COPY, progress=False)
+    assert contents(tmp_path / "shards") == contents(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("name", ["plan.json", "listing.jsonl.gz"])
+@pytest.mark.parametrize("damage", ["cut", "flipped", "empty"])
+def test_a_damaged_plan_is_named_with_what_to_do(name, damage, class_folder, tmp_path):
+    interrupted(tmp_path / "shards", class_folder)
+    path = tmp_path / "shards" / ".packing" / name
+    content = bytearray(path.read_bytes())
+    content[20] ^= 0x80
+    path.write_bytes({"cut": content[: len(content) // 2], "flipped": content, "empty": b""}[damage])
+    with pytest.raises(InputError, match=rf"{name}.*remove .*packing to pack all videos anew"):
+        merge_parts(tmp_path / "shards", progress=False)
 
 
 # --- parts

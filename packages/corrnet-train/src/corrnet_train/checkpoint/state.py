@@ -45,6 +45,8 @@ class Checkpoint:
         ema: State of the averaged weights (`optim.AveragedModel`); empty where they are not kept.
         norm_batch: Clips over which batch norm normalized; None where it is not recorded.
         evaluation_due: Whether the evaluation after this step has yet to be made.
+        replaced: Training samples so far that could not be read and were replaced, of all ranks.
+        meter: Sums of what the next log line will tell (`run_log.Meter`); empty right after a line.
     """
 
     step: int
@@ -60,6 +62,8 @@ class Checkpoint:
     ema: dict[str, Any] = field(default_factory=dict)
     norm_batch: int | None = None
     evaluation_due: bool = False
+    replaced: int = 0
+    meter: dict[str, float] = field(default_factory=dict)
 
     @property
     def weights(self) -> dict[str, Any]:

@@ -163,7 +163,8 @@ class OptimConfig(BaseModel):
         0,
         ge=0,
         lt=1,
-        description="decay of the average of the weights that is evaluated, 0.9999 is usual; 0: none",
+        description="decay of the average of the weights that is evaluated, 0.9999 is usual (the average reaches back "
+        "over 10000 steps then, but never over more than about a tenth of the steps so far); 0: none",
     )
 
     @model_validator(mode="after")

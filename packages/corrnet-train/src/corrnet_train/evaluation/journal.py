@@ -1,7 +1,6 @@
 """The journal of an evaluation: a file of the videos that are done, from which a stopped evaluation continues."""
 
 import base64
-import json
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,9 +10,9 @@ from typing import Any, TextIO
 import numpy as np
 
 from corrnet_train.evaluation.accuracy import VideoPrediction
-from corrnet_train.utils.errors import InputError
-from corrnet_train.utils.files import write_text
+from corrnet_train.utils.journal_lines import parsed_lines, sealed_line, unsealed, whole_lines
 from video_data.loading.batches import Unreadable
+from video_data.utils.files import write_atomic
 from video_data.utils.settings import changed_settings
 
 _log = logging.getLogger(__name__)
@@ -43,7 +42,7 @@ class EvalJournal:
     """Parts of an evaluation, in a file that has a line with the settings and then one for each part.
 
     A last line that was cut off is left out. A file of other settings is begun anew, and a warning of the logger
-    `corrnet_train` says so.
+    `corrnet_train` says so. Each line has a checksum.
 
     Args:
         path: The file, which is written with the first part; None keeps the parts in memory alone.
@@ -51,20 +50,26 @@ class EvalJournal:
 
     Attributes:
         parts: What is done.
+
+    Raises:
+        ValueError: A line is damaged; the message names it.
     """
 
     def __init__(self, path: Path | None, settings: Mapping[str, str | int]) -> None:
         self.parts: list[EvalPart] = []
         self._path = path
         self._file: TextIO | None = None
-        self._lines = [json.dumps(dict(settings))]
-        found = path.read_text(encoding="utf-8").split("\n")[:-1] if path and path.exists() else []
-        try:
-            if path and found and not _differs(json.loads(found[0]), settings, path):
-                self.parts = [_from_json(json.loads(line)) for line in found[1:]]
-                self._lines = found
-        except (ValueError, TypeError, LookupError, AttributeError) as error:
-            raise InputError(f"{path} is damaged; remove it to begin anew: {error}") from None
+        self._content = sealed_line(dict(settings)).encode()
+        found = [] if path is None else whole_lines(path)
+        if path is None or not found:
+            return
+        remedy = "remove the file, and all videos are evaluated anew"
+        (before,) = parsed_lines(found[:1], lambda line: dict(unsealed(line)), path=path, remedy=remedy)
+        if not _differs(before, settings, path):
+            self.parts = parsed_lines(
+                found[1:], lambda line: _from_json(unsealed(line)), path=path, remedy=remedy, first=2
+            )
+            self._content = b"".join(line + b"\n" for line in found)
 
     @property
     def num_videos(self) -> int:
@@ -77,9 +82,9 @@ class EvalJournal:
         if self._path is None:
             return
         if self._file is None:
-            write_text(self._path, "".join(f"{line}\n" for line in self._lines))
+            write_atomic(self._path, self._content)
             self._file = self._path.open("a", encoding="utf-8")
-        self._file.write(json.dumps(_to_json(part)) + "\n")
+        self._file.write(sealed_line(_to_json(part)))
         self._file.flush()
 
     def close(self) -> None:

@@ -3,20 +3,23 @@
 import csv
 import io
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
+from zlib import crc32
 
 import numpy as np
 from numpy.typing import NDArray
 
 from corrnet_train.utils.errors import InputError, WorkError
 from corrnet_train.utils.files import check_output, write_text
-from video_data.utils.files import atomic_path, locked
+from corrnet_train.utils.journal_lines import parsed_lines, sealed_line, unsealed, whole_lines
+from video_data.utils.files import atomic_path, locked, write_atomic
 from video_data.utils.settings import changed_settings
 
+T = TypeVar("T")
 Rows = NDArray[np.float32]
 _SUFFIXES = (".npz", ".safetensors")
 _COLUMNS = ["row", "video", "key", "class", "clip", "frame", "seconds", "error"]
@@ -59,8 +62,9 @@ def _records_of(path: Path) -> Path:
 class FeatureFile:
     """A file of features [rows, features] with an index beside it, `<name>.csv`.
 
-    Until `finish` the rows lie in `<file>.part` and what is known of the videos in `<file>.part.jsonl`. Both are
-    appended to, rows first, so after a kill they are cut to the last whole video.
+    Until `finish` the rows lie in `<file>.part` and what is known of the videos in `<file>.part.jsonl`, a line for the
+    settings and one for each video, with the checksum of its rows. Both are appended to, rows first, so after a kill
+    they are cut to the last whole video, and to those before the first whose rows are damaged.
 
     Args:
         path: The file to write.
@@ -75,7 +79,8 @@ class FeatureFile:
         num_videos: Videos that are done.
 
     Raises:
-        ValueError: It was begun with other settings, the first of which is named, or another process is writing it.
+        ValueError: It was begun with other settings, the first of which is named, a line for a video is damaged, or
+            another process is writing it.
     """
 
     def __init__(
@@ -113,9 +118,10 @@ class FeatureFile:
             rows: Its features [clips or 1, features]; [0, features] when it could not be read.
         """
         assert rows.dtype == np.float32 and rows.shape == (self._num_rows(record), self._num_features)
-        self._rows.write(np.ascontiguousarray(rows).tobytes())
+        content = rows.tobytes()
+        self._rows.write(content)
         self._rows.flush()
-        self._records.write(json.dumps(asdict(record)) + "\n")
+        self._records.write(sealed_line({"rows": crc32(content), **asdict(record)}))
         self._records.flush()
         self.num_videos += 1
 
@@ -129,7 +135,7 @@ class FeatureFile:
             WorkError: No video could be read.
         """
         self.close()
-        records = [VideoRecord(**json.loads(line)) for line in self._lines()[1:]]
+        records = [record for record, _ in self._videos(whole_lines(self._records_path))]
         num_rows = sum(map(self._num_rows, records))
         unreadable = [record for record in records if record.error]
         if num_rows:
@@ -153,46 +159,41 @@ class FeatureFile:
             return 0
         return len(record.starts) if self._per_clip else 1
 
-    def _lines(self) -> list[str]:
-        """Whole lines; the first one has the settings."""
-        if not self._records_path.exists():
-            return []
-        return self._records_path.read_text(encoding="utf-8", errors="replace").split("\n")[:-1]
+    def _videos(self, lines: Sequence[bytes]) -> list[tuple[VideoRecord, int]]:
+        """Return the record of each video and the checksum of its rows."""
+        return self._parsed(lines[1:], _video, first=2)
+
+    def _parsed(self, lines: Sequence[bytes], parse: Callable[[bytes], T], *, first: int) -> list[T]:
+        remedy = "remove the file to begin anew"
+        return parsed_lines(lines, parse, path=self._records_path, remedy=remedy, first=first)
 
     def _recover(self, overwrite: bool) -> None:
         """Cut both files to the videos that both have whole."""
-        header = json.dumps(self._settings)
-        kept = self._kept(overwrite) or [header]
-        num_rows = sum(self._num_rows(VideoRecord(**json.loads(line))) for line in kept[1:])
-        self.num_videos = len(kept) - 1
-        write_text(self._records_path, "".join(f"{line}\n" for line in kept))
-        self._rows.truncate(4 * self._num_features * num_rows)
+        lines = whole_lines(self._records_path)
+        if not lines or self._differs(lines, overwrite):
+            lines = [sealed_line(self._settings).encode().rstrip()]
+        self.num_videos = num_bytes = 0
+        with self._rows_path.open("rb") as rows:
+            for record, checksum in self._videos(lines):
+                content = rows.read(4 * self._num_features * self._num_rows(record))
+                if crc32(content) != checksum:
+                    break
+                self.num_videos += 1
+                num_bytes += len(content)
+        write_atomic(self._records_path, b"".join(line + b"\n" for line in lines[: 1 + self.num_videos]))
+        self._rows.truncate(num_bytes)
 
-    def _kept(self, overwrite: bool) -> list[str]:
-        try:
-            return self._whole(self._lines(), overwrite)
-        except (json.JSONDecodeError, TypeError, AttributeError) as error:
-            raise InputError(f"{self._records_path} is damaged; remove it to begin anew: {error}") from None
-
-    def _whole(self, lines: list[str], overwrite: bool) -> list[str]:
-        if not lines:
-            return []
-        before = json.loads(lines[0])
+    def _differs(self, lines: Sequence[bytes], overwrite: bool) -> bool:
+        """Whether the file was begun with other settings and is to be begun anew."""
+        (before,) = self._parsed(lines[:1], lambda line: dict(unsealed(line)), first=1)
         for name, (old, new) in changed_settings(before, self._settings, names=self._settings).items():
-            if overwrite:
-                return []
-            raise InputError(
-                f"{self._rows_path} was begun with {name} {old}, now it is {new}; "
-                "go on with the same settings, or --overwrite begins anew"
-            )
-        room = self._rows_path.stat().st_size
-        kept, num_bytes = lines[:1], 0
-        for line in lines[1:]:
-            num_bytes += 4 * self._num_features * self._num_rows(VideoRecord(**json.loads(line)))
-            if num_bytes > room:
-                break
-            kept.append(line)
-        return kept
+            if not overwrite:
+                raise InputError(
+                    f"{self._rows_path} was begun with {name} {old}, now it is {new}; "
+                    "go on with the same settings, or --overwrite begins anew"
+                )
+            return True
+        return False
 
     def _write(self, rows: Rows) -> None:
         metadata = json.dumps(self._settings)
@@ -226,3 +227,9 @@ class FeatureFile:
         else:
             for clip, (frame, seconds) in enumerate(record.starts):
                 yield clip, frame, f"{seconds:.6f}"
+
+
+def _video(line: bytes) -> tuple[VideoRecord, int]:
+    fields = unsealed(line)
+    checksum = fields.pop("rows")
+    return VideoRecord(**fields), checksum

@@ -10,6 +10,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from corrnet_train.utils.errors import InputError, MissingPackageError
 from corrnet_train.utils.files import write_text
+from corrnet_train.utils.journal_lines import parsed_lines, whole_lines
 
 
 class MetricsLog:
@@ -101,12 +102,17 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
     """Return the lines of a run's `metrics.jsonl`; empty when there is none.
 
     A last line cut short by a kill is left out.
+
+    Raises:
+        ValueError: Another line is damaged; the message names it.
     """
     path = folder / "metrics.jsonl"
-    if not path.exists():
-        return []
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-        return [json.loads(line) for line in lines[:-1]]
-    except ValueError as error:
-        raise InputError(f"{path} is damaged: {error}") from None
+    remedy = "remove that line; the run goes on without its figures"
+    return parsed_lines(whole_lines(path), _parsed, path=path, remedy=remedy)
+
+
+def _parsed(line: bytes) -> dict[str, Any]:
+    figures: dict[str, Any] = json.loads(line.decode())
+    if not (isinstance(figures["kind"], str) and isinstance(figures["step"], int)):
+        raise ValueError("it has no kind and step")
+    return figures

@@ -1,12 +1,11 @@
 """Model FLOP utilization (MFU): the share of a device's arithmetic that goes into training."""
 
 import sys
-import time
 
 import torch
 
 from corrnet_models import VideoModel, count_gmacs
-from corrnet_train.utils.precision import Precision, autocast
+from corrnet_train.utils.precision import Precision
 
 # Dense peaks of the makers' data sheets in TFLOP/s.
 _SHEETS: dict[str, dict[str, float]] = {
@@ -32,43 +31,26 @@ def training_flops(model: VideoModel, *, resolution: int) -> float:
     return (1 + _BACKWARD) * 2e9 * count_gmacs(model.config, resolution=resolution)
 
 
-def peak_flops(device: torch.device, precision: Precision) -> float:
-    """Floating-point operations a second that a device is taken to be able to do.
+def peak_flops(device: torch.device, precision: Precision) -> float | None:
+    """Floating-point operations a second that a device can do by its data sheet; None where none is known here.
 
-    For the GPUs that are known here it is the dense figure of the data sheet, so that MFU compares with what others
-    publish. For other devices, CPUs and parts of a GPU among them, it is measured: the fastest of a few products of
-    matrices. On GPUs fp32 means TF32 where convolutions, nearly all of the arithmetic, use it: torch's default.
+    It is the dense figure, with which others compute MFU too. CPUs, parts of a GPU (MIG) and other GPUs have none: a
+    peak that is timed instead is that of a machine that may be busy at that moment, and the share of it that training
+    reaches later may be more than one. On GPUs fp32 means TF32 where convolutions, nearly all of the arithmetic, use
+    it: torch's default.
 
     Args:
         device: The device of this process.
         precision: That of the products.
     """
     if device.type != "cuda":
-        return _measured(device, precision)
+        return None
     tf32 = precision == "fp32" and torch.backends.cudnn.allow_tf32
     name = torch.cuda.get_device_name(device)
     for known in sorted(_SHEETS, key=len, reverse=True):
         if known in name and "MIG" not in name:
             return 1e12 * _SHEETS[known]["tf32" if tf32 else precision]
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("high" if tf32 else "highest")
-    try:
-        return _measured(device, precision)
-    finally:
-        torch.set_float32_matmul_precision(before)
-
-
-def _measured(device: torch.device, precision: Precision) -> float:
-    size = 4096 if device.type == "cuda" else 768
-    generator = torch.Generator(device)  # not the one that training draws from
-    matrix = torch.randn(size, size, device=device, generator=generator)
-    seconds = []
-    with torch.no_grad(), autocast(device, precision):
-        for _ in range(6):
-            start = time.perf_counter()
-            float((matrix @ matrix)[0, 0])  # waits for the result
-            seconds.append(time.perf_counter() - start)
-    return 2 * size**3 / min(seconds)
+    return None
 
 
 def memory_gib(device: torch.device) -> float:

@@ -1,6 +1,7 @@
 """The optimizer, the learning rate of a step (paper section 5: SGD, linear warm-up, cosine) and averaged weights."""
 
 import copy
+import itertools
 import math
 from collections import defaultdict
 from collections.abc import Iterable
@@ -85,13 +86,17 @@ def _start_momentum(optimizer: torch.optim.Optimizer) -> None:
 
 
 class AveragedModel:
-    """A copy of a model at the exponential moving average of its weights; buffers are copied as they are.
+    """A copy of a model at the exponential moving average of its weights, and of batch norm's statistics with them.
 
-    An update is a few calls of PyTorch on a GPU, for which the host does not wait.
+    The statistics are averaged as timm does it (`ModelEmaV3`), because those of the present weights do not fit averaged
+    ones; counters are copied. The decay warms up as in TensorFlow's `ExponentialMovingAverage` with `num_updates`: the
+    average of a run reaches back over about a tenth of its steps until that is as far as the decay goes, so that it
+    never holds much of the weights that the run began with. An update is a few calls of PyTorch on a GPU, for which the
+    host does not wait.
 
     Args:
         model: The model whose weights are averaged.
-        decay: Share of the average that an update keeps.
+        decay: Share of the average that an update keeps once the warm-up is over.
 
     Attributes:
         module: The copy. Until the first update it may be split among processes or moved, as `model` is.
@@ -103,26 +108,28 @@ class AveragedModel:
         self.num_updates = 0
         self._model = model
         self._full_decay = decay
-        self._pairs: tuple[_Pairs, _Pairs] | None = None
+        self._pairs: _Pairs | None = None
 
     @property
     def decay(self) -> float:
-        """Share of the average that the next update keeps."""
-        return self._full_decay if self.num_updates else 0.0
+        """Share of the average that the next update keeps; the first one takes the weights as they are."""
+        return min(self._full_decay, self.num_updates / (9 + self.num_updates))
+
+    @property
+    def num_steps(self) -> int:
+        """Steps over which the average reaches back, about: one over the share that an update gets."""
+        return round(1 / (1 - self.decay))
 
     @torch.no_grad()
     def update(self) -> None:
         """Take the present weights of the model into the average."""
         if self._pairs is None:  # optimizers rely on it, too, that a model keeps its tensors
-            self._pairs = (
-                _alike(self.module.parameters(), self._model.parameters()),
-                _alike(self.module.buffers(), self._model.buffers()),
-            )
-        weights, buffers = self._pairs
-        for averages, present in weights:
-            torch._foreach_lerp_(averages, present, 1 - self.decay)
-        for copies, present in buffers:
-            torch._foreach_copy_(copies, present)
+            self._pairs = _alike(_tensors(self.module), _tensors(self._model))
+        for averages, present in self._pairs:
+            if averages[0].is_floating_point():
+                torch._foreach_lerp_(averages, present, 1 - self.decay)
+            else:
+                torch._foreach_copy_(averages, present)
         self.num_updates += 1
 
     def state_dict(self) -> dict[str, Any]:
@@ -142,11 +149,16 @@ class AveragedModel:
 _Pairs = list[tuple[list[Tensor], list[Tensor]]]
 
 
+def _tensors(model: nn.Module) -> Iterable[Tensor]:
+    return itertools.chain(model.parameters(), model.buffers())
+
+
 def _alike(averages: Iterable[Tensor], present: Iterable[Tensor]) -> _Pairs:
     """Pairs of tensors, in lists of one type and device each, for which PyTorch has one kernel a list."""
     lists: dict[Any, tuple[list[Tensor], list[Tensor]]] = defaultdict(lambda: ([], []))
     for average, value in zip(averages, present, strict=True):
-        for tensors, tensor in zip(lists[average.dtype, average.device], (average, value), strict=True):
+        kind = (average.dtype, average.device, has_shards(average))
+        for tensors, tensor in zip(lists[kind], (average, value), strict=True):
             tensors.append(tensor.detach())
     return list(lists.values())
 

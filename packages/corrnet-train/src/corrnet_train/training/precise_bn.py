@@ -18,10 +18,14 @@ def estimate_statistics(model: nn.Module, batches: Iterable[Tensor], num_batches
         ranks: The processes; the statistics are those over the clips of all of them.
     """
     model.train()
+    norms = get_bn_modules(model)
+    kept = [(norm.running_mean, norm.running_var) for norm in norms]
     update_bn_stats(model, batches, num_batches)
+    for norm, (mean, variance) in zip(norms, kept, strict=True):  # fvcore has put new tensors in their place
+        norm.running_mean, norm.running_var = mean.copy_(norm.running_mean), variance.copy_(norm.running_var)
     if ranks.world_size == 1:
         return
-    for norm in get_bn_modules(model):
+    for norm in norms:
         mean, square = norm.running_mean, norm.running_var + norm.running_mean.square()
         for statistic in (mean, square):
             ranks.sum_(statistic)

@@ -1,5 +1,6 @@
 """The log of a run: figures over the last steps, written to files of metrics and to the console."""
 
+from collections import defaultdict
 from datetime import timedelta
 
 import torch
@@ -22,47 +23,52 @@ class Meter:
     """Sums up steps; `values` starts anew.
 
     Args:
-        clip_flops: floating-point operations to train on one clip.
-        peak_flops: Those that all devices together can do in a second.
+        utilization: MFU at one clip a second; None where it is not known.
     """
 
-    def __init__(self, *, clip_flops: float, peak_flops: float) -> None:
-        self._utilization = clip_flops / peak_flops
-        self._clear()
+    def __init__(self, utilization: float | None) -> None:
+        self._utilization = utilization
+        self._sums: dict[str, float] = defaultdict(float)
+        self._grad_norm = 0.0
 
     def add(self, step: StepValues, num_clips: int) -> None:
         """Count what a step gave."""
-        self._steps += 1
-        self._clips += num_clips
-        self._correct += step.num_correct
-        self._loss += step.loss
+        self._sums["steps"] += 1
+        self._sums["clips"] += num_clips
+        self._sums["correct"] += step.num_correct
+        self._sums["loss"] += step.loss
         self._grad_norm = step.grad_norm
 
     def add_time(self, seconds: float, *, waited: float = 0.0, stalled: float = 0.0) -> None:
         """Count time: all of it, what was spent waiting for data, and for checkpoints."""
-        self._seconds += seconds
-        self._waited += waited
-        self._stalled += stalled
+        self._sums["seconds"] += seconds
+        self._sums["waited"] += waited
+        self._sums["stalled"] += stalled
 
     def values(self) -> dict[str, float]:
-        """Means over the steps since the last call; `grad_norm` is that of the last step."""
-        clips_per_second = self._clips / self._seconds
+        """Means over the steps since the last call; `grad_norm` is that of the last step, `mfu` where it is known."""
+        sums = self._sums
+        clips_per_second = sums["clips"] / sums["seconds"]
         values = {
-            "loss": self._loss / self._steps,
-            "top1": self._correct / self._clips,
+            "loss": sums["loss"] / sums["steps"],
+            "top1": sums["correct"] / sums["clips"],
             "clips_per_second": clips_per_second,
-            "mfu": clips_per_second * self._utilization,
-            "data_wait": self._waited / self._seconds,
-            "checkpoint_stall": self._stalled / self._seconds,
+            "data_wait": sums["waited"] / sums["seconds"],
+            "checkpoint_stall": sums["stalled"] / sums["seconds"],
             "grad_norm": self._grad_norm,
         }
-        self._clear()
+        if self._utilization is not None:
+            values["mfu"] = clips_per_second * self._utilization
+        self._sums.clear()
         return values
 
-    def _clear(self) -> None:
-        self._steps, self._clips, self._correct = 0, 0, 0
-        self._loss, self._grad_norm = 0.0, 0.0
-        self._seconds, self._waited, self._stalled = 0.0, 0.0, 0.0
+    def state_dict(self) -> dict[str, float]:
+        """Return the sums over the steps since the last call of `values`."""
+        return dict(self._sums)
+
+    def load_state_dict(self, state: dict[str, float]) -> None:
+        """Go on from sums of `state_dict`."""
+        self._sums = defaultdict(float, state)
 
 
 class RunLog:
@@ -117,15 +123,18 @@ class RunLog:
         if not self._console.is_terminal:
             clips = (self._schedule.num_steps - step) * self._config.optim.batch_size
             left = timedelta(seconds=round(clips / figures["clips_per_second"]))
+            mfu = f"MFU {figures['mfu']:.0%} " if "mfu" in figures else ""
             self._say(
                 f"{self._config.model.name} step {step}/{self._schedule.num_steps} loss {figures['loss']:.3f} "
-                f"top-1 {figures['top1']:.2f} {figures['clips_per_second']:.0f} clips/s MFU {figures['mfu']:.0%} "
+                f"top-1 {figures['top1']:.2f} {figures['clips_per_second']:.0f} clips/s {mfu}"
                 f"data wait {figures['data_wait']:.0%} gradient {figures['grad_norm']:.2g} "
                 f"memory {figures['memory_gib']:.1f} GiB, {left} left"
             )
 
-    def evaluation(self, step: int, split: str, result: EvalResult) -> None:
-        """Tell the accuracy after `step` steps."""
+    def evaluation(
+        self, step: int, split: str, result: EvalResult, *, averaged_steps: int | None = None
+    ) -> None:
+        """Tell the accuracy after `step` steps, and over how many of them the weights were averaged, if they were."""
         self._write(
             "eval",
             step,
@@ -134,7 +143,11 @@ class RunLog:
             video_top5=result.video_top5,
             num_videos=result.num_videos,
         )
-        self._say(f"step {step}: {split} top-1 {result.video_top1:.3f}")
+        weights = ""
+        if averaged_steps is not None:
+            steps = "step" if averaged_steps == 1 else f"{averaged_steps} steps"
+            weights = f" with weights averaged over about the last {steps}"
+        self._say(f"step {step}: {split} top-1 {result.video_top1:.3f}{weights}")
 
     def close(self) -> None:
         """Close the files."""

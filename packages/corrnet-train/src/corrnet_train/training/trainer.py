@@ -45,6 +45,7 @@ from corrnet_train.utils.lock import only_user
 from corrnet_train.utils.precision import autocast, clip_dtype
 from corrnet_train.utils.progress import progress_bar, training_bar
 from video_data import Batch, LoaderState, ShardSet, TrainLoader, normalize, open_shards, train_loader
+from video_data.utils.error_budget import DEFAULT_ERROR_BUDGET
 from video_data.utils.errors import WorkersError
 from video_data.utils.workers import start_worker_server
 
@@ -127,6 +128,7 @@ class Trainer:
             checkpoint = self._find_checkpoint(resume, requeue)
             config = self.config  # with `data.pixels` settled
             self._open()
+            read_metrics(self.folder)  # so that a damaged line is told before any work
             self.model = self._build_model(fresh=checkpoint is None)
         self._check_alike(checkpoint)
         train = config.train
@@ -175,6 +177,10 @@ class Trainer:
         self.evaluation_due = False
         self.train_seconds = 0.0
         self._workers_error: WorkersError | None = None
+        self.replaced_before = 0  # samples of all ranks, until the run was continued
+        self.replaced = 0  # samples of this rank, since then
+        self._replaced_before = 0  # those among them by loaders whose workers have died
+        self.meter = Meter(self._utilization())
         self.loader_state = LoaderState(
             manifest_hash=self.shards.manifest_hash,
             split=config.data.train_split,
@@ -223,6 +229,15 @@ class Trainer:
         model.to(self.device)
         prepare_model(model, self.config.train)
         return model
+
+    def _utilization(self) -> float | None:
+        """Return the MFU at one clip a second; None where what the device can do is not known."""
+        config = self.config
+        peak = peak_flops(self.device, config.run.precision)
+        if peak is None:
+            return None
+        flops = training_flops(self.model, resolution=config.data.clip.crop_size)
+        return flops / (peak * self.ranks.world_size)
 
     def _check_alike(self, checkpoint: Checkpoint | None) -> None:
         """All processes must be about to do the same."""
@@ -315,10 +330,6 @@ class Trainer:
                     memory_format=torch.channels_last_3d
                 )
             )
-        meter = Meter(
-            clip_flops=training_flops(self.model, resolution=config.data.clip.crop_size),
-            peak_flops=peak_flops(self.device, config.run.precision) * self.ranks.world_size,
-        )
         pending: deque[StepResult] = deque()
         lag = 1 if self.device.type == "cuda" else 0  # a GPU works on while its last figures are awaited
         stop, saved = False, True
@@ -334,6 +345,7 @@ class Trainer:
                 pending.append(self._train_step(batches, self._has_to_stop(interrupted)))
                 self.step += 1
                 self.loader_state = self._loader.state
+                self.replaced = self._replaced_before + self._loader.replaced.total()
                 log, self.evaluation_due, save = (
                     due(self.step)
                     for due in (self.schedule.logs, self.schedule.evaluates, self.schedule.saves)
@@ -341,13 +353,13 @@ class Trainer:
                 saved = save or self.evaluation_due
                 while len(pending) > (0 if log or saved else lag):
                     values = self._checked(pending.popleft())
-                    meter.add(values, batch_size)
+                    self.meter.add(values, batch_size)
                     stop = values.stop or (self.ranks.world_size == 1 and self._has_to_stop(interrupted))
                 seconds = time.perf_counter() - start
                 self.train_seconds += seconds
-                meter.add_time(seconds, waited=batches.waited - waited)
+                self.meter.add_time(seconds, waited=batches.waited - waited)
                 if log:
-                    figures = meter.values()
+                    figures = self.meter.values()
                     self.log.train(self.step, figures)
                     bar.tasks[task].fields |= figures
                 bar.update(task, completed=self.step)
@@ -356,9 +368,9 @@ class Trainer:
                 if self.evaluation_due and not stop:
                     self._evaluate(interrupted)
                 stalled = self.writer.stalled - stalled
-                meter.add_time(stalled, stalled=stalled)
+                self.meter.add_time(stalled, stalled=stalled)
             while pending:
-                self._checked(pending.popleft())
+                self.meter.add(self._checked(pending.popleft()), batch_size)
         if not saved:
             self.save(self.last_checkpoint)
 
@@ -382,15 +394,15 @@ class Trainer:
                 if self._workers_error is not None:
                     raise
                 self._workers_error = error
+                self._replaced_before += self._loader.replaced.total()
                 position = self._loader.state.position
 
     def _save_without_workers(self, error: WorkersError) -> None:
         """Save after the last finished step, where that is possible; else raise the error."""
         if self.evaluation_due:  # it is saved
             raise self._with_way_on(error)
-        if (
-            self.ranks.world_size > 1 or self._loader.state != self.loader_state
-        ):  # others wait; or half a step is done
+        half_done = self._loader.state != self.loader_state
+        if half_done or self.ranks.world_size > 1:  # the others are in the middle of the step
             raise error
         self.save(self.last_checkpoint)
 
@@ -398,8 +410,14 @@ class Trainer:
         return WorkersError(f"{error}. The run is saved after step {self.step}; --resume continues it")
 
     def loader(self, *, num_samples: int, position: int | None = None) -> TrainLoader:
-        """Batches of this process, from the present position on where none is given."""
+        """Batches of this process, from the present position on where none is given.
+
+        The error budget is that of the whole run.
+        """
         config = self.config
+        budget = (
+            DEFAULT_ERROR_BUDGET * self.schedule.num_steps * config.optim.batch_size - self.replaced_before
+        )
         return train_loader(
             self.shards,
             config.data.train_split,
@@ -412,6 +430,7 @@ class Trainer:
             position=self.loader_state.position if position is None else position,
             num_samples=num_samples,
             repeats=config.augment.repeats,
+            error_budget=min(1.0, max(0.0, budget) / max(1, num_samples)),
             pixels=config.data.pixels_on(self.device.type),
             timeout=config.train.timeout / 2,  # before other processes give this one up
         )
@@ -457,7 +476,8 @@ class Trainer:
         # Compiling for its batches would take longer than it saves.
         with torch.compiler.set_stance("force_eager") if compiled else nullcontext():
             result = self._accuracy(interrupted)
-        self.log.evaluation(self.step, self.config.data.eval_split, result)
+        averaged_steps = None if self.averaged is None else self.averaged.num_steps
+        self.log.evaluation(self.step, self.config.data.eval_split, result, averaged_steps=averaged_steps)
         self.evaluation_due = False
         names = self._names()
         if result.video_top1 > self.best_top1:
@@ -508,7 +528,7 @@ class Trainer:
         rng = {"cpu": torch.get_rng_state()}
         if self.device.type == "cuda":
             rng["cuda"] = torch.cuda.get_rng_state(self.device)
-        all_rng = self.ranks.gather(rng)
+        all_rng, replaced = zip(*self.ranks.gather((rng, self.replaced)), strict=True)
         if not self.ranks.is_first and not self.sharded:
             return
         self._check_owner()
@@ -519,13 +539,15 @@ class Trainer:
             model=self.model.state_dict(),
             optimizer=self.optimizer.state_dict(),
             loader=self.loader_state.to_dict(),
-            rng=all_rng,
+            rng=list(all_rng),
             best_top1=self.best_top1,
             train_seconds=self.train_seconds,
             scaler=self.train_step.scaler.state_dict(),
             ema={} if self.averaged is None else self.averaged.state_dict(),
             norm_batch=self._norm_batch(),
             evaluation_due=self.evaluation_due,
+            replaced=self.replaced_before + sum(replaced),
+            meter=self.meter.state_dict(),
         )
         self.writer.save(checkpoint, *paths)
 
@@ -610,6 +632,8 @@ class Trainer:
         self.best_top1 = checkpoint.best_top1
         self.evaluation_due = checkpoint.evaluation_due
         self.train_seconds = checkpoint.train_seconds
+        self.replaced_before = checkpoint.replaced
+        self.meter.load_state_dict(checkpoint.meter)
         if len(checkpoint.rng) != self.ranks.world_size:
             self._seed()
         else:

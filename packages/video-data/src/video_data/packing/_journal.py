@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import shutil
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from video_data.shards.format import (
     parse_file,
 )
 from video_data.shards.pack_options import PackOptions, Positive, StrictModel
+from video_data.utils.errors import InputError, describe
 from video_data.utils.files import atomic_file, temporary_name, write_atomic
 from video_data.utils.settings import changed_settings
 
@@ -139,9 +141,16 @@ class Journal:
         self._folder = dest / _FOLDER
 
     def plan(self) -> Plan | None:
-        """Return the plan of the unfinished packing; None when there is none."""
+        """Return the plan of the unfinished packing; None when there is none.
+
+        Raises:
+            ValueError: It is damaged.
+        """
         path = self._folder / "plan.json"
-        return parse_file(Plan, path.read_bytes(), path) if path.is_file() else None
+        try:
+            return parse_file(Plan, path.read_bytes(), path) if path.is_file() else None
+        except InputError as error:
+            raise InputError(f"{error}; {self._remedy()}") from None
 
     def begin(self, plan: Plan, listed: Sequence[str]) -> None:
         """Write the plan, and the list of videos as lines of `listing_line`."""
@@ -155,9 +164,23 @@ class Journal:
         write_atomic(self._folder / "plan.json", model_bytes(plan))
 
     def listed(self) -> list[str]:
-        """Return the list of videos that `begin` wrote."""
-        with gzip.open(self._folder / _LISTING, "rt", encoding="utf-8") as file:
-            return file.read().splitlines()
+        """Return the list of videos that `begin` wrote.
+
+        Raises:
+            ValueError: It is damaged or gone.
+        """
+        path = self._folder / _LISTING
+        plan = self.plan()
+        try:
+            listed = gzip.decompress(path.read_bytes()).decode().splitlines()
+            if plan is not None and listing_hash(listed) != plan.listing_sha256:
+                raise ValueError("it is not the list of plan.json")
+        except (OSError, EOFError, ValueError, zlib.error) as error:
+            raise InputError(f"{path} is damaged: {describe(error)}; {self._remedy()}") from None
+        return listed
+
+    def _remedy(self) -> str:
+        return f"remove {self._folder} to pack all videos anew"
 
     def difference(self, plan: Plan, listed: Sequence[str]) -> str | None:
         """Return what keeps the unfinished packing from being of this plan; None when nothing does or there is none."""
@@ -175,11 +198,14 @@ class Journal:
         return any(path.name != "plan.json" for path in self._folder.glob("*.json"))
 
     def record(self, group: Group) -> GroupRecord | None:
-        """Return the record of a group whose shards are there; None when it is not done."""
+        """Return the record of a group whose shards are there; None when it is not done, or one of these is damaged."""
         path = self._folder / f"{group.name}.json"
         if not path.is_file():
             return None
-        record = parse_file(GroupRecord, path.read_bytes(), path)
+        try:
+            record = parse_file(GroupRecord, path.read_bytes(), path)
+        except InputError:
+            return None
         is_whole = all(self._has(shard) for shard in record.shards)
         return record if is_whole else None
 
