@@ -394,7 +394,7 @@ def test_ctrl_c_on_the_command_saves_and_says_how_to_resume(motionbench, tmp_pat
     command = [
         sys.executable, "-m", "corrnet_train.cli", "train", "motionbench", f"data.shards={motionbench[1]}",
         f"run.dir={tmp_path / 'run'}", "run.log_every=1", "data.num_workers=2", "optim.batch_size=8",
-        "optim.epochs=100", "eval.every_epochs=0", "model.name=r2d_tiny",
+        "optim.epochs=100", "eval.every_epochs=0", "model.name=r2d_tiny", "model.options={dropout: 0.5}",
     ]  # fmt: skip
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
     try:
@@ -409,6 +409,7 @@ def test_ctrl_c_on_the_command_saves_and_says_how_to_resume(motionbench, tmp_pat
         process.kill()
     assert process.returncode == 130, errors
     assert "continue with: corrnet train motionbench" in errors and errors.rstrip().endswith("--resume")
+    assert "'model.options={dropout: 0.5}'" in errors
     assert "Traceback" not in errors
     step = Checkpoint.load(tmp_path / "run" / "checkpoints" / "last.pt").step
     assert 3 <= step < 400

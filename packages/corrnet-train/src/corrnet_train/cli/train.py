@@ -1,5 +1,6 @@
 """`corrnet train`."""
 
+import shlex
 from datetime import timedelta
 from typing import TYPE_CHECKING, Annotated
 
@@ -92,7 +93,7 @@ def train(
         raise typer.Exit(0 if result.finished else EXIT_INTERRUPTED)
     if not result.finished:
         launch = "torchrun ... -m corrnet_train.cli train" if ranks.launched else "corrnet train"
-        command = " ".join([launch, recipe, *(overrides or []), "--resume"])
+        command = f"{launch} {shlex.join([recipe, *(overrides or []), '--resume'])}"
         err.print(
             f"stopped after step {result.step}; continue with: {escape(command)}",
             highlight=False,
