@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from corr_ops import VideoCorrelation
 from corrnet_models import VideoModel, create_model, model_config
@@ -142,6 +143,26 @@ def test_concat_block_puts_the_matches_first() -> None:
         out = block(x)
         assert torch.equal(out[:, :50], torch.relu(block.matching(x)))
         assert torch.equal(out[:, 50:], torch.relu(block.appearance(x)))
+
+
+@pytest.mark.parametrize("option", ["corr_norm_before", "corr_norm_after"])
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [
+        ("none", lambda x: x),
+        ("bn", lambda x: F.batch_norm(x, None, None, training=True)),
+        ("bn_relu", lambda x: F.batch_norm(x, None, None, training=True).relu()),
+    ],
+)
+def test_norms_around_the_operator_do_what_their_names_say(option: str, kind: str, expected: Any) -> None:
+    matching = correlation_blocks(create_model("corrnet_tiny", **{option: kind}))[0].matching
+    seen: list[Tensor] = []
+    norm = matching.get_submodule(option.removeprefix("corr_"))
+    norm.register_forward_hook(lambda module, inputs, output: seen.extend([*inputs, output]))
+    matching(torch.randn(2, 64, 8, 8, 8))
+    before, after = seen
+    assert before.min() < 0
+    torch.testing.assert_close(after, expected(before), rtol=1e-4, atol=1e-5)
 
 
 def test_a_clip_of_one_repeated_frame_has_the_same_matches_everywhere() -> None:
