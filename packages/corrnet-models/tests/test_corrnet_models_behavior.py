@@ -137,7 +137,9 @@ def test_initial_weights() -> None:
         "res5.block1.shortcut": 512,
         "res4.corr.matching.reduce": 64,
     }.items():
-        weight = model.get_submodule(f"backbone.{path}").get_parameter("conv.weight" if "block" in path else "weight")
+        weight = model.get_submodule(f"backbone.{path}").get_parameter(
+            "conv.weight" if "block" in path else "weight"
+        )
         assert weight.std().item() == pytest.approx((2 / fan_out) ** 0.5, rel=0.03), path
     assert model.fc.weight.std().item() == pytest.approx(0.01, rel=0.05)
     assert torch.equal(model.fc.bias, torch.zeros_like(model.fc.bias))
