@@ -5,13 +5,13 @@ import io
 import json
 
 import pytest
+import torch
 
 from corrnet_train.evaluation.accuracy import VideoPrediction, classes_csv, predictions_csv, video_accuracy
 from corrnet_train.evaluation.evaluate import evaluate
 from corrnet_train.inference.classifier import VideoClassifier
 from corrnet_train.report.pages.evaluation import write_evaluation
-from corrnet_train.training.trainer import Trainer
-from video_data import open_shards
+from video_data import decode_views, open_shards
 
 CLASSES = ["cat", "dog", "bird", "unseen"]
 
@@ -90,9 +90,9 @@ def test_tables_as_csv() -> None:
     assert classes[3]["top1"] == ""
 
 
-def test_three_crops_of_each_clip_are_averaged(make_config, motionbench, tmp_path) -> None:
-    config = make_config("optim.epochs=0.25", "eval.every_epochs=0")
-    classifier = VideoClassifier.from_checkpoint(Trainer(config).run().checkpoint, device="cpu")
+def test_three_crops_of_each_clip_are_averaged(model_folder, motionbench, tmp_path) -> None:
+    classifier = VideoClassifier.from_checkpoint(model_folder, device="cpu")
+    torch.nn.init.normal_(classifier.video_model.fc.weight, std=0.1)  # so that the views of a video differ
     shards = open_shards(motionbench[1])
     result = evaluate(classifier, shards, "test", num_clips=2, num_crops=3)
     one = evaluate(classifier, shards, "test", num_clips=2)
@@ -100,7 +100,15 @@ def test_three_crops_of_each_clip_are_averaged(make_config, motionbench, tmp_pat
     assert one.fingerprint["views"] == "2 clips x 1 center crop"
     assert (result.num_videos, len(result.predictions)) == (16, 16)
     assert len({entry.key for entry in result.predictions}) == 16
-    assert {entry.source for entry in result.predictions} == {r.source for r in shards.samples("test")}
+    assert [entry.source for entry in result.predictions] == [r.source for r in shards.samples("test")]
+    num_right = 0
+    for entry in result.predictions:
+        views = decode_views(motionbench[0] / entry.source, classifier.clip, 2, num_crops=3)
+        probabilities = classifier.clip_probabilities(views)
+        assert probabilities.shape == (6, 8) and probabilities.std(dim=0).max() > 0.01
+        assert entry.probabilities == pytest.approx(probabilities.mean(dim=0).tolist(), abs=1e-6)
+        num_right += (probabilities.argmax(dim=1) == entry.label).sum().item()
+    assert num_right and result.clip_top1 == num_right / (16 * 6)
     with pytest.raises(ValueError, match="num_crops must be 1 or 3, got 2"):
         evaluate(classifier, shards, "test", num_crops=2)
 

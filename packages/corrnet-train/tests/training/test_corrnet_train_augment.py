@@ -76,6 +76,22 @@ def test_rand_augment_changes_all_frames_alike_and_repeats_itself():
     assert torch.equal(change(still, label)[0], out)
 
 
+def test_rand_augment_that_changes_nothing_leaves_normalized_clips():
+    change, video = augment(rand_augment=9), clips(2)
+    change._rand_augment = lambda pixels: pixels
+    torch.testing.assert_close(change.clips(video), normalize(video), rtol=1e-5, atol=1e-5)
+
+
+def test_with_mixup_and_cutmix_each_takes_about_half_of_the_batches():
+    """Clips of one value each: mixup gives values between them, cutmix none."""
+    torch.manual_seed(0)
+    video = torch.arange(4.0).view(4, 1, 1, 1, 1).expand(4, 3, 2, 8, 8)
+    change = augment(mixup=0.8, cutmix=1.0)
+    mixed = [change.mixed(video, torch.arange(4))[0] for _ in range(50)]
+    num_cut = sum(torch.equal(clips, clips.round()) for clips in mixed)
+    assert 15 <= num_cut <= 35
+
+
 def test_rand_augment_of_pixels_gives_what_that_of_normalized_clips_gave():
     """Pixels once went through normalization and back before the operations, which rounded them.
 

@@ -48,8 +48,22 @@ def test_a_run_with_every_option_goes_on_to_the_bit(make_config):
 
 
 def test_averaged_weights_are_those_that_are_evaluated_and_used(make_config):
-    result = Trainer(make_config("optim.ema_decay=0.9")).run()
+    """They lie between the weights that the run went through, and the last evaluation of it took them."""
+    trainer, seen, evaluated = Trainer(make_config("optim.ema_decay=0.9")), [], []
+    last = dict(trainer.model.named_parameters())
+    trainer.model.register_forward_pre_hook(
+        lambda model, _: seen.append({name: value.detach().clone() for name, value in last.items()})
+    )
+    trainer.classifier.model.register_forward_pre_hook(
+        lambda model, _: evaluated.append({k: v.clone() for k, v in model.state_dict().items()})
+    )
+    result = trainer.run()
     checkpoint = Checkpoint.load(result.checkpoint)
+    assert all(torch.equal(evaluated[-1][name], tensor) for name, tensor in checkpoint.weights.items())
+    for name, value in last.items():
+        path = torch.stack([*(weights[name] for weights in seen[1:]), value.detach()])  # after each update
+        average = checkpoint.weights[name]
+        assert (average >= path.amin(0) - 1e-6).all() and (average <= path.amax(0) + 1e-6).all(), name
     used = VideoClassifier.from_checkpoint(result.checkpoint, device="cpu").model.state_dict()
     assert checkpoint.weights.keys() == checkpoint.model.keys()
     assert all(torch.equal(used[name], tensor) for name, tensor in checkpoint.weights.items())

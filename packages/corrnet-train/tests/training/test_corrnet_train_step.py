@@ -1,4 +1,5 @@
 import copy
+import itertools
 
 import pytest
 import torch
@@ -61,6 +62,35 @@ def test_accumulated_micro_batches_learn_what_the_whole_batch_does(clip):
         assert ours.num_correct == theirs.num_correct
         assert ours.loss == pytest.approx(theirs.loss, rel=1e-6)
         assert ours.grad_norm == pytest.approx(theirs.grad_norm, rel=1e-5)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+@pytest.mark.parametrize("num_micro_batches", [1, 4])
+def test_an_update_is_the_gradient_shortened_to_the_limit(precision, num_micro_batches):
+    """Of SGD with a rate of 1 and no momentum; in fp16 it is the gradient of the loss, not of the scaled loss."""
+    torch.manual_seed(0)
+    model = Net()
+    optimizer = torch.optim.SGD(model.parameters(), lr=1)
+    step = TrainStep(
+        model, optimizer, device=CPU, precision=precision, num_micro_batches=num_micro_batches, clip_grad_norm=0.05
+    )  # fmt: skip
+    if precision == "fp16":  # the usual first scale overflows here
+        step.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10)
+    before = copy.deepcopy(model)
+    values = step(batches(num_batches=4, size=2), step=0, rate=1.0).values()
+    losses = [
+        nn.functional.cross_entropy(before(normalize(batch.video)), batch.label)
+        for batch in itertools.islice(batches(num_batches=4, size=2), num_micro_batches)
+    ]
+    gradient = torch.cat([g.flatten() for g in torch.autograd.grad(sum(losses), before.parameters())])
+    gradient /= num_micro_batches
+    vector = nn.utils.parameters_to_vector
+    update = vector(before.parameters()) - vector(model.parameters())
+    tolerance = 1e-4 if precision == "fp32" else 2e-2
+    assert gradient.norm() > 0.1
+    assert values.grad_norm == pytest.approx(gradient.norm().item(), rel=tolerance)
+    assert update.norm().item() == pytest.approx(0.05, rel=tolerance)
+    torch.testing.assert_close(update, 0.05 * gradient / gradient.norm(), rtol=0, atol=tolerance * 0.05)
 
 
 def test_recomputed_blocks_learn_the_same():

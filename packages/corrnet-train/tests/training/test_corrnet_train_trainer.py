@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import os
 import signal
@@ -9,6 +10,7 @@ import pytest
 import torch
 
 from corrnet_train.checkpoint.state import Checkpoint, CheckpointError
+from corrnet_train.inference.classifier import VideoClassifier
 from corrnet_train.training.metrics_log import MetricsLog, read_metrics
 from corrnet_train.training.trainer import Trainer, TrainingDiverged
 from corrnet_train.utils.errors import WorkError
@@ -73,10 +75,17 @@ def test_a_finished_run_is_left_as_it_is(make_config):
     assert_equal_states(first, weights(again))
 
 
-def test_bf16_trains_and_keeps_fp32_weights(make_config):
-    result = Trainer(
+def test_bf16_trains_evaluates_and_keeps_fp32_weights(make_config):
+    trainer = Trainer(
         make_config("run.precision=bf16", "optim.epochs=0.5", "optim.name=sgd", model="corrnet_tiny")
-    ).run()
+    )
+    seen = set()
+    trainer.model.get_submodule("backbone.stem.conv").register_forward_hook(
+        lambda conv, _, output: seen.add((conv.training, output.dtype))
+    )
+    result = trainer.run()
+    assert seen == {(True, torch.bfloat16), (False, torch.bfloat16)}
+    assert VideoClassifier.from_checkpoint(result.checkpoint, device="cpu").precision == "bf16"
     floating = [value for value in weights(result).values() if value.is_floating_point()]
     assert {value.dtype for value in floating} == {torch.float32}
     assert all(value.isfinite().all() for value in floating)
@@ -161,6 +170,16 @@ def test_a_folder_with_a_run_is_not_overwritten(make_config):
 def test_nothing_to_resume_is_an_error(make_config):
     with pytest.raises(CheckpointError, match="no checkpoint at"):
         Trainer(make_config(), resume=True)
+
+
+def test_a_run_does_not_go_on_with_its_classes_in_another_order(make_config):
+    config = make_config("optim.epochs=0.25")
+    path = Trainer(config).run().checkpoint
+    saved = Checkpoint.load(path)
+    first, second, *others = saved.classes
+    dataclasses.replace(saved, classes=(second, first, *others)).save(path)
+    with pytest.raises(ValueError, match=f"class 0 is '{first}' in the shards, '{second}' in the model"):
+        Trainer(config, resume=True)
 
 
 def test_resuming_with_another_model_says_what_differs(make_config):
