@@ -48,13 +48,17 @@ def test_top_5_of_many_classes() -> None:
     falling = [0.3, 0.2, 0.15, 0.12, 0.1, 0.08, 0.03, 0.02]
     result = video_accuracy([prediction(label, *falling) for label in range(8)], classes)
     assert (result.top1, result.top5) == (pytest.approx(1 / 8), pytest.approx(5 / 8))
+    assert [entry.top5 for entry in result.per_class] == [1] * 5 + [0] * 3
 
 
 def test_calibration_of_bins() -> None:
     result = video_accuracy(PREDICTIONS, CLASSES).calibration
     filled = {round(entry.low, 3): entry for entry in result.bins if entry.num_videos}
     # confidences 0.7 right, 0.6 wrong, 0.5 wrong, 0.9 right, 1.0 right, 0.4 wrong, each in a bin of its own
-    assert len(filled) == 6
+    assert list(filled) == [0.4, 0.467, 0.6, 0.667, 0.867, 0.933]
+    assert [entry.confidence for entry in filled.values()] == pytest.approx([0.4, 0.5, 0.6, 0.7, 0.9, 1])
+    assert [entry.accuracy for entry in filled.values()] == [0, 0, 0, 1, 1, 1]
+    assert all(entry.confidence == entry.accuracy == 0 for entry in result.bins if not entry.num_videos)
     assert result.expected_error == pytest.approx((0.3 + 0.6 + 0.5 + 0.1 + 0 + 0.4) / 6)
     sure = [prediction(0, 1.0, 0, 0, 0), prediction(1, 0, 1.0, 0, 0)]
     assert video_accuracy(sure, CLASSES).calibration.expected_error == 0

@@ -54,8 +54,21 @@ def test_only_weights_are_decayed(name):
         p.grad = torch.zeros_like(p)
     before = [p.clone() for p in model.parameters()]
     optimizer.step()
-    moved = [bool((a != b).any()) for a, b in zip(before, model.parameters(), strict=True)]
-    assert moved == [True, False, False, False]
+    kept = [1 - 0.5 * optimizer.defaults["lr"], 1, 1, 1]  # without a gradient, decay alone moves weights
+    for share, old, new in zip(kept, before, model.parameters(), strict=True):
+        torch.testing.assert_close(new, share * old)
+
+
+def test_sgd_has_momentum():
+    """Of two equal gradients the second moves the weights by 1 + momentum times as much."""
+    model = nn.Linear(1, 1, bias=False)
+    optimizer = build_optimizer(model, OptimConfig(name="sgd", lr=0.5, momentum=0.9, weight_decay=0))
+    path = [model.weight.item()]
+    for _ in range(2):
+        model.weight.grad = torch.ones(1, 1)
+        optimizer.step()
+        path.append(model.weight.item())
+    assert [path[0] - path[1], path[1] - path[2]] == pytest.approx([0.5, 0.5 * 1.9])
 
 
 def test_the_rate_grows_with_the_batch_as_it_is_told_to():

@@ -1,5 +1,7 @@
 """Options of training, as a whole run sees them."""
 
+import shutil
+
 import pytest
 import torch
 import wandb
@@ -165,6 +167,16 @@ def test_a_new_head_starts_fresh_and_everything_else_is_loaded(pretrained, make_
         "fc.bias",
     }
     assert trainer.step == 0 and not trainer.optimizer.state  # unlike with --resume
+
+
+def test_the_weights_to_start_from_are_not_needed_to_go_on(pretrained, make_config, tmp_path):
+    source = shutil.copytree(pretrained, tmp_path / "source")
+    config = make_config(f"model.init_from={source}", model="corrnet_tiny")
+    trainer = Trainer(config)
+    trainer.save(trainer.last_checkpoint)
+    trainer.writer.wait()
+    shutil.rmtree(source)
+    assert Trainer(config, resume=True).step == 0
 
 
 def test_other_weights_are_refused_before_any_work(pretrained, make_config, motionbench):

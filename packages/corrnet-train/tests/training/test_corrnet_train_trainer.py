@@ -10,7 +10,9 @@ import pytest
 import torch
 
 from corrnet_train.checkpoint.state import Checkpoint, CheckpointError
+from corrnet_train.evaluation.evaluate import evaluate
 from corrnet_train.inference.classifier import VideoClassifier
+from corrnet_train.training import trainer as trainer_module
 from corrnet_train.training.metrics_log import MetricsLog, read_metrics
 from corrnet_train.training.trainer import Trainer, TrainingDiverged
 from corrnet_train.utils.errors import WorkError
@@ -77,6 +79,28 @@ def test_a_finished_run_is_left_as_it_is(make_config):
     again = Trainer(config, resume=True).run()
     assert again.finished
     assert_equal_states(first, weights(again))
+
+
+def test_the_first_of_the_best_evaluations_is_kept_and_remembered(make_config, monkeypatch):
+    top1, num_clips = [0.25, 0.5, 0.125, 0.5], []
+
+    def of_the_test(*args, **options):
+        num_clips.append(options["num_clips"])
+        result = evaluate(*args, **options)
+        return dataclasses.replace(
+            result, video=dataclasses.replace(result.video, top1=top1[len(num_clips) - 1])
+        )
+
+    monkeypatch.setattr(trainer_module, "evaluate", of_the_test)
+    config = make_config(
+        "optim.epochs=1", "eval.every_epochs=0.25", "eval.num_clips=3", "eval.num_clips_training=1",
+        model="r2d_tiny",
+    )  # fmt: skip
+    result = Trainer(config).run()
+    assert num_clips == [1] * 4
+    assert Checkpoint.load(result.checkpoint.with_name("best.pt")).step == 2
+    again = Trainer(config, resume=True)
+    assert (again.best_top1, again.train_seconds) == (0.5, result.train_seconds)
 
 
 def test_bf16_trains_evaluates_and_keeps_fp32_weights(make_config):
@@ -200,6 +224,7 @@ def test_resuming_with_another_model_says_what_differs(make_config):
         ("data.train_split=training", "no split 'training'.*train"),
         ("data.eval_split=holdout", "no split 'holdout'"),
         ("run.device=cuda:63", "device cuda:63 is not there"),
+        ("optim.batch_size=64", "batch_size=64 is more than the 32 samples of split train: .* at most 32"),
         ("run.device=gpu", "unknown device 'gpu'"),
         ("model.name=corrnet_tinny", "corrnet_tiny"),
         ("model.name=r2plus1d_tiny_twostream", "takes 5 channels, the clips have 3"),
