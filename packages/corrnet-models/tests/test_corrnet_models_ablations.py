@@ -119,6 +119,19 @@ def test_table_4_concat() -> None:
     assert [block.appearance.conv.out_channels for block in blocks] == [256 - 98, 512 - 196, 1024 - 392]
 
 
+def test_the_operators_have_the_options_of_the_configuration() -> None:
+    """None of them as the operator has it by default."""
+    model = on_meta(
+        "corrnet26", corr_kernel_size=3, corr_dilation=1, corr_searched="current", corr_filters="shared",
+        corr_group_size=16,
+    )  # fmt: skip
+    for index, operator in enumerate(operators(model)):
+        assert (operator.kernel_size, operator.dilation) == ((3, 3), (1, 1))
+        assert (operator.searched, operator.filters) == ("current", "shared")
+        assert (operator.channels, operator.groups) == (64 << index, 4 << index)
+    assert [operator.num_frames for operator in operators(on_meta("corrnet26"))] == [32, 32, 16]
+
+
 def test_searched_frame_changes_the_scores() -> None:
     torch.manual_seed(0)
     previous = create_model("corrnet_tiny").eval()
@@ -134,6 +147,17 @@ def test_sum_block_is_a_residual() -> None:
     nn.init.zeros_(block.expand_bn.weight)
     x = torch.randn(2, 64, 8, 8, 8)
     assert torch.equal(block(x), torch.relu(x))
+
+
+@pytest.mark.parametrize(("in_channels", "stride"), [(64, 1), (32, 1), (64, 2)])
+def test_bottleneck_is_a_residual(in_channels: int, stride: int) -> None:
+    block = Bottleneck(in_channels, 16, temporal_stride=stride, spatial_stride=stride)
+    nn.init.zeros_(block.expand_bn.weight)
+    shortcut = x = torch.randn(2, in_channels, 4, 8, 8)
+    if (in_channels, stride) != (64, 1):
+        shortcut = F.conv3d(x, block.get_parameter("shortcut.conv.weight"), stride=stride)
+        shortcut = F.batch_norm(shortcut, None, None, training=True)
+    torch.testing.assert_close(block(x), shortcut.relu(), rtol=1e-4, atol=1e-5)
 
 
 def test_concat_block_puts_the_matches_first() -> None:

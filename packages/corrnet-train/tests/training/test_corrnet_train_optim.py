@@ -157,12 +157,18 @@ def test_the_state_of_another_device_and_memory_format_goes_on(name, flags):
         torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-7)
 
 
-def test_a_skipped_first_step_leaves_no_trace():
-    """In fp16 most runs begin with one; torch's fused SGD would take unset memory for the momentum after it."""
+@pytest.mark.parametrize("goes_on", [False, True])
+def test_a_skipped_first_step_leaves_no_trace(goes_on):
+    """In fp16 most runs begin with one; torch's fused SGD would take unset memory for the momentum after it.
+
+    So it is where a run goes on from a checkpoint of shards, whose optimizer has no momentum before its first step.
+    """
     torch.manual_seed(0)
     model, straight = (nn.Linear(50, 50) for _ in range(2))
     straight.load_state_dict(model.state_dict())
     optimizer, other = (build_optimizer(net, OptimConfig(lr=0.1)) for net in (model, straight))
+    if goes_on:
+        load_optimizer(optimizer, {**optimizer.state_dict(), "state": {}})
     optimizer.found_inf, optimizer.grad_scale = torch.ones(()), None  # as GradScaler sets them
     unset = torch.full((50, 50), 1e20)
     del unset  # whoever takes memory as it is gets this
