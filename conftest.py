@@ -1,5 +1,7 @@
 """`pytest` runs the tests; `pytest --benchmark` runs the benchmarks in bench/ and nothing else."""
 
+import signal
+
 import pytest
 
 
@@ -10,6 +12,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # Shells and nohup have what runs in the background ignore Ctrl-C, and so would all processes of the tests.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     if config.getoption("--benchmark"):
         config.addinivalue_line("python_files", "bench_*.py")
         if config.args_source is not pytest.Config.ArgsSource.ARGS:

@@ -59,7 +59,12 @@ OPTIONS = [
     {"patch_size": (5, 3), "dilation_patch": 2},
     {"patch_size": 5, "dilation_patch": (1, 2), "stride": 2},
     {"patch_size": 3, "stride": (2, 3), "padding": 1},
-    {"patch_size": 3, "stride": (3, 2), "padding": (4, 5), "dilation_patch": 3},
+    {
+        "patch_size": 3,
+        "stride": (3, 2),
+        "padding": (4, 4),
+        "dilation_patch": 3,
+    },  # another remainder in each axis
     {"patch_size": 3, "stride": 4, "padding": 3, "dilation_patch": 2},
     {"patch_size": 3, "stride": 2, "padding": 4, "dilation_patch": 2},
     {"patch_size": 3, "stride": 5, "padding": 7},

@@ -98,9 +98,12 @@ def like(x: Tensor, seed: int) -> Tensor:
 
 
 def scalar(function: Function, *factors: Tensor) -> Tensor:
-    """Return a number that depends on every output in a way of its own."""
+    """Return a number that depends on every output in a way of its own, and not linearly.
+
+    The gradient that comes back then depends on the factors too, as that of any loss does.
+    """
     out = function(*factors)
-    return (out * like(out, 11)).sum()
+    return (out.square() * like(out, 11)).sum()
 
 
 def gradients(function: Function, *factors: Tensor) -> tuple[Tensor, ...]:

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from corr_ops import VideoCorrelation
 from corrnet_models import VideoModel, create_model, model_config
@@ -118,6 +119,19 @@ def test_table_4_concat() -> None:
     assert [block.appearance.conv.out_channels for block in blocks] == [256 - 98, 512 - 196, 1024 - 392]
 
 
+def test_the_operators_have_the_options_of_the_configuration() -> None:
+    """None of them as the operator has it by default."""
+    model = on_meta(
+        "corrnet26", corr_kernel_size=3, corr_dilation=1, corr_searched="current", corr_filters="shared",
+        corr_group_size=16,
+    )  # fmt: skip
+    for index, operator in enumerate(operators(model)):
+        assert (operator.kernel_size, operator.dilation) == ((3, 3), (1, 1))
+        assert (operator.searched, operator.filters) == ("current", "shared")
+        assert (operator.channels, operator.groups) == (64 << index, 4 << index)
+    assert [operator.num_frames for operator in operators(on_meta("corrnet26"))] == [32, 32, 16]
+
+
 def test_searched_frame_changes_the_scores() -> None:
     torch.manual_seed(0)
     previous = create_model("corrnet_tiny").eval()
@@ -135,6 +149,17 @@ def test_sum_block_is_a_residual() -> None:
     assert torch.equal(block(x), torch.relu(x))
 
 
+@pytest.mark.parametrize(("in_channels", "stride"), [(64, 1), (32, 1), (64, 2)])
+def test_bottleneck_is_a_residual(in_channels: int, stride: int) -> None:
+    block = Bottleneck(in_channels, 16, temporal_stride=stride, spatial_stride=stride)
+    nn.init.zeros_(block.expand_bn.weight)
+    shortcut = x = torch.randn(2, in_channels, 4, 8, 8)
+    if (in_channels, stride) != (64, 1):
+        shortcut = F.conv3d(x, block.get_parameter("shortcut.conv.weight"), stride=stride)
+        shortcut = F.batch_norm(shortcut, None, None, training=True)
+    torch.testing.assert_close(block(x), shortcut.relu(), rtol=1e-4, atol=1e-5)
+
+
 def test_concat_block_puts_the_matches_first() -> None:
     block = correlation_blocks(create_model("corrnet_tiny", corr_block="concat"))[0].eval()
     x = torch.randn(2, 64, 8, 8, 8)
@@ -142,6 +167,26 @@ def test_concat_block_puts_the_matches_first() -> None:
         out = block(x)
         assert torch.equal(out[:, :50], torch.relu(block.matching(x)))
         assert torch.equal(out[:, 50:], torch.relu(block.appearance(x)))
+
+
+@pytest.mark.parametrize("option", ["corr_norm_before", "corr_norm_after"])
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [
+        ("none", lambda x: x),
+        ("bn", lambda x: F.batch_norm(x, None, None, training=True)),
+        ("bn_relu", lambda x: F.batch_norm(x, None, None, training=True).relu()),
+    ],
+)
+def test_norms_around_the_operator_do_what_their_names_say(option: str, kind: str, expected: Any) -> None:
+    matching = correlation_blocks(create_model("corrnet_tiny", **{option: kind}))[0].matching
+    seen: list[Tensor] = []
+    norm = matching.get_submodule(option.removeprefix("corr_"))
+    norm.register_forward_hook(lambda module, inputs, output: seen.extend([*inputs, output]))
+    matching(torch.randn(2, 64, 8, 8, 8))
+    before, after = seen
+    assert before.min() < 0
+    torch.testing.assert_close(after, expected(before), rtol=1e-4, atol=1e-5)
 
 
 def test_a_clip_of_one_repeated_frame_has_the_same_matches_everywhere() -> None:

@@ -131,8 +131,17 @@ def test_initial_weights() -> None:
             assert torch.equal(module.bias, torch.zeros_like(module.bias))
     filters = model.get_submodule("backbone.res2.corr.matching.correlation").weight
     assert torch.equal(filters, torch.ones_like(filters))
-    spatial = model.get_submodule("backbone.res5.block1.spatial.conv").weight
-    assert spatial.std().item() == pytest.approx((2 / (128 * 9)) ** 0.5, rel=0.02)
+    for path, fan_out in {
+        "res5.block1.reduce": 128,  # of 256 channels
+        "res5.block1.spatial": 128 * 9,
+        "res5.block1.shortcut": 512,
+        "res4.corr.matching.reduce": 64,
+    }.items():
+        weight = model.get_submodule(f"backbone.{path}").get_parameter(
+            "conv.weight" if "block" in path else "weight"
+        )
+        assert weight.std().item() == pytest.approx((2 / fan_out) ** 0.5, rel=0.03), path
+    assert model.fc.weight.std().item() == pytest.approx(0.01, rel=0.05)
     assert torch.equal(model.fc.bias, torch.zeros_like(model.fc.bias))
 
 

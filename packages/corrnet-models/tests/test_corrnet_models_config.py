@@ -57,6 +57,14 @@ def test_group_size_is_free_where_nothing_is_correlated() -> None:
     assert model_config("r2plus1d26", widths=(10, 20, 30, 40)).corr_stages == ()
 
 
+def test_a_block_amid_a_stage_alone_makes_it_a_stage_with_correlation() -> None:
+    options = {"corr_after": (), "corr_middle": ("res4",), "depths": (1, 1, 2, 1)}
+    config = model_config("corrnet26", **options)
+    assert config.corr_stages == ("res4",) and config.fixed_length
+    with pytest.raises(ValueError, match="must divide the 256 channels that res4"):
+        config.replace(corr_group_size=48)
+
+
 def test_config_is_frozen_and_closed() -> None:
     config = ModelConfig()
     with pytest.raises(ValidationError, match="frozen"):

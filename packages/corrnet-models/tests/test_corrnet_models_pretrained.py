@@ -70,6 +70,10 @@ def test_the_number_of_classes_must_be_that_of_the_outputs(tmp_path):
             "it is of timm 1, this version reads corrnet-models 1",
         ),
         (
+            lambda folder: edit(folder, format_version=2),
+            "it is of corrnet-models 2, this version reads corrnet-models 1",
+        ),
+        (
             lambda folder: edit(folder, model={"num_frames": -1}),
             "is not the configuration of a model: .*num_frames",
         ),

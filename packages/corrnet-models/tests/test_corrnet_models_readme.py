@@ -19,4 +19,5 @@ def test_there_are_examples() -> None:
 def test_example_runs(example: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(_registry, "_MODELS", dict(_registry._MODELS))
+    assert "\nassert " in example  # what it shows is checked too
     exec(compile(example, "README.md", "exec"), {"__name__": "readme"})

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from corrnet_train.checkpoint import state
 from corrnet_train.checkpoint.async_writer import CheckpointWriter
 from corrnet_train.checkpoint.state import (
     Checkpoint,
@@ -152,14 +153,14 @@ def test_the_newest_intact_checkpoint_is_found_whatever_its_name(tmp_path):
 def test_weights_of_another_model_are_refused_with_the_difference():
     model = nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 2))
     before = weights_hash(model)
-    state = {
+    others = {
         "0.weight": torch.zeros(4, 3),
         "0.bias": torch.zeros(2),
         "1.weight": torch.zeros(2, 2),
         "x": torch.zeros(1),
     }
     with pytest.raises(CheckpointError) as error:
-        load_weights(model, state, source="a.pt")
+        load_weights(model, others, source="a.pt")
     message = str(error.value)
     assert "a.pt belongs to another model" in message
     assert "missing: 1.bias" in message
@@ -168,12 +169,52 @@ def test_weights_of_another_model_are_refused_with_the_difference():
     assert weights_hash(model) == before
 
 
-def test_the_weights_hash_depends_on_every_value():
-    model = nn.BatchNorm3d(2)
-    first = weights_hash(model)
-    with torch.no_grad():
-        model.bias[1] = 1e-7
-    assert weights_hash(model) != first
+@pytest.mark.parametrize(
+    ("others", "message"),
+    [
+        ({"weight": torch.ones(2, 3)}, "missing: bias"),
+        ({"weight": torch.ones(2, 3), "bias": torch.ones(2), "more": torch.ones(1)}, "unexpected: more"),
+        ({"weight": torch.ones(2, 4), "bias": torch.ones(2)}, "of another shape: weight"),
+    ],
+)
+def test_one_difference_is_enough_to_refuse_weights(others, message):
+    model = nn.Linear(3, 2)
+    before = weights_hash(model)
+    with pytest.raises(CheckpointError, match=f"a.pt belongs to another model: {message}[^;]*$"):
+        load_weights(model, others, source="a.pt")
+    assert weights_hash(model) == before
+
+
+def test_the_weights_hash_depends_on_every_name_shape_type_and_value():
+    def holding(name, tensor):
+        model = nn.Module()
+        model.register_buffer(name, tensor)
+        return weights_hash(model)
+
+    zeros = torch.zeros(2, 3)
+    different = [
+        ("x", zeros), ("y", zeros), ("x", zeros.T), ("x", zeros.int()), ("x", zeros + 1e-7),
+        ("x", torch.tensor([[0, 0, 0], [0, 0, 1e-7]])),
+    ]  # fmt: skip
+    assert len({holding(*one) for one in different}) == len(different)
+    assert holding("x", zeros) == holding("x", zeros.clone())
+
+
+def test_another_format_is_refused(tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(state, "FORMAT_VERSION", 99)
+        checkpoint().save(tmp_path / "later.pt")
+    with pytest.raises(
+        CheckpointError, match=f"has format 99, this version reads format {state.FORMAT_VERSION}"
+    ):
+        Checkpoint.load(tmp_path / "later.pt")
+
+
+@pytest.mark.parametrize("name", ["config", "model", "ema"])
+def test_a_part_that_is_no_mapping_is_named(tmp_path, name):
+    dataclasses.replace(checkpoint(), **{name: [1]}).save(tmp_path / "odd.pt")
+    with pytest.raises(CheckpointError, match=f"not a whole checkpoint: {name} must be a mapping"):
+        Checkpoint.load(tmp_path / "odd.pt")
 
 
 def test_a_run_is_not_continued_under_settings_that_change_what_is_learned(make_config):

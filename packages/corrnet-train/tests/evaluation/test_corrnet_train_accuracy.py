@@ -5,13 +5,13 @@ import io
 import json
 
 import pytest
+import torch
 
 from corrnet_train.evaluation.accuracy import VideoPrediction, classes_csv, predictions_csv, video_accuracy
 from corrnet_train.evaluation.evaluate import evaluate
 from corrnet_train.inference.classifier import VideoClassifier
 from corrnet_train.report.pages.evaluation import write_evaluation
-from corrnet_train.training.trainer import Trainer
-from video_data import open_shards
+from video_data import decode_views, open_shards
 
 CLASSES = ["cat", "dog", "bird", "unseen"]
 
@@ -48,13 +48,17 @@ def test_top_5_of_many_classes() -> None:
     falling = [0.3, 0.2, 0.15, 0.12, 0.1, 0.08, 0.03, 0.02]
     result = video_accuracy([prediction(label, *falling) for label in range(8)], classes)
     assert (result.top1, result.top5) == (pytest.approx(1 / 8), pytest.approx(5 / 8))
+    assert [entry.top5 for entry in result.per_class] == [1] * 5 + [0] * 3
 
 
 def test_calibration_of_bins() -> None:
     result = video_accuracy(PREDICTIONS, CLASSES).calibration
     filled = {round(entry.low, 3): entry for entry in result.bins if entry.num_videos}
     # confidences 0.7 right, 0.6 wrong, 0.5 wrong, 0.9 right, 1.0 right, 0.4 wrong, each in a bin of its own
-    assert len(filled) == 6
+    assert list(filled) == [0.4, 0.467, 0.6, 0.667, 0.867, 0.933]
+    assert [entry.confidence for entry in filled.values()] == pytest.approx([0.4, 0.5, 0.6, 0.7, 0.9, 1])
+    assert [entry.accuracy for entry in filled.values()] == [0, 0, 0, 1, 1, 1]
+    assert all(entry.confidence == entry.accuracy == 0 for entry in result.bins if not entry.num_videos)
     assert result.expected_error == pytest.approx((0.3 + 0.6 + 0.5 + 0.1 + 0 + 0.4) / 6)
     sure = [prediction(0, 1.0, 0, 0, 0), prediction(1, 0, 1.0, 0, 0)]
     assert video_accuracy(sure, CLASSES).calibration.expected_error == 0
@@ -90,9 +94,9 @@ def test_tables_as_csv() -> None:
     assert classes[3]["top1"] == ""
 
 
-def test_three_crops_of_each_clip_are_averaged(make_config, motionbench, tmp_path) -> None:
-    config = make_config("optim.epochs=0.25", "eval.every_epochs=0")
-    classifier = VideoClassifier.from_checkpoint(Trainer(config).run().checkpoint, device="cpu")
+def test_three_crops_of_each_clip_are_averaged(model_folder, motionbench, tmp_path) -> None:
+    classifier = VideoClassifier.from_checkpoint(model_folder, device="cpu")
+    torch.nn.init.normal_(classifier.video_model.fc.weight, std=0.1)  # so that the views of a video differ
     shards = open_shards(motionbench[1])
     result = evaluate(classifier, shards, "test", num_clips=2, num_crops=3)
     one = evaluate(classifier, shards, "test", num_clips=2)
@@ -100,7 +104,15 @@ def test_three_crops_of_each_clip_are_averaged(make_config, motionbench, tmp_pat
     assert one.fingerprint["views"] == "2 clips x 1 center crop"
     assert (result.num_videos, len(result.predictions)) == (16, 16)
     assert len({entry.key for entry in result.predictions}) == 16
-    assert {entry.source for entry in result.predictions} == {r.source for r in shards.samples("test")}
+    assert [entry.source for entry in result.predictions] == [r.source for r in shards.samples("test")]
+    num_right = 0
+    for entry in result.predictions:
+        views = decode_views(motionbench[0] / entry.source, classifier.clip, 2, num_crops=3)
+        probabilities = classifier.clip_probabilities(views)
+        assert probabilities.shape == (6, 8) and probabilities.std(dim=0).max() > 0.01
+        assert entry.probabilities == pytest.approx(probabilities.mean(dim=0).tolist(), abs=1e-6)
+        num_right += (probabilities.argmax(dim=1) == entry.label).sum().item()
+    assert num_right and result.clip_top1 == num_right / (16 * 6)
     with pytest.raises(ValueError, match="num_crops must be 1 or 3, got 2"):
         evaluate(classifier, shards, "test", num_crops=2)
 

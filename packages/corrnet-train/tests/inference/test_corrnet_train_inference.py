@@ -4,7 +4,7 @@ import torch
 from corrnet_train.evaluation.evaluate import evaluate
 from corrnet_train.inference.classifier import VideoClassifier
 from corrnet_train.training.trainer import Trainer
-from video_data import open_shards
+from video_data import decode_views, open_shards
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +33,15 @@ def test_evaluate_counts_every_video_once_whatever_the_batches(trained, motionbe
     assert sum(map(sum, one.confusion)) == 16
     assert [sum(row) for row in one.confusion] == [2] * 8
     assert one.video_top1 == sum(row[i] for i, row in enumerate(one.confusion)) / 16
-    assert one.clip_top1 <= one.clip_top5 and one.video_top1 <= one.video_top5
+    ranked, labels = [], []
+    for record in shards.samples("test"):
+        clips = decode_views(motionbench[0] / record.source, classifier.clip, 3)
+        ranked.append(classifier.clip_probabilities(clips).argsort(dim=1, descending=True))
+        labels.append(record.label)
+    hits = torch.stack(ranked) == torch.tensor(labels).view(-1, 1, 1)  # [videos, clips, ranks]
+    assert one.clip_top1 == many.clip_top1 == pytest.approx(hits[..., 0].float().mean().item())
+    assert one.clip_top5 == many.clip_top5 == pytest.approx(hits[..., :5].any(dim=2).float().mean().item())
+    assert one.clip_top1 < one.clip_top5 and one.video_top1 <= one.video_top5
     assert one.fingerprint == many.fingerprint
     assert one.fingerprint["videos"] == 16
 
@@ -62,7 +70,11 @@ def test_video_probabilities_are_the_mean_over_the_clips(trained):
 def test_another_label_map_is_refused(trained, motionbench):
     shards = open_shards(motionbench[1])
     classifier = VideoClassifier.from_checkpoint(trained, device="cpu")
-    classifier.classes = (*classifier.classes[:-1], "sideways")
+    first, second, *others = shards.classes
+    classifier.classes = (second, first, *others)  # the same classes
+    with pytest.raises(ValueError, match=f"class 0 is '{first}' in the shards, '{second}' in the model"):
+        evaluate(classifier, shards, "test")
+    classifier.classes = (*shards.classes[:-1], "sideways")
     with pytest.raises(
         ValueError, match=f"class 7 is '{shards.classes[7]}' in the shards, 'sideways' in the model"
     ):

@@ -143,13 +143,15 @@ def test_names_that_mean_nothing_stop_before_the_first_video(trained, tmp_path):
     assert "give one of them" in corrnet("predict", trained, "a.mp4", "--hop", 4, "--num-clips", 3, code=2)
 
 
-def test_ctrl_c_before_the_first_window_is_an_end_like_any_other(trained, monkeypatch):
+def test_ctrl_c_before_the_first_window_is_an_end_like_any_other(trained, monkeypatch, tmp_path):
     def windows(*args, **kwargs):
         raise KeyboardInterrupt
         yield
 
     monkeypatch.setattr("corrnet_train.inference.stream.classify_stream", windows)
-    corrnet("predict", trained, "camera:0", "--hop", 4, code=0)
+    written = tmp_path / "windows.json"
+    assert not corrnet("predict", trained, "camera:0", "--hop", 4, "--json", written, code=0).strip()
+    assert json.loads(written.read_text()) == []
 
 
 def test_a_sliding_window_is_shown_and_drawn(trained, folder, tmp_path):

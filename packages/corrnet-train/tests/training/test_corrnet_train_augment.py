@@ -3,7 +3,7 @@ import torch
 from kornia import augmentation as K
 from torch.nn import functional as F
 
-from corrnet_train.config.schema import AugmentConfig
+from corrnet_train.config.schema import MAX_MAGNITUDE, AugmentConfig
 from corrnet_train.training.augment import Augment, make_loss
 from video_data import ClipConfig, normalize
 from video_data.loading.batches import PIXEL_MEAN, PIXEL_STD
@@ -74,6 +74,67 @@ def test_rand_augment_changes_all_frames_alike_and_repeats_itself():
     assert any((a - b).abs().max() > 0.1 for a, b in zip(out[1:], out[:-1], strict=True))
     torch.manual_seed(3)
     assert torch.equal(change(still, label)[0], out)
+
+
+@pytest.mark.parametrize("option", ["mixup", "cutmix"])
+@pytest.mark.parametrize("alpha", [0.4, 1.0])
+def test_shares_are_drawn_from_the_symmetric_beta_distribution(option, alpha):
+    """Its mean is 1/2 and its variance 1 / (4 (2 alpha + 1)); that of a box is the share of its pixels."""
+    torch.manual_seed(0)
+    video, label = torch.zeros(2, 3, 1, 32, 32), torch.arange(2)
+    change = augment(**{option: alpha})
+    shares = torch.stack([change.mixed(video, label)[1][0, 0] for _ in range(2000)])
+    assert shares.mean().item() == pytest.approx(0.5, abs=0.03)
+    assert shares.var().item() == pytest.approx(1 / (4 * (2 * alpha + 1)), rel=0.1)
+
+
+def test_boxes_of_cutmix_lie_anywhere():
+    torch.manual_seed(0)
+    video = torch.arange(2.0).view(2, 1, 1, 1, 1).expand(2, 3, 1, 16, 16)
+    change = augment(cutmix=1.0)
+    boxes = [(change.mixed(video, torch.arange(2))[0][0, 0, 0] == 1).nonzero() for _ in range(200)]
+    boxes = [box for box in boxes if len(box)]
+    for axis in (0, 1):
+        assert {0, 15} <= {box[:, axis].min().item() for box in boxes} | {
+            box[:, axis].max().item() for box in boxes
+        }
+        assert len({box[:, axis].min().item() for box in boxes}) > 8
+
+
+def test_rand_augment_applies_two_operations_of_its_magnitude_to_a_clip():
+    done = []
+    change, video = augment(rand_augment=MAX_MAGNITUDE / 3), clips(12)
+    for operation in change._rand_augment.children():
+        operation.register_forward_hook(lambda module, *_: done.append(module))
+    change.clips(video)
+    assert len(done) == 2 * 12 and len(set(done)) > 4
+    brightness = next(op for op in change._rand_augment.children() if isinstance(op, K.RandomBrightness))
+    gray = torch.full((1, 3, 4, 4), 0.5)
+    levels = torch.stack([brightness(gray).mean() for _ in range(100)])
+    assert 0.2 < (levels - 0.5).abs().max() <= 0.31  # by up to 0.9 at the largest magnitude
+
+
+def test_clips_come_in_the_type_that_the_model_takes():
+    for options in ({}, {"rand_augment": 3}):
+        config = AugmentConfig(**options)
+        change = Augment(config, clip=ClipConfig(), num_classes=5, micro_batch=4, dtype=torch.bfloat16)
+        assert change.clips(clips(2)).dtype == torch.bfloat16
+
+
+def test_rand_augment_that_changes_nothing_leaves_normalized_clips():
+    change, video = augment(rand_augment=9), clips(2)
+    change._rand_augment = lambda pixels: pixels
+    torch.testing.assert_close(change.clips(video), normalize(video), rtol=1e-5, atol=1e-5)
+
+
+def test_with_mixup_and_cutmix_each_takes_about_half_of_the_batches():
+    """Clips of one value each: mixup gives values between them, cutmix none."""
+    torch.manual_seed(0)
+    video = torch.arange(4.0).view(4, 1, 1, 1, 1).expand(4, 3, 2, 8, 8)
+    change = augment(mixup=0.8, cutmix=1.0)
+    mixed = [change.mixed(video, torch.arange(4))[0] for _ in range(50)]
+    num_cut = sum(torch.equal(clips, clips.round()) for clips in mixed)
+    assert 15 <= num_cut <= 35
 
 
 def test_rand_augment_of_pixels_gives_what_that_of_normalized_clips_gave():

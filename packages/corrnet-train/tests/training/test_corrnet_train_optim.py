@@ -54,8 +54,21 @@ def test_only_weights_are_decayed(name):
         p.grad = torch.zeros_like(p)
     before = [p.clone() for p in model.parameters()]
     optimizer.step()
-    moved = [bool((a != b).any()) for a, b in zip(before, model.parameters(), strict=True)]
-    assert moved == [True, False, False, False]
+    kept = [1 - 0.5 * optimizer.defaults["lr"], 1, 1, 1]  # without a gradient, decay alone moves weights
+    for share, old, new in zip(kept, before, model.parameters(), strict=True):
+        torch.testing.assert_close(new, share * old)
+
+
+def test_sgd_has_momentum():
+    """Of two equal gradients the second moves the weights by 1 + momentum times as much."""
+    model = nn.Linear(1, 1, bias=False)
+    optimizer = build_optimizer(model, OptimConfig(name="sgd", lr=0.5, momentum=0.9, weight_decay=0))
+    path = [model.weight.item()]
+    for _ in range(2):
+        model.weight.grad = torch.ones(1, 1)
+        optimizer.step()
+        path.append(model.weight.item())
+    assert [path[0] - path[1], path[1] - path[2]] == pytest.approx([0.5, 0.5 * 1.9])
 
 
 def test_the_rate_grows_with_the_batch_as_it_is_told_to():
@@ -164,12 +177,18 @@ def test_the_state_of_another_device_and_memory_format_goes_on(name, flags):
         torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-7)
 
 
-def test_a_skipped_first_step_leaves_no_trace():
-    """In fp16 most runs begin with one; torch's fused SGD would take unset memory for the momentum after it."""
+@pytest.mark.parametrize("goes_on", [False, True])
+def test_a_skipped_first_step_leaves_no_trace(goes_on):
+    """In fp16 most runs begin with one; torch's fused SGD would take unset memory for the momentum after it.
+
+    So it is where a run goes on from a checkpoint of shards, whose optimizer has no momentum before its first step.
+    """
     torch.manual_seed(0)
     model, straight = (nn.Linear(50, 50) for _ in range(2))
     straight.load_state_dict(model.state_dict())
     optimizer, other = (build_optimizer(net, OptimConfig(lr=0.1)) for net in (model, straight))
+    if goes_on:
+        load_optimizer(optimizer, {**optimizer.state_dict(), "state": {}})
     optimizer.found_inf, optimizer.grad_scale = torch.ones(()), None  # as GradScaler sets them
     unset = torch.full((50, 50), 1e20)
     del unset  # whoever takes memory as it is gets this

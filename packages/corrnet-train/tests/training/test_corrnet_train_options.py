@@ -1,6 +1,7 @@
 """Options of training, as a whole run sees them."""
 
 import io
+import shutil
 
 import pytest
 import torch
@@ -56,9 +57,23 @@ def test_a_run_with_every_option_goes_on_to_the_bit(make_config):
 
 
 def test_averaged_weights_are_those_that_are_evaluated_and_used(make_config):
-    result = Trainer(make_config("optim.ema_decay=0.9")).run()
+    """They lie between the weights that the run went through, and the last evaluation of it took them."""
+    trainer, seen, evaluated = Trainer(make_config("optim.ema_decay=0.9")), [], []
+    last = dict(trainer.model.named_parameters())
+    trainer.model.register_forward_pre_hook(
+        lambda model, _: seen.append({name: value.detach().clone() for name, value in last.items()})
+    )
+    trainer.classifier.model.register_forward_pre_hook(
+        lambda model, _: evaluated.append({k: v.clone() for k, v in model.state_dict().items()})
+    )
+    result = trainer.run()
     checkpoint = Checkpoint.load(result.checkpoint)
     averaged = {name.removeprefix("module."): value for name, value in checkpoint.ema.items()}
+    assert all(torch.equal(evaluated[-1][name], tensor) for name, tensor in checkpoint.weights.items())
+    for name, value in last.items():
+        path = torch.stack([*(weights[name] for weights in seen[1:]), value.detach()])  # after each update
+        average = checkpoint.weights[name]
+        assert (average >= path.amin(0) - 1e-6).all() and (average <= path.amax(0) + 1e-6).all(), name
     used = VideoClassifier.from_checkpoint(result.checkpoint, device="cpu").model.state_dict()
     assert checkpoint.weights.keys() == checkpoint.model.keys()
     assert all(torch.equal(used[name], averaged[name]) for name in checkpoint.weights)
@@ -210,6 +225,16 @@ def test_a_new_head_starts_fresh_and_everything_else_is_loaded(pretrained, make_
         "fc.bias",
     }
     assert trainer.step == 0 and not trainer.optimizer.state  # unlike with --resume
+
+
+def test_the_weights_to_start_from_are_not_needed_to_go_on(pretrained, make_config, tmp_path):
+    source = shutil.copytree(pretrained, tmp_path / "source")
+    config = make_config(f"model.init_from={source}", model="corrnet_tiny")
+    trainer = Trainer(config)
+    trainer.save(trainer.last_checkpoint)
+    trainer.writer.wait()
+    shutil.rmtree(source)
+    assert Trainer(config, resume=True).step == 0
 
 
 def test_other_weights_are_refused_before_any_work(pretrained, make_config, motionbench):

@@ -1,4 +1,6 @@
 import copy
+import itertools
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -63,14 +65,101 @@ def test_accumulated_micro_batches_learn_what_the_whole_batch_does(clip):
         assert ours.grad_norm == pytest.approx(theirs.grad_norm, rel=1e-5)
 
 
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+@pytest.mark.parametrize("num_micro_batches", [1, 4])
+def test_an_update_is_the_gradient_shortened_to_the_limit(precision, num_micro_batches):
+    """Of SGD with a rate of 1 and no momentum; in fp16 it is the gradient of the loss, not of the scaled loss."""
+    torch.manual_seed(0)
+    model = Net()
+    optimizer = torch.optim.SGD(model.parameters(), lr=1)
+    step = TrainStep(
+        model, optimizer, device=CPU, precision=precision, num_micro_batches=num_micro_batches, clip_grad_norm=0.05
+    )  # fmt: skip
+    if precision == "fp16":  # the usual first scale overflows here
+        step.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10)
+    before = copy.deepcopy(model)
+    values = step(batches(num_batches=4, size=2), step=0, rate=1.0).values()
+    losses = [
+        nn.functional.cross_entropy(before(normalize(batch.video)), batch.label)
+        for batch in itertools.islice(batches(num_batches=4, size=2), num_micro_batches)
+    ]
+    gradient = torch.cat([g.flatten() for g in torch.autograd.grad(sum(losses), before.parameters())])
+    gradient /= num_micro_batches
+    vector = nn.utils.parameters_to_vector
+    update = vector(before.parameters()) - vector(model.parameters())
+    tolerance = 1e-4 if precision == "fp32" else 2e-2
+    assert gradient.norm() > 0.1
+    assert values.grad_norm == pytest.approx(gradient.norm().item(), rel=tolerance)
+    assert update.norm().item() == pytest.approx(0.05, rel=tolerance)
+    torch.testing.assert_close(update, 0.05 * gradient / gradient.norm(), rtol=0, atol=tolerance * 0.05)
+
+
+def test_a_step_goes_through_its_micro_batches_and_updates_once():
+    torch.manual_seed(0)
+    model, seen = Net(), []
+    before = copy.deepcopy(model)
+
+    def synchronize(last):
+        seen.append(last)
+        return nullcontext()
+
+    step = TrainStep(
+        model.eval(),  # as an evaluation leaves it
+        torch.optim.SGD(model.parameters(), lr=3),
+        device=CPU,
+        num_micro_batches=3,
+        after_update=lambda: seen.append("updated"),
+        reduce=lambda figures: figures.add_(torch.tensor([0.7, 5, 0])),  # of the other process
+        world_size=2,
+        synchronize=synchronize,
+    )
+    taken = list(batches(num_batches=3, size=2))
+    result = step(iter(taken), step=7, rate=0.5, stop=True)
+    values = result.values()
+    assert model.training and seen == [False, False, True, "updated"]
+    assert (result.step, result.rate, result.keys) == (7, 0.5, [batch.keys for batch in taken])
+    logits = torch.stack([before(normalize(batch.video)) for batch in taken])
+    label = torch.stack([batch.label for batch in taken])
+    losses = [nn.functional.cross_entropy(*pair) for pair in zip(logits, label, strict=True)]
+    torch.testing.assert_close(result.micro_losses, torch.stack(losses).detach())
+    assert values.loss == pytest.approx(sum(losses).item() / 3 / 2 + 0.7)
+    assert values.num_correct == (logits.argmax(2) == label).sum() + 5
+    assert values.stop
+    for ours, theirs in zip(model.parameters(), before.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs - 0.5 * ours.grad)
+
+
+def test_the_scale_of_the_loss_grows_with_steps_that_do_not_overflow():
+    torch.manual_seed(0)
+    model = Net()
+    step = TrainStep(model, torch.optim.SGD(model.parameters(), lr=0.1), device=CPU, precision="fp16")
+    step.scaler = torch.amp.GradScaler("cpu", init_scale=8.0, growth_interval=2)
+    for number, batch in enumerate(batches(num_batches=4, size=2)):
+        step(iter([batch]), step=number, rate=0.1)
+    assert step.scaler.get_scale() == 32.0
+
+
+def test_warming_up_changes_nothing():
+    torch.manual_seed(0)
+    model = create_model("corrnet_tiny", num_frames=4, num_classes=4, dropout=0.5)
+    before, random = copy.deepcopy(model.state_dict()), torch.get_rng_state()
+    step = TrainStep(model, torch.optim.SGD(model.parameters(), lr=0.1), device=CPU)
+    step.warm_up(torch.rand(2, 3, 4, 16, 16, generator=torch.Generator().manual_seed(1)))
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert all(parameter.grad is None for parameter in model.parameters())
+    assert torch.equal(torch.get_rng_state(), random)
+
+
 def test_recomputed_blocks_learn_the_same():
     torch.manual_seed(0)
-    model = create_model("corrnet_tiny", num_frames=4, num_classes=4)
+    model, calls = create_model("corrnet_tiny", num_frames=4, num_classes=4), []
+    model.get_submodule("backbone.res3.block1.spatial").register_forward_hook(lambda *_: calls.append(1))
     plain, values = trained(model, data=batches(num_batches=2, size=2))
+    assert len(calls) == 2
     recomputed, others = trained(
         model, TrainConfig(grad_checkpointing=True), data=batches(num_batches=2, size=2)
     )
-    assert values == others
+    assert len(calls) == 2 + 4 and values == others
     for ours, theirs in zip(plain.state_dict().values(), recomputed.state_dict().values(), strict=True):
         assert torch.equal(ours, theirs)
 

@@ -10,17 +10,14 @@ import sys
 import traceback
 from pathlib import Path
 
-import batch_norm_functions
+import norms
 import shards
 import torch
 import torch._dynamo  # which FSDP imports: once for all processes
-from torch import nn
 
 from corrnet_train.checkpoint.state import weights_hash
 from corrnet_train.config.schema import load_config
 from corrnet_train.distributed.ranks import joined_ranks
-from corrnet_train.distributed.sync_batchnorm import DeviceSyncBatchNorm, HostSyncBatchNorm, sync_batch_norm
-from corrnet_train.training.precise_bn import estimate_statistics
 from corrnet_train.training.trainer import Trainer
 from corrnet_train.utils.errors import InputError, WorkError
 
@@ -34,61 +31,6 @@ class Watched(Trainer):
         result = super()._train_step(batches, stop or self.step + 1 == self.stop_at)
         self.seen.append([key for keys in result.keys for key in keys])
         return result
-
-
-def sync_batch_norm_equals_batch_norm(ranks, make=HostSyncBatchNorm):
-    """Compares with torch's batch norm in float64 over the clips of all processes."""
-    torch.manual_seed(0)
-    whole = torch.randn(4 * ranks.world_size, 5, 2, 3, 3, dtype=torch.float64) * 2 + 7
-    weight = torch.randn_like(whole)
-    own = slice(4 * ranks.rank, 4 * ranks.rank + 4)
-    oracle, ours = nn.BatchNorm3d(5).double(), nn.Sequential(nn.BatchNorm3d(5))
-    if ranks.world_size > 1:
-        sync_batch_norm(ours)
-        assert type(ours[0]) is HostSyncBatchNorm
-        ours[0] = make.of(ours[0])
-    x, y = whole.clone().requires_grad_(), whole[own].float().requires_grad_()
-    (oracle(x) * weight).sum().backward()
-    (ours(y) * weight[own].float()).sum().backward()
-    gradient = ours[0].weight.grad
-    ranks.sum_(gradient)
-    close = {"rtol": 1e-4, "atol": 1e-5, "check_dtype": False}
-    torch.testing.assert_close(y.grad, x.grad[own], **close)
-    torch.testing.assert_close(gradient, oracle.weight.grad, **close)
-    bias = ours[0].bias.grad
-    ranks.sum_(bias)
-    torch.testing.assert_close(bias, oracle.bias.grad, **close)
-    torch.testing.assert_close(ours[0].running_mean, oracle.running_mean, **close)
-    torch.testing.assert_close(ours[0].running_var, oracle.running_var, **close)
-    torch.testing.assert_close(ours.eval()(y), oracle.eval()(x)[own], **close)
-
-
-def norm_of_gpus_equals_batch_norm(ranks):
-    """With stand-ins for those functions of torch that work on GPUs alone."""
-    functions = {f"batch_norm_{name}": function for name, function in batch_norm_functions.ALL.items()}
-    kept = {name: getattr(torch, name) for name in functions}
-    try:
-        for name, function in functions.items():
-            setattr(torch, name, function)
-        sync_batch_norm_equals_batch_norm(ranks, DeviceSyncBatchNorm)
-    finally:
-        for name, function in kept.items():
-            setattr(torch, name, function)
-
-
-def precise_statistics_are_those_of_all_clips(ranks):
-    """Clips of the processes differ in mean and spread."""
-    torch.manual_seed(0)
-    whole = torch.randn(ranks.world_size, 3, 4, 5, 2, 3, 3)
-    whole = whole * torch.arange(1, ranks.world_size + 1).view(-1, 1, 1, 1, 1, 1, 1) + 3 * torch.randn(
-        ranks.world_size, 1, 1, 5, 1, 1, 1
-    )
-    norm = nn.BatchNorm3d(5)
-    estimate_statistics(norm, whole[ranks.rank], 3, ranks)
-    clips = whole.flatten(0, 2).double()
-    close = {"rtol": 1e-4, "atol": 1e-5, "check_dtype": False}
-    torch.testing.assert_close(norm.running_mean, clips.mean((0, 2, 3, 4)), **close)
-    torch.testing.assert_close(norm.running_var, clips.var((0, 2, 3, 4), correction=0), **close)
 
 
 def one_rank_fails(ranks):
@@ -116,9 +58,9 @@ def one_rank_has_a_bug(ranks):
 
 
 CHECKS = {
-    "sync_batch_norm": sync_batch_norm_equals_batch_norm,
-    "norm_of_gpus": norm_of_gpus_equals_batch_norm,
-    "precise_statistics": precise_statistics_are_those_of_all_clips,
+    "sync_batch_norm": norms.sync_batch_norm_equals_batch_norm,
+    "norm_of_gpus": norms.norm_of_gpus_equals_batch_norm,
+    "precise_statistics": norms.precise_statistics_are_those_of_all_clips,
     "one_rank_fails": one_rank_fails,
     "one_rank_has_a_bug": one_rank_has_a_bug,
     "shards_step": shards.steps_equal_those_of_copies,
