@@ -38,6 +38,19 @@ def test_the_order_depends_on_seed_and_pass_alone():
     assert one_pass(sizes, 1, 0) != one_pass(sizes, 2, 0)
 
 
+@pytest.mark.parametrize(("seed", "pass_index"), [(2, 0), (1, 1)])
+def test_seed_and_pass_change_both_shuffles(seed, pass_index):
+    """That of the shards shows in which shards the first window has, that inside a window in a set of one shard."""
+    sizes, window = [1] * (8 * SHUFFLE_WINDOW), slice(SHUFFLE_WINDOW)
+    assert set(one_pass(sizes, 1, 0)[window]) != set(one_pass(sizes, seed, pass_index)[window])
+    assert one_pass([40], 1, 0) != one_pass([40], seed, pass_index)
+
+
+def test_windows_are_shuffled_differently():
+    offsets = np.array(one_pass([10] * (2 * SHUFFLE_WINDOW), 0, 0)) % 10
+    assert offsets[: 10 * SHUFFLE_WINDOW].tolist() != offsets[10 * SHUFFLE_WINDOW :].tolist()
+
+
 def test_positions_may_be_asked_in_any_order():
     sizes = [6] * 50
     order = SampleOrder(sizes, seed=9)
@@ -115,9 +128,12 @@ def test_training_crops_lie_inside_the_picture_on_even_pixels(size):
 
 def test_training_scales_cover_the_range_of_the_shorter_side():
     clip = ClipConfig(crop_size=224)
-    sides = {train_clip(40, (340, 256), clip, seed=0, position=p).box.width for p in range(2000)}
-    assert min(sides) == source_crop_size((340, 256), 224, 320) == 178
-    assert max(sides) == source_crop_size((340, 256), 224, 256) == 224
+    assert source_crop_size((340, 256), 224, 256) == 224
+    assert source_crop_size((340, 256), 224, 320) == 178
+    large = (4096, 4096)  # each side gives a crop of its own
+    drawn = Counter(train_clip(40, large, clip, seed=0, position=p).box.width for p in range(6500))
+    assert set(drawn) == {source_crop_size(large, 224, side) for side in range(256, 321)}
+    assert len(drawn) == 65 and all(50 < count < 150 for count in drawn.values())
 
 
 def test_mirroring_is_off_unless_asked_for():
