@@ -23,6 +23,7 @@ import sys
 import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import NamedTuple
@@ -31,36 +32,35 @@ import libcst as cst
 from mutmut.mutation.mutators import mutation_operators, operator_string
 
 ROOT = Path(__file__).parents[1]
-DATA, TRAIN, OPS = "packages/video-data", "packages/corrnet-train", "packages/corr-ops"
-VIDEO_DATA, CORRNET_TRAIN = f"{DATA}/src/video_data", f"{TRAIN}/src/corrnet_train"
-GROUPS = {  # modules and the tests that belong to them, the fastest first
-    "sampling": ([f"{VIDEO_DATA}/sampling/*.py"], [f"{DATA}/tests/sampling"]),
-    "shards": (
-        [f"{VIDEO_DATA}/shards/*.py"],
-        [f"{DATA}/tests/packing/test_video_data_pack.py", f"{DATA}/tests/shards"],
-    ),
-    "loading": (
-        [f"{VIDEO_DATA}/loading/*.py"],
-        [f"{DATA}/tests/{name}.py" for name in ("media/test_video_data_yuv", "media/test_video_data_flow")]
-        + [f"{DATA}/tests/loading"],
-    ),
-    "step": (
-        [f"{CORRNET_TRAIN}/training/step.py"],
-        [f"{TRAIN}/tests/training/test_corrnet_train_{name}.py" for name in ("step", "optim", "trainer")],
-    ),
-    "schedule": (
-        [f"{CORRNET_TRAIN}/training/schedule.py"],
-        [f"{TRAIN}/tests/training/test_corrnet_train_{name}.py" for name in ("plan", "optim", "trainer")],
-    ),
-    "evaluation": ([f"{CORRNET_TRAIN}/evaluation/*.py"], [f"{TRAIN}/tests/evaluation"]),
-    "checkpoint": (
-        [f"{CORRNET_TRAIN}/checkpoint/*.py"],
-        [f"{TRAIN}/tests/checkpoint", f"{TRAIN}/tests/training/test_corrnet_train_trainer.py"],
-    ),
-    "derivatives": (
-        [f"{OPS}/src/corr_ops/ops.py", f"{OPS}/src/corr_ops/impl/reference.py"],
-        [f"{OPS}/tests/test_corr_ops_{name}.py" for name in ("gradients", "registration", "forward")],
-    ),
+MODULES = {  # of a group, and the tests that belong to them: in `tests` of the package, the fastest first
+    "sampling": {"video_data/sampling/*.py": "sampling"},
+    "shards": {
+        "video_data/shards/verify.py": "shards/test_video_data_verify.py",
+        "video_data/shards/inspect.py": "shards/test_video_data_inspection.py",
+        "video_data/shards/thumbnails.py": "shards/test_video_data_inspection.py",
+        "video_data/shards/untrusted_tar.py": "shards/test_video_data_tars.py integrations",
+        "video_data/shards/_remote.py": "shards/test_video_data_remote*.py shards/test_video_data_verify.py",
+        "video_data/shards/format.py": "packing/test_video_data_pack.py shards media/test_video_data_flow.py",
+        "video_data/shards/reader.py": "packing/test_video_data_pack.py shards media/test_video_data_flow.py",
+    },
+    "loading": {
+        "video_data/loading/live.py": "loading/test_video_data_live.py",
+        "video_data/loading/[!l]*.py": "media/test_video_data_yuv.py media/test_video_data_flow.py loading",
+    },
+    "step": {
+        "corrnet_train/training/step.py": "training/*_step.py training/*_opti*.py training/*_trainer.py",
+    },
+    "schedule": {"corrnet_train/training/schedule.py": "training/*_schedule.py training/*_plan.py"},
+    "evaluation": {
+        "corrnet_train/evaluation/*.py": "evaluation training/test_corrnet_train_trainer.py",
+    },
+    "checkpoint": {
+        "corrnet_train/checkpoint/*.py": "checkpoint training/test_corrnet_train_trainer.py distributed"
+    },
+    "derivatives": {
+        "corr_ops/ops.py": "test_corr_ops_gradients.py test_corr_ops_registration.py test_corr_ops_support.py",
+        "corr_ops/impl/reference.py": "test_corr_ops_forward.py test_corr_ops_gradients.py",
+    },
 }
 NOT_CHANGED = (cst.Annotation, cst.Decorator, cst.Raise, cst.FormattedString)
 NOT_CHANGED_CALLS = {"cast", "len", "isinstance", "warn", "warning"}
@@ -80,11 +80,12 @@ KNOWN = ROOT / ".mutants.json"
 
 
 class Mutant(NamedTuple):
-    """A file, what it holds and would hold."""
+    """A file, what it holds and would hold, and its tests."""
 
     path: Path
     code: str
     mutated: str
+    tests: tuple[str, ...]
 
     def difference(self) -> str:
         """Return it as a diff."""
@@ -121,20 +122,24 @@ def _name(call: cst.Call) -> str:
     return function.attr.value if isinstance(function, cst.Attribute) else getattr(function, "value", "")
 
 
-def draw(patterns: list[str], size: int, seed: int) -> tuple[list[Mutant], int]:
-    """Return `size` of the mutants of files, by chance (0: all), and how many there are."""
+def draw(modules: dict[str, str], size: int, seed: int) -> tuple[list[Mutant], int]:
+    """Return `size` of the mutants of modules, by chance (0: all), and how many there are."""
     changes = []
-    for path in sorted(path for pattern in patterns for path in ROOT.glob(pattern)):
-        module = cst.parse_module(path.read_text())
-        module.visit(visitor := _Changes())
-        changes += [(path, module, *change) for change in visitor.found]
+    for pattern, tests in modules.items():
+        for path in sorted(ROOT.glob(f"packages/*/src/{pattern}")):
+            module = cst.parse_module(path.read_text())
+            module.visit(visitor := _Changes())
+            folder = path.relative_to(ROOT).parents[-3] / "tests"
+            found = (sorted(ROOT.glob(str(folder / name))) for name in tests.split())
+            paths = tuple(str(test.relative_to(ROOT)) for some in found for test in some)
+            changes += [(path, module, paths, *change) for change in visitor.found]
     drawn = random.Random(seed).sample(changes, min(size, len(changes)) or len(changes))
     mutants = {}
-    for path, module, node, changed in drawn:
+    for path, module, paths, node, changed in drawn:
         mutated = module.deep_replace(node, changed).code
         with contextlib.suppress(SyntaxError):
             compile(mutated, path, "exec", dont_inherit=True)
-            mutants[mutated] = Mutant(path, module.code, mutated)
+            mutants[mutated] = Mutant(path, module.code, mutated, paths)
     return list(mutants.values()), len(changes)
 
 
@@ -187,27 +192,29 @@ def run_tests(arguments: list[str], limit: float, *, write_bytecode: bool = Fals
         ]  # 5: no test was selected
 
 
-def survives(mutant: Mutant, runs: list[list[str]], limits: list[float]) -> tuple[bool, str]:
-    """Whether all runs of tests pass with a mutant, and what the last one printed."""
+def survives(mutant: Mutant, kinds: list[str], limits: dict[tuple[str, ...], list[float]]) -> bool:
+    """Whether the tests of all kinds pass with a mutant."""
     target = copy / mutant.path.relative_to(ROOT)
     target.write_text(mutant.mutated)
     try:
-        for arguments, limit in zip(runs, limits, strict=True):
-            passed, output = run_tests(arguments, limit)
-            if not passed:
-                return False, output
-        return True, ""
+        return all(
+            run_tests(["-m", kind, *mutant.tests], limit)[0]
+            for kind, limit in zip(kinds, limits[mutant.tests], strict=True)
+        )
     finally:
         target.write_text(mutant.code)
 
 
-def time_tests(arguments: list[str]) -> float:
-    """Seconds that a run of tests takes without a mutant."""
-    start = time.monotonic()
-    passed, output = run_tests(arguments, 3600, write_bytecode=True)
-    if not passed:
-        sys.exit(f"the tests fail as they are:\n{output}")
-    return time.monotonic() - start
+def find_limits(tests: tuple[str, ...], kinds: list[str]) -> list[float]:
+    """Return seconds within which the tests of each kind must end, from the time they take without a mutant."""
+    limits = []
+    for kind in kinds:
+        start = time.monotonic()
+        passed, output = run_tests(["-m", kind, *tests], 3600, write_bytecode=True)
+        if not passed:
+            sys.exit(f"the tests fail as they are:\n{output}")
+        limits.append(30 + 4 * (time.monotonic() - start))
+    return limits
 
 
 def interval(killed: int, total: int) -> str:
@@ -223,39 +230,36 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("groups", nargs="*", metavar="GROUP", help=f"of {', '.join(GROUPS)}; default: all")
+    parser.add_argument("groups", nargs="*", metavar="GROUP", help=f"of {', '.join(MODULES)}; default: all")
     parser.add_argument("--sample", type=int, default=60, help="mutants of each group, by chance; 0: all")
     parser.add_argument("--seed", type=int, default=0, help="of the sample")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="mutants at a time")
     parser.add_argument("--quick", action="store_true", help="leave out slow tests")
     options = parser.parse_args()
     known = set(json.loads(KNOWN.read_text())) if KNOWN.exists() else set()
+    kinds = ["not slow"] if options.quick else ["not slow", "slow"]
     table = []
     with (
         tempfile.TemporaryDirectory() as folder,
         ProcessPoolExecutor(options.jobs, get_context("fork"), prepare, (folder,)) as executor,
     ):
-        for group in options.groups or GROUPS:
-            patterns, tests = GROUPS[group]
-            sample, total = draw(patterns, options.sample, options.seed)
-            runs = [["-m", kind, *tests] for kind in ("not slow", "slow")[: 1 if options.quick else 2]]
-            limits = [30 + 4 * executor.submit(time_tests, run).result() for run in runs]
-            survivors = []
-            futures = {
-                executor.submit(survives, mutant, runs, limits): mutant
-                for mutant in sample
-                if mutant.digest() not in known
-            }
+        for group in options.groups or MODULES:
+            sample, total = draw(MODULES[group], options.sample, options.seed)
+            left = [mutant for mutant in sample if mutant.digest() not in known]
+            tests = list({mutant.tests for mutant in left})
+            limits = dict(zip(tests, executor.map(partial(find_limits, kinds=kinds), tests), strict=True))
+            futures = {executor.submit(survives, mutant, kinds, limits): mutant for mutant in left}
+            survivors = 0
             for number, future in enumerate(as_completed(futures), start=1):
                 mutant = futures[future]
-                if future.result()[0]:
-                    survivors.append(mutant)
+                if future.result():
+                    survivors += 1
                     print(mutant.difference(), flush=True)
                 else:
                     known.add(mutant.digest())
                     KNOWN.write_text(json.dumps(sorted(known)))
-                print(f"{group}: {number} of {len(futures)}, {len(survivors)} survive", file=sys.stderr)
-            killed = len(sample) - len(survivors)
+                print(f"{group}: {number} of {len(left)}, {survivors} survive", file=sys.stderr)
+            killed = len(sample) - survivors
             share = interval(killed, len(sample))
             table.append(f"{group:12}{total:5} mutants, {killed} of {len(sample)} killed: {share}")
     print(*table, sep="\n")
