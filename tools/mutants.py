@@ -3,9 +3,9 @@
     python tools/mutants.py [--sample 60] [--seed 0] [--quick] [GROUP ...]
 
 The changes are those of mutmut: another operator, a number plus one, an argument or a value that is None or left out.
-mutmut itself cannot run them here: it forks a process that has used autograd. As in mutmut, code in functions is
-changed, but no annotations and decorators. What else is left out changes no behavior that a test should look at: texts
-(a wrong name among them fails at once), what `raise` and `warn` say, and the arguments of `cast`.
+mutmut's own command knows one package and leaves out decorated functions. As there, code in functions is changed,
+but no annotations and decorators. What else is left out changes no behavior that a test should look at: texts (a wrong
+name among them fails at once), what `raise` and `warn` say, and the arguments of `cast`.
 
 A killed mutant is noted in `.mutants.json` and not run again; remove the file to begin anew.
 """
