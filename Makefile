@@ -1,14 +1,15 @@
 # demo: train and compare three models on generated videos     test: all tests     test-quick: those of seconds
 # lint: style, types, import arrows, spelling     format: format the code     hooks: have git check each commit
-# bench: benchmarks. Each target sets up .venv first when it is missing or out of date.
+# bench: benchmarks     mutants: which faults the tests do not see
+# Each target sets up .venv first when it is missing or out of date.
 PYTHON ?= python3
 BIN := .venv/bin
 PACKAGES := corr-ops video-data corrnet-models corrnet-train
 DEV_TOOLS := build codespell hatchling import-linter mypy pre-commit pytest-benchmark pytest-xdist ruff types-PyYAML
-SOURCES := packages bench tests conftest.py
-SPELLED := packages bench docs examples tests README.md CONTRIBUTING.md
+SOURCES := packages bench tests tools conftest.py
+SPELLED := packages bench docs examples tests tools README.md CONTRIBUTING.md
 
-.PHONY: demo test test-quick lint format hooks bench
+.PHONY: demo test test-quick lint format hooks bench mutants
 
 # Threads that wait must not spin: on few cores the loader's process and other programs need them.
 demo: .venv/installed
@@ -36,6 +37,10 @@ hooks: .venv/installed
 
 bench: .venv/installed
 	$(BIN)/python -m pytest --benchmark
+
+mutants: .venv/installed
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt mutmut
+	$(BIN)/python tools/mutants.py
 
 .venv/installed: constraints.txt Makefile $(PACKAGES:%=packages/%/pyproject.toml)
 	$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit(f"Python 3.11 or newer is needed, found {sys.version.split()[0]}; choose one with: make PYTHON=python3.12 ...")'

@@ -107,8 +107,21 @@ def test_a_batch_holds_clips_in_channels_last_memory(shards):
     assert batch.positions == [0, 1, 2]
 
 
+def test_the_state_counts_the_samples_of_all_ranks(shards):
+    loader = train_loader(
+        shards, "train", CLIP, batch_size=3, seed=0, rank=1, world_size=2, position=5, num_samples=18
+    )
+    assert [(batch.positions, loader.state.position) for batch in loader] == [
+        ([8, 9, 10], 11),
+        ([14, 15, 16], 17),
+        ([20, 21, 22], 23),
+    ]
+
+
 def test_one_pass_uses_every_sample_once_and_the_next_another_order(shards):
     _, keys, _ = collect(train_loader(shards, "train", CLIP, batch_size=4, seed=0, num_samples=48))
+    order = SampleOrder(shards.shard_sizes("train"), seed=0)  # its tests show that it shuffles
+    assert keys == [shards.sample("train", order(position)).key for position in range(48)]
     assert set(Counter(keys[:24]).values()) == {1}
     assert set(Counter(keys).values()) == {2}
     assert keys[:24] != keys[24:]

@@ -1,5 +1,6 @@
 """Optical flow: what it says of known motion, how it is packed, and that clips of it match those of RGB."""
 
+import contextlib
 import io
 import json
 import sys
@@ -30,6 +31,7 @@ from video_data.integrations.webdataset import webdataset_pipeline
 from video_data.media.container import probe_video
 from video_data.media.flow import FLOW_LIMIT, decode_flow, flow_video, quantize_flow
 from video_data.sampling.clips import Box
+from video_data.shards.format import load_index
 
 pytest.importorskip("cv2")
 
@@ -192,6 +194,21 @@ def test_the_same_videos_give_the_same_bytes(videos, packed, tmp_path):
     pack_folder(videos, tmp_path, options=options, progress=False)
     for path in packed.iterdir():
         assert path.read_bytes() == (tmp_path / path.name).read_bytes(), path.name
+
+
+def test_an_index_with_flow_behind_the_end_of_the_tar_is_refused(packed):
+    manifest = open_shards(packed).manifest
+    shard, path = manifest.shards[0], packed / f"{manifest.shards[0].name}.json"
+    index = json.loads(path.read_text())
+    flow = index["samples"][-1]["flow"]
+    limits = {"num_samples": shard.num_samples, "num_classes": 3, "tar_size": shard.size}
+    for offset, is_inside in ((shard.size - flow["size"], True), (shard.size - flow["size"] + 1, False)):
+        flow["offset"] = offset
+        content = json.dumps(index).encode()
+        with (
+            contextlib.nullcontext() if is_inside else pytest.raises(ValueError, match="ends after the tar's")
+        ):
+            load_index(path, content, **limits)
 
 
 def test_verify_finds_damaged_flow(packed, tmp_path):

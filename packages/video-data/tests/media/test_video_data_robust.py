@@ -415,7 +415,7 @@ def test_an_index_that_was_changed_together_with_the_manifest_is_an_error_of_its
 @pytest.mark.slow
 def test_damaged_inputs_are_read_or_refused(tmp_path):
     """A small run of the tool; thousands of inputs take minutes."""
-    command = [sys.executable, TOOL, "--inputs", "150", "--seed", "7"]
+    command = [sys.executable, TOOL, "--inputs", "60", "--seed", "7"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     result = subprocess.run(
         command, capture_output=True, text=True, timeout=300, check=False, env=environment
@@ -423,9 +423,9 @@ def test_damaged_inputs_are_read_or_refused(tmp_path):
     report = json.loads(result.stdout)
     assert report["bad"] == []
     assert result.returncode == 0
-    assert sum(report["outcomes"].values()) == 150
+    assert sum(report["outcomes"].values()) == 60
     assert any(outcome.startswith("refused") for outcome in report["outcomes"])
-    assert report["outcomes"]["read"] > 10
+    assert report["outcomes"]["read"] > 5
 
 
 RESIDENT = """

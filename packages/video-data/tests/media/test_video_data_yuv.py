@@ -27,12 +27,14 @@ from video_data.sampling.clips import Box
 LARGEST, MEAN = 5, 0.5  # of 255, as the docstring of to_rgb says
 
 
-def textured_video(pix_fmt: str = "yuv420p", size: tuple[int, int] = (96, 72), **tags: int) -> bytes:
+def textured_video(
+    pix_fmt: str = "yuv420p", size: tuple[int, int] = (96, 72), codec: str = "libx264", **tags: int
+) -> bytes:
     """Eight frames of moving colored waves."""
     buffer = io.BytesIO()
     rows, columns = np.mgrid[0 : size[1], 0 : size[0]]
     with av.open(buffer, "w", format="mp4") as output:
-        stream = output.add_stream("libx264", rate=25, options={"crf": "8"})
+        stream = output.add_stream(codec, rate=25, options={"crf": "8"})
         stream.width, stream.height, stream.pix_fmt = *size, pix_fmt
         for name, value in tags.items():
             setattr(stream.codec_context, name, value)
@@ -76,16 +78,19 @@ def test_planes_show_the_same_pictures(box, size):
 
 
 @pytest.mark.parametrize(
-    ("pix_fmt", "tags"),
+    ("codec", "decoded_as", "tags"),
     [
-        ("yuv420p", {"colorspace": 1, "color_range": 1}),
-        ("yuv420p", {"colorspace": 9, "color_range": 1}),
-        ("yuv420p", {"colorspace": 6, "color_range": 2}),
-        ("yuvj420p", {}),
+        ("libx264", "yuv420p", {"colorspace": 1, "color_range": 1}),
+        ("libx264", "yuv420p", {"colorspace": 9, "color_range": 1}),
+        ("libx264", "yuvj420p", {"colorspace": 6, "color_range": 2}),
+        ("libvpx-vp9", "yuv420p", {"colorspace": 6, "color_range": 2}),
     ],
 )
-def test_matrix_and_range_are_those_of_the_video(pix_fmt, tags):
-    video, box = textured_video(pix_fmt, **tags), Box(8, 4, 56, 56)
+def test_matrix_and_range_are_those_of_the_video(codec, decoded_as, tags):
+    video, box = textured_video(codec=codec, **tags), Box(8, 4, 56, 56)
+    with av.open(io.BytesIO(video)) as container:
+        frame = next(container.decode(video=0))
+        assert (frame.format.name, int(frame.color_range)) == (decoded_as, tags["color_range"])
     expected = decode_clips(video, probe_video(video), [[1, 4, 6]], [box], 48)[0][0]
     assert_equal_pictures(torch.tensor(on_device(video, box, 48)), torch.tensor(expected))
 

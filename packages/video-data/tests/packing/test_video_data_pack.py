@@ -15,6 +15,7 @@ import pytest
 
 from video_data import (
     PackOptions,
+    ShardError,
     VideoError,
     decode_views,
     inspect_shards,
@@ -386,6 +387,17 @@ def test_a_missing_file_is_named(file, class_folder, tmp_path):
     (tmp_path / file).unlink()
     with pytest.raises(ValueError, match=f"{file}.*missing"):
         open_shards(tmp_path)
+
+
+def test_a_tar_that_is_cut_after_opening_ends_early(class_folder, tmp_path):
+    pack_folder(class_folder, tmp_path, options=COPY, progress=False)
+    shards = open_shards(tmp_path)
+    last = max(range(24), key=lambda index: shards.sample("train", index).offset)
+    record = shards.sample("train", last)
+    os.truncate(tmp_path / "train-000000.tar", record.offset + 10)
+    with pytest.raises(ShardError, match=rf"10 of {record.size} bytes of '{record.key}'") as error:
+        shards.read("train", last)
+    assert error.value.reason == "a shard ends early"
 
 
 def test_unknown_splits_and_samples_are_refused(class_folder, tmp_path):

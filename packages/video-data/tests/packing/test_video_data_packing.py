@@ -26,7 +26,7 @@ from video_data import (
     pack_listing,
     verify_shards,
 )
-from video_data.datasets import MISSING, Entry, Listing
+from video_data.datasets import MISSING, Entry, Listing, list_folder
 from video_data.loading.live import open_frames
 from video_data.loading.views import decode_timed_views
 from video_data.media.decode import decode_clips
@@ -198,6 +198,46 @@ def test_a_damaged_plan_is_named_with_what_to_do(name, damage, class_folder, tmp
     path.write_bytes({"cut": content[: len(content) // 2], "flipped": content, "empty": b""}[damage])
     with pytest.raises(InputError, match=rf"{name}.*remove .*packing to pack all videos anew"):
         merge_parts(tmp_path / "shards", progress=False)
+
+
+def test_a_cut_shard_is_made_again_and_what_a_kill_left_is_removed(class_folder, tmp_path):
+    pack_folder(class_folder, tmp_path / "whole", options=COPY, progress=False)
+    shards = tmp_path / "shards"
+    interrupted(shards, class_folder)
+    tar = shards / "train-000000.tar"
+    tar.write_bytes(tar.read_bytes()[:-512])
+    for left in (".train-000000.tar.x.tmp", ".train-000001.json.x.tmp", ".packing/.train-000001.json.x.tmp"):
+        (shards / left).write_bytes(b"half")
+    pack_folder(class_folder, shards, options=COPY, progress=False)
+    assert contents(shards) == contents(tmp_path / "whole")
+
+
+def test_an_overwrite_that_is_stopped_leaves_no_finished_set(class_folder, tmp_path, monkeypatch):
+    folder = tmp_path / "shards"
+    pack_folder(class_folder, folder, options=COPY, progress=False)
+    before = contents(folder)
+    from video_data.packing import pack
+
+    def stop(entry, options):
+        raise KeyboardInterrupt
+
+    overwrite = COPY.model_copy(update={"overwrite": True})
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(pack, "load", stop)
+        pack_folder(class_folder, folder, options=overwrite, progress=False)
+    with pytest.raises(ValueError, match=r"manifest.json is missing"):
+        open_shards(folder)
+    pack_folder(class_folder, folder, options=overwrite, progress=False)
+    assert contents(folder).keys() == before.keys()
+    assert verify_shards(folder, progress=False).problems == ()
+
+
+def test_the_order_of_the_listing_does_not_matter(class_folder, tmp_path):
+    videos = list_folder(class_folder)
+    pack_listing(videos, tmp_path / "one", options=COPY, progress=False)
+    turned = replace(videos, entries=videos.entries[::-1])
+    pack_listing(turned, tmp_path / "two", options=COPY, progress=False)
+    assert contents(tmp_path / "one") == contents(tmp_path / "two")
 
 
 # --- parts

@@ -7,6 +7,8 @@ import pytest
 
 from video_data import ClipConfig
 from video_data.sampling.clips import (
+    Box,
+    ClipSpec,
     clip_frames,
     num_starts,
     repeat_factor,
@@ -38,6 +40,19 @@ def test_the_order_depends_on_seed_and_pass_alone():
     assert one_pass(sizes, 1, 0) != one_pass(sizes, 2, 0)
 
 
+@pytest.mark.parametrize(("seed", "pass_index"), [(2, 0), (1, 1)])
+def test_seed_and_pass_change_both_shuffles(seed, pass_index):
+    """That of the shards shows in which shards the first window has, that inside a window in a set of one shard."""
+    sizes, window = [1] * (8 * SHUFFLE_WINDOW), slice(SHUFFLE_WINDOW)
+    assert set(one_pass(sizes, 1, 0)[window]) != set(one_pass(sizes, seed, pass_index)[window])
+    assert one_pass([40], 1, 0) != one_pass([40], seed, pass_index)
+
+
+def test_windows_are_shuffled_differently():
+    offsets = np.array(one_pass([10] * (2 * SHUFFLE_WINDOW), 0, 0)) % 10
+    assert offsets[: 10 * SHUFFLE_WINDOW].tolist() != offsets[10 * SHUFFLE_WINDOW :].tolist()
+
+
 def test_positions_may_be_asked_in_any_order():
     sizes = [6] * 50
     order = SampleOrder(sizes, seed=9)
@@ -58,7 +73,21 @@ def test_a_window_of_shards_is_read_before_the_next():
 
 def test_the_order_is_the_same_on_every_machine():
     assert permutation(8, 1, 2).tolist() == [3, 4, 0, 6, 1, 7, 2, 5]
+    assert permutation(8, -1).tolist() == [3, 4, 0, 2, 1, 6, 7, 5]
     assert uniforms(1, 2, count=2) == [0.6441351989573306, 0.520448600230696]
+    assert uniforms(-3, count=1) == [0.5716500790606974]
+    order = SampleOrder([3] * 40, seed=-7)  # three windows
+    positions = (0, 1, 2, 3, 60, 61, 119, 120, 121)
+    assert [order(position) for position in positions] == [22, 47, 43, 81, 8, 88, 78, 69, 115]
+
+
+def test_training_clips_are_the_same_on_every_machine():
+    clip = CLIP.model_copy(update={"flip": True})
+    clips = [train_clip(30, (640, 480), clip, seed=-1, position=position) for position in (5, 6)]
+    assert clips == [
+        ClipSpec(frames=(11, 13, 15, 17), box=Box(118, 68, 332, 332), flip=False),
+        ClipSpec(frames=(3, 5, 7, 9), box=Box(216, 18, 332, 332), flip=False),
+    ]
 
 
 def test_permutations_are_uniform():
@@ -96,6 +125,10 @@ def test_short_videos_repeat_their_frames(num_frames, factor, first, last):
     assert clip_frames(num_frames, CLIP, num_starts(num_frames, CLIP) - 1) == last
 
 
+def test_frames_are_repeated_no_more_often_than_needed():
+    assert [repeat_factor(num_frames, 8) for num_frames in (9, 8, 7, 4, 3)] == [1, 1, 2, 2, 4]
+
+
 def test_training_starts_cover_all_places_evenly():
     starts = Counter(train_clip(10, (64, 48), CLIP, seed=0, position=p).frames[0] for p in range(4000))
     assert set(starts) == {0, 1, 2, 3}
@@ -115,9 +148,12 @@ def test_training_crops_lie_inside_the_picture_on_even_pixels(size):
 
 def test_training_scales_cover_the_range_of_the_shorter_side():
     clip = ClipConfig(crop_size=224)
-    sides = {train_clip(40, (340, 256), clip, seed=0, position=p).box.width for p in range(2000)}
-    assert min(sides) == source_crop_size((340, 256), 224, 320) == 178
-    assert max(sides) == source_crop_size((340, 256), 224, 256) == 224
+    assert source_crop_size((340, 256), 224, 256) == 224
+    assert source_crop_size((340, 256), 224, 320) == 178
+    large = (4096, 4096)  # each side gives a crop of its own
+    drawn = Counter(train_clip(40, large, clip, seed=0, position=p).box.width for p in range(6500))
+    assert set(drawn) == {source_crop_size(large, 224, side) for side in range(256, 321)}
+    assert len(drawn) == 65 and all(50 < count < 150 for count in drawn.values())
 
 
 def test_mirroring_is_off_unless_asked_for():
@@ -133,13 +169,15 @@ def test_test_clips_are_spaced_uniformly_from_end_to_end():
     assert view_starts(107, clip, 10) == [0, 11, 22, 33, 44, 55, 66, 77, 88, 99]
     assert view_starts(107, clip, 1) == [49]
     assert view_starts(8, clip, 3) == [0, 0, 0]
+    assert view_starts(12, clip, 4) == [0, 1, 3, 4]  # 1.33 and 2.67 are rounded
 
 
 def test_test_crops_are_the_centre_or_three_along_the_longer_side():
     clip = ClipConfig(crop_size=224)
-    assert [(b.x, b.y, b.width) for b in view_boxes((340, 256), clip, 1)] == [(58, 16, 224)]
-    assert [(b.x, b.y) for b in view_boxes((340, 256), clip, 3)] == [(0, 16), (58, 16), (116, 16)]
-    assert [(b.x, b.y) for b in view_boxes((256, 340), clip, 3)] == [(16, 0), (16, 58), (16, 116)]
+    assert view_boxes((340, 256), clip, 1) == [Box(58, 16, 224, 224)]
+    assert view_boxes((340, 256), clip, 3) == [Box(x, 16, 224, 224) for x in (0, 58, 116)]
+    assert view_boxes((256, 340), clip, 3) == [Box(16, y, 224, 224) for y in (0, 58, 116)]
+    assert view_boxes((256, 256), clip, 3) == [Box(x, 16, 224, 224) for x in (0, 16, 32)]
 
 
 def test_the_default_range_of_the_shorter_side_follows_the_crop():

@@ -150,7 +150,7 @@ import random, sys
 from video_data import open_shards
 url, path, cache, size, seed = sys.argv[1:]
 local, rng = open_shards(path), random.Random(seed)
-for _ in range(100):
+for _ in range(30):
     shards = open_shards(url, cache=cache, cache_bytes=int(size))
     for index in rng.sample(range(24), 4):
         assert shards.read("train", index) == local.read("train", index)

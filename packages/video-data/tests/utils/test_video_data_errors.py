@@ -63,12 +63,13 @@ def test_they_can_be_pickled(error):
     check_same(pickle.loads(pickle.dumps(error)), error)
 
 
+@pytest.mark.slow
 def test_they_come_out_of_processes_as_they_are():
-    for error in ERRORS:
-        with pytest.raises(type(error)) as found:
-            list(map_in_order(fail, [error, error], num_workers=2, title="", progress=False))
-        found.value.__dict__.pop("__notes__", None)
-        check_same(found.value, error)
+    error = ERRORS[4]  # the others are sent in the same way
+    with pytest.raises(type(error)) as found:
+        list(map_in_order(fail, [error, error], num_workers=2, title="", progress=False))
+    found.value.__dict__.pop("__notes__", None)
+    check_same(found.value, error)
 
 
 @names
