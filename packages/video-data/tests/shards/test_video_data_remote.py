@@ -19,7 +19,7 @@ from video_data import (
     pack_folder,
     train_loader,
 )
-from video_data.shards import _remote as remote_module
+from video_data.utils import remote
 
 fsspec = pytest.importorskip("fsspec")
 
@@ -178,7 +178,7 @@ def test_what_was_used_last_stays(local, in_memory, tmp_path):
 
 
 def test_a_file_with_other_bytes_is_refused_and_not_kept(in_memory, tmp_path, monkeypatch):
-    monkeypatch.setattr(remote_module.time, "sleep", lambda _: None)
+    monkeypatch.setattr(remote.time, "sleep", lambda _: None)
     system = fsspec.filesystem("memory")
     content = bytearray(system.cat_file("/shards/train-000001.tar"))
     content[1000] ^= 1
@@ -194,22 +194,6 @@ def test_a_file_with_other_bytes_is_refused_and_not_kept(in_memory, tmp_path, mo
     assert len({sample.key for sample in batch.replaced}) == 4
 
 
-def test_a_fetch_that_fails_is_tried_again(in_memory, tmp_path, monkeypatch):
-    monkeypatch.setattr(remote_module.time, "sleep", lambda _: None)
-    failures = iter([OSError("lost"), OSError("lost")])
-    really = fsspec.open
-
-    def fragile(url, *arguments, **options):
-        if url.endswith(".tar") and (error := next(failures, None)):
-            raise error
-        return really(url, *arguments, **options)
-
-    shards = open_shards(in_memory, cache=tmp_path)
-    monkeypatch.setattr(fsspec, "open", fragile)
-    assert shards.read("train", 0)
-    assert next(failures, None) is None
-
-
 def test_a_cached_file_that_was_cut_is_fetched_again(local, in_memory, tmp_path):
     entry = open_shards(local).manifest.shards[0]
     (tmp_path / entry.sha256).write_bytes(b"cut")
@@ -223,6 +207,6 @@ def test_a_missing_set_and_a_missing_package_are_named(tmp_path, monkeypatch):
     def missing(*_, **__):
         raise ImportError("Install s3fs to access S3")
 
-    monkeypatch.setattr(fsspec, "open", missing)
+    monkeypatch.setattr(fsspec.core, "url_to_fs", missing)
     with pytest.raises(ImportError, match=r"Install s3fs.*video-data\[s3\]"):
         open_shards("s3://bucket/set", cache=tmp_path)

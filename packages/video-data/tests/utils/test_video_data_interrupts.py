@@ -1,49 +1,133 @@
 import signal
+import threading
 
 import pytest
 
-from video_data.utils.interrupts import called_by_c, interrupts
+from video_data.media.container import open_video
+from video_data.utils import interrupts as module
+from video_data.utils.interrupts import called_by_c, interrupts, put_off_until_end
 from video_data.utils.pool import map_in_order
+
+SIGNALS = pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 
 
 @called_by_c
-def read():
-    """Ctrl-C while FFmpeg reads; no exception may come out of here."""
-    signal.raise_signal(signal.SIGINT)
+def read(number):
+    """A signal while FFmpeg reads; no exception may come out of here."""
+    signal.raise_signal(number)
     return bytes(1)
 
 
 def decode(item):
-    return item if item != 1 else len(read())
+    with put_off_until_end():
+        return item if item != 1 else len(read(signal.SIGINT))
 
 
-def test_ctrl_c_while_ffmpeg_reads_ends_the_work_after_the_video():
+def handlers():
+    return signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+
+
+@SIGNALS
+def test_a_signal_elsewhere_acts_at_once(number):
+    with pytest.raises(KeyboardInterrupt), interrupts():
+        signal.raise_signal(number)
+        pytest.fail("it went on")
+    assert handlers() == (signal.default_int_handler, signal.SIG_DFL)
+
+
+@SIGNALS
+def test_a_signal_while_c_code_calls_acts_when_that_has_returned(number):
+    done = []
+    with pytest.raises(KeyboardInterrupt), interrupts():
+        with put_off_until_end():
+            read(number)
+            done.append(1)
+        pytest.fail("it went on")
+    assert done == [1]
+    with interrupts(), put_off_until_end():
+        pass  # the next command is not ended by it
+
+
+@SIGNALS
+def test_ffmpeg_stops_reading_and_the_video_ends_with_the_interrupt(
+    number, make_video, tmp_path, monkeypatch
+):
+    path = tmp_path / "video.mp4"
+    path.write_bytes(make_video(range(300), size=(320, 240), options={"qp": "0", "preset": "ultrafast"}))
+    real = path.open("rb")
+    reads = []
+
+    class File:
+        tell, seek = real.tell, real.seek
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            real.close()
+
+        def read(self, size):
+            reads.append(size)
+            if len(reads) == 2:
+                signal.raise_signal(number)
+            return real.read(size)
+
+    monkeypatch.setattr(type(path), "open", lambda *_: File())
+    with pytest.raises(KeyboardInterrupt), interrupts(), open_video(path) as (container, stream):
+        frames = list(container.decode(stream))
+    assert len(reads) == 2 and len(frames) < 300
+
+
+def test_signals_that_come_together_are_one_and_a_later_one_acts_where_a_read_does_not_end(monkeypatch):
+    """`timeout` sends SIGTERM to a process and to its group."""
+    with pytest.raises(KeyboardInterrupt), interrupts():
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        finally:
+            signal.raise_signal(signal.SIGTERM)  # does not end the clean-up
+            cleaned = True
+    assert cleaned
+    with pytest.raises(KeyboardInterrupt), interrupts():
+        read(signal.SIGINT)
+        read(signal.SIGINT)
+        monkeypatch.setattr(module, "_ONE_SIGNAL", 0)
+        read(signal.SIGINT)
+        pytest.fail("it went on")
+
+
+def test_ctrl_c_while_ffmpeg_reads_ends_the_work_of_one_process_after_the_video():
     done = []
     with pytest.raises(KeyboardInterrupt):
         for item in map_in_order(decode, range(4), num_workers=1, title="", progress=False):
             done.append(item)
     assert done == [0]
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert handlers() == (signal.default_int_handler, signal.SIG_DFL)
 
 
-def test_ctrl_c_elsewhere_acts_at_once():
-    with pytest.raises(KeyboardInterrupt), interrupts():
-        signal.raise_signal(signal.SIGINT)
-        pytest.fail("it went on")
-
-
-def test_a_second_ctrl_c_acts_where_a_read_does_not_end():
-    with pytest.raises(KeyboardInterrupt), interrupts():
-        read()
-        read()
-        pytest.fail("it went on")
-
-
-def test_the_handler_of_a_caller_stays():
+@SIGNALS
+def test_handlers_of_a_caller_stay(number):
     calls = []
-    previous = signal.signal(signal.SIGINT, lambda *_: calls.append(1))
-    try:
-        assert [*map_in_order(decode, range(3), num_workers=1, title="", progress=False)] == [0, 1, 2]
-    finally:
-        signal.signal(signal.SIGINT, previous)
+    for handler in (lambda *_: calls.append(1), signal.SIG_IGN):  # ignored, as under nohup
+        previous = signal.signal(number, handler)
+        try:
+            with interrupts():
+                read(number)
+                assert signal.getsignal(number) is handler
+        finally:
+            signal.signal(number, previous)
     assert calls == [1]
+
+
+def test_sigterm_can_be_left_alone_and_other_threads_change_nothing():
+    with interrupts(sigterm=False):
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    seen = []
+
+    def on_a_thread():
+        with interrupts():
+            seen.append(handlers())
+
+    thread = threading.Thread(target=on_a_thread)
+    thread.start()
+    thread.join()
+    assert seen == [(signal.default_int_handler, signal.SIG_DFL)]

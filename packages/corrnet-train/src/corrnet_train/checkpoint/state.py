@@ -13,6 +13,7 @@ from torch import nn
 
 from corrnet_train.checkpoint.digest import check_digest, seal
 from corrnet_train.checkpoint.folders import LAST, checkpoint_names, is_sharded, step_in_name
+from corrnet_train.checkpoint.foreign import WANTED, what_content, what_file
 from corrnet_train.config.recipes import flatten
 from corrnet_train.config.schema import RunConfig, config_to_dict, resumable_keys
 from corrnet_train.distributed.parallelize import full_tensor, placed_state
@@ -124,9 +125,12 @@ class Checkpoint:
                 reason = f"{error}"
             elif isinstance(error, pickle.UnpicklingError):  # torch advises to run the code in it
                 reason = "it is no file of torch, is damaged, or holds more than tensors and plain values"
+            if path.is_file() and (what := what_file(path, error)):
+                reason = f"{what}; {WANTED}"
             raise CheckpointError(f"{path} is not a readable checkpoint: {reason}") from None
         if not isinstance(content, dict) or "format_version" not in content:
-            raise CheckpointError(f"{path} is a torch file, but no checkpoint of corrnet")
+            what = what_content(content)
+            raise CheckpointError(f"{path} is a torch file, but no checkpoint of corrnet: {what}; {WANTED}")
         version = content.pop("format_version")
         if version != FORMAT_VERSION:
             raise CheckpointError(f"{path} has format {version}, this version reads format {FORMAT_VERSION}")

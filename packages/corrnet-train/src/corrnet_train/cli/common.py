@@ -16,6 +16,7 @@ from rich.console import Console
 
 from corrnet_train.utils.errors import InputError, kind_of
 from corrnet_train.utils.versions import version_of
+from video_data.utils.interrupts import interrupts
 
 EXIT_FAILED = 1
 EXIT_BAD_INPUT = 2
@@ -84,20 +85,29 @@ Overwrite = Annotated[
 
 
 def reports_errors(command: F) -> F:
-    """Turn what users can cause into one message and an exit code, and say of anything else that it is a bug."""
+    """Turn what users can cause into one message and an exit code, and say of anything else that it is a bug.
+
+    SIGTERM acts as Ctrl-C does, but not under torchrun: it ends processes that wait for one that is gone.
+    """
 
     @functools.wraps(command)
     def wrapped(*args: Any, **kwargs: Any) -> Any:
-        try:
-            return command(*args, **kwargs)
-        except KeyboardInterrupt:
-            err.print("interrupted; the same command starts again")
-            raise typer.Exit(EXIT_INTERRUPTED) from None
-        except (typer.Exit, typer.Abort, typer.BadParameter):  # typer has messages for these
-            raise
-        except Exception as error:
-            print_error(error)
-            raise typer.Exit(_EXIT_CODES[kind_of(error)]) from None
+        with interrupts(sigterm="RANK" not in os.environ) as has_signal:
+            try:
+                return command(*args, **kwargs)
+            except (typer.Exit, typer.Abort, typer.BadParameter):  # typer has messages for these
+                raise
+            except (Exception, KeyboardInterrupt) as error:
+                # A signal while a module of C is imported may come out as an error of the import.
+                if isinstance(error, Exception) and not has_signal():
+                    print_error(error)
+                    raise typer.Exit(_EXIT_CODES[kind_of(error)]) from None
+                err.print("interrupted; the same command starts again")
+                raise typer.Exit(EXIT_INTERRUPTED) from None
+            finally:
+                # CPython would end with SIGINT in place of the exit code if the interrupt had come in an exec(), as
+                # dataclasses call it while modules are imported; the next exec() makes it forget that.
+                exec("")
 
     return wrapped  # type: ignore[return-value]
 

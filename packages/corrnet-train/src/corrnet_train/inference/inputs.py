@@ -5,9 +5,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from corrnet_train.utils.errors import InputError, MissingPackageError
+from corrnet_train.utils.errors import InputError
+from video_data import RemoteError
 from video_data.media.limits import VIDEO_SUFFIXES
 from video_data.media.pictures import PICTURE_SUFFIXES
+from video_data.utils.remote import fetch_bytes
 
 MAX_BYTES = 1 << 30  # of a video behind a URL
 
@@ -82,16 +84,11 @@ def _in_folder(top: Path) -> list[Path]:
 
 def _fetch(url: str) -> bytes:
     try:
-        import fsspec
-    except ImportError as error:
-        raise MissingPackageError(f"{error}; URLs need: pip install 'video-data[remote]'") from error
-    try:
-        with fsspec.open(url, "rb") as file:
-            content: bytes = file.read(MAX_BYTES + 1)
-    except ImportError:
-        raise
-    except Exception as error:  # each kind of server has its own
-        raise InputError(f"{url} cannot be fetched: {type(error).__name__}: {error}") from error
+        content = fetch_bytes(url, MAX_BYTES)
+    except FileNotFoundError as error:
+        raise InputError(f"{url} cannot be fetched: {error.strerror}") from error
+    except RemoteError as error:
+        raise InputError(f"cannot fetch {error}") from error
     if len(content) > MAX_BYTES:
         raise InputError(f"{url} has more than {MAX_BYTES} bytes")
     return content

@@ -32,7 +32,7 @@ from video_data.media.limits import (
     check_frame_size,
 )
 from video_data.utils.errors import describe
-from video_data.utils.interrupts import called_by_c
+from video_data.utils.interrupts import called_by_c, is_put_off, put_off_until_end
 
 VideoSource = bytes | Path
 
@@ -48,7 +48,7 @@ class _LimitedFile:
     @called_by_c
     def read(self, size: int) -> bytes:
         self._deadline.check()
-        return self._file.read(size)
+        return b"" if is_put_off() else self._file.read(size)  # `open_video` ends with a KeyboardInterrupt
 
     @called_by_c
     def seek(self, offset: int, whence: int = 0) -> int:
@@ -110,11 +110,13 @@ def open_video(
 
     Raises:
         VideoError: Anything failed while opening or inside the `with` block's use of the container.
+        KeyboardInterrupt: Ctrl-C or SIGTERM came while FFmpeg read.
     """
     options = {"format_whitelist": FORMAT_WHITELIST, "protocol_whitelist": "none"}
     if not probe:
         options["codec_whitelist"] = "none"  # holds for finding out the format alone
     with (
+        put_off_until_end(),
         video_errors(),
         io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as file,
         av.open(

@@ -1,11 +1,14 @@
 """Shards behind a URL: whole files are fetched through fsspec into a bounded cache on disk and verified.
 
-Files in the cache are named by the SHA-256 of their content, so processes and sets share them, and what is there
-was right when it came. A file is fetched once by all processes of a machine that share the cache.
+Files in the cache are named by the SHA-256 of their content, so processes and sets share them. What is there was right
+when it came; what is found damaged later is fetched again. A file is fetched once by all processes of a machine that
+share the cache.
 """
 
 import hashlib
+import logging
 import os
+import re
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
@@ -13,15 +16,18 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-from video_data.shards.format import MANIFEST_NAME, Manifest, ShardEntry, load_manifest
-from video_data.utils.errors import InputError, MissingPackageError, RemoteError, describe
-from video_data.utils.files import locked, temporary_name, write_atomic
+from video_data.shards.format import MANIFEST_NAME, Manifest, ShardEntry, parse_manifest
+from video_data.utils.errors import InputError, RemoteError
+from video_data.utils.files import locked, temporary_name
+from video_data.utils.remote import Source, fetch, fetch_bytes
 
 DEFAULT_CACHE_BYTES = 64 << 30
 _CHUNK = 1 << 20
-_ATTEMPTS = 3
 _MOST_EVICTIONS = 10
 _MAX_METADATA = 1 << 30  # bytes of a manifest or an index
+_TEMPORARY = re.compile(r"\.[0-9a-f]{64}\.[0-9a-f]{8}\.tmp")
+
+_log = logging.getLogger(__name__)
 
 
 class RemoteFiles:
@@ -45,47 +51,55 @@ class RemoteFiles:
         self._cache.mkdir(parents=True, exist_ok=True)
 
     def load_manifest(self) -> tuple[Manifest, str]:
-        """Fetch and check the manifest.
+        """Fetch and check the manifest, and remove what killed fetches left in the cache.
 
         Raises:
-            ValueError: It is missing or wrong, or a file that it lists is larger than the cache.
+            ValueError: It is missing or wrong, reading it is not allowed, or a file that it lists is larger than the
+                cache.
+            RemoteError: It cannot be fetched.
             ImportError: A package for this kind of URL is missing.
         """
         url = f"{self._url}/{MANIFEST_NAME}"
         try:
-            with self._open_remote(url) as file:
-                content = file.read(_MAX_METADATA)
-        except (FileNotFoundError, RemoteError) as error:
-            raise InputError(f"no finished shard set at {self._url}: {describe(error)}") from error
-        folder = self._cache / "manifests" / hashlib.sha256(content).hexdigest()
-        write_atomic(folder / MANIFEST_NAME, content)
-        manifest, manifest_hash = load_manifest(folder)
+            content = fetch_bytes(url, _MAX_METADATA, storage_options=self._storage_options)
+        except FileNotFoundError as error:
+            raise InputError(f"no finished shard set at {self._url}: {url} is not there") from error
+        except RemoteError as error:
+            if error.status is not None and 400 <= error.status < 500 and error.status != 429:
+                raise InputError(str(error)) from error
+            raise
+        manifest, manifest_hash = parse_manifest(content, url)
         largest = max((shard.size for shard in manifest.shards), default=0)
         if largest > self._cache_bytes:
             raise InputError(
                 f"cache_bytes must be at least the largest shard, {largest}, got {self._cache_bytes}"
             )
+        self._make_room()
         return manifest, manifest_hash
 
-    def open(self, shard: ShardEntry, suffix: str) -> int:
+    def open(self, shard: ShardEntry, suffix: str, *, check: bool = False) -> int:
         """Return a descriptor of the tar or the index of a shard; the file is fetched when it is not in the cache.
+
+        What is damaged in the cache is fetched again, once. A tar counts as damaged when it has not the size in the
+        manifest, and with `check`, as an index always, when it has not the hash.
 
         Raises:
             OSError: The file cannot be fetched, or does not have the size or hash in the manifest.
         """
         digest = shard.sha256 if suffix == "tar" else shard.index_sha256
-        path = self._cache / digest
+        size = shard.size if suffix == "tar" else None
+        path, url = self._cache / digest, f"{self._url}/{shard.name}.{suffix}"
         for _ in range(_MOST_EVICTIONS):  # another process may remove the file between fetching and opening
             with self._locked(digest):
-                size = _size(path)
-                if not size or (suffix == "tar" and size != shard.size):
-                    limit = shard.size if suffix == "tar" else _MAX_METADATA
-                    self._fetch(f"{self._url}/{shard.name}.{suffix}", path, digest, limit)
+                if not _is_intact(path, size, digest if check or suffix != "tar" else None):
+                    if path.exists():
+                        _log.warning("%s is damaged and is fetched again from %s", path, url)
+                    self._fetch(url, path, digest, _MAX_METADATA if size is None else size)
                 try:
                     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
                 except FileNotFoundError:
                     continue
-            os.utime(descriptor)
+            os.utime(descriptor, ns=(time.time_ns(),) * 2)  # the system's own clock for it is coarse
             return descriptor
         raise RemoteError(
             f"{path.name} vanished from the cache: cache_bytes is too small for the processes here"
@@ -99,51 +113,57 @@ class RemoteFiles:
         Raises:
             OSError: The file cannot be fetched.
         """
-        left = shard.size + 1 if suffix == "tar" else _MAX_METADATA
-        for attempt in range(_ATTEMPTS):
-            # Without a name: nothing stays when this process is killed.
-            file = tempfile.TemporaryFile(dir=self._cache)  # noqa: SIM115
-            try:
-                with self._open_remote(f"{self._url}/{shard.name}.{suffix}") as source:
-                    while chunk := source.read(min(_CHUNK, left - file.tell())):
-                        file.write(chunk)
-                file.seek(0)
-                return cast(BinaryIO, file)
-            except BaseException as error:
-                file.close()
-                if not isinstance(error, OSError) or attempt == _ATTEMPTS - 1:
-                    raise
-                time.sleep(0.2 * 4**attempt)
-        raise AssertionError("unreachable")
+        size = shard.size + 1 if suffix == "tar" else _MAX_METADATA
+        # Without a name: nothing stays when this process is killed.
+        file = cast(BinaryIO, tempfile.TemporaryFile(dir=self._cache))  # noqa: SIM115
+
+        def receive(source: Source) -> None:
+            file.seek(0)
+            file.truncate()
+            while chunk := source.read(min(_CHUNK, size - file.tell())):
+                file.write(chunk)
+            file.seek(0)
+
+        try:
+            url = f"{self._url}/{shard.name}.{suffix}"
+            fetch(url, receive, storage_options=self._storage_options)
+        except BaseException:
+            file.close()
+            raise
+        return file
 
     def _fetch(self, url: str, path: Path, digest: str, limit: int) -> None:
-        """Fetch a file that may have at most `limit` bytes; what is more is not read."""
+        """Fetch a file that may have at most `limit` bytes; what is more is not read. The caller holds its lock."""
+        for left in self._cache.glob(f".{path.name}.*.tmp"):  # by a process that was killed
+            left.unlink(missing_ok=True)
         temporary = temporary_name(path)  # not written atomically: a flush of so many bytes takes long
-        for attempt in range(_ATTEMPTS):
-            try:
-                sha256, size = hashlib.sha256(), 0
-                with self._open_remote(url) as source, temporary.open("wb") as target:
-                    while size <= limit and (chunk := source.read(_CHUNK)):
-                        target.write(chunk)
-                        sha256.update(chunk)
-                        size += len(chunk)
-                if sha256.hexdigest() != digest:
-                    raise RemoteError(f"{url}: {size} bytes without the hash in the manifest")
-                self._make_room(size)
-                temporary.replace(path)
-                return
-            except OSError:
-                if attempt == _ATTEMPTS - 1:
-                    raise
-                time.sleep(0.2 * 4**attempt)
-            finally:
-                temporary.unlink(missing_ok=True)
 
-    def _make_room(self, size: int) -> None:
-        """Remove the files that were used longest ago until `size` more bytes fit."""
+        def receive(source: Source) -> None:
+            sha256, size = hashlib.sha256(), 0
+            with temporary.open("wb") as target:
+                while size <= limit and (chunk := source.read(_CHUNK)):
+                    target.write(chunk)
+                    sha256.update(chunk)
+                    size += len(chunk)
+            if sha256.hexdigest() != digest:
+                raise RemoteError(
+                    f"{url}: {size} bytes without the hash in the manifest; it is damaged, or of another manifest"
+                )
+
+        try:
+            fetch(url, receive, storage_options=self._storage_options)
+            self._make_room(temporary.stat().st_size)
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def _make_room(self, size: int = 0) -> None:
+        """Remove what killed fetches left, and the files that were used longest ago until `size` more bytes fit."""
         with self._locked("eviction"):
             entries = []
             for path in self._cache.iterdir():
+                if _TEMPORARY.fullmatch(path.name) and not self._is_fetched_now(path):
+                    path.unlink(missing_ok=True)
                 if path.name.startswith(".") or not path.is_file():
                     continue
                 with suppress(FileNotFoundError):  # removed by hand, for example
@@ -156,6 +176,14 @@ class RemoteFiles:
                 path.unlink(missing_ok=True)
                 total -= entry_size
 
+    def _is_fetched_now(self, temporary: Path) -> bool:
+        """Whether a process writes a temporary file: it holds the lock of the file that this will be."""
+        try:
+            with locked(self._cache / "locks" / temporary.name.split(".")[1], wait=False):
+                return False
+        except BlockingIOError:
+            return True
+
     @contextmanager
     def _locked(self, name: str) -> Iterator[None]:
         """Hold a lock among all processes that share the cache."""
@@ -164,30 +192,16 @@ class RemoteFiles:
         with locked(folder / name, wait=True):
             yield
 
-    @contextmanager
-    def _open_remote(self, url: str) -> Iterator[BinaryIO]:
-        import fsspec
 
-        try:
-            with fsspec.open(url, "rb", **self._storage_options) as file:
-                yield file
-        except ImportError as error:
-            extra = "s3" if url.startswith("s3:") else "remote"
-            raise MissingPackageError(
-                f"{error}; for s3:// and http:// there is: pip install 'video-data[{extra}]'"
-            ) from error
-        except OSError:
-            raise
-        except Exception as error:  # file systems raise errors of their own kinds
-            raise RemoteError(f"{url}: {describe(error)}") from error
-
-
-def _size(path: Path) -> int:
-    """Bytes of a file; 0 where there is none."""
+def _is_intact(path: Path, size: int | None, digest: str | None) -> bool:
+    """Whether a file is there with that size and hash; None stands for any."""
     try:
-        return path.stat().st_size
-    except FileNotFoundError:
-        return 0
+        with path.open("rb") as file:
+            if size is not None and os.fstat(file.fileno()).st_size != size:
+                return False
+            return digest is None or hashlib.file_digest(file, "sha256").hexdigest() == digest
+    except OSError:  # it is not there, or a block of the disk cannot be read
+        return False
 
 
 def is_url(path: str | Path) -> bool:

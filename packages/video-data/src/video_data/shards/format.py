@@ -303,7 +303,11 @@ def load_manifest(folder: Path) -> tuple[Manifest, str]:
     path = folder / MANIFEST_NAME
     if not path.is_file():
         raise InputError(f"{folder} is not a finished shard set: {MANIFEST_NAME} is missing")
-    content = path.read_bytes()
+    return parse_manifest(path.read_bytes(), path)
+
+
+def parse_manifest(content: bytes, path: str | Path) -> tuple[Manifest, str]:
+    """As `load_manifest`, of the content of the file; `path` names it in errors."""
     manifest = parse_file(Manifest, content, path)
     for split in {shard.split for shard in manifest.shards} | set(manifest.splits):
         packed = sum(shard.num_samples for shard in manifest.shards if shard.split == split)
@@ -338,7 +342,7 @@ def load_index(
     return index
 
 
-def parse_file(model: type[M], content: bytes, path: Path) -> M:
+def parse_file(model: type[M], content: bytes, path: str | Path) -> M:
     """Parse a JSON file.
 
     Raises:

@@ -205,18 +205,36 @@ class ShardSet:
 
     def _read_member(self, shard: ShardEntry, name: str, member: SampleRecord | FlowRecord) -> bytes:
         try:
-            content = os.pread(self._file(shard), member.size, member.offset)
+            content = self._try_to_read(self._file(shard), shard, name, member)
+            if isinstance(content, ShardError) and isinstance(self._source, RemoteFiles):
+                # The cache is damaged, or what was fetched is.
+                self._files.drop(shard.name)
+                checked = self._files.get(shard.name, lambda: self._source.open(shard, "tar", check=True))
+                content = self._try_to_read(checked, shard, name, member)
         except OSError as error:
             raise ShardError(
                 f"{shard.name}.tar: {describe(error)}", reason="a shard cannot be read"
             ) from error
+        if isinstance(content, ShardError):
+            raise content
+        return content
+
+    def _try_to_read(
+        self, file: int, shard: ShardEntry, name: str, member: SampleRecord | FlowRecord
+    ) -> bytes | ShardError:
+        """Return the bytes of a video, or why these are not they."""
+        try:
+            content = os.pread(file, member.size, member.offset)
+        except OSError as error:
+            return ShardError(f"{shard.name}.tar: {describe(error)}", reason="a shard cannot be read")
         if len(content) != member.size:
-            raise ShardError(
+            return ShardError(
                 f"{shard.name}.tar: {len(content)} of {member.size} bytes of {name!r}",
                 reason="a shard ends early",
             )
-        if self._verify and hashlib.sha256(content).hexdigest() != member.sha256:
-            raise ShardError(
+        is_checked = self._verify or isinstance(self._source, RemoteFiles)
+        if is_checked and hashlib.sha256(content).hexdigest() != member.sha256:
+            return ShardError(
                 f"{shard.name}.tar: the bytes of {name!r} do not have the hash in the index",
                 reason="bytes do not have the hash in the index",
             )
@@ -240,7 +258,7 @@ class ShardSet:
             ShardError: It cannot be opened.
         """
         try:
-            return os.fdopen(self._source.open(self._shard(name), "tar"), "rb")
+            return os.fdopen(self._source.open(self._shard(name), "tar", check=True), "rb")
         except OSError as error:
             raise ShardError(f"{name}.tar: {describe(error)}", reason="a shard cannot be read") from error
 
@@ -316,8 +334,8 @@ class LocalFiles:
                 raise InputError(f"{shard.name}.tar has {size} bytes, the manifest says {shard.size}")
         return manifest, manifest_hash
 
-    def open(self, shard: ShardEntry, suffix: str) -> int:
-        """Return a descriptor of the tar or the index of a shard.
+    def open(self, shard: ShardEntry, suffix: str, *, check: bool = False) -> int:
+        """Return a descriptor of the tar or the index of a shard; nothing is checked, as there is no other copy.
 
         Raises:
             OSError: It cannot be opened.
@@ -336,12 +354,13 @@ def open_shards(
     """Open a set of shards that `pack_folder` or `pack_csv` wrote.
 
     Shards behind a URL are fetched one by one when a sample of theirs is first read, verified with the SHA-256 in
-    the manifest and kept in a cache on disk, which all processes of a machine share.
+    the manifest and kept in a cache on disk, which all processes of a machine share. Each sample that is read from it
+    is verified again, and a file that was damaged meanwhile is fetched once more.
 
     Args:
         path: The folder, or its URL: `s3://...` (extra `s3`), `http://...` and `https://...` (extra `remote`), and
             what else fsspec has a file system for.
-        verify: Whether every read checks the SHA-256 of the video.
+        verify: Whether every read checks the SHA-256 of the video; for URLs it does.
         cache: For URLs, folder of the cache; None means `video-data` in the user's cache folder.
         cache_bytes: For URLs, size to which the cache is kept. It should hold at least the 16 shards among which
             samples are shuffled, for every set that is read.
@@ -350,6 +369,7 @@ def open_shards(
     Raises:
         ValueError: The manifest is missing or wrong, or a file it lists is missing or has another size, or a shard
             is larger than the cache.
+        RemoteError: The manifest cannot be fetched.
         ImportError: A package for this kind of URL is missing.
     """
     files: LocalFiles | RemoteFiles

@@ -23,7 +23,13 @@ class MissingPackageError(ImportError):
 
 
 class RemoteError(OSError):
-    """A remote file could not be fetched, or what came is not what the manifest says."""
+    """A remote file could not be fetched, or what came is not what the manifest says.
+
+    Attributes:
+        status: Status of the server's answer in HTTP; None where there was none, or the status is not the reason.
+    """
+
+    status: int | None = None
 
 
 def describe(error: BaseException) -> str:

@@ -1,58 +1,95 @@
-"""Ctrl-C while C code calls Python.
+"""Ctrl-C and SIGTERM end a command alike, and are not lost while C code calls Python.
 
 FFmpeg reads a file through Python functions, and an exception in one of them is printed and forgotten. So a signal that
-arrives there raises nothing until the work at hand is done.
+arrives there raises nothing until FFmpeg has returned.
 """
 
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import CodeType, FrameType
-from typing import TypeVar
+from typing import Any, TypeVar
 
 F = TypeVar("F", bound=Callable[..., object])
 
+# What `timeout` and torchrun send to a process, they send to its group as well.
+_ONE_SIGNAL = 0.5  # seconds within which signals count as one
+
 _callbacks: set[CodeType] = set()
+_put_off = False  # a signal came while C code called Python
 
 
 def called_by_c(function: F) -> F:
-    """Decorate a function that C code calls, from which no exception gets out."""
+    """Decorate a function that C code calls, from which no exception but a plain `Exception` gets out."""
     _callbacks.add(function.__code__)
     return function
 
 
+def is_put_off() -> bool:
+    """Whether a signal waits until C code has returned; what C code calls then ends its work."""
+    return _put_off
+
+
 @contextmanager
-def interrupts() -> Iterator[Callable[[], None]]:
-    """Enter a block in which Ctrl-C raises KeyboardInterrupt as usual, but not while C code calls Python.
-
-    A second Ctrl-C always does: a read may wait for a storage that is gone. Where the caller handles SIGINT itself, or
-    on another thread, nothing changes.
-
-    Yields:
-        A function for the places between two pieces of work, which raises a KeyboardInterrupt that was put off.
-    """
-    put_off = False
-
-    def handle(number: int, frame: FrameType | None) -> None:
-        nonlocal put_off
-        while frame is not None and not put_off:
-            if frame.f_code in _callbacks:
-                put_off = True
-                return
-            frame = frame.f_back
-        raise KeyboardInterrupt
-
-    def check() -> None:
-        if put_off:
+def put_off_until_end() -> Iterator[None]:
+    """Enter a block that runs C code, at the end of which a signal that was put off raises KeyboardInterrupt."""
+    global _put_off
+    try:
+        yield
+    finally:
+        if _put_off:
+            _put_off = False
             raise KeyboardInterrupt
 
-    on_main_thread = threading.current_thread() is threading.main_thread()
-    if not on_main_thread or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
-        yield check
+
+@contextmanager
+def interrupts(*, sigterm: bool = True) -> Iterator[Callable[[], bool]]:
+    """Enter a block in which Ctrl-C and SIGTERM raise KeyboardInterrupt, but not while C code calls Python.
+
+    A second signal always does: a read may wait for a storage that is gone. Signals that the caller handles or ignores
+    are left to it, as is everything on another thread. Signals within half a second count as one.
+
+    Args:
+        sigterm: Whether SIGTERM is meant, too.
+
+    Yields:
+        A function that says whether a signal has come in the block.
+    """
+    global _put_off
+    first: float | None = None
+
+    def has_come() -> bool:
+        return first is not None
+
+    if threading.current_thread() is not threading.main_thread():
+        yield has_come
         return
-    signal.signal(signal.SIGINT, handle)
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        global _put_off
+        nonlocal first
+        now = time.monotonic()
+        if first is not None and now - first < _ONE_SIGNAL:
+            return
+        while frame is not None and first is None:
+            if frame.f_code in _callbacks:
+                first, _put_off = now, True
+                return
+            frame = frame.f_back
+        first = now
+        raise KeyboardInterrupt
+
+    defaults: dict[int, Any] = {signal.SIGINT: signal.default_int_handler}
+    if sigterm:
+        defaults[signal.SIGTERM] = signal.SIG_DFL
+    taken = {number: default for number, default in defaults.items() if signal.getsignal(number) is default}
     try:
-        yield check
+        for number in taken:
+            signal.signal(number, handle)
+        yield has_come
     finally:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        for number, default in taken.items():
+            signal.signal(number, default)
+            _put_off = False

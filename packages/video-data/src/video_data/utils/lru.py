@@ -29,6 +29,12 @@ class LruCache(Generic[K, V]):
         self._values.move_to_end(key)
         return self._values[key]
 
+    def drop(self, key: K) -> None:
+        """Drop the value of `key` where it is there."""
+        if key in self._values:
+            self._values.move_to_end(key, last=False)
+            self._shrink(len(self._values) - 1)
+
     def clear(self) -> None:
         """Drop all values."""
         self._shrink(0)

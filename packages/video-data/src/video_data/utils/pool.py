@@ -72,25 +72,18 @@ def map_in_order(
         TimeRemainingColumn(),
     )
     console = Console(stderr=True)
-    with ProgressDisplay(
+    display = ProgressDisplay(
         *columns, console=console, disable=not progress, speed_estimate_period=_SPEED_PERIOD
-    ) as bar:
+    )
+    with interrupts(), display as bar:
         steps = weights or [1] * len(items)
         task = bar.add_task(title, total=done + sum(steps), completed=done)
         if num_workers == 1:
-            results: Iterable[R] = _map_here(function, items)
+            results: Iterable[R] = map(function, items)
         else:
             results = _map_in_processes(function, items, num_workers, describe)
         for step, result in zip(steps, results, strict=True):
             bar.advance(task, step)
-            yield result
-
-
-def _map_here(function: Callable[[T], R], items: Iterable[T]) -> Generator[R, None, None]:
-    with interrupts() as check:
-        for item in items:
-            result = function(item)
-            check()
             yield result
 
 

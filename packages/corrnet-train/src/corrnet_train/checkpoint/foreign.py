@@ -1,0 +1,85 @@
+"""What a file is that was given for a checkpoint and is none, in words for users."""
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+WANTED = (
+    "give a checkpoint that `corrnet train` wrote (checkpoints/last.pt), the folder of a run, or that of an exported "
+    "model"
+)
+
+# Where a name of a format begins in a file, and what it is.
+_FORMATS = (
+    (4, b"ftyp", "a video or a picture (mp4)"),
+    (0, b"\x1aE\xdf\xa3", "a video (Matroska or WebM)"),
+    (8, b"AVI ", "a video (AVI)"),
+    (0, b"\x89PNG", "a picture"),
+    (0, b"\xff\xd8\xff", "a picture"),
+    (0, b"\x89HDF", "a file of HDF5, as Keras writes them"),
+    (0, b"\x1f\x8b", "a gzip file"),
+    (257, b"ustar", "a tar, as a shard is"),
+    (0, b"version https://git-lfs", "a pointer of Git LFS; git lfs pull gets the file"),
+    (0, b"<", "a page of the web, perhaps an error of a download"),
+)  # fmt: skip
+_PREFIXES = {
+    "module.": "DistributedDataParallel or DataParallel",
+    "_orig_mod.": "torch.compile",
+    "_forward_module.": "Lightning",
+}
+
+
+def what_file(path: Path, error: Exception) -> str | None:
+    """Return what a file is that torch cannot read, by its first bytes and by what torch says; None if unknown."""
+    with path.open("rb") as file:
+        start = file.read(512)
+    if not start:
+        return "it is empty"
+    if not any(start):
+        return "it begins with zeros, as files do that were on a disk when it failed"
+    for place, name, what in _FORMATS:
+        if start[place:].startswith(name):
+            return f"it is {what}"
+    if start[8:9] == b"{" and start[5:8] == bytes(3):
+        return "it is a file of safetensors, which holds weights without a recipe"
+    if found := re.search(r"Unsupported (?:global: GLOBAL|class) (\S+)", str(error)):
+        return f"it holds a Python object ({found[1]}), which could run any code, and not weights alone"
+    if _is_text(start):
+        return "it is a text file"
+    return None
+
+
+def what_content(content: Any) -> str:
+    """Return what torch has read from a file that is no checkpoint of corrnet."""
+    if isinstance(content, Tensor):
+        return f"it holds a tensor of shape {list(content.shape)}"
+    if not isinstance(content, Mapping):
+        return f"it holds a {type(content).__name__}"
+    place, names = max(_weights(content), key=lambda found: len(found[1]), default=("", []))
+    if not names:
+        return f"it holds no weights, but {json.dumps([str(key) for key in content][:5])}"
+    where = f" under {place!r}" if place else ""
+    prefix = next((prefix for prefix in _PREFIXES if all(name.startswith(prefix) for name in names)), None)
+    of = f" of a model in {_PREFIXES[prefix]} (names begin with {prefix!r})" if prefix else ""
+    return (
+        f"it holds {len(names)} tensors{of}{where}, {names[0]} for one, without the recipe and the classes that belong "
+        "to them, so another program wrote it"
+    )
+
+
+def _weights(content: Mapping[Any, Any]) -> Iterator[tuple[str, list[str]]]:
+    """Yield the tensors of a mapping by name, and those of each mapping in it, with the name of that."""
+    for place, values in (("", content), *content.items()):
+        if isinstance(values, Mapping):
+            yield str(place), [str(name) for name, value in values.items() if isinstance(value, Tensor)]
+
+
+def _is_text(start: bytes) -> bool:
+    try:
+        return all(character.isprintable() or character.isspace() for character in start.decode())
+    except UnicodeDecodeError:
+        return False

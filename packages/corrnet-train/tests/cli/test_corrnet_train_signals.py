@@ -1,0 +1,149 @@
+"""Ctrl-C and SIGTERM for all commands but `train`, sent to the command alone and to its whole group."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+NUMBERS = (signal.SIGINT, signal.SIGTERM)
+
+
+@pytest.fixture
+def many_videos(motionbench, tmp_path):
+    """A folder with many names for the videos of MotionBench, so that no command is done before the signal."""
+    folder = tmp_path / "videos"
+    for number, video in enumerate(sorted((motionbench[0] / "videos").rglob("*.mp4")) * 20):
+        (folder / "ab"[number % 2]).mkdir(parents=True, exist_ok=True)
+        os.link(video, folder / "ab"[number % 2] / f"{number}.mp4")
+    return folder
+
+
+@pytest.fixture
+def commands(motionbench, model_folder, many_videos, tmp_path):
+    """What is called, and the files from which on it is at work."""
+    shards, out = motionbench[1], tmp_path / "out"
+    out.mkdir()
+    clips = ("--num-clips", "10", "--device", "cpu")
+    return {
+        "pack": (("pack", "folder", many_videos, out, "--shard-size", "2"), "*.tar"),
+        "verify": (("verify", shards), None),
+        "eval": (("eval", model_folder, shards, "--split", "train", *clips, "--output", out), "*.jsonl"),
+        "features": (("features", model_folder, many_videos, *clips, "-o", out / "f.npz"), "*.part*"),
+        "predict": (("predict", model_folder, many_videos, *clips), None),
+    }
+
+
+def members(group):
+    """Processes of a group that are not dead; one that waits to be collected is."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            state, _, pgrp = (folder / "stat").read_text().rpartition(")")[2].split()[:3]
+        except OSError:
+            continue
+        if int(pgrp) == group and state != "Z":
+            found.append(int(folder.name))
+    return found
+
+
+def start(command, out):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        [sys.executable, "-m", "corrnet_train.cli", *map(str, command)],
+        stdout=(out / "stdout").open("w"),
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        env=environment,
+        # A background job starts with SIGINT ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+
+
+def wait_for_work(process, name, pattern, out):
+    deadline = time.monotonic() + 120
+    while True:
+        assert time.monotonic() < deadline and process.poll() is None, process.communicate()[1]
+        if pattern is None and name == "predict" and (out / "stdout").stat().st_size:
+            return
+        if pattern is None and name == "verify" and _is_reading(process.pid):
+            return
+        if pattern is not None and any((out / "out").glob(pattern)):
+            return
+        time.sleep(0.01)
+
+
+def _is_reading(group):
+    """Whether a process of the command has a tar open."""
+    for pid in members(group):
+        try:
+            if any(os.readlink(path).endswith(".tar") for path in Path(f"/proc/{pid}/fd").iterdir()):  # noqa: PTH115
+                return True
+        except OSError:
+            continue
+    return False
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="looks at /proc")
+@pytest.mark.parametrize("to_group", [False, True])
+@pytest.mark.parametrize("number", NUMBERS)
+@pytest.mark.parametrize(
+    ("name", "num_workers"),
+    [
+        ("pack", 0), ("pack", 2), ("verify", 0), ("verify", 2), ("eval", 0), ("eval", 1), ("features", 0),
+        ("features", 2), ("predict", None),
+    ],
+)  # fmt: skip
+def test_a_signal_ends_a_command_and_leaves_nothing(name, num_workers, number, to_group, commands, tmp_path):
+    command, pattern = commands[name]
+    if num_workers is not None:
+        command = (*command, "--num-workers", num_workers)
+    process = start(command, tmp_path)
+    try:
+        wait_for_work(process, name, pattern, tmp_path)
+        (os.killpg if to_group else os.kill)(process.pid, number)
+        _, errors = process.communicate(timeout=60)
+        assert process.returncode == 130, errors
+        assert "interrupted" in errors
+        # torch's loader may show errors of its own end where it has workers.
+        assert (name in ("eval", "features") and num_workers) or "Traceback" not in errors
+        deadline = time.monotonic() + 30
+        while members(process.pid):
+            assert time.monotonic() < deadline, "a process was left behind"
+            time.sleep(0.05)
+    finally:
+        for pid in members(process.pid):
+            os.kill(pid, signal.SIGKILL)
+    assert not list((tmp_path / "out").rglob("*.tmp"))
+    if name in ("pack", "eval", "features"):
+        assert "goes on" in errors
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seconds", [0.2, 1, 2, 3])
+def test_a_signal_while_a_command_starts(seconds, commands, tmp_path):
+    """Before anything is there to be kept, or while modules are imported."""
+    process = start(commands["predict"][0], tmp_path)
+    time.sleep(seconds)
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode in (130, -signal.SIGTERM) and "Traceback" not in errors, errors
+
+
+@pytest.mark.slow
+def test_an_ignored_ctrl_c_stays_ignored(commands, tmp_path):
+    """As in a background job of a script, or under nohup for SIGHUP."""
+    command = [sys.executable, "-m", "corrnet_train.cli", *map(str, commands["predict"][0][:2])]
+    command.append(str(next(tmp_path.rglob("*.mp4"))))
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN)
+    )
+    time.sleep(2)
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=60)
+    assert process.returncode == 0
