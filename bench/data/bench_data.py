@@ -11,12 +11,14 @@ from pathlib import Path
 
 import av
 import pytest
+from torch.utils.data import DataLoader
 
 from bench.data.contenders import CROP, NUM_FRAMES, SIZE, for_clips, for_views, random_clips, video
 from bench.data.media import KINDS, write_videos
 from bench.interleave import Contender, compare
 from bench.ops.cases import FULL
 from video_data import ClipConfig, PackOptions, ShardSet, open_shards, pack_folder, train_loader
+from video_data.loading.train import _TrainDataset
 from video_data.media.decode import decode_clips
 from video_data.sampling.clips import train_clip
 from video_data.sampling.order import SampleOrder, permutation
@@ -136,6 +138,28 @@ def test_scaling(benchmark, record, shards):
     none, *others = (Contender(f"{number} workers", read(number), threads=1) for number in (0, 1, 2))
     rows = compare(benchmark, none, others, seconds=2 * SECONDS)
     record("data", [{**columns("scaling", "H.264 GOP 12", 64, "clip"), **row} for row in rows])
+
+
+def test_start(benchmark, record, shards):
+    """From nothing to the first batch of two workers, of the server that they come from or forked from this process."""
+
+    def of_server() -> object:
+        return next(iter(train_loader(shards, "train", CLIP, batch_size=BATCH, seed=0, num_workers=2)))
+
+    def forked() -> object:
+        batches = [list(range(first, first + BATCH)) for first in (0, BATCH)]
+        options = {"batch_size": None, "collate_fn": lambda batch: batch, "num_workers": 2}
+        dataset = _TrainDataset(shards, "train", CLIP, 0, "rgb", 1)
+        return next(iter(DataLoader(dataset, sampler=batches, multiprocessing_context="fork", **options)))
+
+    of_server()  # starts the server
+    rows = compare(
+        benchmark,
+        Contender("forked", forked, threads=1),
+        [Contender("of the server", of_server, threads=1)],
+        seconds=4 * SECONDS,
+    )
+    record("data", [{**columns("start", "H.264 GOP 12", BATCH, "clip"), **row} for row in rows])
 
 
 def test_reads(benchmark, record, shards):
