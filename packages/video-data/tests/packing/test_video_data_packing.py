@@ -33,6 +33,7 @@ from video_data.media.decode import decode_clips
 from video_data.packing._journal import Journal
 from video_data.sampling.clips import Box
 from video_data.utils.errors import InputError
+from video_data.utils.files import locked
 
 WHOLE = Box(0, 0, 64, 64)
 COPY = PackOptions(mode="copy", shard_size=5)
@@ -555,3 +556,16 @@ def test_the_journal_is_gone_when_all_is_done(class_folder, tmp_path):
     pack_folder(class_folder, tmp_path, options=COPY, progress=False)
     assert Journal(tmp_path).plan() is None
     assert not (tmp_path / ".packing").exists()
+
+
+def test_two_processes_do_not_pack_into_one_folder(class_folder, tmp_path):
+    part = COPY.model_copy(update={"part": (2, 2)})
+    with locked(tmp_path / ".lock", wait=False):
+        with pytest.raises(
+            InputError, match=r"another process packs into .*: wait for it, or choose another"
+        ):
+            pack_folder(class_folder, tmp_path, options=COPY, progress=False)
+        with locked(tmp_path / ".lock-1", wait=False):  # another machine's part
+            pack_folder(class_folder, tmp_path, options=part, progress=False)
+    pack_folder(class_folder, tmp_path, options=COPY, progress=False)
+    assert not list(tmp_path.glob(".lock*[!1]"))

@@ -2,8 +2,8 @@
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
-from contextlib import closing
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -40,7 +40,7 @@ from video_data.shards.format import (
 )
 from video_data.shards.pack_options import PackOptions
 from video_data.utils.errors import InputError
-from video_data.utils.files import write_atomic
+from video_data.utils.files import locked, write_atomic
 from video_data.utils.pool import map_in_order
 
 _SHARD_FILE = re.compile(r"(train|val|test)-[0-9]{6}(-[0-9]{2,})?\.(tar|json)")
@@ -119,9 +119,9 @@ def pack_listing(
         progress: Whether to show a progress bar on standard error.
 
     Raises:
-        ValueError: No video can be read; `dest` holds a finished set, or an unfinished one of other videos or options,
-            and `options.overwrite` is off; it is on for a part; a video has a span and is not to be re-encoded; or this
-            FFmpeg cannot encode H.264.
+        ValueError: No video can be read; another process packs into `dest`; that holds a finished set, or an unfinished
+            one of other videos or options, and `options.overwrite` is off; it is on for a part; a video has a span and
+            is not to be re-encoded; or this FFmpeg cannot encode H.264.
         ImportError: `options.flow` is on and OpenCV is missing.
         WorkError: A worker process died.
         OSError: Writing failed. No file is left half-written under its final name.
@@ -141,18 +141,36 @@ def pack_listing(
     entries = _shuffled(listing.entries, options.seed)
     listed = [listing_line(entry) for entry in entries]
     plan = _plan(listing, entries, listed, options)
-    journal = _open_journal(Path(dest), plan, listed, overwrite=options.overwrite)
     groups = _members(plan.groups, entries)
-    if options.part is not None:
+    with _only_packer(Path(dest), options.part):
+        journal = _open_journal(Path(dest), plan, listed, overwrite=options.overwrite)
+        if options.part is None:
+            _pack_groups(groups, journal, plan, options, progress)
+            return _finish(journal, plan)
         number, num_parts = options.part
         groups = groups[number - 1 :: num_parts]
-    _pack_groups(groups, journal, plan, options, progress)
-    if options.part is None:
-        return _finish(journal, plan)
+        _pack_groups(groups, journal, plan, options, progress)
     records = [journal.record(group) for group, _ in groups]
     shards = [shard for record in records if record for shard in record.shards]
     dropped = [entry for record in records if record for entry in record.dropped]
     return PackReport(sum(shard.num_samples for shard in shards), _reasons(dropped), None)
+
+
+@contextmanager
+def _only_packer(dest: Path, part: tuple[int, int] | None) -> Iterator[None]:
+    """Keep other processes of this machine from packing the same into a folder."""
+    dest.mkdir(parents=True, exist_ok=True)
+    path = dest / (".lock" if part is None else f".lock-{part[0]}")
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(locked(path, wait=False))
+        except BlockingIOError:
+            what = "" if part is None else f" part {part[0]}"
+            raise InputError(
+                f"another process packs{what} into {dest}: wait for it, or choose another folder"
+            ) from None
+        stack.callback(path.unlink, missing_ok=True)
+        yield
 
 
 def merge_parts(dest: str | Path, *folders: str | Path, progress: bool = True) -> PackReport:
