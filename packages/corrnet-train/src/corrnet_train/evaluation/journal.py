@@ -14,6 +14,7 @@ from corrnet_train.evaluation.accuracy import VideoPrediction
 from corrnet_train.utils.errors import InputError
 from corrnet_train.utils.files import write_text
 from video_data.loading.batches import Unreadable
+from video_data.utils.files import naming
 from video_data.utils.settings import changed_settings
 
 _log = logging.getLogger(__name__)
@@ -76,16 +77,18 @@ class EvalJournal:
         self.parts.append(part)
         if self._path is None:
             return
-        if self._file is None:
-            write_text(self._path, "".join(f"{line}\n" for line in self._lines))
-            self._file = self._path.open("a", encoding="utf-8")
-        self._file.write(json.dumps(_to_json(part)) + "\n")
-        self._file.flush()
+        with naming(self._path):
+            if self._file is None:
+                write_text(self._path, "".join(f"{line}\n" for line in self._lines))
+                self._file = self._path.open("a", encoding="utf-8")
+            self._file.write(json.dumps(_to_json(part)) + "\n")
+            self._file.flush()
 
     def close(self) -> None:
         """Close the file."""
-        if self._file is not None:
-            self._file.close()
+        if self._file is not None and self._path is not None:
+            with naming(self._path):
+                self._file.close()
 
 
 def _differs(before: Mapping[str, Any], settings: Mapping[str, str | int], path: Path) -> bool:

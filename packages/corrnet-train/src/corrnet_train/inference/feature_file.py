@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from corrnet_train.utils.errors import InputError, WorkError
 from corrnet_train.utils.files import check_output, write_text
-from video_data.utils.files import atomic_path, locked
+from video_data.utils.files import atomic_path, locked, naming
 from video_data.utils.settings import changed_settings
 
 Rows = NDArray[np.float32]
@@ -113,10 +113,11 @@ class FeatureFile:
             rows: Its features [clips or 1, features]; [0, features] when it could not be read.
         """
         assert rows.dtype == np.float32 and rows.shape == (self._num_rows(record), self._num_features)
-        self._rows.write(np.ascontiguousarray(rows).tobytes())
-        self._rows.flush()
-        self._records.write(json.dumps(asdict(record)) + "\n")
-        self._records.flush()
+        with naming(self.path):
+            self._rows.write(np.ascontiguousarray(rows).tobytes())
+            self._rows.flush()
+            self._records.write(json.dumps(asdict(record)) + "\n")
+            self._records.flush()
         self.num_videos += 1
 
     def finish(self) -> tuple[int, list[VideoRecord]]:
@@ -146,7 +147,8 @@ class FeatureFile:
 
     def close(self) -> None:
         """Close the files; another object goes on with them."""
-        self._files.close()
+        with naming(self.path):
+            self._files.close()
 
     def _num_rows(self, record: VideoRecord) -> int:
         if record.error:
