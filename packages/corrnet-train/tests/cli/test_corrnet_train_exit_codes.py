@@ -150,6 +150,42 @@ def test_errors_of_every_package_have_a_kind():
         assert {repr(error): kind_of(error) for error in errors} == {repr(error): kind for error in errors}
 
 
+SHM = (
+    "RuntimeError: unable to allocate shared memory(shm) for file </torch_1_2>: No space left on device (28)"
+)
+MEANT = {
+    "error: memory is full; fewer decoding processes": MemoryError(),
+    "error: shared memory (/dev/shm) is full; fewer decoding processes (data.num_workers":
+        RuntimeError(f"Caught RuntimeError in DataLoader worker process 0.\nOriginal Traceback:\n  File x\n{SHM}\n"),
+    "error: shared memory (/dev/shm) is full; fewer":
+        RuntimeError("DataLoader worker (pid 7) is killed by signal: Bus error. It is possible that ..."),
+    "error: a decoding process was killed, as the system does when memory is full; fewer":
+        RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. "),
+    "error: CUDA out of memory; take fewer clips at once":
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB. GPU 0 has a total of ..."),
+    "error: DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes; fewer":
+        RuntimeError("[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you "
+                     "tried to allocate 8 bytes. Error code 12 (Cannot allocate memory)"),
+    "error: [Errno 28] No space left on device: '/a. b/last.pt'; free some space there":
+        OSError(28, "No space left on device", "/a. b/last.pt"),
+    "error: [Errno 24] Too many open files: 'x'; raise the limit: ulimit -n": OSError(24, "Too many open files", "x"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("text", MEANT)
+def test_what_runs_out_is_told_in_a_line_with_what_helps(text, monkeypatch, tmp_path):
+    line = "pack-merge a"
+
+    def fail(*args, **kwargs):
+        raise MEANT[text]
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(CALLS[line], fail)
+    result = runner.invoke(app, line.split())
+    assert result.exit_code == 1
+    assert result.stderr.startswith(text) and result.stderr.count("\n") == 1
+
+
 @pytest.mark.parametrize("line", CALLS)
 def test_ctrl_c_has_an_exit_code_of_its_own(line, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)

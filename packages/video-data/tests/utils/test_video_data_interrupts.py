@@ -90,7 +90,7 @@ def test_signals_that_come_together_are_one_and_a_later_one_acts_where_a_read_do
     with pytest.raises(KeyboardInterrupt), interrupts():
         read(signal.SIGINT)
         read(signal.SIGINT)
-        monkeypatch.setattr(module, "_ONE_SIGNAL", 0)
+        monkeypatch.setattr(module, "ONE_SIGNAL", 0)
         read(signal.SIGINT)
         pytest.fail("it went on")
 

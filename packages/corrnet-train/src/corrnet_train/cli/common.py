@@ -14,7 +14,7 @@ import typer
 from rich import markup
 from rich.console import Console
 
-from corrnet_train.utils.errors import InputError, kind_of
+from corrnet_train.utils.errors import InputError, kind_of, message_of
 from corrnet_train.utils.versions import version_of
 from video_data.utils.interrupts import interrupts
 
@@ -133,7 +133,7 @@ def print_error(error: Exception) -> None:
     if is_bug or _always_trace:
         _print("".join(traceback.format_exception(error)).rstrip())
     if not is_bug:
-        err.print(f"[bold red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
+        err.print(f"[bold red]error:[/] {escape(message_of(error))}", highlight=False, soft_wrap=True)
         return
     err.print(
         "[bold red]error:[/] this is a bug in corrnet; please report it with the lines above and these two:",

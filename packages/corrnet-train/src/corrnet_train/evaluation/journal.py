@@ -12,7 +12,7 @@ import numpy as np
 from corrnet_train.evaluation.accuracy import VideoPrediction
 from corrnet_train.utils.journal_lines import parsed_lines, sealed_line, unsealed, whole_lines
 from video_data.loading.batches import Unreadable
-from video_data.utils.files import write_atomic
+from video_data.utils.files import naming, write_atomic
 from video_data.utils.settings import changed_settings
 
 _log = logging.getLogger(__name__)
@@ -81,16 +81,18 @@ class EvalJournal:
         self.parts.append(part)
         if self._path is None:
             return
-        if self._file is None:
-            write_atomic(self._path, self._content)
-            self._file = self._path.open("a", encoding="utf-8")
-        self._file.write(sealed_line(_to_json(part)))
-        self._file.flush()
+        with naming(self._path):
+            if self._file is None:
+                write_atomic(self._path, self._content)
+                self._file = self._path.open("a", encoding="utf-8")
+            self._file.write(sealed_line(_to_json(part)))
+            self._file.flush()
 
     def close(self) -> None:
         """Close the file."""
-        if self._file is not None:
-            self._file.close()
+        if self._file is not None and self._path is not None:
+            with naming(self._path):
+                self._file.close()
 
 
 def _differs(before: Mapping[str, Any], settings: Mapping[str, str | int], path: Path) -> bool:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from corrnet_train.utils.errors import InputError, WorkError
 from corrnet_train.utils.files import check_output, write_text
 from corrnet_train.utils.journal_lines import parsed_lines, sealed_line, unsealed, whole_lines
-from video_data.utils.files import atomic_path, locked, write_atomic
+from video_data.utils.files import atomic_path, locked, naming, write_atomic
 from video_data.utils.settings import changed_settings
 
 T = TypeVar("T")
@@ -119,10 +119,11 @@ class FeatureFile:
         """
         assert rows.dtype == np.float32 and rows.shape == (self._num_rows(record), self._num_features)
         content = rows.tobytes()
-        self._rows.write(content)
-        self._rows.flush()
-        self._records.write(sealed_line({"rows": crc32(content), **asdict(record)}))
-        self._records.flush()
+        with naming(self.path):
+            self._rows.write(content)
+            self._rows.flush()
+            self._records.write(sealed_line({"rows": crc32(content), **asdict(record)}))
+            self._records.flush()
         self.num_videos += 1
 
     def finish(self) -> tuple[int, list[VideoRecord]]:
@@ -152,7 +153,8 @@ class FeatureFile:
 
     def close(self) -> None:
         """Close the files; another object goes on with them."""
-        self._files.close()
+        with naming(self.path):
+            self._files.close()
 
     def _num_rows(self, record: VideoRecord) -> int:
         if record.error:

@@ -11,6 +11,7 @@ from torch.utils.tensorboard import SummaryWriter
 from corrnet_train.utils.errors import InputError, MissingPackageError
 from corrnet_train.utils.files import write_text
 from corrnet_train.utils.journal_lines import parsed_lines, whole_lines
+from video_data.utils.files import naming
 
 
 class MetricsLog:
@@ -55,8 +56,9 @@ class MetricsLog:
             name: None if isinstance(value, float) and not math.isfinite(value) else value
             for name, value in values.items()
         }
-        self._file.write(json.dumps({"kind": kind, "step": step, **finite}) + "\n")
-        self._file.flush()
+        with naming(self._path):
+            self._file.write(json.dumps({"kind": kind, "step": step, **finite}) + "\n")
+            self._file.flush()
         for name, value in values.items():
             self._board.add_scalar(f"{kind}/{name}", value, step)
         if self._wandb is not None:
@@ -64,7 +66,8 @@ class MetricsLog:
 
     def close(self) -> None:
         """Flush and close the records."""
-        self._file.close()
+        with naming(self._path):
+            self._file.close()
         self._board.close()
         if self._wandb is not None:
             self._wandb.finish()

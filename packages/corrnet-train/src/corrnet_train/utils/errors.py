@@ -6,32 +6,59 @@ What an argument, a recipe, a file, a video, the network or the machine is to bl
 else is a bug, for which it shows the traceback: a plain `ValueError` or `RuntimeError` is raised for that alone.
 """
 
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from video_data.utils.errors import InputError, MissingPackageError, WorkError
 
-__all__ = ["InputError", "Kind", "MissingPackageError", "WorkError", "kind_of"]
+__all__ = ["InputError", "Kind", "MissingPackageError", "WorkError", "kind_of", "message_of"]
 
 Kind = Literal["bad input", "failed work", "bug"]
 
+_NO_ROOM = "free some space there, or write elsewhere; files that were there are as they were"
+_SHARED_MEMORY = (
+    "fewer decoding processes (data.num_workers, --num-workers; 0 needs none of it) or smaller batches take less; more "
+    "of it gives docker run --shm-size=8g, in Kubernetes an emptyDir of medium Memory at /dev/shm"
+)
+_WORKERS = "fewer decoding processes (data.num_workers, --num-workers) or smaller batches take less"
+_GPU_MEMORY = "take fewer clips at once (train.micro_batch, --batch-size, --num-clips), or another --device"
+
+
+class _Foreign(NamedTuple):
+    """Who is to blame for an error of another package, what it should be called, and what helps."""
+
+    kind: Kind
+    remedy: str = ""
+    name: str = ""  # takes the place of the text where that is long
+
+
 # What torch, Triton and corr_ops say when memory or a disk is full, a process is killed, a device cannot be used, no
-# compiler is there or a variable is wrong; they have no class for it.
-_FROM_OUTSIDE: dict[str, Kind] = {
-    "CORR_OPS_ISA must be": "bad input",
-    "out of memory": "failed work",
-    "can't allocate memory": "failed work",
-    "Cannot allocate memory": "failed work",
-    "No space left on device": "failed work",
-    "PytorchStreamWriter failed": "failed work",
-    "inline_container.cc": "failed work",  # of the same writer, in its end
-    "Too many open files": "failed work",
-    "DataLoader worker (pid": "failed work",
-    "busy or unavailable": "failed work",
-    "NVIDIA driver": "failed work",
-    "no kernel image is available": "failed work",
-    "uncorrectable ECC error": "failed work",
-    "No working C++ compiler": "failed work",
-    "Failed to find C compiler": "failed work",
+# compiler is there or a variable is wrong; they have no class for it. The first text that is found counts.
+_FROM_OUTSIDE: dict[str, _Foreign] = {
+    "CORR_OPS_ISA must be": _Foreign("bad input"),
+    "unable to allocate shared memory": _Foreign(
+        "failed work", _SHARED_MEMORY, "shared memory (/dev/shm) is full"
+    ),
+    "is killed by signal: Bus error": _Foreign(
+        "failed work", _SHARED_MEMORY, "shared memory (/dev/shm) is full"
+    ),
+    "is killed by signal: Killed": _Foreign(
+        "failed work", _WORKERS, "a decoding process was killed, as the system does when memory is full"
+    ),
+    "DataLoader worker (pid": _Foreign("failed work"),
+    "CUDA out of memory": _Foreign("failed work", _GPU_MEMORY),
+    "out of memory": _Foreign("failed work", _WORKERS),
+    "can't allocate memory": _Foreign("failed work", _WORKERS),
+    "Cannot allocate memory": _Foreign("failed work", _WORKERS),
+    "No space left on device": _Foreign("failed work", _NO_ROOM),
+    "PytorchStreamWriter failed": _Foreign("failed work", _NO_ROOM),
+    "inline_container.cc": _Foreign("failed work", _NO_ROOM),  # of the same writer, in its end
+    "Too many open files": _Foreign("failed work", "raise the limit: ulimit -n 65536"),
+    "busy or unavailable": _Foreign("failed work"),
+    "NVIDIA driver": _Foreign("failed work"),
+    "no kernel image is available": _Foreign("failed work"),
+    "uncorrectable ECC error": _Foreign("failed work"),
+    "No working C++ compiler": _Foreign("failed work"),
+    "Failed to find C compiler": _Foreign("failed work"),
 }
 
 
@@ -53,5 +80,24 @@ def kind_of(error: BaseException) -> Kind:
     if isinstance(error, corrnet_models.ModelError | corrnet_models.MissingPackageError | ValidationError):
         return "bad input"
     if type(error) is ValueError or isinstance(error, RuntimeError):
-        return next((kind for text, kind in _FROM_OUTSIDE.items() if text in str(error)), "bug")
+        return next((found.kind for text, found in _FROM_OUTSIDE.items() if text in str(error)), "bug")
     return "bug"
+
+
+def message_of(error: BaseException) -> str:
+    """Return what an error of which the kind is no bug says to users.
+
+    Errors of the system and of other packages say in one line what is wrong and what helps.
+    """
+    if isinstance(error, InputError | MissingPackageError | WorkError):
+        return str(error)
+    if isinstance(error, MemoryError):
+        return f"memory is full; {_WORKERS}"
+    for text, found in _FROM_OUTSIDE.items():
+        if text in str(error):
+            line = next(line for line in str(error).splitlines() if text in line)
+            # torch says where in its code it was, and goes on with figures and advice.
+            sentence = next((part for part in line.split(". ") if text in part), line).rstrip(".")
+            what = found.name or (line if isinstance(error, OSError) else sentence)
+            return f"{what}; {found.remedy}" if found.remedy else what
+    return str(error)

@@ -2,10 +2,13 @@
 
 import os
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
+
+from video_data.utils.interrupts import ONE_SIGNAL
 
 
 class Stopped(Exception):
@@ -38,19 +41,25 @@ class Flag:
 def interrupt_flag(*, launcher: int | None = None) -> Iterator[Flag]:
     """Turn SIGINT and SIGTERM into a flag.
 
-    Without a launcher a second signal acts as usual, that is at once. torchrun passes on the signal that a terminal or
-    a scheduler has already sent to all processes.
+    Without a launcher a second signal acts as usual, that is at once; those within half a second count as one. torchrun
+    passes on the signal that a terminal or a scheduler has already sent to all processes.
 
     Args:
         launcher: See `Flag`.
     """
     flag = Flag(launcher)
     previous: dict[int, Any] = {}
+    first: float | None = None
 
     def handle(number: int, frame: FrameType | None) -> None:
+        nonlocal first
         flag.set()
-        if launcher is None:
+        now = time.monotonic()
+        if first is None:
+            first = now
+        elif launcher is None and now - first > ONE_SIGNAL:
             signal.signal(number, previous[number])
+            signal.raise_signal(number)
 
     for name in (signal.SIGINT, signal.SIGTERM):
         previous[int(name)] = signal.signal(name, handle)

@@ -121,8 +121,8 @@ class ShardWriter:
     def _close(self) -> None:
         if not self._samples:
             return
-        self._tar.close()
-        self._stack.close()
+        with self._stack:
+            self._tar.close()
         index = model_bytes(ShardIndex(samples=tuple(self._samples)))
         write_atomic(self._dest / f"{self._name}.json", index)
         self.shards.append(

@@ -1,11 +1,19 @@
 """Files that appear under their final name only when they are complete, and locks on files."""
 
+import errno
 import os
+import re
 import secrets
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, BinaryIO
+
+from video_data.utils.errors import InputError, WorkError
+
+_STORAGE_FAULTS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.ESTALE}
+_OF_TORCH = ("PytorchStreamWriter failed", "inline_container.cc", "iostream error")
 
 _locks: set[IO[bytes]] = set()  # files that this process has locked
 
@@ -17,15 +25,49 @@ def atomic_path(path: Path) -> Iterator[Path]:
     The content is on disk before the rename. After an exception, as on a full disk, the temporary file is removed and
     what stood under `path` is as it was. The folder is made when it does not exist.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    with naming(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary_name(path)
     try:
-        yield temporary
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        with naming(path):
+            yield temporary
+            with temporary.open("rb+") as file:
+                os.fsync(file.fileno())
+            temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Enter a block that writes a file: where the storage fails, as a full disk does, an `OSError` names the file.
+
+    The system names no file when writing fails, torch and safetensors say it in classes of their own, and torch at
+    times without the reason.
+    """
+    try:
+        yield
+    except Exception as error:
+        number = _errno_of(error, path)
+        if number is None:
+            raise
+        raise OSError(number, os.strerror(number), str(path)) from error
+
+
+def _errno_of(error: BaseException | None, path: Path) -> int | None:
+    """Return the number of the fault of the storage that an error stands for; None where it stands for another."""
+    of_torch = False
+    while error is not None and not isinstance(error, InputError | WorkError):
+        if isinstance(error, OSError) and error.errno in _STORAGE_FAULTS:
+            is_of_another = error.filename is not None and path.name not in str(error.filename)
+            return None if is_of_another else error.errno
+        if found := re.search(r"\(os error (\d+)\)", str(error)):  # of safetensors, which is written in Rust
+            return int(found[1])
+        of_torch |= isinstance(error, RuntimeError) and any(text in str(error) for text in _OF_TORCH)
+        error = error.__cause__ or error.__context__
+    if not of_torch:
+        return None
+    return errno.ENOSPC if shutil.disk_usage(path.parent).free < 1 << 20 else errno.EIO
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 F = TypeVar("F", bound=Callable[..., object])
 
 # What `timeout` and torchrun send to a process, they send to its group as well.
-_ONE_SIGNAL = 0.5  # seconds within which signals count as one
+ONE_SIGNAL = 0.5  # seconds within which signals count as one
 
 _callbacks: set[CodeType] = set()
 _put_off = False  # a signal came while C code called Python
@@ -71,7 +71,7 @@ def interrupts(*, sigterm: bool = True) -> Iterator[Callable[[], bool]]:
         global _put_off
         nonlocal first
         now = time.monotonic()
-        if first is not None and now - first < _ONE_SIGNAL:
+        if first is not None and now - first < ONE_SIGNAL:
             return
         while frame is not None and first is None:
             if frame.f_code in _callbacks:
