@@ -158,6 +158,9 @@ def test_a_stopped_evaluation_goes_on_to_the_same_result(classifier, broken, tmp
     resumed = evaluate(classifier, broken, "test", **options, journal=journal, on_batch=seen.append)
     assert (done, seen) == ([0, 3, 3, 3], [9, 3, 3, 1])
     assert resumed == whole
+    seen.clear()  # the file still has what was done before the stop
+    assert evaluate(classifier, broken, "test", **options, journal=journal, on_batch=seen.append) == whole
+    assert seen == [16]
     content = journal.read_bytes()
     lines = content.split(b"\n")
     lines[1] = lines[1].replace(b"A", b"B", 1)  # another probability
