@@ -51,7 +51,7 @@ FACE = {
     "eval_loader": (
         "(shards, split, clip, *, num_clips=10, num_crops=1, batch_size=1, num_workers=0, rank=0, "
         "world_size=1, first=0, pixels='rgb', skip_unreadable=False, "
-        "timeout=300.0)"
+        "timeout=600.0)"
     ),
     "generate_motionbench": "(dest, config=None, *, num_workers=1, progress=True)",
     "inspect_shards": "(shards, *, progress=True)",
@@ -69,7 +69,7 @@ FACE = {
     "train_loader": (
         "(shards, split, clip, *, batch_size, seed, num_workers=0, rank=0, world_size=1, "
         "position=0, num_samples=None, repeats=1, error_budget=0.01, pixels='rgb', "
-        "timeout=300.0)"
+        "timeout=600.0)"
     ),
     "verify_shards": (
         "(path, *, decode=True, num_workers=1, progress=True, cache=None, storage_options=None)"

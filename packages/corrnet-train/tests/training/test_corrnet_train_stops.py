@@ -107,42 +107,34 @@ def test_a_kill_between_an_evaluation_and_its_checkpoint_repeats_the_evaluation_
 
 
 class KillsWorkers(Trainer):
-    """Its loaders lose their workers in the middle of a step, once or whenever there are new ones."""
-
-    times = 1
+    """Its loader loses its worker, which has made two batches in advance, before the third step."""
 
     def _train_step(self, *args):
         if self.step == 2:
-            self._kill()
+            time.sleep(1)
+            (worker,) = self._loader._loader._workers.processes
+            os.kill(worker.pid, signal.SIGKILL)
+            worker.join()
         return super()._train_step(*args)
-
-    def _kill(self):
-        workers = self._loader._loader._workers
-        for process in workers.processes:
-            os.kill(process.pid, signal.SIGKILL)
-            process.join()
-
-    def loader(self, **options):
-        if self._workers_error is not None and self.times > 1:
-            raise self._workers_error
-        return super().loader(**options)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("times", [1, 2])
-def test_a_run_whose_workers_die_is_saved_and_goes_on_to_the_same_bits(make_config, straight, times):
-    """New workers finish the step; where they die too, the step before is saved."""
-    config = make_config(*EVALUATED, "data.num_workers=1", "eval.every_epochs=0.5", model="r2d_tiny")
-    trainer = KillsWorkers(config)
-    trainer.times = times
+@pytest.mark.parametrize("micro_batch", [8, 2])
+def test_a_run_whose_workers_die_is_saved_and_goes_on_to_the_same_bits(make_config, micro_batch, caplog):
+    """In the middle of a step, of which a micro-batch lacks, the main process makes it."""
+    options = [*EVALUATED, f"train.micro_batch={micro_batch}"]
+    straight = make_config(*options, name="straight", model="r2d_tiny")
+    assert Trainer(straight).run().finished
+    config = make_config(*options, "data.num_workers=1", model="r2d_tiny")
     with pytest.raises(
         WorkError, match=r"died \(SIGKILL; out of memory.*saved after step \d; --resume"
     ) as found:
-        trainer.run()
+        KillsWorkers(config).run()
+    assert ("is finished without workers" in caplog.text) == (micro_batch == 2)
     step = Checkpoint.load(config.run.dir / "checkpoints" / "last.pt").step
-    assert f"saved after step {step};" in str(found.value) and step >= 2
+    assert f"saved after step {step};" in str(found.value) and 2 <= step < 6
     assert Trainer(config, resume=True).run().finished
-    assert_same_end(straight, config.run.dir)
+    assert_same_end(straight.run.dir, config.run.dir)
 
 
 def processes(name):

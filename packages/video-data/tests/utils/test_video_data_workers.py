@@ -80,7 +80,7 @@ def test_a_worker_that_dies_is_named_with_what_it_was_at():
 
 def test_a_worker_that_does_not_answer_is_named_with_what_it_is_at(monkeypatch):
     monkeypatch.setattr(workers_module, "_LOOK_PERIOD", 0.1)
-    loader = make_data_loader(Steps(), [[0], [1000], [2]], 2)
+    loader = make_data_loader(Steps(), [[0], [1000], [2]], 1)
     batches = iter(loader)
     next(batches)
     loader._give_up_after = 0.5  # not sooner: a start takes seconds on a busy machine

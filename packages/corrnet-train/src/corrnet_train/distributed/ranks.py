@@ -50,7 +50,7 @@ class Ranks:
         local_rank: Number of this process on its machine.
         local_world_size: Processes on this machine.
         launched: Whether torchrun has started it; then there is a process group, even for one process.
-        launcher: Process id of torchrun; None without it.
+        launcher: Process id of torchrun; None where something else set its variables.
         restarts: How often torchrun has started the processes again.
         kept: torchrun's store, which outlives the processes; None without torchrun.
     """
@@ -98,7 +98,7 @@ class Ranks:
             local_rank,
             local_world_size,
             launched=True,
-            launcher=os.getppid(),
+            launcher=os.getppid() if "TORCHELASTIC_RUN_ID" in os.environ else None,
             restarts=restarts,
         )
 

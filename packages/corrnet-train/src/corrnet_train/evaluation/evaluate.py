@@ -17,6 +17,7 @@ from corrnet_train.utils.errors import InputError, WorkError
 from corrnet_train.utils.interrupt import Stopped
 from video_data import ShardSet, ViewBatch, eval_loader, open_shards
 from video_data.loading.batches import Unreadable
+from video_data.utils.workers import LOADER_TIMEOUT
 
 Fingerprint = dict[str, str | int]
 _log = logging.getLogger(__name__)
@@ -79,6 +80,7 @@ def evaluate(
     ranks: Ranks = ONE_RANK,
     journal: str | Path | None = None,
     stop: Callable[[], bool] | None = None,
+    timeout: float = LOADER_TIMEOUT,
 ) -> EvalResult:
     """Classify every video of `split` from `num_clips` x `num_crops` views each.
 
@@ -99,6 +101,7 @@ def evaluate(
         journal: A file that keeps what is done; with the same one, a call goes on where another was stopped. It is
             left there, to be removed when the result is safe. For one process.
         stop: Called before every step; where it returns true in one of the processes, all of them stop.
+        timeout: Seconds without a batch after which decoding processes are given up.
 
     Raises:
         ValueError: The model's classes differ from those of the shards, the split does not exist, or a number is out of
@@ -129,6 +132,7 @@ def evaluate(
             first=work.num_videos,
             pixels=classifier.pixels,
             skip_unreadable=True,
+            timeout=timeout,
         )
         on_batch(work.num_videos)
         for batch in loader:

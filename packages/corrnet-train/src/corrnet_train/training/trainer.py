@@ -1,5 +1,6 @@
 """The training loop, for one process or many, resumable to the bit."""
 
+import logging
 import math
 import time
 from collections import deque
@@ -48,6 +49,8 @@ from video_data import Batch, LoaderState, ShardSet, TrainLoader, normalize, ope
 from video_data.utils.error_budget import DEFAULT_ERROR_BUDGET
 from video_data.utils.errors import WorkersError
 from video_data.utils.workers import start_worker_server
+
+_log = logging.getLogger(__name__)
 
 
 class TrainingDiverged(WorkError):
@@ -177,6 +180,7 @@ class Trainer:
         self.evaluation_due = False
         self.train_seconds = 0.0
         self._workers_error: WorkersError | None = None
+        self._pending: deque[StepResult] = deque()  # steps of which the figures are on their way
         self.replaced_before = 0  # samples of all ranks, until the run was continued
         self.replaced = 0  # samples of this rank, since then
         self._replaced_before = 0  # those among them by loaders whose workers have died
@@ -315,7 +319,6 @@ class Trainer:
 
     def _train(self, interrupted: Flag) -> None:
         config = self.config
-        batch_size = config.optim.batch_size
         compiled = config.train.compile_mode(self.device.type) is not None
         if compiled:
             self.console.print(
@@ -330,7 +333,6 @@ class Trainer:
                     memory_format=torch.channels_last_3d
                 )
             )
-        pending: deque[StepResult] = deque()
         lag = 1 if self.device.type == "cuda" else 0  # a GPU works on while its last figures are awaited
         stop, saved = False, True
         with training_bar(self.console) as bar:
@@ -342,7 +344,7 @@ class Trainer:
             batches = Prefetcher(self._batches(), self.device)
             while self.step < self.schedule.num_steps and not stop:
                 start, waited, stalled = time.perf_counter(), batches.waited, self.writer.stalled
-                pending.append(self._train_step(batches, self._has_to_stop(interrupted)))
+                self._pending.append(self._train_step(batches, self._has_to_stop(interrupted)))
                 self.step += 1
                 self.loader_state = self._loader.state
                 self.replaced = self._replaced_before + self._loader.replaced.total()
@@ -351,10 +353,8 @@ class Trainer:
                     for due in (self.schedule.logs, self.schedule.evaluates, self.schedule.saves)
                 )
                 saved = save or self.evaluation_due
-                while len(pending) > (0 if log or saved else lag):
-                    values = self._checked(pending.popleft())
-                    self.meter.add(values, batch_size)
-                    stop = values.stop or (self.ranks.world_size == 1 and self._has_to_stop(interrupted))
+                stop = self._take_figures(most_left=0 if log or saved else lag)
+                stop = stop or (self.ranks.world_size == 1 and self._has_to_stop(interrupted))
                 seconds = time.perf_counter() - start
                 self.train_seconds += seconds
                 self.meter.add_time(seconds, waited=batches.waited - waited)
@@ -369,33 +369,47 @@ class Trainer:
                     self._evaluate(interrupted)
                 stalled = self.writer.stalled - stalled
                 self.meter.add_time(stalled, stalled=stalled)
-            while pending:
-                self.meter.add(self._checked(pending.popleft()), batch_size)
+            self._take_figures(most_left=0)
         if not saved:
             self.save(self.last_checkpoint)
 
     def _has_to_stop(self, interrupted: Flag) -> bool:
         return interrupted.is_set or self._workers_error is not None
 
+    def _take_figures(self, *, most_left: int) -> bool:
+        """Count the figures of steps until so many are left; return whether a process was asked to stop."""
+        stop = False
+        while len(self._pending) > most_left:
+            values = self._checked(self._pending.popleft())
+            self.meter.add(values, self.config.optim.batch_size)
+            stop = stop or values.stop
+        return stop
+
     def _batches(self) -> Iterator[Batch]:
-        """Batches to the end of the run. When workers die, new ones make what the step lacks, and then it stops.
+        """Batches to the end of the run.
+
+        When workers have died in the middle of a step, or others wait in it for this process, this one makes what the
+        step lacks by itself, and the run stops.
 
         Raises:
-            WorkersError: The new ones died too.
+            WorkersError: Workers died before the step began, or hang.
         """
         position = self.loader_state.position
         end = position + (self.schedule.num_steps - self.step) * self.config.optim.batch_size
-        while True:
-            self._loader = self.loader(num_samples=end - position, position=position)
-            try:
-                yield from self._loader
-                return
-            except WorkersError as error:
-                if self._workers_error is not None:
-                    raise
-                self._workers_error = error
-                self._replaced_before += self._loader.replaced.total()
-                position = self._loader.state.position
+        self._loader = self.loader(num_samples=end - position)
+        try:
+            yield from self._loader
+            return
+        except WorkersError as error:
+            half_done = self._loader.state != self.loader_state
+            if error.timed_out or not (half_done or self.ranks.world_size > 1):
+                raise
+            _log.error("%s; the step is finished without workers", error)
+            self._workers_error = error.with_traceback(None)  # which would keep the batches that are ready
+        self._replaced_before += self._loader.replaced.total()
+        position = self._loader.state.position
+        self._loader = self.loader(num_samples=end - position, position=position, num_workers=0)
+        yield from self._loader
 
     def _save_without_workers(self, error: WorkersError) -> None:
         """Save after the last finished step, where that is possible; else raise the error."""
@@ -404,27 +418,30 @@ class Trainer:
         half_done = self._loader.state != self.loader_state
         if half_done or self.ranks.world_size > 1:  # the others are in the middle of the step
             raise error
+        self._take_figures(most_left=0)
         self.save(self.last_checkpoint)
+        self._workers_error = error
 
     def _with_way_on(self, error: WorkersError) -> WorkersError:
         return WorkersError(f"{error}. The run is saved after step {self.step}; --resume continues it")
 
-    def loader(self, *, num_samples: int, position: int | None = None) -> TrainLoader:
-        """Batches of this process, from the present position on where none is given.
+    def loader(
+        self, *, num_samples: int, position: int | None = None, num_workers: int | None = None
+    ) -> TrainLoader:
+        """Batches of this process; where none are given, from the present position on, by as many workers as are set.
 
         The error budget is that of the whole run.
         """
         config = self.config
-        budget = (
-            DEFAULT_ERROR_BUDGET * self.schedule.num_steps * config.optim.batch_size - self.replaced_before
-        )
+        budget = DEFAULT_ERROR_BUDGET * self.schedule.num_steps * config.optim.batch_size
+        budget -= self.replaced_before + self._replaced_before
         return train_loader(
             self.shards,
             config.data.train_split,
             config.data.clip,
             batch_size=self.micro_batch,
             seed=config.run.seed,
-            num_workers=config.data.num_workers,
+            num_workers=config.data.num_workers if num_workers is None else num_workers,
             rank=self.ranks.rank,
             world_size=self.ranks.world_size,
             position=self.loader_state.position if position is None else position,
@@ -432,8 +449,14 @@ class Trainer:
             repeats=config.augment.repeats,
             error_budget=min(1.0, max(0.0, budget) / max(1, num_samples)),
             pixels=config.data.pixels_on(self.device.type),
-            timeout=config.train.timeout / 2,  # before other processes give this one up
+            timeout=self._loader_timeout,
         )
+
+    @property
+    def _loader_timeout(self) -> float:
+        """Seconds without a batch; other processes that wait for this one must not give up first."""
+        timeout = self.config.train.timeout
+        return timeout if self.ranks.world_size == 1 else timeout / 2
 
     def _train_step(self, batches: Iterator[DeviceBatch], stop: bool) -> StepResult:
         """Take one step."""
@@ -503,6 +526,7 @@ class Trainer:
                 on_batch=lambda n: bar.advance(task, n * self.ranks.world_size),
                 ranks=self.ranks,
                 stop=lambda: self._has_to_stop(interrupted),
+                timeout=self._loader_timeout,
             )
 
     def _estimate_statistics(self, interrupted: Flag) -> None:

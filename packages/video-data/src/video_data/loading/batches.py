@@ -180,7 +180,9 @@ def _pin_clips(video: Tensor | YuvClips) -> Tensor | YuvClips:
     return video.movedim(-4, -1).pin_memory().movedim(-1, -4)
 
 
-def check_options(*, batch_size: int, num_workers: int, rank: int, world_size: int, pixels: str) -> None:
+def check_options(
+    *, batch_size: int, num_workers: int, rank: int, world_size: int, pixels: str, timeout: float
+) -> None:
     """Raise ValueError for an option out of its range."""
     if batch_size < 1 or num_workers < 0:
         raise InputError(
@@ -188,6 +190,8 @@ def check_options(*, batch_size: int, num_workers: int, rank: int, world_size: i
         )
     if not 0 <= rank < world_size:
         raise InputError(f"rank must be from 0 to world_size - 1, got rank {rank} of world_size {world_size}")
+    if not timeout > 0:
+        raise InputError(f"timeout must be more than 0 seconds, got {timeout}")
     check_pixels(pixels)
 
 

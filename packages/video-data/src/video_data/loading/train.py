@@ -166,7 +166,12 @@ def train_loader(
             `clip` asks for.
     """
     check_options(
-        batch_size=batch_size, num_workers=num_workers, rank=rank, world_size=world_size, pixels=pixels
+        batch_size=batch_size,
+        num_workers=num_workers,
+        rank=rank,
+        world_size=world_size,
+        pixels=pixels,
+        timeout=timeout,
     )
     check_streams(shards, clip, pixels)
     if position < 0:

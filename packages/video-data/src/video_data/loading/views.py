@@ -77,7 +77,12 @@ def eval_loader(
             one. Not with `skip_unreadable`.
     """
     check_options(
-        batch_size=batch_size, num_workers=num_workers, rank=rank, world_size=world_size, pixels=pixels
+        batch_size=batch_size,
+        num_workers=num_workers,
+        rank=rank,
+        world_size=world_size,
+        pixels=pixels,
+        timeout=timeout,
     )
     check_streams(shards, clip, pixels)
     _check_views(num_clips, num_crops)

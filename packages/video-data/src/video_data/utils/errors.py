@@ -15,7 +15,15 @@ class WorkError(RuntimeError):
 
 
 class WorkersError(WorkError):
-    """Worker processes died or hang; the message says how, and what they worked on."""
+    """Worker processes died or hang; the message says how, and what they worked on.
+
+    Attributes:
+        timed_out: Whether they live, and gave no answer in time.
+    """
+
+    def __init__(self, message: str, *, timed_out: bool = False) -> None:
+        super().__init__(message)
+        self.timed_out = timed_out
 
 
 class MissingPackageError(ImportError):

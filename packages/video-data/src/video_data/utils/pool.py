@@ -115,8 +115,8 @@ def _map_in_processes(
             why = why_died(workers.died(), workers.notes, lambda number: names.get(number, "another"))
             raise WorkersError(why) from error
         finally:
-            for process in [] if finished else workers.processes:
-                process.kill()  # after Ctrl-C nobody waits for what they are doing
+            if not finished:
+                workers.end()  # after Ctrl-C nobody waits for what they are doing
             executor.shutdown(wait=True, cancel_futures=True)
 
 

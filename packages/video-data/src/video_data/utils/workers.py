@@ -1,6 +1,7 @@
 """Worker processes: how many are sensible, how they start and end, and the memory in which they hand batches over."""
 
 import atexit
+import contextlib
 import ctypes
 import math
 import multiprocessing
@@ -8,6 +9,7 @@ import multiprocessing.util
 import os
 import pickle
 import signal
+import sys
 import threading
 import time
 import weakref
@@ -26,9 +28,18 @@ from video_data.utils.errors import InputError, MissingPackageError, WorkError, 
 _MAX_WORKERS = 16  # decoding in more processes than this seldom helps one consumer
 _CGROUP_LIMIT = Path("/sys/fs/cgroup/cpu.max")
 _SERVER_IMPORTS = ["video_data.loading.train", "video_data.loading.views", "video_data.packing._ingest"]
+_FULL_SHARED_MEMORY = "shared memory (/dev/shm) is full"
+# What torch says in a worker, and what it means.
+_RAN_OUT = {
+    "unable to allocate shared memory": f"{_FULL_SHARED_MEMORY}; fewer decoding processes or smaller batches take "
+    "less, more of it gives docker run --shm-size=8g, in Kubernetes an emptyDir of medium Memory at /dev/shm",
+    "can't allocate memory": "memory is full; fewer decoding processes or smaller batches take less",
+    "Too many open files": "too many files are open; raise the limit: ulimit -n 65536",
+}
+_BLAS_THREADS = "OPENBLAS_NUM_THREADS"
 _LOOK_PERIOD = 2.0  # seconds after which a loader looks whether its workers are alive
 
-LOADER_TIMEOUT = 300.0
+LOADER_TIMEOUT = 600.0
 """Seconds without a batch after which a loader gives its workers up."""
 
 
@@ -65,22 +76,28 @@ def available_cores() -> int:
 def start_worker_server() -> None:
     """Start the process from which workers are forked, in the background; where there is one, do nothing.
 
-    This process has threads, of whose locks a fork keeps those that are held, for ever. The server has none, and has
-    imported what workers need. Neither it nor what it forks gets SIGINT or SIGTERM, which a terminal, a scheduler or
-    torchrun sends to all processes at once: the main process decides when workers end. With it they end.
+    This process has threads, of whose locks a fork keeps those that are held, for ever. The server has one thread, and
+    has imported what workers need. Neither it nor what it forks gets SIGINT or SIGTERM, which a terminal, a scheduler
+    or torchrun sends to all processes at once: the main process decides when workers end. With it they end.
     """
     if not hasattr(signal, "pthread_sigmask"):  # Windows, where workers are spawned
         return
     from multiprocessing import forkserver, resource_tracker
 
-    if forkserver._forkserver._forkserver_pid is None:  # type: ignore[attr-defined]
+    if sys.platform != "darwin":  # whose system libraries may not be forked once they are loaded
         forkserver.set_forkserver_preload(_SERVER_IMPORTS)
     resource_tracker.ensure_running()  # here, as it would unblock the signals
     blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    threads = os.environ.get(_BLAS_THREADS)
+    os.environ[_BLAS_THREADS] = "1"  # it would start threads when NumPy is imported
     try:
         forkserver.ensure_running()
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+        if threads is None:
+            del os.environ[_BLAS_THREADS]
+        else:
+            os.environ[_BLAS_THREADS] = threads
 
 
 if hasattr(context, "ForkServerContext"):
@@ -90,17 +107,28 @@ else:
     _Context, _Process = context.SpawnContext, context.SpawnProcess
 
 
+_SERVER_DIED = 255  # the exit code that multiprocessing gives to processes of a server that was killed
+
+
 class _Worker(_Process):  # type: ignore[misc]
+    was_ended = False
+
     def start(self) -> None:
         start_worker_server()  # again, if somebody has killed it
-        super().start()
-
-    was_ended = False
+        try:
+            super().start()
+        except (EOFError, ConnectionError) as error:
+            raise WorkersError(
+                "a worker process cannot be started: this user has too many processes, or memory is full; take fewer"
+            ) from error
 
     def terminate(self) -> None:
         if self.is_alive():
             self.was_ended = True
             self.kill()  # SIGTERM does not reach it
+        elif self.exitcode == _SERVER_DIED:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGKILL)
 
 
 class WorkerContext(_Context):  # type: ignore[misc]
@@ -126,6 +154,11 @@ class WorkerContext(_Context):  # type: ignore[misc]
         self.processes.append(_Worker(*args, **kwargs))
         return self.processes[-1]
 
+    def end(self) -> None:
+        """End those that are there yet."""
+        for process in self.processes:
+            process.terminate()
+
     def died(self) -> list[_Worker]:
         """Return the processes that ended by themselves, and not as they should."""
         return [
@@ -141,8 +174,7 @@ _contexts: weakref.WeakSet[WorkerContext] = weakref.WeakSet()
 @atexit.register  # later than multiprocessing's own, and called before that, which would wait for workers for ever
 def _end_workers() -> None:
     for workers in _contexts:
-        for process in workers.processes:
-            process.terminate()
+        workers.end()
 
 
 class WorkerNotes:
@@ -207,7 +239,13 @@ def why_died(died: Sequence[_Worker], notes: WorkerNotes, describe: Callable[[in
         describe: Names an item.
     """
     at = {pid: item for pid, item, _ in notes.read()}
-    if died and all(process.pid not in at and (process.exitcode or 0) > 0 for process in died):
+    codes = {process.exitcode or 0 for process in died}
+    if (
+        codes
+        and min(codes) > 0
+        and not any(process.pid in at for process in died)
+        and _SERVER_DIED not in codes
+    ):
         return (
             "worker processes cannot start: what starts them in a script has to stand inside "
             "`if __name__ == '__main__':`, since each of them imports the script; the lines above tell of another cause"
@@ -217,15 +255,23 @@ def why_died(died: Sequence[_Worker], notes: WorkerNotes, describe: Callable[[in
     if not died:
         candidates = [describe(item) for item in at.values() if item >= 0]
         worked_on = [f"one of {', '.join(candidates)}"] if candidates else []
-    codes = {process.exitcode or 0 for process in died}
-    how = ", ".join(sorted(signal.Signals(-code).name if code < 0 else f"exit code {code}" for code in codes))
-    hint = {
-        -signal.SIGKILL: "; out of memory? Try fewer workers",
-        -getattr(signal, "SIGBUS", 0): "; shared memory is full? Make /dev/shm larger, or take fewer workers",
-    }
-    hints = "".join(text for code, text in hint.items() if code in codes)
+    how = "; ".join(sorted(map(_how, codes))) or "it is not known how"
     what = f" while it worked on {', '.join(worked_on)}" if worked_on else ""
-    return f"a worker process died ({how or 'it is not known how'}{hints}){what}"
+    return f"a worker process died ({how}){what}"
+
+
+def _how(code: int) -> str:
+    """Return how a process with an exit code ended, with what helps."""
+    if code == _SERVER_DIED:
+        return "the server of workers was killed"
+    if code >= 0:
+        return f"exit code {code}"
+    try:
+        name = signal.Signals(-code).name
+    except ValueError:
+        return f"signal {-code}"
+    hints = {"SIGKILL": "; out of memory? Try fewer workers", "SIGBUS": f"; {_FULL_SHARED_MEMORY}?"}
+    return name + hints.get(name, "")
 
 
 def make_data_loader(
@@ -315,23 +361,35 @@ class _Loader(DataLoader[Any]):
             except RuntimeError as error:
                 if self._workers is None:
                     raise
-                self._check(self._workers, error, time.monotonic() - since)
+                failure = self._failure(self._workers, error, time.monotonic() - since)
+            else:
+                if isinstance(batch, _Failure):
+                    raise batch.error
+                yield batch
+                since = time.monotonic()
                 continue
-            if isinstance(batch, _Failure):
-                raise batch.error
-            yield batch
-            since = time.monotonic()
+            if (
+                failure is not None
+            ):  # outside of the handler: torch's error would keep the batches that are ready
+                self._workers.end()
+                raise failure
 
-    def _check(self, workers: WorkerContext, error: RuntimeError, waited: float) -> None:
-        """Return where it is right to wait longer for the next batch."""
-        died = workers.died()
-        if died or "exited unexpectedly" in str(error):
-            raise WorkersError(why_died(died, workers.notes, self._describe)) from error
-        if not f"{error}".startswith("DataLoader timed out"):
+    def _failure(self, workers: WorkerContext, error: RuntimeError, waited: float) -> WorkersError | None:
+        """Return what an error of torch means; None where it is right to wait longer for the next batch."""
+        text = f"{error}"
+        if died := workers.died():
+            return WorkersError(why_died(died, workers.notes, self._describe))
+        if "exited unexpectedly" in text:
+            return WorkersError(why_died([], workers.notes, self._describe))
+        for sign, meaning in _RAN_OUT.items():
+            if sign in text:
+                return WorkersError(f"a worker process failed: {meaning}")
+        if not text.startswith("DataLoader timed out"):
             raise error
-        if waited > self._give_up_after:
-            what = _what_hangs(workers, self._describe)
-            raise WorkersError(f"the workers gave no batch for {waited:.0f} s: {what}") from error
+        if waited <= self._give_up_after:
+            return None
+        what = _what_hangs(workers, self._describe)
+        return WorkersError(f"the workers gave no batch for {waited:.0f} s: {what}", timed_out=True)
 
 
 def _what_hangs(workers: WorkerContext, describe: Callable[[int], str]) -> str:
