@@ -107,15 +107,18 @@ def test_a_kill_between_an_evaluation_and_its_checkpoint_repeats_the_evaluation_
 
 
 class KillsWorkers(Trainer):
-    """Its loader loses its worker, which has made two batches in advance, before the third step."""
+    """Its loader loses its worker in the third step, after the first micro-batch of several."""
 
-    def _train_step(self, *args):
-        if self.step == 2:
-            time.sleep(1)
-            (worker,) = self._loader._loader._workers.processes
-            os.kill(worker.pid, signal.SIGKILL)
-            worker.join()
-        return super()._train_step(*args)
+    def _train_step(self, batches, stop):
+        return super()._train_step(self._killing(batches) if self.step == 2 else batches, stop)
+
+    def _killing(self, batches):
+        if self.num_micro_batches > 1:
+            yield next(batches)
+        (worker,) = self._loader._loader._workers.processes
+        os.kill(worker.pid, signal.SIGKILL)
+        worker.join()
+        yield from batches
 
 
 @pytest.mark.slow
