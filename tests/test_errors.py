@@ -19,7 +19,10 @@ ALLOWED = {
     "corrnet_train/report/results.py:Results._models_fit_the_dataset": "the demo counts its own videos",
     "corrnet_train/report/samples.py:SampleView.__post_init__": "frames that were decoded",
     "corrnet_train/report/stats.py:wilson_interval": "counts of an evaluation",
+    "corrnet_train/training/metrics_log.py:_parsed": "becomes an InputError that names the line",
+    "corrnet_train/utils/journal_lines.py:unsealed": "becomes an InputError that names the line",
     "video_data/loading/batches.py:normalize": "pixels that a loader has made",
+    "video_data/packing/_journal.py:Journal.listed": "becomes an InputError that names the file",
 }
 
 

@@ -10,7 +10,7 @@ import corrnet_train
 from corrnet_train import evaluate, export_model, extract_features
 
 SIGNATURES = {
-    "Trainer": "config, *, resume, console, ranks",
+    "Trainer": "config, *, resume, requeue, console, ranks",
     "Trainer.run": "self",
     "VideoClassifier": "model, *, classes, clip, device, precision, num_clips, pixels",
     "VideoClassifier.from_checkpoint": "path, *, device",
@@ -18,7 +18,10 @@ SIGNATURES = {
     "VideoClassifier.video_probabilities": "self, views",
     "VideoClassifier.clip_probabilities": "self, video",
     "VideoClassifier.clip_features": "self, video, *, stage",
-    "evaluate": "classifier, shards, split, *, num_clips, num_crops, batch_size, num_workers, on_batch, ranks, journal",
+    "evaluate": (
+        "classifier, shards, split, *, num_clips, num_crops, batch_size, num_workers, on_batch, ranks, journal, "
+        "stop, timeout"
+    ),
     "export_model": "classifier, path, *, format, overwrite",
     "extract_features": "classifier, videos, path, *, num_clips, per_clip, stage, num_workers, overwrite, on_video",
     "load_config": "recipe, overrides",

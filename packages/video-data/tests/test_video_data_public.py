@@ -35,7 +35,7 @@ FACE = {
         "max_shard_bytes=1073741824 flow=False seed=0 num_workers=1 part=None overwrite=False"
     ),
     "PackReport": "num_packed dropped manifest num_duplicates=0",
-    "RemoteError": "",
+    "RemoteError": "status",
     "ShardError": "reason",
     "ShardSet": (
         "path manifest manifest_hash classes splits num_samples(self, split) shard_sizes(self, "

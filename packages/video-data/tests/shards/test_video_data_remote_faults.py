@@ -264,7 +264,9 @@ def test_damage_in_the_cache_heals(how, suffix, is_open, server, local, tmp_path
         assert read_all(shards if is_open else open_shards(server.url, cache=tmp_path)) == wanted
         healed = not (is_open and suffix == "json")
         assert server.asked[f"{FIRST}.{suffix}"] == 1 + healed, number
-    lines = [r.getMessage() for r in caplog.records]
+    lines = [
+        r.getMessage() for r in caplog.records if "is damaged" in r.getMessage()
+    ]  # a busy machine is slow, too
     assert [line.endswith(f"is damaged and is fetched again from {server.url}/{FIRST}.{suffix}")
             for line in lines] == [True] * healed  # fmt: skip
 

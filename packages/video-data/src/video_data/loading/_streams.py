@@ -9,7 +9,7 @@ from video_data.media.container import VideoInfo, VideoSource
 from video_data.media.decode import decode_clips
 from video_data.media.flow import decode_flow
 from video_data.sampling.clips import Box, ClipConfig
-from video_data.shards.reader import ShardSet
+from video_data.shards.reader import ShardError, ShardSet
 from video_data.utils.errors import InputError
 
 Stream = tuple[VideoSource, VideoInfo]
@@ -53,6 +53,14 @@ def read_streams(shards: ShardSet, split: str, index: int, info: VideoInfo, clip
     if clip.modality == "rgb":
         return Streams(rgb)
     return Streams(rgb, (shards.read_flow(split, index), shards.flow_info(split, index)))
+
+
+def name_sample(shards: ShardSet, split: str, index: int) -> str:
+    """Return how messages call a sample: by its key, or its number where its index entry cannot be read."""
+    try:
+        return f"sample {shards.sample(split, index).key} of split {split}"
+    except ShardError:
+        return f"sample {index} of split {split}"
 
 
 def decode_streams(

@@ -10,7 +10,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from video_data.loading._streams import Streams, check_streams, decode_streams, read_streams
+from video_data.loading._streams import Streams, check_streams, decode_streams, name_sample, read_streams
 from video_data.loading.batches import Batch, PixelFormat, Replacement, channels_first, check_options
 from video_data.media.limits import VideoError
 from video_data.media.planes import PlaneLayout, YuvClips, decode_planes, join_planes
@@ -247,7 +247,7 @@ class _TrainDataset(Dataset[Batch]):
 
     def describe(self, index: int) -> str:
         """Name a sample of the split for a message."""
-        return self._shards.describe(self._split, index)
+        return name_sample(self._shards, self._split, index)
 
     def _read(
         self, position: int, clips: "_RgbClips | _YuvClips", row: int, replaced: list[Replacement]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from video_data.loading._streams import Streams, check_streams, decode_streams, read_streams
+from video_data.loading._streams import Streams, check_streams, decode_streams, name_sample, read_streams
 from video_data.loading.batches import (
     PixelFormat,
     Unreadable,
@@ -235,7 +235,7 @@ class _ViewDataset(Dataset[ViewBatch]):
 
     def describe(self, index: int) -> str:
         """Name a video of the split for a message."""
-        return self._shards.describe(self._split, index)
+        return name_sample(self._shards, self._split, index)
 
     def __getitem__(self, indices: list[int]) -> ViewBatch:
         rgb = batch_buffer(len(indices), *self._views.shape) if self._pixels == "rgb" else None

@@ -138,13 +138,6 @@ class ShardSet:
         shard, local = self._locate(split, index)
         return self._index(shard).samples[local]
 
-    def describe(self, split: str, index: int) -> str:
-        """Name a sample for a message: its key, or its number where its index entry cannot be read."""
-        try:
-            return f"sample {self.sample(split, index).key} of split {split}"
-        except ShardError:
-            return f"sample {index} of split {split}"
-
     def info(self, split: str, index: int) -> VideoInfo:
         """Return the frame index of sample `index` of a split.
 
