@@ -80,6 +80,23 @@ def test_what_was_left_out_and_what_is_there_twice_is_listed(make_video, tmp_pat
     assert result.splits["val"].per_class == {"a": 1, "b": 1}
 
 
+def test_sizes_are_ranked_and_pictures_keep_their_shape_within_reason(make_video, tmp_path):
+    sizes = [(96, 64), (64, 96), (64, 96), (320, 64), (64, 320)]
+    for number, size in enumerate(sizes):
+        path = tmp_path / "videos" / "ab"[number % 2] / f"{number}.mp4"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(make_video([number] * 2, size=size))
+    pack_folder(tmp_path / "videos", tmp_path / "shards", options=COPY, progress=False)
+    result = inspect(tmp_path / "shards")
+    assert list(result.sizes.items()) == [("64x96", 2), ("320x64", 1), ("64x320", 1), ("96x64", 1)]
+    shapes = {
+        clip.source: clip.pictures.shape
+        for clip in thumbnails(tmp_path / "shards", clips_per_class=9, height=48)
+    }
+    widths = {"a/0.mp4": 72, "b/1.mp4": 32, "a/2.mp4": 32, "b/3.mp4": 192, "a/4.mp4": 12}
+    assert shapes == {source: (2, 48, width, 3) for source, width in widths.items()}
+
+
 def test_single_frames_have_no_rate(make_video, tmp_path):
     for label in "ab":
         (tmp_path / "videos" / label).mkdir(parents=True)
