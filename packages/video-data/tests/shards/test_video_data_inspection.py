@@ -30,6 +30,7 @@ def test_the_numbers_are_those_of_the_videos(packed):
     split = result.splits["train"]
     assert (split.num_samples, split.num_shards, split.num_frames) == (24, 3, 192)
     assert split.seconds == pytest.approx(24 * 8 * 0.04)
+    assert split.tar_bytes == sum(path.stat().st_size for path in packed.glob("*.tar"))
     assert split.class_sizes() == (8, 8, 8)
     assert result.sizes == {"64x64": 24} and result.codecs == {"h264": 24} and result.rates == {"25.00": 24}
     assert result.frames.min == result.frames.max == 8 and sum(result.frames.counts) == 24
