@@ -52,7 +52,9 @@ MODULES = {  # of a group, and the tests that belong to them: in `tests` of the 
     },
     "schedule": {"corrnet_train/training/schedule.py": "training/*_schedule.py training/*_plan.py"},
     "evaluation": {
-        "corrnet_train/evaluation/*.py": "evaluation training/test_corrnet_train_trainer.py",
+        "corrnet_train/evaluation/accuracy.py": "evaluation/*_accuracy.py",
+        "corrnet_train/evaluation/evaluate.py": "evaluation inference/*_inference.py training/*_trainer.py",
+        "corrnet_train/evaluation/journal.py": "evaluation utils/*_journal*.py",
     },
     "checkpoint": {
         "corrnet_train/checkpoint/*.py": "checkpoint training/test_corrnet_train_trainer.py distributed"

@@ -193,6 +193,18 @@ def test_vmap_equals_a_loop(x_dim: int | None, weight_dim: int | None) -> None:
     torch.testing.assert_close(mapped, loop)
 
 
+def test_gradients_that_are_not_needed_stay_empty_under_vmap() -> None:
+    x, weight = frames(), filters()
+    out = operator(x, weight)
+
+    def by_x(cotangent: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        options = ([3, 3], [2, 2], 2, 1, [True, False, False], "reference")
+        return BACKWARD_OP(cotangent, x, None, weight, *options)
+
+    shapes = [list(grad.shape) for grad in torch.vmap(by_x)(torch.randn(2, *out.shape))]
+    assert shapes == [[2, *x.shape], [2, 0], [2, 0]]
+
+
 def test_vmap_over_cotangents_gives_the_jacobian() -> None:
     x, weight = frames().requires_grad_(), filters().requires_grad_()
     out = operator(x, weight)

@@ -282,6 +282,7 @@ def test_changed_bytes_are_found_when_reads_are_verified(shard_path, tmp_path, c
         last = file.read(1)
         file.seek(record.offset + record.size - 1)
         file.write(bytes([last[0] ^ 1]))
+    assert len(open_shards(tmp_path).read("train", 0)) == record.size  # not unless asked for
     loader = train_loader(
         open_shards(tmp_path, verify=True), "train", CLIP, batch_size=24, seed=0, error_budget=1
     )

@@ -397,7 +397,7 @@ def test_an_index_that_was_changed_together_with_the_manifest_is_an_error_of_its
     path = tmp_path / "train-000000.json"
     index = json.loads(path.read_text())
     index["samples"][0]["pts"] = [[0, 1, 3]]
-    index["samples"][1]["keyframes"] = [[50, 1, 1]]
+    index["samples"][1]["keyframes"] = [[8, 1, 1]]  # one behind the last frame
     index["samples"][2]["width"] = 1 << 20
     index["samples"][3]["format"] = "concat"
     path.write_text(json.dumps(index))

@@ -418,6 +418,7 @@ def test_runs_give_their_numbers_back(values):
 
 def test_regular_times_are_one_run():
     assert to_runs(range(100, 400, 3)) == ((100, 3, 100),)
+    assert to_runs([0, 1, 2, 10, 14]) == ((0, 1, 3), (10, 4, 2))
 
 
 VIDEOS = os.environ.get("CORRNET_TEST_VIDEOS")

@@ -30,6 +30,7 @@ def test_the_numbers_are_those_of_the_videos(packed):
     split = result.splits["train"]
     assert (split.num_samples, split.num_shards, split.num_frames) == (24, 3, 192)
     assert split.seconds == pytest.approx(24 * 8 * 0.04)
+    assert split.tar_bytes == sum(path.stat().st_size for path in packed.glob("*.tar"))
     assert split.class_sizes() == (8, 8, 8)
     assert result.sizes == {"64x64": 24} and result.codecs == {"h264": 24} and result.rates == {"25.00": 24}
     assert result.frames.min == result.frames.max == 8 and sum(result.frames.counts) == 24
@@ -78,6 +79,23 @@ def test_what_was_left_out_and_what_is_there_twice_is_listed(make_video, tmp_pat
     assert result.duplicates[0].samples == (("train", "train/a/1.mp4"), ("val", "val/a/1.mp4"))
     assert result.sizes == {"64x32": 4}
     assert result.splits["val"].per_class == {"a": 1, "b": 1}
+
+
+def test_sizes_are_ranked_and_pictures_keep_their_shape_within_reason(make_video, tmp_path):
+    sizes = [(96, 64), (64, 96), (64, 96), (320, 64), (64, 320)]
+    for number, size in enumerate(sizes):
+        path = tmp_path / "videos" / "ab"[number % 2] / f"{number}.mp4"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(make_video([number] * 2, size=size))
+    pack_folder(tmp_path / "videos", tmp_path / "shards", options=COPY, progress=False)
+    result = inspect(tmp_path / "shards")
+    assert list(result.sizes.items()) == [("64x96", 2), ("320x64", 1), ("64x320", 1), ("96x64", 1)]
+    shapes = {
+        clip.source: clip.pictures.shape
+        for clip in thumbnails(tmp_path / "shards", clips_per_class=9, height=48)
+    }
+    widths = {"a/0.mp4": 72, "b/1.mp4": 32, "a/2.mp4": 32, "b/3.mp4": 192, "a/4.mp4": 12}
+    assert shapes == {source: (2, 48, width, 3) for source, width in widths.items()}
 
 
 def test_single_frames_have_no_rate(make_video, tmp_path):

@@ -200,6 +200,14 @@ def test_a_cached_file_that_was_cut_is_fetched_again(local, in_memory, tmp_path)
     assert open_shards(in_memory, cache=tmp_path).read("train", 0) == open_shards(local).read("train", 0)
 
 
+def test_the_cache_lies_in_the_users_cache_folder(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    assert remote_module.default_cache() == tmp_path / ".cache" / "video-data"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "other"))
+    assert remote_module.default_cache() == tmp_path / "other" / "video-data"
+
+
 def test_a_missing_set_and_a_missing_package_are_named(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="no finished shard set at memory://nothing"):
         open_shards("memory://nothing", cache=tmp_path)

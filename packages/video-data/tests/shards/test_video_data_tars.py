@@ -135,5 +135,6 @@ def test_too_many_refused_members_stop_the_reading(tmp_path):
     write_tar(path, [(f"{number}.pkl", b"x") for number in range(5)])
     with pytest.raises(
         RuntimeError, match=r"3 samples could not be read, the error budget allows 2 .* 3 x ending that"
-    ):
+    ) as error:
         read(path, allowed=2)
+    assert f"{path}: 2.pkl" in str(error.value)
