@@ -290,9 +290,7 @@ def test_workers_heal_the_cache_that_they_share(server, local, tmp_path):
     server.answers(f"{FIRST}.tar", status(503), times=1)
     found = []
     for source in (shards, open_shards(local)):
-        loader = train_loader(
-            source, "train", CLIP, batch_size=6, seed=1, num_workers=2, multiprocessing_context="spawn"
-        )
+        loader = train_loader(source, "train", CLIP, batch_size=6, seed=1, num_workers=2)
         batches = list(loader)
         assert not any(batch.replaced for batch in batches)
         found.append([(batch.keys, batch.video.sum().item()) for batch in batches])
