@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from corrnet_models import ModelError
 from corrnet_train.checkpoint.state import CheckpointError
-from corrnet_train.cli import app
+from corrnet_train.cli import app, menu
 from corrnet_train.cli.menu import load_command
 from corrnet_train.config.recipes import ConfigError
 from corrnet_train.distributed.ranks import RanksError
@@ -168,6 +168,10 @@ MEANT = {
                      "tried to allocate 8 bytes. Error code 12 (Cannot allocate memory)"),
     "error: [Errno 28] No space left on device: '/a. b/last.pt'; free some space there":
         OSError(28, "No space left on device", "/a. b/last.pt"),
+    "error: No space left on device: a disk or shared memory (/dev/shm), which decoding processes use, is full; free":
+        OSError(28, "No space left on device"),
+    "error: [Errno 122] Disk quota exceeded: '/a/last.pt'; free some space there":
+        OSError(122, "Disk quota exceeded", "/a/last.pt"),
     "error: [Errno 24] Too many open files: 'x'; raise the limit: ulimit -n": OSError(24, "Too many open files", "x"),
 }  # fmt: skip
 
@@ -192,6 +196,70 @@ def test_ctrl_c_has_an_exit_code_of_its_own(line, monkeypatch, tmp_path):
     monkeypatch.setattr(CALLS[line], lambda *args, **kwargs: signal.raise_signal(signal.SIGINT))
     result = runner.invoke(app, line.split())
     assert result.exit_code == 130 and "interrupted" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "text"),
+    [
+        (OSError(28, "No space left on device", "/a/b"), 1, "'/a/b'; free some space"),
+        (ImportError("cannot import name"), 130, "interrupted; the same command starts again"),
+    ],
+)
+def test_an_error_after_ctrl_c_shows_its_cause_unless_an_import_was_cut(
+    error, code, text, monkeypatch, tmp_path
+):
+    def fail(*args, **kwargs):
+        try:
+            signal.raise_signal(signal.SIGINT)
+        finally:
+            raise error
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(CALLS["verify a"], fail)
+    result = runner.invoke(app, ["verify", "a"])
+    assert result.exit_code == code and text in result.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_a_command_is_imported(number, monkeypatch):
+    monkeypatch.setattr(menu, "load_command", lambda name: signal.raise_signal(number))
+    result = runner.invoke(app, ["models"])
+    assert result.exit_code == 130 and result.stderr == "interrupted; the same command starts again\n"
+
+
+@pytest.mark.parametrize(
+    ("left", "option"),
+    [("checkpoints/last.pt", "--resume"), ("metrics.jsonl", "--requeue"), (None, None)],
+)
+def test_an_interrupted_training_says_how_it_goes_on(left, option, motionbench, monkeypatch, tmp_path):
+    def run(trainer):
+        if left is not None:
+            (trainer.folder / left).parent.mkdir(parents=True)
+            (trainer.folder / left).touch()
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr("corrnet_train.training.trainer.Trainer.run", run)
+    line = [
+        "train", "motionbench", f"data.shards={motionbench[1]}", "data.num_workers=0", f"run.dir={tmp_path}/run",
+        "run.device=cpu", "optim.batch_size=8",
+    ]  # fmt: skip
+    result = runner.invoke(app, line)
+    again = f"interrupted; continue with: corrnet {' '.join(line)} {option}\n"
+    expected = again if option else "interrupted; the same command starts again\n"
+    assert (result.exit_code, result.stderr) == (130, expected)
+
+
+def test_batch_norm_of_one_value_is_bad_input(motionbench, tmp_path):
+    result = runner.invoke(
+        app,
+        [
+            "train", "motionbench", "model.name=r2d_tiny", f"data.shards={motionbench[1]}", "data.num_workers=0",
+            f"run.dir={tmp_path / 'run'}", "optim.batch_size=8", "train.micro_batch=1", "optim.warmup_epochs=0",
+            "data.clip.crop_size=16", "data.clip.num_frames=4", "run.device=cpu",
+        ],
+    )  # fmt: skip
+    assert result.exit_code == 2, result.stderr
+    assert "one value of each channel" in result.stderr and "train.micro_batch" in result.stderr
 
 
 @pytest.mark.parametrize(

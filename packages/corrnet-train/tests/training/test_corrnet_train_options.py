@@ -170,7 +170,13 @@ def test_without_tf32_mfu_has_another_peak(monkeypatch):
 
 @pytest.mark.parametrize(
     "name",
-    ["NVIDIA A100-SXM4-40GB MIG 1g.5gb", "NVIDIA H100 80GB HBM3 MIG 1g.10gb", "NVIDIA GeForce RTX 5090"],
+    [
+        "NVIDIA A100-SXM4-40GB MIG 1g.5gb",
+        "NVIDIA H100 80GB HBM3 MIG 1g.10gb",
+        "NVIDIA GeForce RTX 5090",
+        "NVIDIA RTX A1000",
+        "NVIDIA GH200 480GB",
+    ],
 )
 def test_parts_of_a_gpu_and_unknown_ones_have_no_mfu(monkeypatch, name):
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: name)

@@ -1,6 +1,7 @@
 """Signals, deaths of workers and of torchrun: nothing is lost, and what goes on ends with the same bits."""
 
 import contextlib
+import math
 import os
 import signal
 import subprocess
@@ -10,11 +11,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from corrnet_train.checkpoint.state import Checkpoint
 from corrnet_train.evaluation import evaluate as evaluate_module
 from corrnet_train.training import trainer as trainer_module
-from corrnet_train.training.metrics_log import read_metrics
+from corrnet_train.training.metrics_log import MetricsLog, read_metrics
 from corrnet_train.training.trainer import Trainer
 from video_data import WorkError
 
@@ -202,3 +204,17 @@ def test_a_signal_to_a_run_with_workers_ends_all_of_it_after_a_checkpoint(
     saved = Checkpoint.load(tmp_path / "run" / "checkpoints" / "last.pt")
     assert saved.step >= 3 and read_metrics(tmp_path / "run")[-1]["step"] == saved.step
     assert len(saved.rng) == world_size
+
+
+def test_a_repeated_evaluation_is_once_in_tensorboard(tmp_path):
+    log = MetricsLog(tmp_path)
+    log.write("train", 4, loss=2.0, grad_norm=math.inf)
+    log.write("eval", 4, video_top1=0.25)
+    log.write("train", 5, loss=1.0)
+    log.close()
+    log = MetricsLog(tmp_path, step=4, evaluation_due=True)
+    log.write("eval", 4, video_top1=0.5)
+    log.close()
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert [(event.step, event.value) for event in events.Scalars("eval/video_top1")] == [(4, 0.5)]
+    assert [(event.step, event.value) for event in events.Scalars("train/loss")] == [(4, 2.0)]

@@ -1,8 +1,10 @@
 """Shards behind servers that misbehave, and caches in which files are damaged."""
 
+import errno
 import functools
 import http.server
 import io
+import os
 import subprocess
 import sys
 import threading
@@ -28,6 +30,7 @@ from video_data.utils import remote
 
 pytest.importorskip("fsspec")
 aiohttp = pytest.importorskip("aiohttp")
+fcntl = pytest.importorskip("fcntl")
 
 CLIP = ClipConfig(num_frames=4, crop_size=16, short_side=(20, 24))
 FIRST = "train-000000"
@@ -289,9 +292,7 @@ def test_workers_heal_the_cache_that_they_share(server, local, tmp_path):
     server.answers(f"{FIRST}.tar", status(503), times=1)
     found = []
     for source in (shards, open_shards(local)):
-        loader = train_loader(
-            source, "train", CLIP, batch_size=6, seed=1, num_workers=2, multiprocessing_context="spawn"
-        )
+        loader = train_loader(source, "train", CLIP, batch_size=6, seed=1, num_workers=2)
         batches = list(loader)
         assert not any(batch.replaced for batch in batches)
         found.append([(batch.keys, batch.video.sum().item()) for batch in batches])
@@ -340,3 +341,42 @@ def test_what_killed_fetches_leave_goes(server, local, tmp_path):
     assert not list((tmp_path / "0").glob(".*.tmp"))
     assert open_shards(server.url, cache=tmp_path / "1").read("train", 0)
     assert not list((tmp_path / "1").glob(".*.tmp"))
+
+
+def test_on_storage_without_locks_shards_are_fetched_and_fresh_temporaries_stay(
+    server, local, tmp_path, monkeypatch
+):
+    def without_locks(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", without_locks)
+    fresh, old = (tmp_path / f".{digest * 64}.{digest * 8}.tmp" for digest in "ab")
+    for path in (fresh, old):
+        path.write_bytes(b"cut")
+    os.utime(old, (time.time() - 7 * 3600,) * 2)
+    shards = open_shards(server.url, cache=tmp_path)
+    assert shards.read("train", 0) == open_shards(local).read("train", 0)
+    assert fresh.exists() and not old.exists()
+    of_shard = (
+        tmp_path / f".{shards.manifest.shards[1].sha256}.{'a' * 8}.tmp"
+    )  # another process fetches it now
+    of_shard.write_bytes(b"cut")
+    assert shards.read("train", 4) == open_shards(local).read("train", 4)
+    assert of_shard.exists()
+
+
+@pytest.mark.parametrize("number", [408, 425, 429])
+def test_a_manifest_that_another_try_may_get_is_no_bad_input(number, server, tmp_path):
+    server.answers("manifest.json", status(number))
+    with pytest.raises(RemoteError, match=f"{number} .*, after 3 tries$"):
+        open_shards(server.url, cache=tmp_path)
+
+
+def test_what_is_missing_has_a_status_only_where_a_server_answered(server, tmp_path):
+    for url, what in [
+        (f"{server.url}/nothing.json", r"there is nothing \(404 Not Found\)"),
+        (f"file://{tmp_path}/nothing.json", "there is nothing"),
+        ("memory://nothing.json", "there is nothing"),
+    ]:
+        with pytest.raises(FileNotFoundError, match=f"{what}: '{url}'$"):
+            remote.fetch_bytes(url, 100)

@@ -99,7 +99,8 @@ def reports_errors(command: F) -> F:
                 raise
             except (Exception, KeyboardInterrupt) as error:
                 # A signal while a module of C is imported may come out as an error of the import.
-                if isinstance(error, Exception) and not has_signal():
+                is_signal = isinstance(error, ImportError) and has_signal()
+                if isinstance(error, Exception) and not is_signal:
                     print_error(error)
                     raise typer.Exit(_EXIT_CODES[kind_of(error)]) from None
                 err.print("interrupted; the same command starts again")

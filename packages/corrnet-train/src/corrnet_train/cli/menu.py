@@ -8,6 +8,8 @@ from typing import Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
+from corrnet_train.cli.common import reports_errors
+
 # Name, where it is, and what the list of commands says of it: at most a line of 80 columns.
 COMMANDS = {
     "Machine and data": {
@@ -51,7 +53,8 @@ class Menu(TyperGroup):
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """Return the command that is called, which is imported now."""
         name, command, rest = super().resolve_command(ctx, args)
-        return name, command if name is None else load_command(name), rest
+        # Importing takes long enough for a signal to come.
+        return name, command if name is None else reports_errors(load_command)(name), rest
 
 
 def load_command(name: str) -> Any:

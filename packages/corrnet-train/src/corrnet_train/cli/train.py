@@ -1,5 +1,6 @@
 """`corrnet train`."""
 
+import os
 import shlex
 from datetime import timedelta
 from typing import TYPE_CHECKING, Annotated
@@ -12,6 +13,7 @@ from corrnet_train.cli.complete import recipe_names
 from corrnet_train.utils.errors import InputError, WorkError
 
 if TYPE_CHECKING:
+    from corrnet_train.config.schema import RunConfig
     from corrnet_train.training.trainer import Trainer
 
 
@@ -84,6 +86,13 @@ def train(
                 _print_plan(trainer)
                 return
             result = trainer.run()
+        except KeyboardInterrupt:
+            option = None if dry_run else _way_on(config)
+            if option is None:
+                raise
+            if ranks.is_first:
+                _say(f"interrupted; continue with: {_command(recipe, overrides, option)}")
+            raise typer.Exit(EXIT_INTERRUPTED) from None
         except torch.OutOfMemoryError as error:
             raise WorkError(
                 f"{str(error).partition('.')[0]}. Take fewer clips at once (train.micro_batch), or set "
@@ -92,15 +101,29 @@ def train(
     if not ranks.is_first:
         raise typer.Exit(0 if result.finished else EXIT_INTERRUPTED)
     if not result.finished:
-        launch = "torchrun ... -m corrnet_train.cli train" if ranks.launched else "corrnet train"
-        command = f"{launch} {shlex.join([recipe, *(overrides or []), '--resume'])}"
-        err.print(
-            f"stopped after step {result.step}; continue with: {escape(command)}",
-            highlight=False,
-            soft_wrap=True,
-        )
+        _say(f"stopped after step {result.step}; continue with: {_command(recipe, overrides, '--resume')}")
         raise typer.Exit(EXIT_INTERRUPTED)
-    err.print(escape(f"done: {result.checkpoint}"), highlight=False, soft_wrap=True)
+    _say(f"done: {result.checkpoint}")
+
+
+def _way_on(config: "RunConfig") -> str | None:
+    """Return the option with which an interrupted run goes on; None where it has left nothing and needs none."""
+    from corrnet_train.checkpoint.folders import checkpoint_names
+    from corrnet_train.training.run_log import RECORDS
+    from corrnet_train.training.trainer import last_checkpoint
+
+    if checkpoint_names(last_checkpoint(config).parent):
+        return "--resume"
+    return "--requeue" if any((config.run.dir / name).exists() for name in RECORDS) else None
+
+
+def _command(recipe: str, overrides: list[str] | None, option: str) -> str:
+    launch = "torchrun ... -m corrnet_train.cli train" if "RANK" in os.environ else "corrnet train"
+    return f"{launch} {shlex.join([recipe, *(overrides or []), option])}"
+
+
+def _say(line: str) -> None:
+    err.print(escape(line), highlight=False, soft_wrap=True)
 
 
 def _print_plan(trainer: "Trainer") -> None:

@@ -45,7 +45,11 @@ class MetricsLog:
             kept = [line for line in kept if (line["kind"], line["step"]) != ("eval", step)]
         write_text(self._path, "".join(json.dumps(line) + "\n" for line in kept))
         self._file = self._path.open("a", encoding="utf-8")
-        self._board = SummaryWriter(folder / "tensorboard", purge_step=step + 1)
+        self._board = SummaryWriter(folder / "tensorboard", purge_step=step if evaluation_due else step + 1)
+        if evaluation_due:  # TensorBoard drops all of the step; what is kept is written to it again
+            for line in kept:
+                if line["step"] == step:
+                    self._show(**line)
 
     def write(self, kind: str, step: int, **values: Any) -> None:
         """Record `values` under `kind` ("train" or "eval") after `step` steps.
@@ -59,10 +63,15 @@ class MetricsLog:
         with naming(self._path):
             self._file.write(json.dumps({"kind": kind, "step": step, **finite}) + "\n")
             self._file.flush()
-        for name, value in values.items():
-            self._board.add_scalar(f"{kind}/{name}", value, step)
+        self._show(kind, step, **values)
         if self._wandb is not None:
             self._wandb.log({f"{kind}/{name}": value for name, value in values.items()}, step=step)
+
+    def _show(self, kind: str, step: int, **values: Any) -> None:
+        """Hand figures to TensorBoard; null, which stands for one that is not finite, has no point there."""
+        for name, value in values.items():
+            if value is not None:
+                self._board.add_scalar(f"{kind}/{name}", value, step)
 
     def close(self) -> None:
         """Flush and close the records."""

@@ -1,5 +1,6 @@
 """Model FLOP utilization (MFU): the share of a device's arithmetic that goes into training."""
 
+import re
 import sys
 
 import torch
@@ -48,7 +49,7 @@ def peak_flops(device: torch.device, precision: Precision) -> float | None:
     tf32 = precision == "fp32" and torch.backends.cudnn.allow_tf32
     name = torch.cuda.get_device_name(device)
     for known in sorted(_SHEETS, key=len, reverse=True):
-        if known in name and "MIG" not in name:
+        if re.search(rf"\b{known}\b", name) and "MIG" not in name:  # not of an A1000, nor a GH200
             return 1e12 * _SHEETS[known]["tf32" if tf32 else precision]
     return None
 

@@ -6,6 +6,7 @@ What an argument, a recipe, a file, a video, the network or the machine is to bl
 else is a bug, for which it shows the traceback: a plain `ValueError` or `RuntimeError` is raised for that alone.
 """
 
+import errno
 from typing import Literal, NamedTuple
 
 from video_data.utils.errors import InputError, MissingPackageError, WorkError
@@ -15,11 +16,16 @@ __all__ = ["InputError", "Kind", "MissingPackageError", "WorkError", "kind_of", 
 Kind = Literal["bad input", "failed work", "bug"]
 
 _NO_ROOM = "free some space there, or write elsewhere; files that were there are as they were"
+_PERHAPS_SHARED_MEMORY = (
+    "a disk or shared memory (/dev/shm), which decoding processes use, is full; free some space, or take fewer of them "
+    "(data.num_workers, --num-workers; 0 needs no shared memory)"
+)
 _SHARED_MEMORY = (
     "fewer decoding processes (data.num_workers, --num-workers; 0 needs none of it) or smaller batches take less; more "
     "of it gives docker run --shm-size=8g, in Kubernetes an emptyDir of medium Memory at /dev/shm"
 )
 _WORKERS = "fewer decoding processes (data.num_workers, --num-workers) or smaller batches take less"
+_BATCH_NORM = "take more clips at once (train.micro_batch, optim.batch_size), or larger ones (data.clip)"
 _GPU_MEMORY = "take fewer clips at once (train.micro_batch, --batch-size, --num-clips), or another --device"
 
 
@@ -35,6 +41,9 @@ class _Foreign(NamedTuple):
 # compiler is there or a variable is wrong; they have no class for it. The first text that is found counts.
 _FROM_OUTSIDE: dict[str, _Foreign] = {
     "CORR_OPS_ISA must be": _Foreign("bad input"),
+    "Expected more than 1 value per channel when training": _Foreign(
+        "bad input", _BATCH_NORM, "batch norm has one value of each channel to normalize by in training"
+    ),
     "unable to allocate shared memory": _Foreign(
         "failed work", _SHARED_MEMORY, "shared memory (/dev/shm) is full"
     ),
@@ -50,6 +59,7 @@ _FROM_OUTSIDE: dict[str, _Foreign] = {
     "can't allocate memory": _Foreign("failed work", _WORKERS),
     "Cannot allocate memory": _Foreign("failed work", _WORKERS),
     "No space left on device": _Foreign("failed work", _NO_ROOM),
+    "Disk quota exceeded": _Foreign("failed work", _NO_ROOM),
     "PytorchStreamWriter failed": _Foreign("failed work", _NO_ROOM),
     "inline_container.cc": _Foreign("failed work", _NO_ROOM),  # of the same writer, in its end
     "Too many open files": _Foreign("failed work", "raise the limit: ulimit -n 65536"),
@@ -93,6 +103,8 @@ def message_of(error: BaseException) -> str:
         return str(error)
     if isinstance(error, MemoryError):
         return f"memory is full; {_WORKERS}"
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC and error.filename is None:
+        return f"{error.strerror}: {_PERHAPS_SHARED_MEMORY}"  # as of a semaphore, of which nobody says where it is
     for text, found in _FROM_OUTSIDE.items():
         if text in str(error):
             line = next(line for line in str(error).splitlines() if text in line)

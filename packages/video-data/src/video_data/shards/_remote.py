@@ -19,12 +19,15 @@ from typing import Any, BinaryIO, cast
 from video_data.shards.format import MANIFEST_NAME, Manifest, ShardEntry, parse_manifest
 from video_data.utils.errors import InputError, RemoteError
 from video_data.utils.files import locked, temporary_name
-from video_data.utils.remote import Source, fetch, fetch_bytes
+from video_data.utils.remote import MAY_PASS, Source, fetch, fetch_bytes
 
 DEFAULT_CACHE_BYTES = 64 << 30
 _CHUNK = 1 << 20
 _MOST_EVICTIONS = 10
 _MAX_METADATA = 1 << 30  # bytes of a manifest or an index
+_LEFT_ALONE = (
+    6 * 3600.0
+)  # seconds without a byte after which a temporary file is left over, where no lock tells
 _TEMPORARY = re.compile(r"\.[0-9a-f]{64}\.[0-9a-f]{8}\.tmp")
 
 _log = logging.getLogger(__name__)
@@ -65,7 +68,7 @@ class RemoteFiles:
         except FileNotFoundError as error:
             raise InputError(f"no finished shard set at {self._url}: {url} is not there") from error
         except RemoteError as error:
-            if error.status is not None and 400 <= error.status < 500 and error.status != 429:
+            if error.status is not None and 400 <= error.status < 500 and error.status not in MAY_PASS:
                 raise InputError(str(error)) from error
             raise
         manifest, manifest_hash = parse_manifest(content, url)
@@ -90,11 +93,12 @@ class RemoteFiles:
         size = shard.size if suffix == "tar" else None
         path, url = self._cache / digest, f"{self._url}/{shard.name}.{suffix}"
         for _ in range(_MOST_EVICTIONS):  # another process may remove the file between fetching and opening
-            with self._locked(digest):
+            with self._locked(digest) as is_alone:
                 if not _is_intact(path, size, digest if check or suffix != "tar" else None):
                     if path.exists():
                         _log.warning("%s is damaged and is fetched again from %s", path, url)
-                    self._fetch(url, path, digest, _MAX_METADATA if size is None else size)
+                    limit = _MAX_METADATA if size is None else size
+                    self._fetch(url, path, digest, limit, is_alone=is_alone)
                 try:
                     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
                 except FileNotFoundError:
@@ -132,10 +136,14 @@ class RemoteFiles:
             raise
         return file
 
-    def _fetch(self, url: str, path: Path, digest: str, limit: int) -> None:
-        """Fetch a file that may have at most `limit` bytes; what is more is not read. The caller holds its lock."""
-        for left in self._cache.glob(f".{path.name}.*.tmp"):  # by a process that was killed
-            left.unlink(missing_ok=True)
+    def _fetch(self, url: str, path: Path, digest: str, limit: int, *, is_alone: bool) -> None:
+        """Fetch a file that may have at most `limit` bytes; what is more is not read.
+
+        The caller holds the file's lock, which makes it alone with the file, unless the storage has no locks.
+        """
+        for left in self._cache.glob(f".{path.name}.*.tmp"):
+            if is_alone or _is_old(left):  # of a process that was killed
+                left.unlink(missing_ok=True)
         temporary = temporary_name(path)  # not written atomically: a flush of so many bytes takes long
 
         def receive(source: Source) -> None:
@@ -152,17 +160,18 @@ class RemoteFiles:
 
         try:
             fetch(url, receive, storage_options=self._storage_options)
-            self._make_room(temporary.stat().st_size)
+            self._make_room(temporary)
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
 
-    def _make_room(self, size: int = 0) -> None:
-        """Remove what killed fetches left, and the files that were used longest ago until `size` more bytes fit."""
+    def _make_room(self, fetched: Path | None = None) -> None:
+        """Remove what killed fetches left, and the files that were used longest ago until a fetched one fits."""
+        size = 0 if fetched is None else fetched.stat().st_size
         with self._locked("eviction"):
             entries = []
             for path in self._cache.iterdir():
-                if _TEMPORARY.fullmatch(path.name) and not self._is_fetched_now(path):
+                if _TEMPORARY.fullmatch(path.name) and path != fetched and self._is_left_over(path):
                     path.unlink(missing_ok=True)
                 if path.name.startswith(".") or not path.is_file():
                     continue
@@ -176,21 +185,29 @@ class RemoteFiles:
                 path.unlink(missing_ok=True)
                 total -= entry_size
 
-    def _is_fetched_now(self, temporary: Path) -> bool:
-        """Whether a process writes a temporary file: it holds the lock of the file that this will be."""
+    def _is_left_over(self, temporary: Path) -> bool:
+        """Whether no process writes a temporary file, which would hold the lock of the file that this will be."""
         try:
-            with locked(self._cache / "locks" / temporary.name.split(".")[1], wait=False):
-                return False
+            with locked(self._cache / "locks" / temporary.name.split(".")[1], wait=False) as is_held:
+                return is_held or _is_old(temporary)
         except BlockingIOError:
-            return True
+            return False
 
     @contextmanager
-    def _locked(self, name: str) -> Iterator[None]:
-        """Hold a lock among all processes that share the cache."""
+    def _locked(self, name: str) -> Iterator[bool]:
+        """Hold a lock among all processes that share the cache; False where the storage has no locks."""
         folder = self._cache / "locks"
         folder.mkdir(exist_ok=True)
-        with locked(folder / name, wait=True):
-            yield
+        with locked(folder / name, wait=True) as is_held:
+            yield is_held
+
+
+def _is_old(temporary: Path) -> bool:
+    """Whether nothing was written to a temporary file for so long that its process must be gone."""
+    try:
+        return time.time() - temporary.stat().st_mtime > _LEFT_ALONE
+    except FileNotFoundError:
+        return False
 
 
 def _is_intact(path: Path, size: int | None, digest: str | None) -> bool:

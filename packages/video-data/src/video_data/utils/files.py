@@ -89,7 +89,7 @@ def temporary_name(path: Path) -> Path:
 
 
 @contextmanager
-def locked(path: Path, *, wait: bool) -> Iterator[None]:
+def locked(path: Path, *, wait: bool) -> Iterator[bool]:
     """Hold a lock on a file, which is made when it does not exist, among all threads and processes of this machine.
 
     It is free when the block ends or this process does, however it ends and whatever processes it leaves behind. On
@@ -99,26 +99,31 @@ def locked(path: Path, *, wait: bool) -> Iterator[None]:
         path: The file; what is in it stays.
         wait: Whether to wait until the lock is free.
 
+    Yields:
+        Whether the lock is held; False where there are no locks.
+
     Raises:
         BlockingIOError: It is not free, and `wait` is False.
     """
     try:
         import fcntl
     except ImportError:  # Windows
-        yield
+        yield False
         return
     # A lock by `lockf` would not keep threads apart, and closing any other descriptor of the file would end it.
     with path.open("ab") as file:
         _locks.add(file)
+        is_held = False
         try:
             fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            is_held = True
         except (BlockingIOError, PermissionError):  # systems differ in how they say it
             _locks.remove(file)
             raise BlockingIOError(f"{path} is locked by another process") from None
         except OSError:
             pass  # storage without locks
         try:
-            yield
+            yield is_held
         finally:
             _locks.discard(file)
 

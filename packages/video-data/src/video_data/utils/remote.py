@@ -21,7 +21,9 @@ _LONGEST_PAUSE = 30.0  # seconds, whatever a server asks for
 _SAID_AFTER = 4.0  # seconds without an answer after which the log says what is waited for
 _SILENCE = 20.0  # seconds without a byte after which a try is over
 _REFUSED = (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN)
-_MAY_PASS = (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_MANY_REQUESTS)
+
+MAY_PASS = (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_MANY_REQUESTS)
+"""Answers of the kind 4xx that another try may not get."""
 
 _log = logging.getLogger(__name__)
 
@@ -62,8 +64,10 @@ def fetch(url: str, receive: Callable[[Source], R], *, storage_options: Mapping[
             cause: Exception = failure.__cause__
             status, asked_pause = _answer(cause)
             if (status is None and isinstance(cause, FileNotFoundError)) or status == HTTPStatus.NOT_FOUND:
-                raise FileNotFoundError(2, "there is nothing (404 Not Found)", url) from cause
-            may_pass = status is None or status >= 500 or status in _MAY_PASS
+                is_answer = status is not None or url.startswith(("http:", "https:"))
+                what = "there is nothing (404 Not Found)" if is_answer else "there is nothing"
+                raise FileNotFoundError(2, what, url) from cause
+            may_pass = status is None or status >= 500 or status in MAY_PASS
             if not may_pass or (
                 status is None and isinstance(cause, (PermissionError, ValueError, TypeError))
             ):
