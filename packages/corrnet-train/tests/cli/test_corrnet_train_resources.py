@@ -69,7 +69,7 @@ def test_packing_names_the_shard_that_found_no_room(motionbench, tmp_path):
     assert not list(kept.rglob("*.tmp"))
 
 
-@pytest.mark.parametrize("name", ["eval", "features"])
+@pytest.mark.parametrize("name", ["eval", "features", "train"])
 def test_a_full_dev_shm_is_told_with_what_helps(name, motionbench, model_folder, tmp_path):
     options = ("--split", "train", "--num-clips", "10", "--num-workers", "2", "--device", "cpu")
     command = {
@@ -77,10 +77,15 @@ def test_a_full_dev_shm_is_told_with_what_helps(name, motionbench, model_folder,
         "features": (
             "features", model_folder, "--shards", motionbench[1], *options, "-o", tmp_path / "f.npz"
         ),
+        "train": (
+            "train", "motionbench", f"data.shards={motionbench[1]}", f"run.dir={tmp_path / 'run'}",
+            "data.num_workers=2", "model.name=r2d_tiny", "optim.batch_size=32",
+        ),
     }[name]  # fmt: skip
     check_told(
         corrnet("/dev/shm", "300k", *command),
         "shared memory (/dev/shm) is full",
         "fewer decoding processes",
         "--shm-size",
+        *(["The run is saved after step 0"] if name == "train" else []),
     )

@@ -19,6 +19,7 @@ from video_data import (
     pack_folder,
     train_loader,
 )
+from video_data.shards import _remote as remote_module
 from video_data.utils import remote
 
 fsspec = pytest.importorskip("fsspec")

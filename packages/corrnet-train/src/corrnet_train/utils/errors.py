@@ -20,10 +20,6 @@ _PERHAPS_SHARED_MEMORY = (
     "a disk or shared memory (/dev/shm), which decoding processes use, is full; free some space, or take fewer of them "
     "(data.num_workers, --num-workers; 0 needs no shared memory)"
 )
-_SHARED_MEMORY = (
-    "fewer decoding processes (data.num_workers, --num-workers; 0 needs none of it) or smaller batches take less; more "
-    "of it gives docker run --shm-size=8g, in Kubernetes an emptyDir of medium Memory at /dev/shm"
-)
 _WORKERS = "fewer decoding processes (data.num_workers, --num-workers) or smaller batches take less"
 _BATCH_NORM = "take more clips at once (train.micro_batch, optim.batch_size), or larger ones (data.clip)"
 _GPU_MEMORY = "take fewer clips at once (train.micro_batch, --batch-size, --num-clips), or another --device"
@@ -44,16 +40,6 @@ _FROM_OUTSIDE: dict[str, _Foreign] = {
     "Expected more than 1 value per channel when training": _Foreign(
         "bad input", _BATCH_NORM, "batch norm has one value of each channel to normalize by in training"
     ),
-    "unable to allocate shared memory": _Foreign(
-        "failed work", _SHARED_MEMORY, "shared memory (/dev/shm) is full"
-    ),
-    "is killed by signal: Bus error": _Foreign(
-        "failed work", _SHARED_MEMORY, "shared memory (/dev/shm) is full"
-    ),
-    "is killed by signal: Killed": _Foreign(
-        "failed work", _WORKERS, "a decoding process was killed, as the system does when memory is full"
-    ),
-    "DataLoader worker (pid": _Foreign("failed work"),
     "CUDA out of memory": _Foreign("failed work", _GPU_MEMORY),
     "out of memory": _Foreign("failed work", _WORKERS),
     "can't allocate memory": _Foreign("failed work", _WORKERS),
