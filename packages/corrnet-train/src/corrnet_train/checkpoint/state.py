@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from corrnet_train.checkpoint.digest import check_digest, seal
+from corrnet_train.checkpoint.digest import load_checked, seal
 from corrnet_train.checkpoint.folders import LAST, checkpoint_names, is_sharded, step_in_name
 from corrnet_train.checkpoint.foreign import WANTED, what_content, what_file
 from corrnet_train.config.recipes import flatten
@@ -115,8 +115,7 @@ class Checkpoint:
 
                 content = read_shards(folder)
             else:
-                check_digest(path)
-                content = torch.load(path, map_location="cpu", weights_only=True)
+                content = load_checked(path)
         except Exception as error:  # a damaged file may raise anything
             if sharded and path.resolve() != folder:  # training has moved the link on meanwhile
                 return cls._read(path)
