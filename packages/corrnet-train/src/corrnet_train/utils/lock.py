@@ -1,4 +1,4 @@
-"""A lock on a folder or a file, on which one process at a time may work, on one machine or on several that share storage.
+"""A lock on a folder or a file, on which one process at a time may work, on one machine or several that share storage.
 
 Among the processes of a machine it is a lock of the system, which is free as soon as its owner ends, however that
 happens. Storage that machines share may have no such locks, or keep those of a machine that has failed. So the owner
@@ -26,6 +26,8 @@ BEAT = 5.0
 """Seconds between two touches."""
 SILENCE = 30.0
 """Seconds without a touch after which an owner on another machine counts as gone."""
+_log = logging.getLogger(__name__)
+
 _LOCK, _OWNER = ".lock", ".owner"
 _UNNAMED = 2.0  # seconds for an owner to write who it is
 _POLL = 0.2
@@ -39,7 +41,7 @@ def only_user(
     *,
     instead: str,
     patience: float = 0.0,
-    say: Callable[[str], None] = logging.getLogger(__name__).warning,
+    say: Callable[[str], None] = _log.warning,
 ) -> Iterator[Callable[[], None]]:
     """Keep other processes, of this machine or another, from working in a folder, or on a file, in the same way.
 
@@ -225,7 +227,7 @@ def _machine() -> str:
     """
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        return f"{boot} {os.readlink('/proc/self/ns/pid')}"
+        return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
     except OSError:  # not Linux
         return socket.gethostname()
 
