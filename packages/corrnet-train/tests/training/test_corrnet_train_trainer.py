@@ -438,7 +438,7 @@ def test_damaged_metrics_stop_before_any_work(make_config):
     config.run.dir.mkdir()
     (config.run.dir / "metrics.jsonl").write_text('{"kind": "train"\n')
     with pytest.raises(InputError, match=r"line 1 of .*metrics.jsonl is damaged"):
-        Trainer(config)
+        Trainer(config, requeue=True)
 
 
 @pytest.mark.slow

@@ -265,8 +265,7 @@ class Trainer:
             with self.ranks.together():
                 if self.ranks.is_first:
                     self.folder.mkdir(parents=True, exist_ok=True)
-                    # torchrun may start processes again before those of the last start have ended.
-                    # So may a scheduler.
+                    # torchrun and schedulers may start a run again before its last processes have ended.
                     patience = 10.0 if self.ranks.launched or self._requeue else 0.0
                     lock = only_user(
                         self.folder, "trains in", instead="run.dir", patience=patience, say=self._warn
