@@ -3,12 +3,13 @@ import pickle
 import random
 import threading
 import zipfile
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
-from corrnet_train.checkpoint import state
+from corrnet_train.checkpoint import digest, state
 from corrnet_train.checkpoint.async_writer import CheckpointWriter
 from corrnet_train.checkpoint.state import (
     Checkpoint,
@@ -96,6 +97,34 @@ def test_every_flipped_bit_and_every_cut_is_refused(tmp_path):
             Checkpoint.load(path)
     path.write_bytes(content)
     assert Checkpoint.load(path).step == 5
+
+
+def test_what_is_compared_with_its_digest_is_what_is_read(tmp_path, monkeypatch):
+    """Training replaces last.pt while another process reads it."""
+    path = tmp_path / "last.pt"
+    checkpoint(step=5).save(path)
+    check = digest.check_digest
+
+    def replace_then_check(file):
+        checkpoint(step=6).save(path)
+        return check(file)
+
+    monkeypatch.setattr(digest, "check_digest", replace_then_check)
+    assert Checkpoint.load(path).step == 5
+    monkeypatch.setattr(digest, "check_digest", lambda file: (check(file), checkpoint(step=7).save(path)))
+    assert Checkpoint.load(path).step == 6
+
+
+def test_the_newest_intact_checkpoint_is_found_by_reading_it_alone(tmp_path, monkeypatch):
+    for step in (4, 8, 12):
+        checkpoint(step=step).save(tmp_path / f"step-{step:08d}.pt")
+    checkpoint(step=10).save(tmp_path / "best.pt")
+    read, check = [], digest.check_digest
+    monkeypatch.setattr(
+        digest, "check_digest", lambda file: (read.append(Path(file.name).name), check(file))[1]
+    )
+    assert newest_intact(tmp_path)[1].step == 12
+    assert read == ["step-00000012.pt"]
 
 
 def test_a_checkpoint_is_a_file_that_torch_reads(tmp_path):

@@ -22,6 +22,7 @@ from corrnet_train.inference.classifier import VideoClassifier
 from corrnet_train.inference.features import PackedSplit, extract_features
 from corrnet_train.inference.inputs import VideoInput, find_videos
 from corrnet_train.inference.stream import classify_stream
+from corrnet_train.utils.errors import WorkError
 from video_data import open_shards
 
 
@@ -252,6 +253,37 @@ def test_bad_input_stops_before_any_work(classifier, model_folder, motionbench, 
     from corrnet_train.inference.feature_file import FeatureFile
 
     held = FeatureFile(tmp_path / "f.npz", {}, num_features=512, per_clip=False)
-    assert "another process is writing" in corrnet(*command, videos / "a.mp4", *options, code=2)
+    assert f"another process writes {tmp_path / 'f.npz'}, process {os.getpid()} on" in corrnet(
+        *command, videos / "a.mp4", *options, code=2
+    )
     held.close()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["f.npz.part", "f.npz.part.jsonl", "videos"]
+
+
+def test_features_have_an_owner_until_they_are_written(tmp_path, monkeypatch):
+    from corrnet_train.inference.feature_file import FeatureFile, VideoRecord
+
+    path = tmp_path / "f.npz"
+    file = FeatureFile(path, {}, num_features=2, per_clip=False)
+    file.add(VideoRecord("a.mp4", "", "", [(0, 0.0)], ""), np.ones((1, 2), dtype=np.float32))
+    write = file._write
+
+    def write_beside_another(rows):
+        with pytest.raises(ValueError, match="another process writes"):
+            FeatureFile(path, {}, num_features=2, per_clip=False)
+        write(rows)
+
+    monkeypatch.setattr(file, "_write", write_beside_another)
+    assert file.finish() == (1, [])
+    assert sorted(item.name for item in tmp_path.iterdir()) == ["f.csv", "f.npz"]
+
+
+def test_features_that_another_machine_has_taken_over_are_not_written_on(tmp_path):
+    from corrnet_train.inference.feature_file import FeatureFile, VideoRecord
+
+    file = FeatureFile(tmp_path / "f.npz", {}, num_features=2, per_clip=False)
+    (tmp_path / ".f.npz.owner").write_text("{}")
+    with pytest.raises(WorkError, match="it took over"):
+        file.add(VideoRecord("a.mp4", "", "", [(0, 0.0)], ""), np.ones((1, 2), dtype=np.float32))
+    file.close()
+    assert (tmp_path / "f.npz.part").stat().st_size == 0

@@ -17,6 +17,7 @@ from corrnet_train.training import trainer as trainer_module
 from corrnet_train.training.metrics_log import MetricsLog, read_metrics
 from corrnet_train.training.trainer import Trainer, TrainingDiverged
 from corrnet_train.utils.errors import InputError, WorkError
+from corrnet_train.utils.files import write_text
 from video_data import open_shards
 
 MEASURED = ("checkpoint_stall", "clips_per_second", "data_wait", "memory_gib")
@@ -352,6 +353,10 @@ def test_a_run_without_a_checkpoint_begins_again_when_it_is_queued_again(make_co
     ):
         Trainer(config, requeue=True)
     assert len(read_metrics(config.run.dir)) == 2
+    write_text(
+        config.run.dir / "config.yaml", "run: {checkpoint_every: 4}"
+    )  # what counts is what the run had
+    assert Trainer(config, requeue=True).step == 0
 
 
 def test_nothing_to_resume_is_an_error(make_config):

@@ -14,8 +14,10 @@ import time
 from contextlib import contextmanager
 
 import pytest
+import torch
 from typer.testing import CliRunner
 
+from corrnet_train.checkpoint.state import Checkpoint
 from corrnet_train.cli import app
 from corrnet_train.evaluation.evaluate import EVALUATION_FILES
 from corrnet_train.training.trainer import Trainer
@@ -27,7 +29,7 @@ HOLD = """
 import sys
 from pathlib import Path
 from corrnet_train.utils.lock import only_user
-with only_user(Path(sys.argv[1]), "trains", instead="run.dir"):
+with only_user(Path(sys.argv[1]), "trains in", instead="run.dir"):
     print("held", flush=True)
     sys.stdin.read()
 """
@@ -46,7 +48,7 @@ def holder(folder):
 
 
 def enter(folder, **more):
-    with only_user(folder, "trains", instead="run.dir", **more):
+    with only_user(folder, "trains in", instead="run.dir", **more):
         return json.loads((folder / ".owner").read_text())
 
 
@@ -88,11 +90,11 @@ def test_storage_without_locks_has_one_owner_too(tmp_path, monkeypatch):
         assert enter(tmp_path)["pid"] == os.getpid()
 
 
-def elsewhere(folder):
+def elsewhere(folder, machine="another"):
     """The traces of an owner on another machine, on storage whose locks do not reach this one."""
     owner = {
         "host": "node7",
-        "machine": "another",
+        "machine": machine,
         "pid": 123,
         "start": "1",
         "since": "2026-01-01 00:00:00+00:00",
@@ -133,9 +135,79 @@ def test_an_owner_on_another_machine_that_is_silent_is_followed(tmp_path, monkey
         assert enter(tmp_path)["pid"] == os.getpid()
 
 
+def test_of_two_machines_that_start_at_the_same_moment_one_waits(tmp_path, monkeypatch):
+    monkeypatch.setattr(lock, "SILENCE", 1.0)
+    read, said = lock._read, []
+
+    def read_just_before_the_other_writes(path):
+        monkeypatch.setattr(lock, "_read", read)
+        found = read(path)
+        elsewhere(tmp_path)
+        return found
+
+    monkeypatch.setattr(lock, "_read", read_just_before_the_other_writes)
+    assert enter(tmp_path, say=said.append)["pid"] == os.getpid()
+    assert len(said) == 1 and "node7" in said[0], "it wrote over the other's name"
+
+
+def test_of_two_machines_that_follow_a_silent_one_at_the_same_moment_one_stays(tmp_path, monkeypatch):
+    monkeypatch.setattr(lock, "SILENCE", 1.0)
+    elsewhere(tmp_path, "a third one")
+    write = lock.write_text
+
+    def written_over(path, text):
+        write(path, text)
+        elsewhere(tmp_path)
+
+    monkeypatch.setattr(lock, "write_text", written_over)
+    refused(tmp_path, 123, "node7")
+
+
+def test_another_container_of_this_machine_is_another_machine(tmp_path, monkeypatch):
+    """Its processes have numbers of their own, so none by the owner's number runs here."""
+    monkeypatch.setattr(lock, "SILENCE", 1.0)
+    elsewhere(tmp_path, re.sub(r"pid:\[\d+\]", "pid:[1]", lock._machine()))
+    said = []
+    enter(tmp_path, say=said.append)
+    assert len(said) == 1
+
+
+@pytest.mark.parametrize("content", [b"", b"[1]", b'{"machine": "x"}', b"\xff", b"{"])
+def test_what_no_owner_wrote_is_watched_like_another_machine(tmp_path, monkeypatch, content):
+    """An owner may have made the file and not yet written into it."""
+    monkeypatch.setattr(lock, "SILENCE", 0.5)
+    (tmp_path / ".owner").write_bytes(content)
+    said = []
+    assert enter(tmp_path, say=said.append)["pid"] == os.getpid()
+    assert len(said) == 1 and said[0].startswith("a process without a name was the last one that trains in")
+
+
+def test_the_name_of_an_owner_that_somebody_removed_is_written_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(lock, "BEAT", 0.05)
+    with only_user(tmp_path, "trains in", instead="run.dir"):
+        before = (tmp_path / ".owner").read_text()
+        (tmp_path / ".owner").unlink()
+        deadline = time.monotonic() + 30
+        while not (tmp_path / ".owner").exists() or (tmp_path / ".owner").read_text() != before:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+
+
+def test_files_in_a_folder_have_an_owner_each(tmp_path):
+    with only_user(tmp_path / "a", "writes", instead="output"):
+        with only_user(tmp_path / "b", "writes", instead="output"):
+            pass
+        with (
+            pytest.raises(ValueError, match=rf"another process writes .*/a, process {os.getpid()} on "),
+            only_user(tmp_path / "a", "writes", instead="output"),
+        ):
+            pass
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_an_owner_gives_signs_of_life(tmp_path, monkeypatch):
     monkeypatch.setattr(lock, "BEAT", 0.05)
-    with only_user(tmp_path, "trains", instead="run.dir"):
+    with only_user(tmp_path, "trains in", instead="run.dir"):
         before = (tmp_path / ".owner").stat().st_mtime_ns
         deadline = time.monotonic() + 30
         while (tmp_path / ".owner").stat().st_mtime_ns == before:
@@ -164,15 +236,41 @@ def test_an_owner_that_another_one_has_followed_writes_no_checkpoint(make_config
     assert again.step == 2
 
 
-def test_a_run_that_another_process_has_taken_further_is_read_again(make_config):
+def test_a_run_that_another_process_has_taken_further_goes_on_from_there(make_config):
     """Both look at the same folder before either has the lock."""
-    config = make_config("optim.epochs=0.25", model="r2d_tiny")
-    early = Trainer(config)
-    Trainer(config).run()
-    with pytest.raises(
-        WorkError, match=r"another process has trained in .* while this one started: start it again"
-    ):
+    options = ("optim.epochs=1", "eval.every_epochs=0", "run.checkpoint_every=1")
+    whole = Trainer(make_config(*options, name="whole", model="r2d_tiny")).run()
+    config = make_config(*options, model="r2d_tiny")
+    early, requeued = Trainer(config), Trainer(config, requeue=True)
+    first = Trainer(config)
+    step, rates = first._train_step, []
+
+    def fail_after_two(*args):
+        if first.step == 2:
+            raise WorkError("ended")
+        return step(*args)
+
+    first._train_step = fail_after_two
+    with pytest.raises(WorkError, match="ended"):
+        first.run()
+    with pytest.raises(ValueError, match="already holds a run: continue it with --resume"):
         early.run()
+    step_requeued = requeued._train_step
+    requeued._train_step = lambda *args: (rates.append(requeued.step), step_requeued(*args))[1]
+    result = requeued.run()
+    assert rates == list(range(2, whole.step))
+    ends = [Checkpoint.load(end.checkpoint).model for end in (whole, result)]
+    assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
+
+
+def test_a_run_that_is_queued_again_waits_for_the_one_that_ends(make_config):
+    config = make_config("optim.epochs=0.25", model="r2d_tiny")
+    config.run.dir.mkdir(parents=True)
+    trainer = Trainer(config, requeue=True)
+    with holder(config.run.dir) as other:
+        ending = threading.Timer(0.5, other.stdin.close)
+        ending.start()
+        assert trainer.run().finished
 
 
 @pytest.mark.slow
@@ -246,3 +344,28 @@ def test_two_evaluations_do_not_write_into_one_folder(model_folder, motionbench,
         assert result.stderr.rstrip().endswith("wait for it, stop it, or choose another --output")
     assert CliRunner().invoke(app, arguments).exit_code == 0
     assert {path.name for path in (tmp_path / "out").iterdir()} == set(EVALUATION_FILES)
+
+
+def test_an_evaluation_that_has_ended_while_its_folder_was_watched_is_not_replaced(
+    model_folder, motionbench, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(lock, "SILENCE", 1.0)
+    elsewhere(tmp_path)
+    waiting = lock._waiting
+
+    def write_meanwhile(*args):
+        (tmp_path / "result.json").write_text("{}")
+        return waiting(*args)
+
+    monkeypatch.setattr(lock, "_waiting", write_meanwhile)
+    arguments = [
+        "eval",
+        str(model_folder),
+        str(motionbench[1]),
+        "--num-clips=1",
+        "--num-workers=0",
+        "--device=cpu",
+    ]
+    result = CliRunner().invoke(app, [*arguments, "--output", str(tmp_path)])
+    assert result.exit_code == 2 and "result.json exists; --overwrite replaces it" in result.stderr
+    assert (tmp_path / "result.json").read_text() == "{}"

@@ -56,6 +56,25 @@ def test_one_who_waits_gets_the_lock_when_it_is_free(tmp_path):
     thread.join()
 
 
+def test_one_who_waits_for_a_lock_that_is_removed_holds_the_one_that_others_see(tmp_path):
+    path, got, done = tmp_path / "a", threading.Event(), threading.Event()
+
+    def wait():
+        with locked(path, wait=True):
+            got.set()
+            done.wait(10)
+
+    thread = threading.Thread(target=wait)
+    with locked(path, wait=False):
+        thread.start()
+        assert not got.wait(0.2)
+        path.unlink()
+    assert got.wait(10)
+    assert not is_free(path)
+    done.set()
+    thread.join()
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_a_killed_process_leaves_no_lock_to_its_children(tmp_path):
     """Workers of a loader outlive a killed trainer by seconds."""

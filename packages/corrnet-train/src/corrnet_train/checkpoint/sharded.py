@@ -20,7 +20,7 @@ from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 from torch.distributed.tensor import DTensor
 
-from corrnet_train.checkpoint.digest import check_digest, seal, stated_digest
+from corrnet_train.checkpoint.digest import check_digest, load_checked, seal, stated_digest
 from corrnet_train.checkpoint.folders import DESCRIPTION, REST, sync_folder
 from corrnet_train.utils.errors import InputError, WorkError
 from video_data.utils.files import atomic_path
@@ -66,10 +66,11 @@ def read_shards(folder: Path) -> dict[str, Any]:
     Raises:
         Exception: A file is damaged or missing; there are many ways.
     """
-    check_digest(folder / REST)
-    saved = torch.load(folder / REST, map_location="cpu", weights_only=True)
+    saved = load_checked(folder / REST)
     for name, digest in saved.get("files", {}).items():
-        if check_digest(folder / name) != digest:
+        with (folder / name).open("rb") as file:
+            is_written = check_digest(file) == digest
+        if not is_written:
             raise InputError(f"it is damaged: {name} is not the file that was written")
     reader = _Reader(folder)
     described = reader.read_metadata().state_dict_metadata
@@ -113,9 +114,12 @@ class _Writer(FileSystemWriter):
             where = Path(self.path).parent
             raise WorkError(f"all machines must share {where}: rank 0 sees no {missing[0]}")
         seal(Path(self.path) / DESCRIPTION)
-        self._finish(
-            {name: stated_digest(Path(self.path) / name) for name in sorted({*written, DESCRIPTION})}
-        )
+        self._finish({name: _stated(Path(self.path) / name) for name in sorted({*written, DESCRIPTION})})
+
+
+def _stated(path: Path) -> str | None:
+    with path.open("rb") as file:
+        return stated_digest(file)
 
 
 class _Reader(FileSystemReader):

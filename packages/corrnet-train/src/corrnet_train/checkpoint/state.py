@@ -1,5 +1,6 @@
 """What a checkpoint holds, how it is saved and loaded, and whether a run may continue from it."""
 
+import contextlib
 import hashlib
 import pickle
 from collections.abc import Callable
@@ -11,7 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from corrnet_train.checkpoint.digest import check_digest, seal
+from corrnet_train.checkpoint.digest import load_checked, seal
 from corrnet_train.checkpoint.folders import LAST, checkpoint_names, is_sharded, step_in_name
 from corrnet_train.checkpoint.foreign import WANTED, what_content, what_file
 from corrnet_train.config.recipes import flatten
@@ -115,8 +116,7 @@ class Checkpoint:
 
                 content = read_shards(folder)
             else:
-                check_digest(path)
-                content = torch.load(path, map_location="cpu", weights_only=True)
+                content = load_checked(path)
         except Exception as error:  # a damaged file may raise anything
             if sharded and path.resolve() != folder:  # training has moved the link on meanwhile
                 return cls._read(path)
@@ -154,20 +154,22 @@ def newest_intact(folder: Path, *, without: Path | None = None) -> tuple[Path, C
         Its path and what is in it; None where none is intact.
     """
     left_out = None if without is None else without.resolve()
-    found: tuple[Path, Checkpoint] | None = None
-    for path in checkpoint_names(folder):
-        step = step_in_name(path)
-        if found is not None and step is not None and step <= found[1].step:
-            break
-        if path.resolve() == left_out:
-            continue
-        try:
-            checkpoint = Checkpoint._read(path)
-        except CheckpointError:
-            continue
-        if found is None or checkpoint.step > found[1].step:
-            found = path, checkpoint
-    return found
+    steps = {path: _step(path) for path in checkpoint_names(folder) if path.resolve() != left_out}
+    for path in sorted(steps, key=lambda path: -steps[path]):
+        with contextlib.suppress(CheckpointError):
+            return path, Checkpoint._read(path)
+    return None
+
+
+def _step(path: Path) -> int:
+    """Return of which step a checkpoint seems to be, without reading all of it; -1 where nothing tells."""
+    step = step_in_name(path) or step_in_name(path.resolve())
+    if step is not None:
+        return step
+    try:
+        return int(torch.load(path, map_location="cpu", weights_only=True, mmap=True)["step"])
+    except Exception:  # a damaged file may raise anything
+        return -1
 
 
 def _others(path: Path) -> str:

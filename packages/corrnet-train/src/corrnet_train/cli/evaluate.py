@@ -90,18 +90,22 @@ def evaluate_command(
     from video_data import open_shards
 
     with joined_ranks(device, timeout=_MOST_APART) as ranks:
+
+        def check(output: Path) -> None:
+            goes_on = (output / JOURNAL).exists()  # perhaps stopped while it wrote these files
+            inputs = [*read_of_checkpoint(checkpoint), shards]
+            check_output(output, overwrite=overwrite or goes_on, inputs=inputs, files=EVALUATION_FILES)
+
         with ranks.together():
             if output is not None and ranks.is_first:
-                goes_on = (output / JOURNAL).exists()  # perhaps stopped while it wrote these files
-                inputs = [*read_of_checkpoint(checkpoint), shards]
-                check_output(output, overwrite=overwrite or goes_on, inputs=inputs, files=EVALUATION_FILES)
+                check(output)
+                output.mkdir(parents=True, exist_ok=True)
+                context.with_resource(only_user(output, "evaluates in", instead="--output"))
+                check(output)  # the last owner may have ended meanwhile
             shard_set = open_shards(shards)
             total = shard_set.num_samples(split)
             own_device = str(ranks.device(device))
             classifier = VideoClassifier.from_checkpoint(checkpoint, device=own_device)
-            if output is not None and ranks.is_first:
-                output.mkdir(parents=True, exist_ok=True)
-                context.with_resource(only_user(output, "evaluates", instead="--output"))
         ranks.check_equal("the manifest of the shards", shard_set.manifest_hash)
         if ranks.world_size > 1:  # training may have moved last.pt on in between
             ranks.check_equal(f"the weights in {checkpoint}", weights_hash(classifier.model))

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from corrnet_train.utils.errors import InputError, WorkError
 from corrnet_train.utils.files import check_output, write_text
 from corrnet_train.utils.journal_lines import parsed_lines, sealed_line, unsealed, whole_lines
-from video_data.utils.files import atomic_path, locked, naming, write_atomic
+from corrnet_train.utils.lock import only_user
+from video_data.utils.files import atomic_path, naming, write_atomic
 from video_data.utils.settings import changed_settings
 
 T = TypeVar("T")
@@ -101,10 +102,8 @@ class FeatureFile:
         self._records_path = _records_of(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         with ExitStack() as files:
-            try:
-                files.enter_context(locked(self._rows_path, wait=False))
-            except BlockingIOError:
-                raise InputError(f"another process is writing {path}") from None
+            lock = only_user(path, "writes", instead="output")
+            self._check_owner = files.enter_context(lock)
             self._rows = files.enter_context(self._rows_path.open("ab"))
             self._recover(overwrite)
             self._records = files.enter_context(self._records_path.open("a", encoding="utf-8"))
@@ -118,6 +117,7 @@ class FeatureFile:
             rows: Its features [clips or 1, features]; [0, features] when it could not be read.
         """
         assert rows.dtype == np.float32 and rows.shape == (self._num_rows(record), self._num_features)
+        self._check_owner()
         content = rows.tobytes()
         with naming(self.path):
             self._rows.write(content)
@@ -135,7 +135,7 @@ class FeatureFile:
         Raises:
             WorkError: No video could be read.
         """
-        self.close()
+        self._check_owner()
         records = [record for record, _ in self._videos(whole_lines(self._records_path))]
         num_rows = sum(map(self._num_rows, records))
         unreadable = [record for record in records if record.error]
@@ -145,6 +145,7 @@ class FeatureFile:
             self._write(rows)
         self._rows_path.unlink()
         self._records_path.unlink()
+        self.close()
         if not num_rows:
             raise WorkError(
                 f"none of {len(records)} videos can be read; {unreadable[0].video}: {unreadable[0].error}"
@@ -152,7 +153,7 @@ class FeatureFile:
         return num_rows, unreadable
 
     def close(self) -> None:
-        """Close the files; another object goes on with them."""
+        """Close the files and give up the lock; another object goes on with them."""
         with naming(self.path):
             self._files.close()
 

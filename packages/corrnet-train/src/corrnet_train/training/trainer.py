@@ -18,6 +18,7 @@ from corrnet_models import VideoModel
 from corrnet_train.checkpoint.async_writer import CheckpointWriter, ShardedCheckpointWriter, remove_unfinished
 from corrnet_train.checkpoint.folders import BEST, LAST, checkpoint_names, link
 from corrnet_train.checkpoint.state import Checkpoint, check_resumable, load_weights, newest_intact
+from corrnet_train.config.recipes import read_recipe
 from corrnet_train.config.schema import RunConfig, config_to_dict
 from corrnet_train.distributed.parallelize import (
     copy_buffers,
@@ -121,6 +122,7 @@ class Trainer:
         self.console = (console or Console(stderr=True)) if ranks.is_first else Console(quiet=True)
         self.folder = config.run.dir
         self.last_checkpoint = last_checkpoint(config)
+        self._resume, self._requeue = resume, requeue
         self._check_owner: Callable[[], None] = lambda: None
         if config.data.num_workers:
             start_worker_server()  # it imports what workers need meanwhile
@@ -267,24 +269,31 @@ class Trainer:
             with self.ranks.together():
                 if self.ranks.is_first:
                     self.folder.mkdir(parents=True, exist_ok=True)
-                    # torchrun may start processes again before those of the last start have ended.
-                    patience = 10.0 if self.ranks.launched else 0.0
+                    # torchrun and schedulers may start a run again before its last processes have ended.
+                    patience = 10.0 if self.ranks.launched or self._requeue else 0.0
                     lock = only_user(
-                        self.folder, "trains", instead="run.dir", patience=patience, say=self._warn
+                        self.folder, "trains in", instead="run.dir", patience=patience, say=self._warn
                     )
                     self._check_owner = stack.enter_context(lock)
-                    self._check_unchanged()
-                    self.ranks.note_begun()
+            self._look_again()
+            if self.ranks.is_first:
+                self.ranks.note_begun()
             stack.enter_context(chosen_kernels(deterministic=self.config.run.deterministic))
             return self._run()
 
-    def _check_unchanged(self) -> None:
-        """Refuse to go on when there are other checkpoints than those that were looked at before the lock was held."""
-        if self._seen != _written(self.last_checkpoint.parent):
-            raise WorkError(
-                f"another process has trained in {self.folder} while this one started: "
-                "start it again, with --resume or --requeue"
-            )
+    def _look_again(self) -> None:
+        """Go on from what an owner has left that trained on while this process started.
+
+        Raises:
+            ValueError: This run was to begin, and now there is one; or what it was to continue is gone.
+        """
+        if not self.ranks.any(self._seen != _written(self.last_checkpoint.parent)):
+            return
+        with self.ranks.together():
+            checkpoint = self._find_checkpoint(self._resume or self.step > 0, self._requeue)
+        self._check_alike(checkpoint)
+        if checkpoint is not None:
+            self._restore(checkpoint)
 
     def _run(self) -> TrainResult:
         if self.ranks.is_first:
@@ -622,7 +631,7 @@ class Trainer:
     def _check_nothing_lost(self) -> None:
         """Refuse to begin again where there are no checkpoints, but metrics of steps that only come after one."""
         step = max((line["step"] for line in read_metrics(self.folder)), default=0)
-        every = self.config.run.checkpoint_every
+        every = self._checkpoint_every()
         if step > 2 * every:  # the first checkpoint is on disk before the second one is begun
             raise InputError(
                 f"{self.folder} holds no checkpoint, but metrics of {step} steps with a checkpoint every {every}: "
@@ -630,6 +639,13 @@ class Trainer:
             )
         if any((self.folder / name).exists() for name in RECORDS):
             self._warn(f"{self.folder} holds a run of {step} steps without a checkpoint: it begins again")
+
+    def _checkpoint_every(self) -> int:
+        """Return how many steps lay between the checkpoints of the run that is in the folder."""
+        path = self.folder / "config.yaml"
+        settings = read_recipe(path) if path.exists() else {}
+        every: int = settings.get("run", {}).get("checkpoint_every", self.config.run.checkpoint_every)
+        return every
 
     def _warn(self, line: str) -> None:
         self.console.print(line, style="yellow", markup=False, highlight=False, soft_wrap=True)

@@ -96,7 +96,7 @@ def locked(path: Path, *, wait: bool) -> Iterator[bool]:
     storage and systems without such locks the block runs without one.
 
     Args:
-        path: The file; what is in it stays.
+        path: The file; what is in it stays. Who holds the lock may remove it.
         wait: Whether to wait until the lock is free.
 
     Yields:
@@ -111,21 +111,34 @@ def locked(path: Path, *, wait: bool) -> Iterator[bool]:
         yield False
         return
     # A lock by `lockf` would not keep threads apart, and closing any other descriptor of the file would end it.
-    with path.open("ab") as file:
-        _locks.add(file)
-        is_held = False
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-            is_held = True
-        except (BlockingIOError, PermissionError):  # systems differ in how they say it
-            _locks.remove(file)
-            raise BlockingIOError(f"{path} is locked by another process") from None
-        except OSError:
-            pass  # storage without locks
-        try:
-            yield is_held
-        finally:
-            _locks.discard(file)
+    while True:
+        with path.open("ab") as file:
+            _locks.add(file)
+            is_held = False
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+                is_held = True
+            except (BlockingIOError, PermissionError):  # systems differ in how they say it
+                _locks.remove(file)
+                raise BlockingIOError(f"{path} is locked by another process") from None
+            except OSError:
+                pass  # storage without locks
+            if not _is_at(file, path):  # the last owner has removed it
+                _locks.discard(file)
+                continue
+            try:
+                yield is_held
+                return
+            finally:
+                _locks.discard(file)
+
+
+def _is_at(file: IO[bytes], path: Path) -> bool:
+    """Whether an open file still has the name by which it was opened."""
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def _leave_locks() -> None:
