@@ -48,7 +48,7 @@ MODULES = {  # of a group, and the tests that belong to them: in `tests` of the 
         "video_data/loading/[!l]*.py": "media/test_video_data_yuv.py media/test_video_data_flow.py loading",
     },
     "step": {
-        "corrnet_train/training/step.py": "training/*_step.py training/*_opti*.py training/*_trainer.py",
+        "corrnet_train/training/step.py": "training/*_step*.py training/*_opti*.py training/*_trainer.py",
     },
     "schedule": {"corrnet_train/training/schedule.py": "training/*_schedule.py training/*_plan.py"},
     "evaluation": {

@@ -1,6 +1,7 @@
 """Windows over frames as they come are the clips that files are cut into."""
 
 import http.server
+import socket
 import threading
 from functools import partial
 
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 
 from video_data import ClipConfig, decode_views
+from video_data.loading import live
 from video_data.loading.live import open_frames, sliding_clips
 
 CLIP = ClipConfig(num_frames=4, frame_stride=2, crop_size=64, short_side=(64, 64))
@@ -55,6 +57,14 @@ def test_a_stream_behind_http_is_read_as_it_comes(make_video, frame_numbers, tmp
     finally:
         server.shutdown()
         server.server_close()
+
+
+def test_a_server_that_never_answers_is_told(monkeypatch):
+    monkeypatch.setattr(live, "_TIMEOUT", 0.5)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        frames = open_frames(f"http://127.0.0.1:{silent.getsockname()[1]}/a.ts")
+        with pytest.raises(ValueError, match=r"a\.ts cannot be opened"):
+            frames.__enter__()
 
 
 @pytest.mark.parametrize("source", ["camera:63", "none.mp4"])

@@ -27,6 +27,8 @@ from video_data import (
     train_loader,
 )
 from video_data.loading.views import decode_timed_views
+from video_data.media.container import probe_video
+from video_data.media.planes import to_rgb
 from video_data.sampling.order import SampleOrder
 
 CLIP = ClipConfig(num_frames=4, crop_size=16, short_side=(20, 24))
@@ -449,6 +451,36 @@ def test_an_unreadable_test_video_stops_the_test(damaged_shards):
     shards, broken = damaged_shards
     with pytest.raises(RuntimeError, match=broken[0]):
         list(eval_loader(shards, "train", CLIP, num_clips=1))
+
+
+@pytest.mark.parametrize("pixels", ["rgb", "yuv"])
+def test_an_unreadable_test_video_may_be_left_out_and_is_named(pixels, damaged_shards):
+    shards, _ = damaged_shards
+    options = {"num_clips": 1, "batch_size": 5, "skip_unreadable": True, "pixels": pixels}
+    batches = list(eval_loader(shards, "train", CLIP, **options))
+    found = [entry for batch in batches for entry in batch.unreadable]
+    records = [shards.sample("train", index) for index in (3, 17)]
+    assert [(entry.number, entry.key, entry.source) for entry in found] == [
+        (3, records[0].key, records[0].source),
+        (17, records[1].key, records[1].source),
+    ]
+    assert {(entry.reason, entry.message) for entry in found} == {
+        ("InvalidDataError: Invalid data found when processing input",) * 2
+    }
+    valid = torch.cat([batch.valid for batch in batches])
+    assert [row for row, is_valid in enumerate(valid) if not is_valid] == [3, 17]
+    row = batches[0]
+    assert (row.keys[3], row.starts[3], int(row.label[3]), int(row.index[3])) == ("", [], -1, -1)
+    video = row.video if pixels == "rgb" else to_rgb(row.video)
+    assert not video[3].any() and video[2].any()
+
+
+def test_starts_are_counted_from_the_first_frame(make_video):
+    video = make_video(range(20), container="mpegts", pts=[9000 + 40 * number for number in range(20)])
+    assert probe_video(video).pts[0] > 0
+    starts = decode_timed_views(video, CLIP, 3)[1]
+    assert [start.frame for start in starts] == [0, 8, 16]
+    assert [start.seconds for start in starts] == pytest.approx([0, 0.32, 0.64])
 
 
 def test_normalize_scales_and_keeps_the_memory_layout():
