@@ -16,9 +16,8 @@ from torch import Tensor
 
 from corrnet_models import VideoModel
 from corrnet_train.checkpoint.async_writer import CheckpointWriter, ShardedCheckpointWriter, remove_unfinished
-from corrnet_train.checkpoint.folders import BEST, LAST, checkpoint_names, link
-from corrnet_train.checkpoint.state import Checkpoint, check_resumable, load_weights, newest_intact
-from corrnet_train.config.recipes import read_recipe
+from corrnet_train.checkpoint.folders import BEST, LAST, link
+from corrnet_train.checkpoint.state import Checkpoint, check_resumable, load_weights
 from corrnet_train.config.schema import RunConfig, config_to_dict
 from corrnet_train.distributed.parallelize import (
     copy_buffers,
@@ -36,7 +35,8 @@ from corrnet_train.training.mfu import peak_flops, training_flops
 from corrnet_train.training.optim import AveragedModel, build_optimizer, load_optimizer
 from corrnet_train.training.precise_bn import estimate_statistics
 from corrnet_train.training.prefetch import DeviceBatch, Prefetcher
-from corrnet_train.training.run_log import RECORDS, Meter, RunLog
+from corrnet_train.training.run_folder import RunFolder
+from corrnet_train.training.run_log import Meter, RunLog
 from corrnet_train.training.schedule import Schedule
 from corrnet_train.training.step import StepResult, StepValues, TrainStep, diverged_message, prepare_model
 from corrnet_train.utils.errors import InputError, WorkError
@@ -73,17 +73,6 @@ class TrainResult:
     step: int
     checkpoint: Path
     train_seconds: float
-
-
-def _told(path: Path, checkpoint: Checkpoint) -> str:
-    """Return how messages call a checkpoint."""
-    return f"{path} of step {checkpoint.step}"
-
-
-def _written(checkpoints: Path) -> dict[str, tuple[int, int]]:
-    """Return what tells the checkpoints in a folder from later ones."""
-    found = {path.name: path.lstat() for path in checkpoint_names(checkpoints)}
-    return {name: (stat.st_ino, stat.st_mtime_ns) for name, stat in found.items()}
 
 
 def last_checkpoint(config: RunConfig) -> Path:
@@ -130,7 +119,7 @@ class Trainer:
             if config.run.deterministic and config.run.device != "cpu":
                 prepare_deterministic()
             self.device = ranks.device(config.run.device)
-            checkpoint = self._find_checkpoint(resume, requeue)
+            checkpoint = self._find_checkpoint()
             config = self.config  # with `data.pixels` settled
             self._open()
             read_metrics(self.folder)  # so that a damaged line is told before any work
@@ -287,18 +276,20 @@ class Trainer:
         Raises:
             ValueError: This run was to begin, and now there is one; or what it was to continue is gone.
         """
-        if not self.ranks.any(self._seen != _written(self.last_checkpoint.parent)):
+        if not self.ranks.any(self.run_folder.has_changed()):
             return
+        self._resume = self._resume or self.step > 0
         with self.ranks.together():
-            checkpoint = self._find_checkpoint(self._resume or self.step > 0, self._requeue)
+            checkpoint = self._find_checkpoint()
         self._check_alike(checkpoint)
         if checkpoint is not None:
             self._restore(checkpoint)
 
     def _run(self) -> TrainResult:
         if self.ranks.is_first:
-            if self.source != self.last_checkpoint:  # no other name may lead to it, and shards without one go
-                link(self.last_checkpoint, self.source)
+            source = self.run_folder.source
+            if source != self.last_checkpoint:  # no other name may lead to it, and shards without one go
+                link(self.last_checkpoint, source)
             remove_unfinished(self.last_checkpoint.parent)
         self.log = RunLog(
             self.config,
@@ -592,60 +583,16 @@ class Trainer:
         words = [self.config.run.seed % 2**64, self.step, self.ranks.rank]
         torch.manual_seed(int(np.random.SeedSequence(words).generate_state(1, np.uint64)[0]))
 
-    def _find_checkpoint(self, resume: bool, requeue: bool) -> Checkpoint | None:
-        """Return the checkpoint to continue; what is in the folder decides whether there is a run."""
-        self.source, self._seen = self.last_checkpoint, _written(self.last_checkpoint.parent)
-        names = checkpoint_names(self.last_checkpoint.parent)
-        if resume or (requeue and names):
-            checkpoint = self._last_or_newest()
-            self._settle_pixels(checkpoint)
-            check_resumable(checkpoint, self.config, source=str(self.source))
-            return checkpoint
-        self._settle_pixels()
-        if requeue:
-            self._check_nothing_lost()
-        elif names:
-            newest = None if self.last_checkpoint.exists() else newest_intact(self.last_checkpoint.parent)
-            where = "" if newest is None else f", whose newest intact checkpoint is {_told(*newest)}"
-            raise InputError(
-                f"{self.folder} already holds a run{where}: continue it with --resume, or choose another run.dir"
-            )
-        elif found := [name for name in RECORDS if (self.folder / name).exists()]:
-            raise InputError(
-                f"{self.folder} already holds {' and '.join(found)} of a run without a checkpoint: "
-                "--requeue begins it again, or choose another run.dir"
-            )
-        return None
-
-    def _last_or_newest(self) -> Checkpoint:
-        """Return the last checkpoint, or where its name is gone or leads nowhere the newest intact one."""
-        last = self.last_checkpoint
-        newest = None if last.exists() else newest_intact(last.parent)
-        if newest is None:
-            return Checkpoint.load(last)  # or say why it cannot be
-        self.source, checkpoint = newest
-        gone = f"leads to {last.readlink()}, which is gone" if last.is_symlink() else "is gone"
-        self._warn(f"{last} {gone}: going on from the newest intact checkpoint, {_told(*newest)}")
+    def _find_checkpoint(self) -> Checkpoint | None:
+        """Return the checkpoint to continue, whose settings must be those of this run."""
+        self.run_folder = RunFolder(self.folder, say=self._warn)
+        checkpoint = self.run_folder.find_checkpoint(
+            resume=self._resume, requeue=self._requeue, checkpoint_every=self.config.run.checkpoint_every
+        )
+        self._settle_pixels(checkpoint)
+        if checkpoint is not None:
+            check_resumable(checkpoint, self.config, source=str(self.run_folder.source))
         return checkpoint
-
-    def _check_nothing_lost(self) -> None:
-        """Refuse to begin again where there are no checkpoints, but metrics of steps that only come after one."""
-        step = max((line["step"] for line in read_metrics(self.folder)), default=0)
-        every = self._checkpoint_every()
-        if step > 2 * every:  # the first checkpoint is on disk before the second one is begun
-            raise InputError(
-                f"{self.folder} holds no checkpoint, but metrics of {step} steps with a checkpoint every {every}: "
-                "put its checkpoints back, or choose another run.dir"
-            )
-        if any((self.folder / name).exists() for name in RECORDS):
-            self._warn(f"{self.folder} holds a run of {step} steps without a checkpoint: it begins again")
-
-    def _checkpoint_every(self) -> int:
-        """Return how many steps lay between the checkpoints of the run that is in the folder."""
-        path = self.folder / "config.yaml"
-        settings = read_recipe(path) if path.exists() else {}
-        every: int = settings.get("run", {}).get("checkpoint_every", self.config.run.checkpoint_every)
-        return every
 
     def _warn(self, line: str) -> None:
         self.console.print(line, style="yellow", markup=False, highlight=False, soft_wrap=True)
@@ -662,7 +609,7 @@ class Trainer:
     def _restore(self, checkpoint: Checkpoint) -> None:
         self.loader_state = LoaderState.from_dict(checkpoint.loader, expected=self.loader_state)
         check_classes(checkpoint.classes, self.shards)
-        load_weights(self.model, checkpoint.model, source=str(self.source))
+        load_weights(self.model, checkpoint.model, source=str(self.run_folder.source))
         load_optimizer(self.optimizer, checkpoint.optimizer)
         if self.averaged is not None:
             self.averaged.load_state_dict(checkpoint.ema)

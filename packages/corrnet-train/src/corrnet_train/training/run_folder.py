@@ -1,0 +1,107 @@
+"""What a run folder holds of a run, and from which of its checkpoints that goes on."""
+
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+from corrnet_train.checkpoint.folders import LAST, checkpoint_names
+from corrnet_train.checkpoint.state import Checkpoint, newest_intact
+from corrnet_train.config.recipes import read_recipe
+from corrnet_train.training.metrics_log import read_metrics
+from corrnet_train.training.run_log import RECORDS
+from corrnet_train.utils.errors import InputError
+
+
+class RunFolder:
+    """A run folder as it is now.
+
+    Args:
+        folder: `run.dir`, which need not exist.
+        say: Told in a line what is not as it should be and does not keep the run from going on.
+
+    Attributes:
+        source: The checkpoint that was found.
+    """
+
+    def __init__(self, folder: Path, *, say: Callable[[str], None]) -> None:
+        self._folder = folder
+        self._last = folder / "checkpoints" / LAST
+        self._say = say
+        self.source = self._last
+        self._names = checkpoint_names(self._last.parent)
+        self._seen = self._stats()
+
+    def has_changed(self) -> bool:
+        """Whether there are other checkpoints by now."""
+        return self._seen != self._stats()
+
+    def find_checkpoint(self, *, resume: bool, requeue: bool, checkpoint_every: int) -> Checkpoint | None:
+        """Return the checkpoint to continue; what is in the folder decides whether there is a run.
+
+        Args:
+            resume: There must be one.
+            requeue: Where there is none the run begins, also in a folder in which one has begun.
+            checkpoint_every: Steps between the checkpoints of a run whose settings are not in the folder.
+
+        Raises:
+            InputError: There is none, or it is damaged; or the run is to begin and there is one, or its metrics go
+                further than those of a run that has no checkpoint yet.
+        """
+        if resume or (requeue and self._names):
+            return self._last_or_newest()
+        if requeue:
+            self._check_nothing_lost(checkpoint_every)
+        elif self._names:
+            newest = None if self._last.exists() else newest_intact(self._last.parent)
+            where = "" if newest is None else f", whose newest intact checkpoint is {_told(*newest)}"
+            raise InputError(
+                f"{self._folder} already holds a run{where}: continue it with --resume, or choose another run.dir"
+            )
+        elif found := self._records():
+            raise InputError(
+                f"{self._folder} already holds {' and '.join(found)} of a run without a checkpoint: "
+                "--requeue begins it again, or choose another run.dir"
+            )
+        return None
+
+    def _last_or_newest(self) -> Checkpoint:
+        """Return the last checkpoint, or where its name is gone or leads nowhere the newest intact one."""
+        last = self._last
+        newest = None if last.exists() else newest_intact(last.parent)
+        if newest is None:
+            return Checkpoint.load(last)  # or say why it cannot be
+        self.source, checkpoint = newest
+        gone = f"leads to {last.readlink()}, which is gone" if last.is_symlink() else "is gone"
+        self._say(f"{last} {gone}: going on from the newest intact checkpoint, {_told(*newest)}")
+        return checkpoint
+
+    def _check_nothing_lost(self, checkpoint_every: int) -> None:
+        """Refuse to begin again where there are no checkpoints, but metrics of steps that only come after one."""
+        step = max((line["step"] for line in read_metrics(self._folder)), default=0)
+        config = self._folder / "config.yaml"
+        settings = read_recipe(config) if config.exists() else {}
+        every = settings.get("run", {}).get("checkpoint_every", checkpoint_every)
+        if step > 2 * every:  # the first checkpoint is on disk before the second one is begun
+            raise InputError(
+                f"{self._folder} holds no checkpoint, but metrics of {step} steps with a checkpoint every {every}: "
+                "put its checkpoints back, or choose another run.dir"
+            )
+        if self._records():
+            self._say(f"{self._folder} holds a run of {step} steps without a checkpoint: it begins again")
+
+    def _records(self) -> list[str]:
+        return [name for name in RECORDS if (self._folder / name).exists()]
+
+    def _stats(self) -> dict[str, tuple[int, int]]:
+        """Return what tells the checkpoints that are there from later ones."""
+        found = {}
+        for path in checkpoint_names(self._last.parent):
+            with suppress(FileNotFoundError):  # a run that goes on here replaces them
+                stat = path.lstat()
+                found[path.name] = (stat.st_ino, stat.st_mtime_ns)
+        return found
+
+
+def _told(path: Path, checkpoint: Checkpoint) -> str:
+    """Return how messages call a checkpoint."""
+    return f"{path} of step {checkpoint.step}"
