@@ -218,7 +218,9 @@ class TrainConfig(BaseModel):
         None, description="steps between checkpoints that are kept beside last and best"
     )
     timeout: Resumable[PositiveFloat] = Field(
-        600, description="seconds after which waiting for another process is an error"
+        600,
+        description="seconds after which waiting for another process is an error; under torchrun half of it for "
+        "those of the loader",
     )
     channels_last: Resumable[bool] = Field(
         True, description="keep convolution weights in channels_last_3d, as clips are"
