@@ -100,6 +100,19 @@ def test_sizes_are_ranked_and_pictures_keep_their_shape_within_reason(make_video
     assert shapes == {source: (2, 48, width, 3) for source, width in widths.items()}
 
 
+def test_turned_videos_count_and_are_shown_as_they_are_displayed(make_video, tmp_path):
+    for label, rotation in (("a", 0), ("b", 90), ("c", 180)):
+        (tmp_path / "videos" / label).mkdir(parents=True)
+        video = make_video([0b11110000] * 2, size=(96, 64), rotation=rotation)
+        (tmp_path / "videos" / label / "video.mp4").write_bytes(video)
+    pack_folder(tmp_path / "videos", tmp_path / "shards", options=COPY, progress=False)
+    assert inspect(tmp_path / "shards").sizes == {"96x64": 2, "64x96": 1}
+    straight, turned, _ = (clip.pictures for clip in thumbnails(tmp_path / "shards", height=48))
+    assert (straight.shape, turned.shape) == ((2, 48, 72, 3), (2, 48, 32, 3))
+    assert straight[:, :, :30].min() > 200 and straight[:, :, -30:].max() < 60  # white is on the left
+    assert turned[:, -20:].min() > 200 and turned[:, :20].max() < 60  # and comes to be at the bottom
+
+
 def test_single_frames_have_no_rate(make_video, tmp_path):
     for label in "ab":
         (tmp_path / "videos" / label).mkdir(parents=True)

@@ -163,6 +163,16 @@ def test_an_index_that_describes_another_video_is_found_by_decoding(shards, chan
     assert verify(shards, decode=False).problems == ()
 
 
+def test_an_index_that_cannot_be_used_is_named_with_what_was_not_checked(shards):
+    (shards / "train-000000.json").unlink()
+    change_index(shards, "train-000001", lambda samples: samples[0].update({"label": 7}))
+    missing, wrong = verify(shards).problems
+    assert (missing.file, missing.reason) == ("train-000000.json", "file is missing")
+    assert missing.message.endswith("; 10 samples were not checked")
+    assert (wrong.file, wrong.reason) == ("train-000001.json", "an index is wrong")
+    assert "has label 7, there are 3 classes; its 10 samples were not checked one by one" in wrong.message
+
+
 def test_members_keys_and_counts_are_compared(shards):
     def change(samples):
         samples[2]["label"] = (samples[2]["label"] + 1) % 3
