@@ -405,7 +405,7 @@ def test_a_set_that_is_given_up_leaves_no_file_open(class_folder, tmp_path):
     pack_folder(class_folder, tmp_path, options=COPY, progress=False)
 
     def open_tars():
-        links = (os.readlink(path) for path in Path("/proc/self/fd").iterdir() if path.is_symlink())
+        links = (str(path.readlink()) for path in Path("/proc/self/fd").iterdir() if path.is_symlink())
         return [link for link in links if link.startswith(str(tmp_path))]
 
     shards = open_shards(tmp_path)
