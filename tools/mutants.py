@@ -5,7 +5,7 @@
 The changes are those of mutmut: another operator, a number plus one, an argument or a value that is None or left out.
 mutmut's own command knows one package and leaves out decorated functions. As there, code in functions is changed,
 but no annotations and decorators. What else is left out changes no behavior that a test should look at: texts (a wrong
-name among them fails at once), what `raise` and `warn` say, and the arguments of `cast`.
+name among them fails at once), what `raise` and `warn` say, the arguments of `cast`, and whether `zip` is strict.
 
 A killed mutant is noted in `.mutants.json` and not run again; remove the file to begin anew.
 """
@@ -109,6 +109,10 @@ class _Changes(cst.CSTVisitor):
     def on_visit(self, node: cst.CSTNode) -> bool:
         if isinstance(node, NOT_CHANGED) or (isinstance(node, cst.Call) and _name(node) in NOT_CHANGED_CALLS):
             return False
+        if isinstance(node, cst.Arg) and node.keyword is not None and node.keyword.value == "strict":
+            return False
+        if isinstance(node, cst.Call) and _name(node) == "zip":
+            return True
         self._depth += isinstance(node, cst.FunctionDef)
         for kind, operator in mutation_operators if self._depth else ():
             if isinstance(node, kind) and operator is not operator_string:

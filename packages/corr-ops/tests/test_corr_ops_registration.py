@@ -9,7 +9,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.library import opcheck
 from torch.utils.checkpoint import checkpoint
 
-from corr_ops import VideoCorrelation, correlation, video_correlation
+from corr_ops import VideoCorrelation, correlation, ops, video_correlation
+from corr_ops._backends import IMPLEMENTATIONS
 
 OP = torch.ops.corr_ops.correlation.default
 BACKWARD_OP = torch.ops.corr_ops.correlation_backward.default
@@ -175,6 +176,20 @@ def test_autocast_inside_a_compiled_graph() -> None:
         out, expected = compiled(frames(), filters()), operator(frames(), filters())
     assert out.dtype == torch.bfloat16
     assert torch.equal(out, expected)
+
+
+def test_that_the_slower_reference_serves_is_told_once_unless_asked_for(monkeypatch) -> None:
+    monkeypatch.setattr(IMPLEMENTATIONS["cpu"].kernels, "unavailable", lambda device: "they are gone")
+    ops._warn.cache_clear()
+    with pytest.warns(UserWarning) as told:
+        video_correlation(frames(), kernel_size=3, backend="reference")
+        assert len(told) == 0
+        for _ in range(2):
+            video_correlation(frames(), kernel_size=3)
+    (warning,) = told
+    assert str(warning.message) == (
+        "corr-ops: the CPU kernels cannot be used, the slower reference serves CPUs: they are gone"
+    )
 
 
 @pytest.mark.parametrize(("x_dim", "weight_dim"), [(0, None), (2, 1), (None, 0), (5, -1)])

@@ -53,6 +53,7 @@ def _encode(
     container: str = "mp4",
     options: dict[str, str] | None = None,
     container_options: dict[str, str] | None = None,
+    rotation: int = 0,
 ) -> bytes:
     buffer = io.BytesIO()
     with av.open(buffer, "w", format=container, container_options=container_options or {}) as output:
@@ -60,6 +61,8 @@ def _encode(
         stream.width, stream.height, stream.pix_fmt = *size, "yuv420p"
         stream.codec_context.time_base = stream.time_base = time_base
         stream.codec_context.thread_count = 1
+        if rotation:
+            stream.set_display_rotation(rotation)
         for index, number in enumerate(numbers):
             frame = VideoFrame.from_ndarray(paint_number(number, *size), format="rgb24")
             frame.pts = 40 * index if pts is None else pts[index]

@@ -400,6 +400,21 @@ def test_a_tar_that_is_cut_after_opening_ends_early(class_folder, tmp_path):
     assert error.value.reason == "a shard ends early"
 
 
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="only Linux lists open files")
+def test_a_set_that_is_given_up_leaves_no_file_open(class_folder, tmp_path):
+    pack_folder(class_folder, tmp_path, options=COPY, progress=False)
+
+    def open_tars():
+        links = (str(path.readlink()) for path in Path("/proc/self/fd").iterdir() if path.is_symlink())
+        return [link for link in links if link.startswith(str(tmp_path))]
+
+    shards = open_shards(tmp_path)
+    shards.read("train", 0)
+    assert open_tars() == [str(tmp_path / "train-000000.tar")]
+    del shards
+    assert open_tars() == []
+
+
 def test_unknown_splits_and_samples_are_refused(class_folder, tmp_path):
     pack_folder(class_folder, tmp_path, options=COPY, progress=False)
     shards = open_shards(tmp_path)

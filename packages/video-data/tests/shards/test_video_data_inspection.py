@@ -57,10 +57,12 @@ def test_videos_are_not_read(packed, tmp_path):
 
 
 def test_what_was_left_out_and_what_is_there_twice_is_listed(make_video, tmp_path):
+    # An encoder need not give the same bytes twice.
+    contents = {number: make_video([number] * 4, size=(64, 32)) for number in (1, 2, 3)}
     for split, label, number in (("train", "a", 1), ("train", "b", 2), ("val", "a", 1), ("val", "b", 3)):
         path = tmp_path / "videos" / split / label / f"{number}.mp4"
         path.parent.mkdir(parents=True)
-        path.write_bytes(make_video([number] * 4, size=(64, 32)))
+        path.write_bytes(contents[number])
     (tmp_path / "videos" / "empty.mp4").touch()
     rows = [
         f"{path.relative_to(tmp_path / 'videos')},{path.parts[-2]},{path.parts[-3]}\n"
@@ -96,6 +98,19 @@ def test_sizes_are_ranked_and_pictures_keep_their_shape_within_reason(make_video
     }
     widths = {"a/0.mp4": 72, "b/1.mp4": 32, "a/2.mp4": 32, "b/3.mp4": 192, "a/4.mp4": 12}
     assert shapes == {source: (2, 48, width, 3) for source, width in widths.items()}
+
+
+def test_turned_videos_count_and_are_shown_as_they_are_displayed(make_video, tmp_path):
+    for label, rotation in (("a", 0), ("b", 90), ("c", 180)):
+        (tmp_path / "videos" / label).mkdir(parents=True)
+        video = make_video([0b11110000] * 2, size=(96, 64), rotation=rotation)
+        (tmp_path / "videos" / label / "video.mp4").write_bytes(video)
+    pack_folder(tmp_path / "videos", tmp_path / "shards", options=COPY, progress=False)
+    assert inspect(tmp_path / "shards").sizes == {"96x64": 2, "64x96": 1}
+    straight, turned, _ = (clip.pictures for clip in thumbnails(tmp_path / "shards", height=48))
+    assert (straight.shape, turned.shape) == ((2, 48, 72, 3), (2, 48, 32, 3))
+    assert straight[:, :, :30].min() > 200 and straight[:, :, -30:].max() < 60  # white is on the left
+    assert turned[:, -20:].min() > 200 and turned[:, :20].max() < 60  # and comes to be at the bottom
 
 
 def test_single_frames_have_no_rate(make_video, tmp_path):

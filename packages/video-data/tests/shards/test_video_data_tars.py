@@ -3,6 +3,7 @@
 import io
 import pickle
 import random
+import re
 import tarfile
 
 import pytest
@@ -102,6 +103,8 @@ def test_a_tar_that_ends_early_is_counted(tmp_path):
         samples, counts = read(path)
         assert counts == {"a tar is damaged or ends early": 1}
         assert len(samples) <= 2
+    with pytest.raises(RuntimeError, match=re.escape(f"Last one: {path}")):
+        read(path, allowed=0)
 
 
 def test_a_member_that_declares_more_than_there_is_is_refused(tmp_path):

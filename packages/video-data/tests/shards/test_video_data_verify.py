@@ -109,11 +109,13 @@ def test_missing_damaged_and_unlisted_files_are_named_once(shards):
     (shards / "train-000000.tar").unlink()
     index = shards / "train-000001.json"
     index.write_bytes(index.read_bytes() + b" ")
-    shutil.copy(shards / "train-000002.tar", shards / "train-000003.tar")
+    for name in ("train-000003.tar", "train-000002-01.tar"):  # the second as of a group of too many bytes
+        shutil.copy(shards / "train-000002.tar", shards / name)
     report = verify(shards)
     assert reasons(report) == {
         ("train-000000.tar", "file is missing"): 1,
         ("train-000001.json", "hash is not the one in the manifest"): 1,
+        ("train-000002-01.tar", "file is not in the manifest"): 1,
         ("train-000003.tar", "file is not in the manifest"): 1,
     }
     assert "10 samples were not checked" in report.problems[0].message
@@ -161,6 +163,16 @@ def test_an_index_that_describes_another_video_is_found_by_decoding(shards, chan
     assert problem.key == open_shards(shards).sample("train", 21).key
     assert message in problem.message
     assert verify(shards, decode=False).problems == ()
+
+
+def test_an_index_that_cannot_be_used_is_named_with_what_was_not_checked(shards):
+    (shards / "train-000000.json").unlink()
+    change_index(shards, "train-000001", lambda samples: samples[0].update({"label": 7}))
+    missing, wrong = verify(shards).problems
+    assert (missing.file, missing.reason) == ("train-000000.json", "file is missing")
+    assert missing.message.endswith("; 10 samples were not checked")
+    assert (wrong.file, wrong.reason) == ("train-000001.json", "an index is wrong")
+    assert "has label 7, there are 3 classes; its 10 samples were not checked one by one" in wrong.message
 
 
 def test_members_keys_and_counts_are_compared(shards):

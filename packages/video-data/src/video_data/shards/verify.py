@@ -34,7 +34,7 @@ from video_data.utils.pool import map_in_order
 
 _SAMPLES_PER_TASK = 16  # small enough for a steady progress bar, large enough to read an index once for many
 _CHUNK = 1 << 20
-_SHARD_FILE = re.compile(rf"({'|'.join(SPLITS)})-[0-9]{{6}}\.(tar|json)")
+_SHARD_FILE = re.compile(rf"({'|'.join(SPLITS)})-[0-9]{{6}}(-[0-9]{{2,}})?\.(tar|json)")
 
 
 class Problem(BaseModel):
