@@ -313,7 +313,7 @@ def test_shards_that_are_damaged_or_would_run_code_are_refused(runs, tmp_path):
 
     shard = (good / "__1_0.distcp").read_bytes()
     refused(
-        "__1_0.distcp", shard[: len(shard) // 2], "not a readable checkpoint: it is damaged: __1_0.distcp"
+        "__1_0.distcp", shard[: len(shard) // 2], "not a readable checkpoint: it is damaged: .*__1_0.distcp"
     )
     refused("__1_0.distcp", shard[: len(shard) // 2], "not a readable checkpoint", digests=False)
     refused(
@@ -430,7 +430,8 @@ def test_torchrun_starts_killed_processes_again_and_the_bits_stay(runs, motionbe
     for number, state in momentum[0].items():
         assert torch.equal(state["momentum_buffer"], momentum[1][number]["momentum_buffer"])
     names = sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir())
-    assert names == ["best.pt", "last.pt", "shards-00000004"]
+    # The folder without a number was written before the last evaluation.
+    assert names == ["best.pt", "last.pt", "shards-00000004-2"]
 
 
 @pytest.mark.slow
