@@ -45,7 +45,7 @@ MODULES = {  # of a group, and the tests that belong to them: in `tests` of the 
     },
     "loading": {
         "video_data/loading/live.py": "loading/test_video_data_live.py",
-        "video_data/loading/[!l]*.py": "media/test_video_data_yuv.py media/test_video_data_flow.py loading",
+        "video_data/loading/[!l]*.py": "media/*_yuv.py media/*_flow.py media/*_robust.py loading",
     },
     "step": {
         "corrnet_train/training/step.py": "training/*_step*.py training/*_opti*.py training/*_trainer.py",

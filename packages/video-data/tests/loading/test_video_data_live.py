@@ -49,8 +49,12 @@ def test_a_stream_behind_http_is_read_as_it_comes(make_video, frame_numbers, tmp
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
         with open_frames(f"http://127.0.0.1:{server.server_port}/a.ts") as frames:
-            numbers = [frame_numbers(frame.to_ndarray(format="rgb24"))[0] for frame in frames]
-        assert numbers == list(range(12))
+            shown = [
+                (frame_numbers(window.frame.to_ndarray(format="rgb24"))[0], window.seconds)
+                for window in sliding_clips(frames, CLIP, hop=1)
+            ]
+        assert [number for number, _ in shown] == list(range(12))
+        assert [seconds for _, seconds in shown] == pytest.approx([0.04 * number for number in range(12)])
         missing = open_frames(f"http://127.0.0.1:{server.server_port}/none.mp4")
         with pytest.raises(ValueError, match=r"none.mp4 cannot be opened"):
             missing.__enter__()

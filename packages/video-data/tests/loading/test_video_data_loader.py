@@ -475,6 +475,18 @@ def test_an_unreadable_test_video_may_be_left_out_and_is_named(pixels, damaged_s
     assert not video[3].any() and video[2].any()
 
 
+def test_a_sample_whose_index_is_damaged_is_named_by_its_number(class_folder, tmp_path):
+    pack_folder(class_folder, tmp_path, options=PackOptions(mode="copy", shard_size=5), progress=False)
+    (tmp_path / "train-000001.json").write_text("{}")
+    shards = open_shards(tmp_path)
+    (batch,) = eval_loader(shards, "train", CLIP, num_clips=1, batch_size=24, skip_unreadable=True)
+    reason = "an index does not have the hash in the manifest"
+    found = [(entry.number, entry.key, entry.source, entry.reason) for entry in batch.unreadable]
+    assert found == [(number, f"train/{number}", "", reason) for number in range(5, 10)]
+    (batch,) = train_loader(shards, "train", CLIP, batch_size=24, seed=0, error_budget=1)
+    assert {sample.key for sample in batch.replaced} == {f"train/{number}" for number in range(5, 10)}
+
+
 def test_starts_are_counted_from_the_first_frame(make_video):
     video = make_video(range(20), container="mpegts", pts=[9000 + 40 * number for number in range(20)])
     assert probe_video(video).pts[0] > 0

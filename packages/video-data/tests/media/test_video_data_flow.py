@@ -212,6 +212,7 @@ def test_an_index_with_flow_behind_the_end_of_the_tar_is_refused(packed):
 
 
 def test_verify_finds_damaged_flow(packed, tmp_path):
+    assert verify_shards(packed, progress=False).num_frames == 2 * 9 * 8  # of nine videos and of their flow
     for path in packed.iterdir():
         (tmp_path / path.name).write_bytes(path.read_bytes())
     record = open_shards(tmp_path).sample("train", 5)

@@ -150,6 +150,9 @@ def test_the_seed_chooses(packed):
         return [clip.key for clip in thumbnails(packed, height=8, **options)]
 
     assert keys(seed=1) == keys(seed=1) != keys(seed=2)
+    clips = thumbnails(packed, height=8, clips_per_class=3, seed=7)
+    videos = [int(clip.source.split()[-1].removesuffix(".mp4")) for clip in clips]
+    assert videos == [12, 9, 15, 10, 1, 4, 23, 8, 5]  # on every machine
     assert len(keys(num_classes=2, clips_per_class=1)) == 2
     assert len(keys(clips_per_class=100)) == 24
 

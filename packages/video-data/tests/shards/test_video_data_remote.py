@@ -144,6 +144,7 @@ def test_the_cache_stays_within_its_bound(local, in_memory, tmp_path):
         ValueError, match=f"cache_bytes must be at least the largest shard, {sizes[-1]}, got 10"
     ):
         open_shards(in_memory, cache=tmp_path, cache_bytes=10)
+    assert open_shards(in_memory, cache=tmp_path, cache_bytes=sizes[-1]).read("train", 0)
 
 
 SHARING = """

@@ -159,9 +159,11 @@ def test_a_bad_block_of_a_disk_costs_its_samples_alone(shards, monkeypatch):
 )
 def test_an_index_that_describes_another_video_is_found_by_decoding(shards, change, message):
     change_index(shards, "train-000002", lambda samples: samples[1].update(change))
-    (problem,) = verify(shards).problems
+    report = verify(shards)
+    (problem,) = report.problems
     assert problem.key == open_shards(shards).sample("train", 21).key
     assert message in problem.message
+    assert report.num_frames == (23 if problem.reason == "an index is wrong" else 24) * 8
     assert verify(shards, decode=False).problems == ()
 
 
