@@ -8,7 +8,6 @@ import signal
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
 
 from video_data import VideoError
 from video_data.utils.files import atomic_file, atomic_path, naming, write_atomic
@@ -27,6 +26,7 @@ def by_torch(path):
 
 
 def by_safetensors(path):
+    save_file = pytest.importorskip("safetensors.torch").save_file
     with atomic_path(path) as temporary:
         save_file({"a": torch.zeros(BIG)}, temporary)
 
