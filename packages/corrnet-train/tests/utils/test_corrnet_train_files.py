@@ -5,7 +5,6 @@ import sys
 
 import pytest
 
-from corrnet_train.utils.errors import kind_of
 from corrnet_train.utils.files import write_json
 from video_data.utils.files import atomic_path
 
@@ -38,7 +37,7 @@ Checkpoint(step=1, config={{}}, classes=["a"], model=state, optimizer={{}}, load
         text=True,
     )
     assert result.returncode != 0
-    assert kind_of(RuntimeError(result.stderr.splitlines()[-1])) == "failed work"
+    assert result.stderr.splitlines()[-1].startswith("OSError: "), result.stderr
     assert list(tmp_path.iterdir()) == [], result.stderr
 
 
