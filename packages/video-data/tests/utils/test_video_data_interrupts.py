@@ -1,5 +1,6 @@
 import signal
 import threading
+import time
 
 import pytest
 
@@ -131,3 +132,16 @@ def test_sigterm_can_be_left_alone_and_other_threads_change_nothing():
     thread.start()
     thread.join()
     assert seen == [(signal.default_int_handler, signal.SIG_DFL)]
+
+
+def test_an_interrupt_that_python_drops_comes_again(capsys):
+    class Half:
+        def __del__(self):
+            signal.raise_signal(signal.SIGTERM)
+
+    with pytest.raises(KeyboardInterrupt), interrupts():
+        half = Half()
+        del half
+        time.sleep(5)
+        pytest.fail("it went on")
+    assert capsys.readouterr().err == ""

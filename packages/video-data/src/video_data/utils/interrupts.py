@@ -4,7 +4,10 @@ FFmpeg reads a file through Python functions, and an exception in one of them is
 arrives there raises nothing until FFmpeg has returned.
 """
 
+import _thread
+import math
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -16,6 +19,8 @@ F = TypeVar("F", bound=Callable[..., object])
 
 # What `timeout` and torchrun send to a process, they send to its group as well.
 ONE_SIGNAL = 0.5  # seconds within which signals count as one
+
+_COME_AGAIN = 0.05  # seconds after which an interrupt that Python dropped comes again
 
 _callbacks: set[CodeType] = set()
 _put_off = False  # a signal came while C code called Python
@@ -49,7 +54,8 @@ def interrupts(*, sigterm: bool = True) -> Iterator[Callable[[], bool]]:
     """Enter a block in which Ctrl-C and SIGTERM raise KeyboardInterrupt, but not while C code calls Python.
 
     A second signal always does: a read may wait for a storage that is gone. Signals that the caller handles or ignores
-    are left to it, as is everything on another thread. Signals within half a second count as one.
+    are left to it, as is everything on another thread. Signals within half a second count as one. Where Python drops an
+    exception, as in a callback of a weak reference, the KeyboardInterrupt comes again.
 
     Args:
         sigterm: Whether SIGTERM is meant, too.
@@ -59,6 +65,7 @@ def interrupts(*, sigterm: bool = True) -> Iterator[Callable[[], bool]]:
     """
     global _put_off
     first: float | None = None
+    come_again: threading.Timer | None = None
 
     def has_come() -> bool:
         return first is not None
@@ -81,6 +88,17 @@ def interrupts(*, sigterm: bool = True) -> Iterator[Callable[[], bool]]:
         first = now
         raise KeyboardInterrupt
 
+    def on_dropped(dropped: Any) -> None:
+        nonlocal first, come_again
+        if issubclass(dropped.exc_type, KeyboardInterrupt) and taken:
+            first = -math.inf  # so that it does not count as the same signal
+            come_again = threading.Timer(_COME_AGAIN, _thread.interrupt_main, [next(iter(taken))])
+            come_again.daemon = True
+            come_again.start()
+        elif first is None:  # afterwards it is of what was left half made
+            previous_hook(dropped)
+
+    previous_hook = sys.unraisablehook
     defaults: dict[int, Any] = {signal.SIGINT: signal.default_int_handler}
     if sigterm:
         defaults[signal.SIGTERM] = signal.SIG_DFL
@@ -88,8 +106,12 @@ def interrupts(*, sigterm: bool = True) -> Iterator[Callable[[], bool]]:
     try:
         for number in taken:
             signal.signal(number, handle)
+        sys.unraisablehook = on_dropped
         yield has_come
     finally:
+        sys.unraisablehook = previous_hook
+        if come_again is not None:
+            come_again.cancel()
         for number, default in taken.items():
             signal.signal(number, default)
             _put_off = False
