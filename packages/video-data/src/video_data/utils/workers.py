@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing import connection, context
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import torch
@@ -212,8 +213,15 @@ def begin_worker(notes: WorkerNotes, place: int) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):  # of spawned ones and those of another library's server
         signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    sys.excepthook = _show
     notes.write(place, -1)
     _place = notes, place
+
+
+def _show(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Show an exception, but not that the main process left while a batch was handed over."""
+    if not issubclass(kind, ConnectionError | EOFError):
+        sys.__excepthook__(kind, error, trace)
 
 
 def _end_with_parent() -> None:
