@@ -326,16 +326,13 @@ def test_one_run_is_trained_once_however_it_is_started(motionbench, tmp_path):
     assert third.returncode == 130, errors
 
 
+def evaluation(model, shards, output):
+    options = ["--num-clips=1", "--num-workers=0", "--device=cpu", f"--output={output}"]
+    return ["eval", str(model), str(shards), *options]
+
+
 def test_two_evaluations_do_not_write_into_one_folder(model_folder, motionbench, tmp_path):
-    arguments = [
-        "eval",
-        str(model_folder),
-        str(motionbench[1]),
-        "--num-clips=1",
-        "--num-workers=0",
-        "--device=cpu",
-    ]
-    arguments += ["--output", str(tmp_path / "out")]
+    arguments = evaluation(model_folder, motionbench[1], tmp_path / "out")
     (tmp_path / "out").mkdir()
     with holder(tmp_path / "out") as other:
         result = CliRunner().invoke(app, arguments)
@@ -358,14 +355,6 @@ def test_an_evaluation_that_has_ended_while_its_folder_was_watched_is_not_replac
         return waiting(*args)
 
     monkeypatch.setattr(lock, "_waiting", write_meanwhile)
-    arguments = [
-        "eval",
-        str(model_folder),
-        str(motionbench[1]),
-        "--num-clips=1",
-        "--num-workers=0",
-        "--device=cpu",
-    ]
-    result = CliRunner().invoke(app, [*arguments, "--output", str(tmp_path)])
+    result = CliRunner().invoke(app, evaluation(model_folder, motionbench[1], tmp_path))
     assert result.exit_code == 2 and "result.json exists; --overwrite replaces it" in result.stderr
     assert (tmp_path / "result.json").read_text() == "{}"
