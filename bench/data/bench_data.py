@@ -22,7 +22,7 @@ from video_data.loading.train import _TrainDataset
 from video_data.media.decode import decode_clips
 from video_data.sampling.clips import train_clip
 from video_data.sampling.order import SampleOrder, permutation
-from video_data.utils.workers import batch_buffer
+from video_data.utils.loader import batch_buffer
 
 SECONDS = 10 if FULL else 2
 CLIPS = 6  # read by one call

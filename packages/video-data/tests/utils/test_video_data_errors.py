@@ -10,8 +10,8 @@ from video_data import InputError, MissingPackageError, RemoteError, ShardError,
 from video_data.loading.live import open_frames
 from video_data.media.limits import UnindexableVideo
 from video_data.utils.errors import WorkersError
+from video_data.utils.loader import make_data_loader
 from video_data.utils.pool import map_in_order
-from video_data.utils.workers import make_data_loader
 
 ERRORS = [
     InputError("text"),

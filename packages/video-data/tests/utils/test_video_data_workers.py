@@ -12,9 +12,11 @@ import pytest
 from torch.utils.data import Dataset
 
 from video_data import ClipConfig, PackOptions, open_shards, pack_folder, suggest_num_workers, train_loader
+from video_data.utils import loader as loader_module
 from video_data.utils import workers as workers_module
 from video_data.utils.errors import WorkersError
-from video_data.utils.workers import available_cores, make_data_loader, working_on
+from video_data.utils.loader import make_data_loader
+from video_data.utils.workers import available_cores, working_on
 
 CLIP = ClipConfig(num_frames=4, crop_size=16, short_side=(20, 24))
 
@@ -72,14 +74,13 @@ class Steps(Dataset):
 
 
 def test_a_worker_that_dies_is_named_with_what_it_was_at():
-    batches = iter(make_data_loader(Steps(), [[0], [99, 100, 101], [2]], 1))
-    next(batches)
+    loader = make_data_loader(Steps(), [[0], [99, 100, 101], [2]], 1)
     with pytest.raises(WorkersError, match=r"died \(SIGKILL; out of memory.* while it worked on sample 100$"):
-        list(batches)
+        list(loader)
 
 
 def test_a_worker_that_does_not_answer_is_named_with_what_it_is_at(monkeypatch):
-    monkeypatch.setattr(workers_module, "_LOOK_PERIOD", 0.1)
+    monkeypatch.setattr(loader_module, "_LOOK_PERIOD", 0.1)
     loader = make_data_loader(Steps(), [[0], [1000], [2]], 1)
     batches = iter(loader)
     next(batches)
@@ -89,14 +90,14 @@ def test_a_worker_that_does_not_answer_is_named_with_what_it_is_at(monkeypatch):
 
 
 def test_a_loader_waits_longer_than_it_looks_after_its_workers(monkeypatch):
-    monkeypatch.setattr(workers_module, "_LOOK_PERIOD", 0.05)
+    monkeypatch.setattr(loader_module, "_LOOK_PERIOD", 0.05)
     assert len(list(make_data_loader(Steps(), [[0], [1], [2]], 2))) == 3  # the server takes seconds to start
 
 
 SCRIPT = """
 import signal, sys, time
 from video_data.utils.pool import map_in_order
-from video_data.utils.workers import make_data_loader
+from video_data.utils.loader import make_data_loader
 sys.path.insert(0, {folder!r})
 from {module} import Steps, pause
 

@@ -17,7 +17,7 @@ from corrnet_train.utils.errors import InputError, WorkError
 from corrnet_train.utils.interrupt import Stopped
 from video_data import ShardSet, ViewBatch, eval_loader, open_shards
 from video_data.loading.batches import Unreadable
-from video_data.utils.workers import LOADER_TIMEOUT
+from video_data.utils.loader import LOADER_TIMEOUT
 
 Fingerprint = dict[str, str | int]
 _log = logging.getLogger(__name__)

@@ -20,7 +20,8 @@ from video_data import ClipConfig, ShardSet, eval_loader
 from video_data.loading.batches import PixelFormat, ViewStart
 from video_data.loading.views import decode_timed_views
 from video_data.media.planes import YuvClips
-from video_data.utils.workers import make_data_loader, working_on
+from video_data.utils.loader import make_data_loader
+from video_data.utils.workers import working_on
 
 Views = Tensor | YuvClips
 Read = tuple[VideoRecord, Views | None]

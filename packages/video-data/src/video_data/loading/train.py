@@ -20,8 +20,9 @@ from video_data.shards.format import SampleRecord
 from video_data.shards.reader import ShardError, ShardSet
 from video_data.utils.error_budget import DEFAULT_ERROR_BUDGET, ErrorBudget
 from video_data.utils.errors import InputError, WorkError
+from video_data.utils.loader import LOADER_TIMEOUT, batch_buffer, make_data_loader
 from video_data.utils.settings import changed_settings
-from video_data.utils.workers import LOADER_TIMEOUT, batch_buffer, make_data_loader, working_on
+from video_data.utils.workers import working_on
 
 _MAX_REPLACEMENTS = 32  # neighbors that are tried for one unreadable sample
 

@@ -30,7 +30,8 @@ from video_data.sampling.clips import DEFAULT_NUM_CLIPS, ClipConfig, clip_frames
 from video_data.shards.pack_options import PackOptions
 from video_data.shards.reader import ShardError, ShardSet
 from video_data.utils.errors import InputError, WorkError
-from video_data.utils.workers import LOADER_TIMEOUT, batch_buffer, make_data_loader, working_on
+from video_data.utils.loader import LOADER_TIMEOUT, batch_buffer, make_data_loader
+from video_data.utils.workers import working_on
 
 
 def eval_loader(

@@ -17,7 +17,7 @@ from video_data.media.container import VideoInfo, VideoSource
 from video_data.media.decode import read_frames
 from video_data.media.filters import filter_graph, plane_rows, rotation_filters
 from video_data.sampling.clips import Box
-from video_data.utils.workers import batch_buffer
+from video_data.utils.loader import batch_buffer
 
 P = TypeVar("P", np.ndarray, Tensor)
 
