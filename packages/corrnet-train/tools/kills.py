@@ -192,6 +192,7 @@ def judge(
 def attempt(combination: Combination, folder: Path, name: str | None, rng: random.Random) -> bool | None:
     """Start or continue a run and send it a signal, none if `name` is; returns whether it is over, None if broken."""
     before, started, log = saved_step(folder), time.time(), folder.with_suffix(".log")
+    name = name if before < STEPS else None  # after the last step there is little to disturb
     expected = combination.startup + (combination.seconds - combination.startup) * (1 - before / STEPS)
     moment = rng.uniform(rng.choice([0.05, combination.startup]), expected)  # one of two while it trains
     root = combination.start(folder)
