@@ -33,7 +33,7 @@ MARK = "CORRNET_KILLS_RUN"  # an environment variable, by which all processes of
 TORCHRUN = b"torch.distributed.run"
 STEPS, EVAL_STEPS, SAVE_STEPS, KEEP_STEPS = 40, 10, 7, 15
 CLIPS, BATCH = 40, 8  # training videos, and clips of a step
-GRACE = 15  # seconds that other processes have to end after the one that was started
+GRACE = 15  # seconds that other processes have to end after the one that was started, beside those of a start
 TIMED = ("clips_per_second", "mfu", "data_wait", "checkpoint_stall", "memory_gib")
 COMPARED = ("model", "ema", "optimizer", "loader", "rng", "step", "best_top1")
 
@@ -147,17 +147,17 @@ def saved_step(folder: Path) -> int:
     return Checkpoint.load(last).step if last.exists() else 0
 
 
-def wait_for_end(root: subprocess.Popen[bytes], folder: Path, limit: float) -> list[str]:
+def wait_for_end(root: subprocess.Popen[bytes], folder: Path, limit: float, grace: float) -> list[str]:
     """Wait until all processes of a run are gone, and end those that stay; returns findings."""
     findings = []
     with suppress(subprocess.TimeoutExpired):
         root.wait(limit)
-    until = time.monotonic() + (0 if root.poll() is None else GRACE)
+    until = time.monotonic() + (0 if root.poll() is None else grace)
     while (left := processes_of(folder)) and time.monotonic() < until:
         time.sleep(0.1)
     if left:
         who = ", ".join(f"{process.kind} {process.pid}" for process in left)
-        findings.append(f"hangs: {who}" if root.poll() is None else f"orphans after {GRACE} s: {who}")
+        findings.append(f"hangs: {who}" if root.poll() is None else f"orphans after {grace:.0f} s: {who}")
     with folder.with_suffix(".log").open("ab") as log:
         for process in left:
             if shutil.which("py-spy"):
@@ -205,7 +205,7 @@ def attempt(combination: Combination, folder: Path, name: str | None, rng: rando
         phase, step = state_of(folder, started)
         victim = send(signal.Signals[f"SIG{name}"], alive, rng)
     sent = time.monotonic()
-    findings = wait_for_end(root, folder, limit)
+    findings = wait_for_end(root, folder, limit, GRACE + combination.startup)
     seconds, code = time.monotonic() - sent, root.returncode
     try:
         after = saved_step(folder)

@@ -26,7 +26,7 @@ from corrnet_train.checkpoint.sharded import read_shards
 from corrnet_train.checkpoint.state import Checkpoint, CheckpointError, weights_hash
 from corrnet_train.cli import app
 from corrnet_train.config.schema import config_to_dict, parse_config
-from corrnet_train.distributed.ranks import Ranks
+from corrnet_train.distributed.ranks import Ranks, RanksError, joined_ranks
 from corrnet_train.distributed.rendezvous import meet
 from corrnet_train.evaluation.evaluate import evaluate
 from corrnet_train.inference.classifier import VideoClassifier
@@ -230,6 +230,23 @@ def test_what_torchrun_sets_is_checked(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "two")
     with pytest.raises(ValueError, match=r"whole numbers.*WORLD_SIZE='two'"):
         Ranks.from_environment()
+
+
+def test_a_process_whose_torchrun_is_gone_does_not_wait_for_it(monkeypatch):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    variables = {
+        "RANK": 0, "WORLD_SIZE": 2, "LOCAL_RANK": 0, "LOCAL_WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": port, "TORCHELASTIC_RUN_ID": "run", "TORCHELASTIC_USE_AGENT_STORE": True,
+    }  # fmt: skip
+    for name, value in variables.items():
+        monkeypatch.setenv(name, str(value))
+    with (
+        pytest.raises(RanksError, match="the torchrun that started it has ended"),
+        joined_ranks("cpu", timeout=3600),
+    ):
+        pass
 
 
 @pytest.mark.slow

@@ -266,6 +266,8 @@ def joined_ranks(device_name: str, *, timeout: float) -> Iterator[Ranks]:
             timeout=timedelta(seconds=timeout),
             device_id=device if gpu else None,
         )
+    except ConnectionRefusedError:
+        raise RanksError(f"{ranks.name} ends, because the torchrun that started it has ended") from None
     except (RuntimeError, ValueError, TimeoutError) as error:
         address = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
         raise RanksError(

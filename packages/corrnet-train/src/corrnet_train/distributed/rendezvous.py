@@ -1,6 +1,8 @@
 """How processes find each other when they start, also after a restart that left old addresses behind."""
 
 import json
+import os
+import socket
 import time
 import uuid
 from collections.abc import Callable
@@ -18,7 +20,12 @@ def kept_store(*, timeout: float) -> Store:
 
     Raises:
         RuntimeError: It was not reached.
+        ConnectionRefusedError: torchrun has ended.
     """
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+        # The store was there before this process: torch would wait for one that will not come again.
+        with socket.create_connection((os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])), timeout):
+            pass
     store: Store = next(rendezvous("env://", timeout=timedelta(seconds=timeout)))[0]
     return store
 
