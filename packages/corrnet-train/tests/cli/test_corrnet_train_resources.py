@@ -52,7 +52,10 @@ def test_the_last_checkpoint_stays_when_the_disk_is_full(motionbench, tmp_path):
         f"run.dir={disk}/run", "optim.batch_size=8", "optim.epochs=2", "optim.warmup_epochs=0",
         "run.checkpoint_every=1", "run.device=cpu", kept=kept,
     )  # fmt: skip
-    check_told(result, "No space left on device", f"{disk}/run/checkpoints/", "free some space")
+    check_told(
+        result, "No space left on device", f"{disk}/run/checkpoints/", "free some space", "go on with: corrnet train",
+        "--resume",
+    )  # fmt: skip
     assert Checkpoint.load(kept / "run/checkpoints/last.pt").step >= 1
     assert not list(kept.rglob("*.tmp"))
 

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from corrnet_train.cli.common import EXIT_INTERRUPTED, err, escape, out, reports_errors
 from corrnet_train.cli.complete import recipe_names
-from corrnet_train.utils.errors import InputError, WorkError
+from corrnet_train.utils.errors import InputError, WorkError, message_of
 
 if TYPE_CHECKING:
     from corrnet_train.config.schema import RunConfig
@@ -93,6 +93,12 @@ def train(
             if ranks.is_first:
                 _say(f"interrupted; continue with: {_command(recipe, overrides, option)}")
             raise typer.Exit(EXIT_INTERRUPTED) from None
+        except OSError as error:  # a full disk, for one
+            option = None if dry_run else _way_on(config)
+            if option is None:
+                raise
+            way_on = WorkError(f"{message_of(error)}; then go on with: {_command(recipe, overrides, option)}")
+            raise (on_every_rank(way_on) if getattr(error, "on_every_rank", False) else way_on) from error
         except torch.OutOfMemoryError as error:
             raise WorkError(
                 f"{str(error).partition('.')[0]}. Take fewer clips at once (train.micro_batch), or set "
