@@ -492,3 +492,21 @@ def test_instruction_set_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("CORR_OPS_ISA", "avx1024")
     with pytest.raises(ValueError, match=r"CORR_OPS_ISA must be one of \[.*'baseline'\] .*, got 'avx1024'"):
         library.instruction_set.__wrapped__()
+
+
+@pytest.mark.parametrize("place", [(0, 0), (2, 3), (-1, -1)], ids=str)
+@pytest.mark.parametrize("factor", ["base", "search", "grad"])
+def test_nan_reaches_what_it_reaches_in_the_reference(factor: str, place: tuple[int, int]) -> None:
+    case = Case(name="nan", kernel_size=(3, 5), dilation=(2, 1))
+    for kind, lag in LAGS.items():
+        factors, grad = make_factors(case, kind, dtype=torch.float32), make_grad(case, dtype=torch.float32)
+        tensors = {"base": factors[0], "search": factors[1], "grad": grad}
+        if (chosen := tensors[factor]) is None:
+            continue
+        chosen[..., 1, place[0] % chosen.shape[-2], place[1] % chosen.shape[-1]] = float("nan")
+        ours, theirs = (run_implementation(module, factors, grad, case, lag) for module in (cpu, reference))
+        assert any(result.isnan().any() for result in ours)
+        for result, expected in zip(ours[:-1], theirs[:-1], strict=True):
+            assert torch.equal(result.isnan(), expected.isnan())
+        # The filters' gradient sums over all positions, with those that fill up a vector.
+        assert ours[-1].isnan()[theirs[-1].isnan()].all()

@@ -122,6 +122,20 @@ def test_nothing_outside_the_frame_is_read(width: int) -> None:
     assert out.isfinite().all()
 
 
+def test_a_nan_at_the_border_meets_the_zeros_outside() -> None:
+    base, search = torch.ones(1, 2, 5, 6), torch.ones(1, 2, 5, 6)
+    base[0, 1, 0, 0] = float("nan")  # five of its nine neighbors lie outside
+    wrong = correlation(base, search, kernel_size=3).isnan()
+    assert wrong[0, :, 0, 0].all() and wrong.sum() == 9
+
+
+def test_a_nan_in_the_searched_frame_reaches_the_positions_that_search_there() -> None:
+    base, search = torch.ones(1, 2, 5, 6), torch.ones(1, 2, 5, 6)
+    search[0, 1, 0, 0] = float("nan")
+    wrong = correlation(base, search, kernel_size=3).isnan()
+    assert wrong[0, (4, 3, 1, 0), (0, 0, 1, 1), (0, 1, 0, 1)].all() and wrong.sum() == 4
+
+
 @pytest.mark.parametrize("backward", [False, True], ids=["forward", "backward"])
 def test_every_value_is_written(backward: bool) -> None:
     # In deterministic mode PyTorch fills fresh memory with NaN.

@@ -94,6 +94,23 @@ def test_every_combination_of_arguments_equals_the_reference(dtype, lag, weights
     torch.testing.assert_close(ours, theirs, rtol=tolerance, atol=tolerance)
 
 
+@each_dtype
+@pytest.mark.parametrize("factor", range(3), ids=["base", "search", "weight"])
+def test_nan_reaches_the_outputs_that_it_reaches_in_the_reference(factor: int, dtype: torch.dtype) -> None:
+    factors = make_factors(SMALL, "pair", dtype=dtype, device=DEVICE)
+    factors[factor][0, 0, ..., 0, 0] = float("nan")
+    out, expected = (
+        module.forward(*factors, SMALL.kernel_size, SMALL.dilation, SMALL.groups, 0).isnan()
+        for module in (triton, reference)
+    )
+    if (
+        dtype.itemsize == 2 and factor < 2
+    ):  # tensor cores add all positions of a row of the neighborhood at once
+        rows = expected.unflatten(1, (-1, SMALL.kernel_size[1]))
+        expected = rows.any(2, keepdim=True).expand_as(rows).flatten(1, 2)
+    assert expected.any() and torch.equal(out, expected)
+
+
 LAYOUTS = {
     "channels-last": lambda x: x.contiguous(memory_format=torch.channels_last_3d),
     "transposed": lambda x: x.transpose(3, 4).contiguous().transpose(3, 4),

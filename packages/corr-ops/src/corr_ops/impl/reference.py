@@ -1,15 +1,19 @@
 """Eq. 1 of the paper in plain tensor operations, on any device and floating-point dtype.
 
 For each displacement (i, j) of the neighborhood the base frames are multiplied with the displaced searched
-frames and averaged over the channels of a group. Displaced frames are views: beside its results, nothing
-here is larger than the input. Inside, tensors are [N, G, g, L, H, W]: clips, groups, channels per group,
-frames, rows, columns.
+frames and averaged over the channels of a group. Displaced frames are views of the frames with a margin of
+zeros: beside its results, nothing here is larger than that. Inside, tensors are [N, G, g, L, H, W]: clips,
+groups, channels per group, frames, rows, columns.
+
+Zeros outside of a frame are multiplied as all values are, so that a NaN or an infinity at its border gives NaN
+in matches that reach outside. All implementations do so in the forward pass, and the tests compare them.
 """
 
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from corr_ops.impl.buffers import accumulation_dtype, empty_gradient, empty_output
@@ -53,12 +57,14 @@ def forward(
     Returns:
         [N, G*Ky*Kx, L, H, W] in the dtype of `base`.
     """
-    out = empty_output(base, kernel_size, groups).zero_()
+    out = empty_output(base, kernel_size, groups)
     out_view = out.unflatten(1, (groups, -1))
-    base, search = _grouped(base, groups), _grouped(base if search is None else search, groups)
+    margins = _margins(kernel_size, dilation)
+    padded = F.pad(_grouped(base if search is None else search, groups), margins)
+    base = _grouped(base, groups)
     filters = None if weight is None else _grouped_filters(weight, groups)
     for at in _matches(base.shape, kernel_size, dilation, lag):
-        products = base[at.base] * search[at.search]
+        products = base[at.base] * padded[at.search]
         if filters is not None:
             products *= _filters_at(filters, at)
         out_view[at.out] = products.mean(2)
@@ -105,32 +111,45 @@ def backward(
     grad_search = _grouped(sums[1], groups) if need_search else grad_base if search is None else None
     grad_filters = _grouped_filters(sums[2], groups) if need_weight else None
 
-    base, search = _grouped(base, groups), _grouped(base if search is None else search, groups)
+    margins = _margins(kernel_size, dilation)
+    padded = F.pad(_grouped(base if search is None else search, groups), margins)
+    base = _grouped(base, groups)
     filters = None if weight is None else _grouped_filters(weight, groups)
     grad = grad.unflatten(1, (groups, -1))
     for at in _matches(base.shape, kernel_size, dilation, lag):
         grad_at = grad[at.out].unsqueeze(2).to(base.dtype) / base.shape[2]
-        base_at, search_at = base[at.base], search[at.search]
-        filters_at = None if filters is None else _filters_at(filters, at)
         if grad_base is not None or grad_filters is not None:
-            grad_times_search = grad_at * search_at
+            grad_times_search = grad_at * padded[at.search]
             if grad_base is not None:
-                _add_product(grad_base[at.base], grad_times_search, filters_at)
+                _add_product(grad_base[at.base], grad_times_search, filters, at)
             if grad_filters is not None:
                 slot = _filters_at(grad_filters, at)
-                slot += (grad_times_search * base_at).sum_to_size(slot.shape)
+                slot += (grad_times_search * base[at.base]).sum_to_size(slot.shape)
         if grad_search is not None:
-            _add_product(grad_search[at.search], grad_at * base_at, filters_at)
+            grad_times_base = F.pad(grad_at * base[at.base], margins)
+            _add_product(grad_search[at.searched], grad_times_base[at.searching], filters, at)
     grads = [total.to(result.dtype) for total, result in zip(sums, results, strict=True)]
     return grads[0], grads[1], grads[2]
 
 
 class _Match(NamedTuple):
-    """One displacement over one run of frames: where it reads, writes and takes its filters."""
+    """One displacement over one run of frames.
+
+    Attributes:
+        base: The base frames.
+        search: Their neighbors, in the padded searched frames.
+        out: The matches.
+        searched: The searched frames, without padding.
+        searching: The positions whose neighbors those are, in padded products of this run.
+        frames: The run of output frames.
+        i, j: The displacement, whose filters these are.
+    """
 
     base: tuple[slice, ...]
     search: tuple[slice, ...]
     out: tuple[slice | int, ...]
+    searched: tuple[slice, ...]
+    searching: tuple[slice, ...]
     frames: slice
     i: int
     j: int
@@ -139,28 +158,34 @@ class _Match(NamedTuple):
 def _matches(
     shape: Sequence[int], kernel_size: Sequence[int], dilation: Sequence[int], lag: int
 ) -> Iterator[_Match]:
-    """Yield every displacement (i, j) with the positions whose displaced neighbor lies inside the frame."""
+    """Yield every displacement (i, j) for every run of frames."""
     num_frames, height, width = shape[-3:]
-    for i in range(kernel_size[0]):
-        rows, displaced_rows = _overlap(height, (i - kernel_size[0] // 2) * dilation[0])
-        for j in range(kernel_size[1]):
-            columns, displaced_columns = _overlap(width, (j - kernel_size[1] // 2) * dilation[1])
-            for frames, base_frames, search_frames in _frame_runs(num_frames, lag):
+    ky, kx = kernel_size
+    for frames, base_frames, search_frames in _frame_runs(num_frames, lag):
+        for i in range(ky):
+            for j in range(kx):
+                rows, mirrored_rows = (
+                    slice(k * dilation[0], k * dilation[0] + height) for k in (i, ky - 1 - i)
+                )
+                columns, mirrored_columns = (
+                    slice(k * dilation[1], k * dilation[1] + width) for k in (j, kx - 1 - j)
+                )
                 yield _Match(
-                    base=(_ALL, _ALL, _ALL, base_frames, rows, columns),
-                    search=(_ALL, _ALL, _ALL, search_frames, displaced_rows, displaced_columns),
-                    out=(_ALL, _ALL, i * kernel_size[1] + j, frames, rows, columns),
+                    base=(_ALL, _ALL, _ALL, base_frames),
+                    search=(_ALL, _ALL, _ALL, search_frames, rows, columns),
+                    out=(_ALL, _ALL, i * kx + j, frames),
+                    searched=(_ALL, _ALL, _ALL, search_frames),
+                    searching=(_ALL, _ALL, _ALL, _ALL, mirrored_rows, mirrored_columns),
                     frames=frames,
                     i=i,
                     j=j,
                 )
 
 
-def _overlap(size: int, offset: int) -> tuple[slice, slice]:
-    """Return the positions p and p + offset that both lie in [0, size); two empty slices when none do."""
-    start = max(0, -offset)
-    stop = max(start, min(size, size - offset))
-    return slice(start, stop), slice(start + offset, stop + offset)
+def _margins(kernel_size: Sequence[int], dilation: Sequence[int]) -> list[int]:
+    """Return how far neighbors reach on each side, as `F.pad` takes it."""
+    rows, columns = (size // 2 * step for size, step in zip(kernel_size, dilation, strict=True))
+    return [columns, columns, rows, rows]
 
 
 def _frame_runs(num_frames: int, lag: int) -> list[tuple[slice, slice, slice]]:
@@ -191,9 +216,9 @@ def _filters_at(filters: Tensor, at: _Match) -> Tensor:
     return filters[:, :, frames, at.i, at.j, None, None]
 
 
-def _add_product(total: Tensor, factor: Tensor, filters: Tensor | None) -> None:
-    """Add factor times filters to `total` in place; filters None means ones."""
+def _add_product(total: Tensor, factor: Tensor, filters: Tensor | None, at: _Match) -> None:
+    """Add factor times the filters of a displacement to `total` in place; filters None means ones."""
     if filters is None:
         total += factor
     else:
-        total.addcmul_(factor, filters)
+        total.addcmul_(factor, _filters_at(filters, at))

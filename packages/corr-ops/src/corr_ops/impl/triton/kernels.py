@@ -218,7 +218,7 @@ def forward_exact(
     for _ in tl.range(0, GROUP, num_stages=1):
         bases = ()
         for r in tl.static_range(STRIP):
-            inside = (y + r * DY < height) & reaches
+            inside = y + r * DY < height
             bases = bases + (tl.load(base + r * DY * base_h, mask=inside, other=0.0).to(SUM),)
         filters = ()
         for i in tl.static_range(KY):
