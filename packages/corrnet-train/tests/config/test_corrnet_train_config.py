@@ -3,7 +3,7 @@ import os
 import pytest
 
 from corrnet_models import list_models
-from corrnet_train.config.recipes import flatten, list_recipes, read_recipe
+from corrnet_train.config.recipes import check_given_once, flatten, list_recipes, read_recipe
 from corrnet_train.config.schema import (
     ConfigError,
     RunConfig,
@@ -194,8 +194,10 @@ def test_a_key_that_is_given_twice_is_refused_with_file_and_lines(tmp_path):
 )
 def test_a_key_that_is_given_twice_on_the_command_line_is_refused(first, second, key):
     with pytest.raises(ConfigError) as error:
-        load_config("motionbench", [first, "run.seed=3", second])
+        check_given_once([first, "run.seed=3", second])
     assert str(error.value) == f"{key} is given twice, as {first!r} and as {second!r}: keep one of them"
+
+    check_given_once(["optim={lr: 1}", "optim.epochs=5", "run.dir=[x"])
 
 
 def test_a_yaml_merge_is_no_key_that_is_given_twice(tmp_path):

@@ -113,9 +113,10 @@ def schema() -> None:
 
 def _settings(recipe: str, overrides: list[str] | None = None) -> dict[str, object]:
     """All settings of a recipe; of a part, those that it sets."""
-    from corrnet_train.config.recipes import is_part, read_recipe
+    from corrnet_train.config.recipes import check_given_once, is_part, read_recipe
     from corrnet_train.config.schema import config_to_dict, load_config
 
+    check_given_once(overrides or [])
     tree = read_recipe(recipe)
     return tree if is_part(tree) and not overrides else config_to_dict(load_config(recipe, overrides))
 

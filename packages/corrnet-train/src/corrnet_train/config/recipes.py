@@ -81,41 +81,45 @@ def default_run_dir(recipe: str | Path) -> str:
     return "runs/" + "+".join(Path(part).stem for part in str(recipe).split("+"))
 
 
-def apply_overrides(tree: Tree, overrides: Sequence[str], *, text_keys: Collection[str] = ()) -> None:
-    """Set each `section.key=value` in a tree; sections are merged as those of recipes are.
+def apply_override(tree: Tree, override: str, *, text_keys: Collection[str] = ()) -> None:
+    """Set one `section.key=value` in a tree; a section is merged as those of recipes are.
 
     Args:
         tree: What is changed.
-        overrides: Their values are read as YAML.
+        override: Its value is read as YAML.
         text_keys: Keys whose values are taken as they stand, but for `null` and for quotes around them.
 
     Raises:
-        ConfigError: One has another form, or two set the same key.
+        ConfigError: It has another form, or sets a key twice.
+    """
+    key, value = _read_override(override, text_keys)
+    *parents, last = key.split(".")
+    node = tree
+    for parent in parents:
+        node = node.setdefault(parent, {})
+        if not isinstance(node, dict):
+            raise ConfigError(f"override {override!r}: {parent} is a value, not a section")
+    node |= merge(node, {last: value})
+
+
+def check_given_once(overrides: Sequence[str]) -> None:
+    """Check that no two of the `section.key=value` of a command line set the same key.
+
+    Raises:
+        ConfigError: Two do; the message has both.
     """
     given: dict[str, str] = {}
     for override in overrides:
-        key, separator, text = override.partition("=")
-        if not separator or not key:
-            raise ConfigError(
-                f"override {override!r} must have the form section.key=value, like optim.lr=0.1"
-            )
-        value = _override_value(
-            override, text, is_text=key in text_keys, prefix=f"{key}.", text_keys=text_keys
-        )
-        for flat in flatten({key: value}):
-            for other, before in given.items():
-                if f"{flat}.".startswith(f"{other}.") or other.startswith(f"{flat}."):
+        key, _, text = override.partition("=")
+        is_section = text.lstrip().startswith("{")
+        keys = list(flatten(dict([_read_override(override, ())]))) if is_section else [key]
+        for new in keys:
+            for old, before in given.items():
+                if f"{new}.".startswith(f"{old}.") or old.startswith(f"{new}."):
                     raise ConfigError(
-                        f"{flat} is given twice, as {before!r} and as {override!r}: keep one of them"
+                        f"{new} is given twice, as {before!r} and as {override!r}: keep one of them"
                     )
-        given |= dict.fromkeys(flatten({key: value}), override)
-        *parents, last = key.split(".")
-        node = tree
-        for parent in parents:
-            node = node.setdefault(parent, {})
-            if not isinstance(node, dict):
-                raise ConfigError(f"override {override!r}: {parent} is a value, not a section")
-        node |= merge(node, {last: value})
+        given |= dict.fromkeys(keys, override)
 
 
 def expand_path(path: str, *, where: str) -> str:
@@ -225,18 +229,22 @@ def _summary(text: str) -> str:
     return text.partition("\n")[0].lstrip("# ")
 
 
-def _override_value(
-    override: str, text: str, *, is_text: bool, prefix: str, text_keys: Collection[str]
-) -> Any:
+def _read_override(override: str, text_keys: Collection[str]) -> tuple[str, Any]:
+    """Return the key and the value of `section.key=value`."""
+    key, separator, text = override.partition("=")
+    if not separator or not key:
+        raise ConfigError(f"override {override!r} must have the form section.key=value, like optim.lr=0.1")
+    is_text = key in text_keys
     try:
         node = yaml.compose(text, _Loader)
         is_written_out = node is None or node.tag == _NULL or getattr(node, "style", None) in ("'", '"')
-        return text.strip() if is_text and not is_written_out else _load(text, text_keys, prefix)
+        keeps = is_text and not is_written_out
+        return key, text.strip() if keeps else _load(text, text_keys, f"{key}.")
     except _GivenTwiceError as error:
         raise ConfigError(f"override {override!r}: {error}") from None
     except (yaml.YAMLError, ValueError, RecursionError):
         if is_text:
-            return text.strip()
+            return key, text.strip()
         raise ConfigError(f"override {override!r}: {text!r} is not valid YAML") from None
 
 

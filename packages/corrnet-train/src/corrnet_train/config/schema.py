@@ -20,7 +20,7 @@ from pydantic.fields import FieldInfo
 
 from corrnet_train.config.recipes import (
     ConfigError,
-    apply_overrides,
+    apply_override,
     default_run_dir,
     expand_path,
     flatten,
@@ -83,6 +83,13 @@ class DataConfig(BaseModel):
     clip: ClipConfig = Field(default_factory=ClipConfig)
     num_workers: Resumable[NonNegativeInt] = Field(
         2, description="decoding processes; 0 decodes in the training process"
+    )
+    error_budget: Resumable[float | None] = Field(
+        None,
+        ge=0,
+        le=1,
+        description="fraction of the training samples of the whole run that may be unreadable; each is replaced by the "
+        "next one. none: one in a hundred, and in small sets 5 videos of each pass",
     )
     pixels: Literal["auto", "rgb", "yuv"] = Field(
         "auto",
@@ -380,7 +387,8 @@ def load_config(recipe: str | Path, overrides: Sequence[str] | None = None) -> R
     Args:
         recipe: Path of a YAML file, the name of a recipe that ships with the package, or several of them joined
             with `+` (`corrnet recipe list`). Without a `run.dir` the run gets one after it.
-        overrides: `section.key=value` strings; values are read as YAML (`optim.clip_grad_norm=null`).
+        overrides: `section.key=value` strings; values are read as YAML (`optim.clip_grad_norm=null`), and the later
+            ones win.
 
     `~` and `$VARIABLE` in paths are replaced by what they stand for; text stays text, also where it looks like a
     number or a date.
@@ -391,7 +399,8 @@ def load_config(recipe: str | Path, overrides: Sequence[str] | None = None) -> R
     kinds = {key: _kinds(field.annotation) - {type(None)} for key, field in settings().items()}
     text_keys = {key for key, of_key in kinds.items() if of_key <= {str, Path}}
     tree = read_recipe(recipe, text_keys=text_keys)
-    apply_overrides(tree, overrides or [], text_keys=text_keys)
+    for override in overrides or []:
+        apply_override(tree, override, text_keys=text_keys)
     for key, value in flatten(tree).items():
         if isinstance(value, str) and Path in kinds.get(key, ()):
             section, name = key.split(".")
