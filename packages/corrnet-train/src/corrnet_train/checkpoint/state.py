@@ -20,6 +20,7 @@ from corrnet_train.config.schema import RunConfig, config_to_dict, resumable_key
 from corrnet_train.distributed.parallelize import full_tensor, placed_state
 from corrnet_train.utils.errors import InputError
 from video_data.utils.files import atomic_path
+from video_data.utils.messages import some_of
 from video_data.utils.settings import changed_settings
 
 FORMAT_VERSION = 2
@@ -177,9 +178,9 @@ def _others(path: Path) -> str:
     names = [other for other in checkpoint_names(path.parent) if other != path]
     found = newest_intact(path.parent, without=path)
     if found is None:
-        return f"; none beside it is intact: {', '.join(other.name for other in names)}" if names else ""
+        return f"; none beside it is intact: {some_of([other.name for other in names])}" if names else ""
     newest, checkpoint = found
-    others = ", ".join(other.name for other in names if other != newest)
+    others = some_of([other.name for other in names if other != newest])
     also = f" (there are also {others})" if others else ""
     remedy = (
         f": once {LAST} is removed, corrnet train --resume goes on from that" if path.name == LAST else ""
@@ -241,8 +242,5 @@ def weights_hash(model: nn.Module) -> str:
     return digest.hexdigest()[:16]
 
 
-def _some(what: str, names: list[str], limit: int = 4) -> str:
-    if not names:
-        return ""
-    more = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return f"{what}: {', '.join(names[:limit])}{more}"
+def _some(what: str, names: list[str]) -> str:
+    return f"{what}: {some_of(names, most=4)}" if names else ""

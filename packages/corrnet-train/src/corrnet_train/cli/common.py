@@ -17,6 +17,7 @@ from rich.console import Console
 from corrnet_train.utils.errors import InputError, kind_of, message_of
 from corrnet_train.utils.versions import version_of
 from video_data.utils.interrupts import interrupts
+from video_data.utils.messages import hide_secrets
 
 EXIT_FAILED = 1
 EXIT_BAD_INPUT = 2
@@ -134,7 +135,9 @@ def print_error(error: Exception) -> None:
     if is_bug or _always_trace:
         _print("".join(traceback.format_exception(error)).rstrip())
     if not is_bug:
-        err.print(f"[bold red]error:[/] {escape(message_of(error))}", highlight=False, soft_wrap=True)
+        err.print(
+            f"[bold red]error:[/] {escape(hide_secrets(message_of(error)))}", highlight=False, soft_wrap=True
+        )
         return
     err.print(
         "[bold red]error:[/] this is a bug in corrnet; please report it with the lines above and these two:",
@@ -146,7 +149,7 @@ def print_error(error: Exception) -> None:
 
 
 def _print(text: str) -> None:
-    err.print(escape(text), highlight=False, soft_wrap=True)
+    err.print(escape(hide_secrets(text)), highlight=False, soft_wrap=True)
 
 
 def versions() -> str:

@@ -30,10 +30,12 @@ from corrnet_train.cli.common import (
 from corrnet_train.cli.encoding import has_character
 from corrnet_train.utils.errors import InputError
 from corrnet_train.utils.files import check_output
+from video_data.utils.messages import hide_secrets
 
 if TYPE_CHECKING:  # imported where it is used: it takes a second
     from corrnet_train.inference.classifier import VideoClassifier
 
+_MOST_LINES = 100  # of videos that are not counted
 _MOST_APART = 3600  # seconds for which processes wait for the slowest one at the end
 
 
@@ -41,7 +43,7 @@ _MOST_APART = 3600  # seconds for which processes wait for the slowest one at th
 def evaluate_command(
     context: typer.Context,
     checkpoint: Checkpoint,
-    shards: Annotated[Path, typer.Argument(help="Folder written by `corrnet pack`.")],
+    shards: Annotated[str, typer.Argument(help="Folder written by `corrnet pack`, or its URL.")],
     split: Annotated[str, typer.Option(help="Which split.")] = "val",
     num_clips: NumClips = None,
     num_crops: Annotated[
@@ -148,9 +150,13 @@ def evaluate_command(
             journal.unlink(missing_ok=True)
         out.print(escape(f"report: {output / 'report.html'}"), highlight=False, soft_wrap=True)
     if result.unreadable:
-        for entry in result.unreadable:
+        for entry in result.unreadable[:_MOST_LINES]:
             line = f"not counted: {entry.source or entry.key}: {entry.message}"
             err.print(escape(line), highlight=False, soft_wrap=True)
+        hidden = len(result.unreadable) - _MOST_LINES
+        if hidden > 0:
+            where = "unreadable.csv names" if output is not None else "--output FOLDER writes"
+            err.print(f"and {hidden:,} more; {where} all of them", highlight=False)
         raise typer.Exit(EXIT_VIDEOS_LEFT_OUT)
 
 
@@ -207,6 +213,8 @@ def predict(
         raise InputError("--num-clips is for whole videos, --hop slides a window: give one of them")
     if hop is not None and len(names) != 1:
         raise InputError(f"--hop slides over one video, got {len(names)}")
+    if hop is not None and not (":" in names[0] or Path(names[0]).exists()):
+        raise InputError(f"no file or folder {names[0]}")
     inputs: list[str | Path] = [*read_of_checkpoint(checkpoint), *names]
     if annotate is not None:
         check_output(annotate, overwrite=overwrite, inputs=inputs, endings=(".mp4",))
@@ -237,12 +245,12 @@ def _predict_videos(
             except (InputError, OSError) as error:
                 print_error(error)
                 unreadable += 1
-                records.append({"video": video.name, "error": str(error)})
+                records.append({"video": video.shown, "error": hide_secrets(error)})
             else:
-                out.print(f"[bold]{escape(video.name)}[/]", highlight=False, soft_wrap=True)
+                out.print(f"[bold]{escape(video.shown)}[/]", highlight=False, soft_wrap=True)
                 out.print(_bars(prediction.classes[:top], prediction.probabilities[:top]))
                 pairs = zip(prediction.classes, prediction.probabilities, strict=True)
-                records.append({"video": video.name, "probabilities": dict(pairs)})
+                records.append({"video": video.shown, "probabilities": dict(pairs)})
             bar.advance(task)
     if json_file is not None:
         write_json(json_file, records)
@@ -286,7 +294,7 @@ def _predict_windows(
         write_json(json_file, records)
     if not records and not interrupted:
         raise InputError(
-            f"{source} has fewer frames than a clip spans, {classifier.clip.span}; leave --hop out"
+            f"{hide_secrets(source)} has fewer frames than a clip spans, {classifier.clip.span}; leave --hop out"
         )
 
 

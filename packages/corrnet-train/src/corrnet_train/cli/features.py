@@ -41,7 +41,10 @@ def features(
         list[str] | None, typer.Argument(help="Videos: files, folders, folders of frames, URLs.")
     ] = None,
     shards: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="Take a split of what `corrnet pack` wrote.")
+        str | None,
+        typer.Option(
+            metavar="FOLDER", help="Take a split of what `corrnet pack` wrote, there or behind a URL."
+        ),
     ] = None,
     split: Annotated[str, typer.Option(help="With --shards: which split.")] = "val",
     num_clips: NumClips = None,

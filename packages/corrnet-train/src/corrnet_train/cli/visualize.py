@@ -19,6 +19,7 @@ from corrnet_train.cli.common import (
     reports_errors,
 )
 from corrnet_train.utils.files import check_output
+from video_data.utils.messages import hide_secrets
 
 if TYPE_CHECKING:  # imported where it is used: it takes a second
     from corrnet_train.analysis.motion import MotionField
@@ -118,7 +119,7 @@ def motion(
                 if flag.is_set:
                     return
 
-        write_motion(until_interrupted(), chosen, output, title=f"Motion in {Path(video).name}")
+        write_motion(until_interrupted(), chosen, output, title=f"Motion in {Path(hide_secrets(video)).name}")
     out.print(escape(f"motion by {chosen.name}: {output}"), highlight=False, soft_wrap=True)
     if flag.is_set:
         err.print("interrupted; the file has the frames until then")

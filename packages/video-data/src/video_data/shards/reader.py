@@ -22,6 +22,7 @@ from video_data.shards.format import (
 )
 from video_data.utils.errors import InputError, describe
 from video_data.utils.lru import LruCache
+from video_data.utils.messages import hide_secrets
 
 _CACHED_INDEXES = 64  # more than the shards that one shuffle window touches
 _OPEN_FILES = (
@@ -259,11 +260,13 @@ class ShardSet:
         for shard in self.manifest.shards:
             if shard.name == name:
                 return shard
-        raise InputError(f"no shard {name!r} in {self.path}")
+        raise InputError(f"no shard {name!r} in {hide_secrets(self.path)}")
 
     def _first_indices(self, split: str) -> list[int]:
         if split not in self._first:
-            raise InputError(f"no split {split!r} in {self.path}; it has {', '.join(self.splits)}")
+            raise InputError(
+                f"no split {split!r} in {hide_secrets(self.path)}; it has {', '.join(self.splits)}"
+            )
         return self._first[split]
 
     def _locate(self, split: str, index: int) -> tuple[ShardEntry, int]:

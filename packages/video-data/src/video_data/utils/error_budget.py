@@ -4,6 +4,7 @@ import logging
 from collections import Counter
 
 from video_data.utils.errors import InputError, WorkError
+from video_data.utils.messages import MOST_NAMES
 
 _SHARE = 0.01  # of the samples that may be unreadable
 _VIDEOS = 5  # of a pass that may be unreadable, though they are more than that share
@@ -69,7 +70,11 @@ class ErrorBudget:
                 "%s was left out: %s. More for this reason are counted without a message.", key, message
             )
         if self.counts.total() > self._allowed:
-            summary = "; ".join(f"{count} x {reason}" for reason, count in self.counts.most_common())
+            summary = "; ".join(
+                f"{count} x {reason}" for reason, count in self.counts.most_common(MOST_NAMES)
+            )
+            if len(self.counts) > MOST_NAMES:
+                summary += f"; and {len(self.counts) - MOST_NAMES} more reasons"
             raise WorkError(
                 f"{self.counts.total()} samples could not be read, the error budget allows {int(self._allowed)} "
                 f"in this run: {summary}. Last one: {key}. corrnet verify names what is damaged; with a larger "
