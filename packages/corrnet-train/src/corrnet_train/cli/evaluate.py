@@ -201,6 +201,7 @@ def predict(
     corrnet predict runs/demo/corrnet_tiny my.mp4 --hop 4 --annotate out.mp4
     """
     from corrnet_train.inference.classifier import VideoClassifier
+    from corrnet_train.inference.inputs import check_window_source
 
     checkpoint, names = checkpoint_and_videos(checkpoint, videos, checkpoint_option)
     if not names:
@@ -213,8 +214,8 @@ def predict(
         raise InputError("--num-clips is for whole videos, --hop slides a window: give one of them")
     if hop is not None and len(names) != 1:
         raise InputError(f"--hop slides over one video, got {len(names)}")
-    if hop is not None and not (":" in names[0] or Path(names[0]).exists()):
-        raise InputError(f"no file or folder {names[0]}")
+    if hop is not None:
+        check_window_source(names[0])
     inputs: list[str | Path] = [*read_of_checkpoint(checkpoint), *names]
     if annotate is not None:
         check_output(annotate, overwrite=overwrite, inputs=inputs, endings=(".mp4",))

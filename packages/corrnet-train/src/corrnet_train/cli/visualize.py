@@ -98,12 +98,14 @@ def motion(
     from corrnet_train.analysis.correlation_layers import chosen_layers
     from corrnet_train.analysis.motion import count_frames, motion_fields
     from corrnet_train.inference.classifier import VideoClassifier
+    from corrnet_train.inference.inputs import check_window_source
     from corrnet_train.report.pages.motion import SUFFIXES, write_motion
     from corrnet_train.utils.interrupt import interrupt_flag
     from corrnet_train.utils.progress import progress_bar
 
     if layers and len(layers) > 1:
         raise typer.BadParameter(f"motion is drawn of one --layer, got {', '.join(layers)}")
+    check_window_source(video)
     check_output(
         output, overwrite=overwrite, inputs=[*read_of_checkpoint(checkpoint), video], endings=SUFFIXES
     )
