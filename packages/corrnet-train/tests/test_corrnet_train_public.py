@@ -13,7 +13,7 @@ SIGNATURES = {
     "Trainer": "config, *, resume, requeue, console, ranks",
     "Trainer.run": "self",
     "VideoClassifier": "model, *, classes, clip, device, precision, num_clips, pixels",
-    "VideoClassifier.from_checkpoint": "path, *, device",
+    "VideoClassifier.from_checkpoint": "path, *, device, like",
     "VideoClassifier.predict": "self, source, *, num_clips",
     "VideoClassifier.video_probabilities": "self, views",
     "VideoClassifier.clip_probabilities": "self, video",

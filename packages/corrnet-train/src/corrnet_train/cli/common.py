@@ -42,6 +42,14 @@ CheckpointOption = Annotated[
         "--checkpoint", metavar="CHECKPOINT", help="Give it here instead; then all arguments are videos."
     ),
 ]
+Like = Annotated[
+    str | None,
+    typer.Option(
+        "--like",
+        metavar="CHECKPOINT",
+        help="For a CHECKPOINT that is a state dict alone: one whose recipe and classes it has.",
+    ),
+]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 NumClips = Annotated[
     int | None,
@@ -179,12 +187,14 @@ def checkpoint_and_videos(
     return given[0], given[1:]
 
 
-def read_of_checkpoint(checkpoint: str | Path) -> list[Path]:
-    """Return the files and folders that are read of a checkpoint, the folder of a run, or that of an exported model."""
+def read_of_checkpoint(*checkpoints: str | Path | None) -> list[Path]:
+    """Return the files and folders that are read of checkpoints, folders of runs and those of exported models."""
     from corrnet_models import PRETRAINED_FILES
 
-    path = Path(checkpoint)
-    return [path / name for name in ("checkpoints", *PRETRAINED_FILES)] if path.is_dir() else [path]
+    read: list[Path] = []
+    for path in (Path(checkpoint) for checkpoint in checkpoints if checkpoint is not None):
+        read += [path / name for name in ("checkpoints", *PRETRAINED_FILES)] if path.is_dir() else [path]
+    return read
 
 
 def workers(num_workers: int | None) -> int:

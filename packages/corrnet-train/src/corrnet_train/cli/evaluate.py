@@ -16,6 +16,7 @@ from corrnet_train.cli.common import (
     CheckpointOrVideo,
     DecodingWorkers,
     Device,
+    Like,
     NumClips,
     Overwrite,
     checkpoint_and_videos,
@@ -63,6 +64,7 @@ def evaluate_command(
             "done, what is needed to go on after a stop.",
         ),
     ] = None,
+    like: Like = None,
     overwrite: Overwrite = False,
 ) -> None:
     r"""Measure accuracy over a split: of views, videos and classes, with calibration; each video is counted once.
@@ -95,7 +97,7 @@ def evaluate_command(
 
         def check(output: Path) -> None:
             goes_on = (output / JOURNAL).exists()  # perhaps stopped while it wrote these files
-            inputs = [*read_of_checkpoint(checkpoint), shards]
+            inputs = [*read_of_checkpoint(checkpoint, like), shards]
             check_output(output, overwrite=overwrite or goes_on, inputs=inputs, files=EVALUATION_FILES)
 
         with ranks.together():
@@ -107,7 +109,7 @@ def evaluate_command(
             shard_set = open_shards(shards)
             total = shard_set.num_samples(split)
             own_device = str(ranks.device(device))
-            classifier = VideoClassifier.from_checkpoint(checkpoint, device=own_device)
+            classifier = VideoClassifier.from_checkpoint(checkpoint, device=own_device, like=like)
         ranks.check_equal("the manifest of the shards", shard_set.manifest_hash)
         if ranks.world_size > 1:  # training may have moved last.pt on in between
             ranks.check_equal(f"the weights in {checkpoint}", weights_hash(classifier.model))
@@ -184,6 +186,7 @@ def predict(
         Path | None, typer.Option("--json", metavar="FILE", help="Write all probabilities as JSON.")
     ] = None,
     device: Device = "auto",
+    like: Like = None,
     overwrite: Overwrite = False,
     checkpoint_option: CheckpointOption = None,
 ) -> None:
@@ -216,12 +219,12 @@ def predict(
         raise InputError(f"--hop slides over one video, got {len(names)}")
     if hop is not None:
         check_window_source(names[0])
-    inputs: list[str | Path] = [*read_of_checkpoint(checkpoint), *names]
+    inputs: list[str | Path] = [*read_of_checkpoint(checkpoint, like), *names]
     if annotate is not None:
         check_output(annotate, overwrite=overwrite, inputs=inputs, endings=(".mp4",))
     if json_file is not None:
         check_output(json_file, overwrite=overwrite, inputs=inputs)
-    classifier = VideoClassifier.from_checkpoint(checkpoint, device=device)
+    classifier = VideoClassifier.from_checkpoint(checkpoint, device=device, like=like)
     if hop is None:
         _predict_videos(classifier, names, num_clips, top, json_file)
     else:

@@ -55,8 +55,8 @@ class ModelSection(BaseModel):
     )
     init_from: Resumable[Path | None] = Field(
         None,
-        description="a checkpoint, the folder of a run or of an exported model whose weights to start from; "
-        "unlike --resume, nothing else is taken",
+        description="a checkpoint, the folder of a run or of an exported model, or a file with a state dict, whose "
+        "weights to start from; unlike --resume, nothing else is taken",
     )
     new_head: bool = Field(
         False, description="with init_from: start with a new classifier, for other classes than the old ones"
