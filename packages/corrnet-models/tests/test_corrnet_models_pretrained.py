@@ -7,8 +7,16 @@ import sys
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
-from corrnet_models import create_model, is_pretrained, load_pretrained, save_pretrained
+from corrnet_models import (
+    ModelError,
+    create_model,
+    is_pretrained,
+    load_pretrained,
+    save_pretrained,
+    unwrap_names,
+)
 from corrnet_models._pretrained import CARD, CONFIG, WEIGHTS
 
 CLASSES = [f"class {number}" for number in range(8)]
@@ -36,6 +44,24 @@ def test_a_saved_model_is_loaded_with_its_configuration_and_classes(saved):
     clips = torch.randn(2, 3, 8, 32, 32)
     with torch.inference_mode():
         torch.testing.assert_close(loaded.model(clips), model(clips))  # the layout of weights is not kept
+
+
+def test_names_of_wrappers_are_taken_off(saved, tmp_path):
+    model, _ = saved
+    save_pretrained(torch.compile(model), tmp_path)
+    assert load_file(tmp_path / WEIGHTS).keys() == model.state_dict().keys()
+    save_file(
+        {f"module._orig_mod.{k}": v.contiguous() for k, v in model.state_dict().items()}, tmp_path / WEIGHTS
+    )
+    config = json.loads((tmp_path / CONFIG).read_text())
+    (tmp_path / CONFIG).write_text(json.dumps({**config, "weights_sha256": None}))
+    assert torch.equal(load_pretrained(tmp_path).model.fc.weight, model.fc.weight)
+    assert unwrap_names({"module.a.module_b.weight": 1, "c._orig_mod.d": 2}) == {
+        "a.module_b.weight": 1,
+        "c.d": 2,
+    }
+    with pytest.raises(ModelError, match=r"^module.a and a are both a without the names of wrappers$"):
+        unwrap_names({"module.a": 1, "a": 2})
 
 
 @pytest.mark.parametrize("name", ["r2plus1d_tiny_twostream", "r2d_tiny"])

@@ -65,6 +65,7 @@ model_config(name, **overrides)
 model_info(name)
 register_model(*, resolution=224, paper_gmacs=None)
 save_pretrained(model, folder, *, classes=(), metadata=None, card=None)
+unwrap_names(state)
 """,
 }
 

@@ -13,7 +13,7 @@ SIGNATURES = {
     "Trainer": "config, *, resume, requeue, console, ranks",
     "Trainer.run": "self",
     "VideoClassifier": "model, *, classes, clip, device, precision, num_clips, pixels",
-    "VideoClassifier.from_checkpoint": "path, *, device",
+    "VideoClassifier.from_checkpoint": "path, *, device, like",
     "VideoClassifier.predict": "self, source, *, num_clips",
     "VideoClassifier.video_probabilities": "self, views",
     "VideoClassifier.clip_probabilities": "self, video",
@@ -63,7 +63,7 @@ def test_the_settings_of_a_run_are_these():
     }
     assert fields == {
         "model": {"name", "options", "init_from", "new_head"},
-        "data": {"shards", "train_split", "eval_split", "clip", "num_workers", "pixels"},
+        "data": {"shards", "train_split", "eval_split", "clip", "num_workers", "error_budget", "pixels"},
         "augment": {"rand_augment", "mixup", "cutmix", "label_smoothing", "repeats"},
         "optim": {
             "name", "lr", "lr_batch_size", "lr_scaling", "layer_decay", "momentum", "weight_decay", "batch_size",

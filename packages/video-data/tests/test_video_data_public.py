@@ -68,7 +68,7 @@ FACE = {
     "suggest_num_workers": "(local_world_size=1)",
     "train_loader": (
         "(shards, split, clip, *, batch_size, seed, num_workers=0, rank=0, world_size=1, "
-        "position=0, num_samples=None, repeats=1, error_budget=0.01, pixels='rgb', "
+        "position=0, num_samples=None, repeats=1, error_budget=None, pixels='rgb', "
         "timeout=600.0)"
     ),
     "verify_shards": (

@@ -18,6 +18,7 @@ from corrnet_models._pretrained import (
     is_pretrained,
     load_pretrained,
     save_pretrained,
+    unwrap_names,
 )
 from corrnet_models._registry import (
     ModelInfo,
@@ -61,4 +62,5 @@ __all__ = [
     "model_info",
     "register_model",
     "save_pretrained",
+    "unwrap_names",
 ]

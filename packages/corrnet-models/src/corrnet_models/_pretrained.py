@@ -19,6 +19,7 @@ from corrnet_models._registry import build_model
 WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
 PRETRAINED_FILES = (WEIGHTS, CONFIG, CARD)
 """What `save_pretrained` writes into its folder."""
+_WRAPPERS = {"module", "_orig_mod", "_forward_module", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
 _LIBRARY, _FORMAT_VERSION = "corrnet-models", 1
 
 
@@ -35,6 +36,26 @@ class Pretrained:
     model: VideoModel
     classes: tuple[str, ...] = ()
     metadata: Mapping[str, Any] = field(default_factory=dict)
+
+
+def unwrap_names(state: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a state dict with the names that its tensors have in the model alone.
+
+    DistributedDataParallel and DataParallel put `module.` into the names, `torch.compile` puts `_orig_mod.`, FSDP and
+    Lightning have others, and they may stand in one another.
+
+    Args:
+        state: What `state_dict()` of the wrapped model returned; it stays as it is.
+
+    Raises:
+        ValueError: If two tensors would get one name.
+    """
+    plain: dict[str, str] = {}
+    for name in state:
+        own = ".".join(part for part in name.split(".") if part not in _WRAPPERS)
+        if plain.setdefault(own, name) != name:
+            raise ModelError(f"{plain[own]} and {name} are both {own} without the names of wrappers")
+    return {own: state[name] for own, name in plain.items()}
 
 
 def is_pretrained(folder: str | Path) -> bool:
@@ -75,7 +96,9 @@ def save_pretrained(
         )
     target = Path(folder)
     target.mkdir(parents=True, exist_ok=True)
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    tensors = {
+        name: tensor.detach().cpu().contiguous() for name, tensor in unwrap_names(model.state_dict()).items()
+    }
     try:
         save_file(tensors, target / WEIGHTS, metadata={"format": "pt"})
     except SafetensorError as error:  # a full disk
@@ -125,7 +148,7 @@ def load_pretrained(source: str | Path, *, revision: str | None = None) -> Pretr
         raise ModelError(f"{folder / CONFIG} is not the configuration of a model: {reason}") from error
     model = build_model(config)
     try:
-        tensors = load_file(folder / WEIGHTS)
+        tensors = unwrap_names(load_file(folder / WEIGHTS))
     except (SafetensorError, OSError) as error:
         raise ModelError(f"{folder / WEIGHTS} cannot be read: {error}") from error
     if content.get("weights_sha256") not in (None, _sha256(folder / WEIGHTS)):

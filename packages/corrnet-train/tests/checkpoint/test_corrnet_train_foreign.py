@@ -11,8 +11,14 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+from typer.testing import CliRunner
 
+from corrnet_models import create_model, load_pretrained
 from corrnet_train.checkpoint.state import Checkpoint, CheckpointError
+from corrnet_train.cli import app
+from corrnet_train.inference.classifier import VideoClassifier, build_from_config
+from corrnet_train.training.initialize import initialize
 
 MODEL = nn.Sequential(nn.Conv3d(3, 4, 1), nn.BatchNorm3d(4))
 
@@ -81,3 +87,120 @@ def test_files_of_other_tools(tmp_path):
         with pytest.raises(CheckpointError, match="is not a readable checkpoint") as error:
             Checkpoint.load(tmp_path / name)
         assert "\n" not in str(error.value) and "weights_only" not in str(error.value)
+
+
+@pytest.fixture
+def trained(model_folder):
+    """A model whose weights are not those of `model_folder`."""
+    torch.manual_seed(1)
+    return create_model("corrnet_tiny", num_frames=8, num_classes=8)
+
+
+def prefixed(prefix):
+    return lambda model: {prefix + name: tensor for name, tensor in model.state_dict().items()}
+
+
+def in_parallel(model):
+    """The state dict of a model in DistributedDataParallel, as that names it."""
+    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    try:
+        return DistributedDataParallel(model).state_dict()
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+STATES = {
+    "plain": lambda model: model.state_dict(),
+    "DDP": in_parallel,
+    "torch.compile": lambda model: torch.compile(model).state_dict(),
+    "torch.compile in DDP": lambda model: in_parallel(torch.compile(model)),
+    "DDP in torch.compile": prefixed("_orig_mod.module."),
+    "a compiled stage": lambda model: {
+        name.replace("res2.", "res2._orig_mod."): tensor for name, tensor in model.state_dict().items()
+    },
+    "DDP under state_dict": lambda model: {"epoch": 3, "state_dict": prefixed("module.")(model), "rng": {}},
+}
+
+
+@pytest.mark.parametrize("how", STATES)
+def test_weights_without_a_recipe_load_with_one_that_they_are_like(how, trained, model_folder, tmp_path):
+    path = tmp_path / "weights.pth"
+    torch.save(STATES[how](trained), path)
+    with pytest.raises(
+        CheckpointError, match=r"; --like CHECKPOINT names one whose recipe and classes they have$"
+    ):
+        VideoClassifier.from_checkpoint(path, device="cpu")
+    classifier = VideoClassifier.from_checkpoint(str(path), device="cpu", like=str(model_folder))
+    like = VideoClassifier.from_checkpoint(model_folder, device="cpu")
+    assert classifier.classes == like.classes and classifier.clip == like.clip
+    for name, tensor in classifier.model.state_dict().items():
+        assert torch.equal(tensor, trained.state_dict()[name]), name
+
+
+@pytest.mark.parametrize("how", ["plain", "DDP under state_dict"])
+def test_weights_without_a_recipe_start_a_run(how, trained, make_config, motionbench, tmp_path):
+    path = tmp_path / "weights.pth"
+    torch.save(STATES[how](trained), path)
+    model = build_from_config(make_config(model="corrnet_tiny"), 8)
+    classes = tuple(map(str, range(8)))
+    message = initialize(model, path, classes=classes, new_head=False)
+    assert "it names no classes: its outputs count as those of the shards, in their order" in message
+    assert all(torch.equal(model.state_dict()[name], tensor) for name, tensor in trained.state_dict().items())
+    other = build_from_config(make_config(model="corrnet_tiny"), 3)
+    head = other.fc.weight.detach().clone()
+    assert "new: fc.weight, fc.bias" in initialize(other, path, classes=classes[:3], new_head=True)
+    assert torch.equal(other.fc.weight, head) and torch.equal(
+        list(other.parameters())[-1], list(trained.parameters())[-1]
+    )
+    with pytest.raises(
+        CheckpointError, match=r"of another shape: fc.weight: \[8, .*\] in the checkpoint, \[3, "
+    ):
+        initialize(other, path, classes=classes[:3], new_head=False)
+
+
+def test_a_file_of_safetensors_loads_too(trained, model_folder, tmp_path):
+    save_file(prefixed("module.")(trained), tmp_path / "weights.safetensors")
+    classifier = VideoClassifier.from_checkpoint(
+        tmp_path / "weights.safetensors", device="cpu", like=model_folder
+    )
+    assert torch.equal(classifier.model.fc.weight, trained.fc.weight)
+    own = VideoClassifier.from_checkpoint(model_folder / "model.safetensors", device="cpu")
+    assert torch.equal(own.model.fc.weight, load_pretrained(model_folder).model.fc.weight)
+
+
+def test_weights_that_do_not_fit_are_told_by_their_first_names(model_folder, trained, tmp_path):
+    path = tmp_path / "weights.pth"
+    torch.save(wrapped("module."), path)
+    with pytest.raises(
+        CheckpointError, match=r"another model: missing: .* more; unexpected: 0.weight, 0.bias, .*"
+    ):
+        VideoClassifier.from_checkpoint(path, device="cpu", like=model_folder)
+    torch.save({"model": trained.state_dict(), "ema": trained.state_dict()}, path)
+    with pytest.raises(
+        ValueError, match=r"holds weights of the model under 'model' and 'ema': save the ones"
+    ):
+        VideoClassifier.from_checkpoint(path, device="cpu", like=model_folder)
+    empty = {"config": {}, "model": {}, "optimizer": {}, "loader": {}, "rng": [], "classes": ()}
+    Checkpoint(step=0, best_top1=0.0, train_seconds=0.0, **empty).save(path)
+    with pytest.raises(ValueError, match=r"weights.pth has a recipe of its own: leave out what it is like"):
+        VideoClassifier.from_checkpoint(path, device="cpu", like=model_folder)
+
+
+@pytest.mark.slow
+def test_every_command_takes_weights_without_a_recipe(trained, model_folder, motionbench, tmp_path):
+    path = tmp_path / "weights.pth"
+    torch.save(prefixed("module.")(trained), path)
+    video = next(motionbench[0].rglob("*.mp4"))
+    for words in (
+        ["eval", path, motionbench[1], "--num-clips", 1, "--device", "cpu"],
+        ["predict", path, video, "--num-clips", 1, "--device", "cpu"],
+        ["features", path, video, "--num-clips", 1, "--device", "cpu", "-o", tmp_path / "a.npz"],
+        ["export", path, tmp_path / "exported"],
+        ["visualize", "filters", path, "-o", tmp_path / "filters.html"],
+        ["visualize", "motion", path, video, "-o", tmp_path / "motion.png", "--device", "cpu"],
+    ):
+        result = CliRunner().invoke(app, [*map(str, words)])
+        assert result.exit_code == 2 and "--like CHECKPOINT names one" in result.output, words
+        result = CliRunner().invoke(app, [*map(str, words), "--like", str(model_folder)])
+        assert result.exit_code == 0, result.output
+    assert torch.equal(load_pretrained(tmp_path / "exported").model.fc.weight, trained.fc.weight)

@@ -38,7 +38,7 @@ CALLS = {
     "recipe list": "corrnet_train.config.recipes.list_recipes",
     "recipe show motionbench": "corrnet_train.config.recipes.read_recipe",
     "recipe diff motionbench motionbench": "corrnet_train.config.recipes.read_recipe",
-    "recipe options": "corrnet_train.cli.recipe._rows",
+    "recipe options": "corrnet_train.config.schema.settings",
     "recipe schema": "corrnet_train.config.schema.recipe_schema",
     "eval a b": "video_data.open_shards",
     "predict a b": "corrnet_train.inference.classifier.VideoClassifier.from_checkpoint",
@@ -136,11 +136,11 @@ def test_errors_of_every_package_have_a_kind():
         PackOptions(crf=99)
     kinds = {
         "bad input": [
-            InputError(), MissingPackageError(), ConfigError(), CheckpointError(), VideoError("x"),
-            ShardError("x"), ModelError(), settings.value, ValueError("CORR_OPS_ISA must be one of ..."),
+            InputError(), MissingPackageError(), ConfigError(), CheckpointError(), ShardError("x"),
+            ModelError(), settings.value, ValueError("CORR_OPS_ISA must be one of ..."),
         ],
         "failed work": [
-            WorkError(), RanksError(), RemoteError(), FileNotFoundError(2, "gone", "x"), MemoryError(),
+            WorkError(), RanksError(), RemoteError(), FileNotFoundError(2, "gone", "x"), MemoryError(), VideoError("x"),
             torch.OutOfMemoryError("CUDA out of memory. Tried ..."),
         ],
         "bug": [*BUGS, UnicodeDecodeError("utf-8", b"x", 0, 1, "out of memory"), AssertionError()],

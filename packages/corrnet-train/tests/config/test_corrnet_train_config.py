@@ -1,7 +1,9 @@
+import os
+
 import pytest
 
 from corrnet_models import list_models
-from corrnet_train.config.recipes import flatten, list_recipes, read_recipe
+from corrnet_train.config.recipes import check_given_once, flatten, list_recipes, read_recipe
 from corrnet_train.config.schema import (
     ConfigError,
     RunConfig,
@@ -165,3 +167,129 @@ def test_a_section_without_keys_changes_nothing(tmp_path):
         "extends: motionbench\ndata:\noptim:\n  # lr: 1\nrun: {dir: runs/a}\n"
     )
     assert load_config(tmp_path / "mine.yaml") == load_config("motionbench", ["run.dir=runs/a"])
+
+
+def test_a_key_that_is_given_twice_is_refused_with_file_and_lines(tmp_path):
+    mine, base = tmp_path / "mine.yaml", tmp_path / "base.yaml"
+    mine.write_text("extends: motionbench\noptim:\n  lr: 1\n\noptim:\n  epochs: 3\n")
+    with pytest.raises(ConfigError, match=r"mine.yaml: optim is given twice, in lines 2 and 5: keep one"):
+        load_config(mine)
+    base.write_text("extends: motionbench\noptim: {lr: 1, epochs: 3, 'lr': 2}\n")
+    mine.write_text("extends: base.yaml\n")
+    with pytest.raises(ConfigError, match=r"base.yaml: lr is given twice, in line 2: keep one"):
+        load_config(mine)
+    with pytest.raises(
+        ConfigError, match=r"override 'optim=\{lr: 1, lr: 2\}': lr is given twice, in line 1: keep"
+    ):
+        load_config("motionbench", ["optim={lr: 1, lr: 2}"])
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "key"),
+    [
+        ("optim.lr=1", "optim.lr=1", "optim.lr"),
+        ("optim={lr: 1, epochs: 5}", "optim.lr=2", "optim.lr"),
+        ("model.options.dropout=0.5", "model.options=null", "model.options"),
+    ],
+)
+def test_a_key_that_is_given_twice_on_the_command_line_is_refused(first, second, key):
+    with pytest.raises(ConfigError) as error:
+        check_given_once([first, "run.seed=3", second])
+    assert str(error.value) == f"{key} is given twice, as {first!r} and as {second!r}: keep one of them"
+
+    check_given_once(["optim={lr: 1}", "optim.epochs=5", "run.dir=[x"])
+
+
+def test_a_yaml_merge_is_no_key_that_is_given_twice(tmp_path):
+    (tmp_path / "mine.yaml").write_text(
+        "extends: motionbench\nmodel: {options: &most {dropout: 0.5}}\noptim: {<<: {lr: 1, epochs: 9}, lr: 2}\n"
+    )
+    optim = load_config(tmp_path / "mine.yaml").optim
+    assert (optim.lr, optim.epochs) == (2, 9)
+
+
+def test_a_section_on_the_command_line_is_merged_as_one_of_a_recipe_is():
+    before = load_config("motionbench").data.clip
+    assert load_config("motionbench", ["data.clip={flip: true}"]).data.clip == before.model_copy(
+        update={"flip": True}
+    )
+
+
+def test_homes_and_variables_in_paths_are_replaced(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", "/homes/me")
+    monkeypatch.setenv("SCRATCH", "/scratch/$me")
+    overrides = ["run.dir=~/runs/a", "data.shards=$SCRATCH/shards", "model.init_from=${SCRATCH}x"]
+    config = load_config("motionbench", overrides)
+    assert config.run.dir.as_posix() == "/homes/me/runs/a"
+    assert config.data.shards.as_posix() == "/scratch/$me/shards"
+    assert config.model.init_from.as_posix() == "/scratch/$mex"
+    assert config_to_dict(config)["run"]["dir"] == "/homes/me/runs/a"
+    (tmp_path / "base.yaml").write_text("extends: motionbench\nrun: {dir: ~/b}\n")
+    monkeypatch.setenv("RECIPES", str(tmp_path))
+    (tmp_path / "mine.yaml").write_text("extends: [$RECIPES/base.yaml]\n")
+    assert load_config(tmp_path / "mine.yaml").run.dir.as_posix() == "/homes/me/b"
+
+
+def test_what_only_looks_like_a_variable_stays(monkeypatch):
+    monkeypatch.setenv("HOME", "/homes/me")
+    config = load_config("motionbench", ["run.dir=a$5/~/b$", "run.wandb=$HOME", "data.train_split=~x"])
+    assert (config.run.dir.as_posix(), config.run.wandb) == ("a$5/~/b$", "$HOME")
+    assert config.data.train_split == "~x"
+
+
+def test_a_variable_that_is_not_set_and_a_user_who_is_not_there_are_named(tmp_path, monkeypatch):
+    monkeypatch.delenv("NOT_SET", raising=False)
+    for path in ("$NOT_SET/x", "a/${NOT_SET}"):
+        with pytest.raises(
+            ConfigError, match=r"^data.shards: .*: the environment variable NOT_SET is not set"
+        ):
+            load_config("motionbench", [f"data.shards={path}"])
+    with pytest.raises(ConfigError, match=r"^run.dir: ~no-one/x: ~no-one is no home folder; ./~no-one is"):
+        load_config("motionbench", ["run.dir=~no-one/x"])
+    (tmp_path / "mine.yaml").write_text("extends: $NOT_SET/base.yaml\n")
+    with pytest.raises(ConfigError, match=r"mine.yaml: extends: .* variable NOT_SET is not set"):
+        load_config(tmp_path / "mine.yaml")
+
+
+@pytest.mark.parametrize("text", ["2026-11-26", "007", "1e3", "12:30", "on", "0x10", "[x", "a: b #c", "'1'"])
+def test_text_stays_text(text, tmp_path):
+    wanted = text.strip("'")
+    config = load_config("motionbench", [f"run.dir={text}", f"run.wandb={text}", f"data.eval_split={text}"])
+    assert (config.run.dir.as_posix(), config.run.wandb, config.data.eval_split) == (wanted,) * 3
+    if not set("[:'") & set(text) or text == "12:30":
+        mine = tmp_path / "mine.yaml"
+        mine.write_text(f"extends: motionbench\nrun: {{dir: {text}, wandb: {text}}}\n")
+        config = load_config(mine)
+        assert (config.run.dir.as_posix(), config.run.wandb) == (wanted, wanted)
+    assert load_config("motionbench", ["run.wandb=null"]).run.wandb is None
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("train.compile=1", "train.compile: Input should be true or false, got 1"),
+        ("train.compile=0", "train.compile: Input should be true or false, got 0"),
+        ("run.deterministic=1", "run.deterministic: Input should be true or false, got 1"),
+        ("optim.epochs=true", "optim.epochs: Input should be a number, got true"),
+        ("data.clip.num_frames=yes", "data.clip.num_frames: Input should be a number, got true"),
+    ],
+)
+def test_numbers_are_neither_true_nor_false(override, message):
+    with pytest.raises(ConfigError) as error:
+        load_config("motionbench", [override])
+    assert str(error.value) == message
+
+
+def test_numbers_are_read_alike_in_a_recipe_and_on_the_command_line(tmp_path):
+    (tmp_path / "mine.yaml").write_text("extends: motionbench\noptim: {samples_per_epoch: 1e3, lr: 1e-3}\n")
+    config = load_config("motionbench", ["optim.samples_per_epoch=1e3", "optim.lr=1e-3"])
+    assert load_config(tmp_path / "mine.yaml").optim == config.optim
+    assert (config.optim.samples_per_epoch, config.optim.lr) == (1000, 0.001)
+
+
+def test_what_is_no_file_is_refused_as_a_recipe(tmp_path):
+    os.mkfifo(tmp_path / "pipe.yaml")
+    with pytest.raises(ConfigError, match=r"pipe.yaml is a named pipe, and a recipe is a YAML file"):
+        load_config(tmp_path / "pipe.yaml")
+    with pytest.raises(ConfigError, match=r"is a folder, and a recipe is a YAML file"):
+        load_config(tmp_path)

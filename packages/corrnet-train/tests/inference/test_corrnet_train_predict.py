@@ -198,3 +198,55 @@ def test_a_video_that_is_too_short_says_so_and_leaves_no_file(trained, folder, t
     command = ("predict", trained, tmp_path / "broken.mp4", "--hop", 1)
     assert "InvalidData" in corrnet(*command, "--annotate", tmp_path / "out.mp4", code=2)
     assert not (tmp_path / "out.mp4").exists()
+
+
+@pytest.fixture
+def troubles(folder, tmp_path):
+    """Videos that are all there, some of which or none of which can be read, and names that are no videos."""
+    os.mkfifo(tmp_path / "pipe.mp4")
+    return {
+        "all are read": ([folder / "sub 0"], 0),
+        "some cannot be read": ([folder / "broken.mp4", folder / "sub 0"], 3),
+        "none can be read": ([folder / "broken.mp4"], 1),
+        "nothing answers": (["http://user:secret@127.0.0.1:1/v.mp4?token=secret"], 1),
+        "a file is missing": ([folder / "sub 0", tmp_path / "none.mp4"], 2),
+        "a pipe": ([tmp_path / "pipe.mp4"], 2),
+        "a camera": (["camera:0"], 2),
+        "a stream": (["rtsp://user:secret@127.0.0.1:1/cam?token=secret"], 2),
+        "a playlist": (["https://user:secret@127.0.0.1:1/live.m3u8?token=secret"], 2),
+    }
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", ["predict", "features"])
+def test_the_same_trouble_has_the_same_exit_code(command, model_folder, troubles, tmp_path, monkeypatch):
+    monkeypatch.setattr("video_data.utils.remote._FIRST_PAUSE", 0.0)
+    for number, (trouble, (videos, code)) in enumerate(troubles.items()):
+        out = (
+            ["-o", tmp_path / f"{number}.npz"]
+            if command == "features"
+            else ["--json", tmp_path / f"{number}.json"]
+        )
+        output = corrnet(command, model_folder, *videos, *out, "--num-clips", 1, "--device", "cpu", code=code)
+        assert "secret" not in output, trouble
+        for written in tmp_path.glob(f"{number}.*"):
+            assert b"secret" not in written.read_bytes(), written
+
+
+@pytest.mark.slow
+def test_a_window_over_what_cannot_be_read_fails_as_a_video_does(model_folder, troubles, tmp_path):
+    stream = "rtsp://user:secret@127.0.0.1:1/cam?token=secret"
+    broken, missing = troubles["none can be read"][0][0], tmp_path / "none.mp4"
+    for command in ("predict", "visualize motion"):
+        options = ["--hop", 4] if command == "predict" else ["-o", tmp_path / "out.png"]
+        for video, code in ((stream, 1), (broken, 1), (missing, 2), (tmp_path / "pipe.mp4", 2)):
+            output = corrnet(*command.split(), model_folder, video, *options, "--device", "cpu", code=code)
+            assert "error:" in output and "secret" not in output
+
+
+def test_a_camera_and_a_stream_are_told_to_need_hop(classifier):
+    for name, what in (("camera:0", "camera"), ("rtsp://user:secret@host/cam", "stream")):
+        for call in (lambda name: find_videos([name]), classifier.predict):
+            with pytest.raises(ValueError, match=f"is a {what}, .*: corrnet predict --hop N") as error:
+                call(name)
+            assert "secret" not in str(error.value)

@@ -1,13 +1,18 @@
 import hashlib
 import os
 import shutil
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
+from corrnet_train.checkpoint.state import Checkpoint, newest_intact
 from corrnet_train.cli import app
+from corrnet_train.inference.feature_file import check_path
+from corrnet_train.training.metrics_log import read_metrics
 from corrnet_train.utils.errors import InputError
 from corrnet_train.utils.files import check_output
+from corrnet_train.utils.journal_lines import whole_lines
 
 
 def test_a_new_file_may_be_written_also_into_a_new_folder(tmp_path):
@@ -54,6 +59,26 @@ def test_a_file_cannot_be_a_folder_or_lie_in_a_file(tmp_path):
         check_output(tmp_path / "file" / "a.json")
     with pytest.raises(InputError, match=r"ends with .html or .png"):
         check_output(tmp_path / "a.gif", endings=(".html", ".png"))
+
+
+def test_what_is_no_file_is_neither_read_nor_replaced(tmp_path):
+    """A pipe would be waited for, and /dev/null would become a file."""
+    for name in ("out.json", "metrics.jsonl", "journal", "last.pt", "a.npz.part", "result.json"):
+        os.mkfifo(tmp_path / name)
+    for path, what in ((tmp_path / "out.json", "a named pipe"), (Path("/dev/null"), "a device")):
+        with pytest.raises(InputError, match=f"^{path} is {what}, and a file is to be written$"):
+            check_output(path, overwrite=True)
+    with pytest.raises(InputError, match=r"result.json is a named pipe, and a file is to be written"):
+        check_output(tmp_path, overwrite=True, files=("result.json",))
+    with pytest.raises(InputError, match=r"metrics.jsonl is a named pipe, and a file is wanted"):
+        read_metrics(tmp_path)
+    with pytest.raises(InputError, match=r"journal is a named pipe, and a file is wanted"):
+        whole_lines(tmp_path / "journal")
+    with pytest.raises(InputError, match=r"a.npz.part is a named pipe, and a file is wanted"):
+        check_path(tmp_path / "a.npz", overwrite=True)
+    with pytest.raises(InputError, match=r"no checkpoint at .*last.pt: it is a named pipe$"):
+        Checkpoint.load(tmp_path / "last.pt")
+    assert newest_intact(tmp_path) is None
 
 
 def test_of_a_folder_the_files_that_are_written_count(tmp_path):

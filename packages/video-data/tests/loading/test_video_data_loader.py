@@ -19,6 +19,7 @@ from video_data import (
     LoaderState,
     PackOptions,
     VideoError,
+    WorkError,
     decode_views,
     eval_loader,
     normalize,
@@ -30,6 +31,7 @@ from video_data.loading.views import decode_timed_views
 from video_data.media.container import probe_video
 from video_data.media.planes import to_rgb
 from video_data.sampling.order import SampleOrder
+from video_data.utils.error_budget import allowed_errors
 
 CLIP = ClipConfig(num_frames=4, crop_size=16, short_side=(20, 24))
 WHOLE = ClipConfig(num_frames=4, crop_size=64, short_side=(64, 64))
@@ -274,6 +276,34 @@ def test_too_many_unreadable_samples_stop_the_run(damaged_shards):
     ) as error:
         list(loader)
     assert any(key in str(error.value) for key in broken)
+
+
+def test_a_small_set_may_have_a_few_unreadable_videos(damaged_shards):
+    """2 of 24 are damaged: more than one in a hundred, but no reason to end a training."""
+    shards, broken = damaged_shards
+    loader = train_loader(shards, "train", CLIP, batch_size=4, seed=0)
+    assert sum(len(batch.replaced) for batch in loader) == len(broken) == 2
+    with pytest.raises(
+        WorkError, match=r"1 samples could not be read, the error budget allows 0 .* larger erro"
+    ):
+        list(train_loader(shards, "train", CLIP, batch_size=4, seed=0, error_budget=0))
+
+
+@pytest.mark.parametrize(
+    ("error_budget", "num_samples", "num_videos", "repeats", "allowed"),
+    [
+        (None, 40, 40, 1, 5),  # one pass over a small set
+        (None, 4000, 40, 1, 500),  # a hundred passes: 5 in each
+        (None, 5, 40, 1, 5),  # a process of eight
+        (None, 160, 40, 4, 20),
+        (None, 10_000, 10_000, 1, 100),
+        (0, 40, 40, 1, 0),
+        (0.5, 40, 40, 1, 20),
+    ],
+)
+def test_how_many_samples_may_be_unreadable(error_budget, num_samples, num_videos, repeats, allowed):
+    found = allowed_errors(error_budget, num_samples, num_videos=num_videos, repeats=repeats)
+    assert found == pytest.approx(allowed)
 
 
 def test_changed_bytes_are_found_when_reads_are_verified(shard_path, tmp_path, class_folder):

@@ -1,14 +1,31 @@
 import multiprocessing
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
-from video_data.utils.files import locked
+from video_data import (
+    ClipConfig,
+    PackOptions,
+    ShardError,
+    decode_views,
+    open_shards,
+    pack_csv,
+    pack_folder,
+    verify_shards,
+)
+from video_data.datasets import list_csv
+from video_data.media.container import probe_video
+from video_data.shards.untrusted_tar import tar_samples
+from video_data.utils.error_budget import ErrorBudget
+from video_data.utils.errors import InputError
+from video_data.utils.files import check_file, locked, what_instead_of_file
 
 HOLD = """
 import os, sys, time
@@ -104,3 +121,68 @@ def test_storage_without_locks_is_used_without_one(tmp_path, monkeypatch):
     monkeypatch.setattr(fcntl, "flock", no_locks)
     with locked(tmp_path / "a", wait=True), locked(tmp_path / "a", wait=False):
         pass
+
+
+@pytest.fixture
+def not_files(tmp_path):
+    """What is no file, by how it is called; opening some of them would wait for ever."""
+    os.mkfifo(tmp_path / "pipe.mp4")
+    (tmp_path / "folder.mp4").mkdir()
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(tmp_path / "socket.mp4"))
+    return {
+        "a named pipe": tmp_path / "pipe.mp4",
+        "a folder": tmp_path / "folder.mp4",
+        "a socket": tmp_path / "socket.mp4",
+        "a device": Path("/dev/tty"),
+    }
+
+
+def test_what_is_no_file_is_named(not_files, tmp_path):
+    for what, path in not_files.items():
+        assert what_instead_of_file(path) == what
+        with pytest.raises(InputError, match=f"^{path} is {what}, and a file is wanted$"):
+            check_file(str(path))
+    (tmp_path / "file").touch()
+    (tmp_path / "link").symlink_to(tmp_path / "file")
+    for name in ("file", "link", "nothing", "x" * 300):
+        assert what_instead_of_file(tmp_path / name) is None
+        check_file(tmp_path / name)
+
+
+def test_nothing_waits_for_a_pipe_in_place_of_a_video_or_a_listing(not_files, tmp_path):
+    pipe = not_files["a named pipe"]
+    (tmp_path / "list.csv").write_text("path,label\npipe.mp4,a\nfolder.mp4,b\n")
+    for call in (
+        lambda: probe_video(pipe),
+        lambda: decode_views(pipe, ClipConfig(), 1),
+        lambda: list(tar_samples(pipe, ErrorBudget(0))),
+        lambda: list_csv(pipe),
+    ):
+        with pytest.raises(ValueError, match="is a named pipe, and a file is wanted"):
+            call()
+    options = PackOptions(mode="copy")
+    with pytest.raises(ValueError, match="a named pipe, and a file is wanted"):
+        pack_csv(tmp_path / "list.csv", tmp_path / "shards", options=options, progress=False)
+
+
+@pytest.mark.parametrize("name", ["train-000000.tar", "train-000000.json", "manifest.json"])
+def test_nothing_waits_for_a_pipe_in_a_shard_set(name, class_folder, tmp_path):
+    options = PackOptions(mode="copy", shard_size=8)
+    pack_folder(class_folder, tmp_path / "shards", options=options, progress=False)
+    path = tmp_path / "shards" / name
+    shards = open_shards(tmp_path / "shards")
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(InputError, match=rf"{name} is a named pipe, and a file is wanted"):
+        open_shards(tmp_path / "shards")
+    if name == "manifest.json":
+        with pytest.raises(InputError, match=rf"{name} is a named pipe, and a file is wanted"):
+            verify_shards(tmp_path / "shards", progress=False)
+        return
+    with pytest.raises(ShardError, match=rf"{name}: .*it is a named pipe, and a file is wanted"):
+        shards.read("train", 0)
+    report = verify_shards(tmp_path / "shards", progress=False)
+    assert report.num_checked == report.num_samples - 8
+    assert {problem.file for problem in report.problems} == {name}
+    assert all("it is a named pipe" in problem.message for problem in report.problems)

@@ -18,6 +18,7 @@ from corrnet_train.utils.errors import InputError
 from video_data import VideoError
 from video_data.loading.live import open_frames, sliding_clips
 from video_data.media.container import open_video
+from video_data.utils.messages import hide_secrets
 
 _PATCH = 3  # positions along a side of what is compared
 _OUTSIDE = -2.0  # less than any similarity
@@ -129,7 +130,7 @@ def _windows(
     if num_new:
         yield window
     elif not window:
-        raise InputError(f"{source} has no frames")
+        raise InputError(f"{hide_secrets(source)} has no frames")
 
 
 def _inputs(classifier: VideoClassifier, clips: Tensor, layer: CorrelationLayer) -> Tensor:

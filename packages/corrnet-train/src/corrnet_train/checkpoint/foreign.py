@@ -1,4 +1,4 @@
-"""What a file is that was given for a checkpoint and is none, in words for users."""
+"""What a file is that was given for a checkpoint and is none, in words for users, and the weights in it."""
 
 import json
 import re
@@ -6,12 +6,18 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from safetensors.torch import load_file
 from torch import Tensor
+
+from corrnet_models import unwrap_names
+from corrnet_train.checkpoint.digest import load_checked
+from corrnet_train.utils.errors import InputError
 
 WANTED = (
     "give a checkpoint that `corrnet train` wrote (checkpoints/last.pt), the folder of a run, or that of an exported "
     "model"
 )
+LIKE = "; --like CHECKPOINT names one whose recipe and classes they have"
 
 # Where a name of a format begins in a file, and what it is.
 _FORMATS = (
@@ -44,7 +50,7 @@ def what_file(path: Path, error: Exception) -> str | None:
     for place, name, what in _FORMATS:
         if start[place:].startswith(name):
             return f"it is {what}"
-    if start[8:9] == b"{" and start[5:8] == bytes(3):
+    if _is_safetensors(start):
         return "it is a file of safetensors, which holds weights without a recipe"
     if found := re.search(r"Unsupported (?:global: GLOBAL|class) (\S+)", str(error)):
         return f"it holds a Python object ({found[1]}), which could run any code, and not weights alone"
@@ -71,11 +77,57 @@ def what_content(content: Any) -> str:
     )
 
 
+def has_weights(path: Path, content: Any = None) -> bool:
+    """Whether a file holds weights without a recipe.
+
+    Args:
+        path: The file.
+        content: What torch has read from it; None where torch cannot read it.
+    """
+    if isinstance(content, Mapping):
+        return "format_version" not in content and any(names for _, names in _weights(content))
+    if content is not None:
+        return False
+    with path.open("rb") as file:
+        return _is_safetensors(file.read(9))
+
+
+def weights_for(own: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
+    """Return the weights in a file of torch or safetensors under the names that they have in a model.
+
+    Args:
+        own: State dict of the model.
+        path: A file with a state dict, by itself or under a name like `state_dict` beside other things.
+
+    Raises:
+        InputError: It holds several state dicts that could be meant; the message names them.
+    """
+    with path.open("rb") as file:
+        is_torch = not _is_safetensors(file.read(9))
+    content = load_checked(path) if is_torch else load_file(path)
+    found = {place: names for place, names in _weights(content) if names}
+    states = {
+        place: unwrap_names({name: (content[place] if place else content)[name] for name in names})
+        for place, names in found.items()
+    }
+    fitting = [place for place, state in states.items() if own.keys() & state.keys()]
+    if len(fitting) > 1:
+        raise InputError(
+            f"{path} holds weights of the model under {' and '.join(map(repr, fitting))}: save the ones that are meant "
+            "to a file of their own"
+        )
+    return states[fitting[0] if fitting else max(states, key=lambda place: len(states[place]))]
+
+
 def _weights(content: Mapping[Any, Any]) -> Iterator[tuple[str, list[str]]]:
     """Yield the tensors of a mapping by name, and those of each mapping in it, with the name of that."""
     for place, values in (("", content), *content.items()):
         if isinstance(values, Mapping):
             yield str(place), [str(name) for name, value in values.items() if isinstance(value, Tensor)]
+
+
+def _is_safetensors(start: bytes) -> bool:
+    return start[8:9] == b"{" and start[5:8] == bytes(3)
 
 
 def _is_text(start: bytes) -> bool:

@@ -23,7 +23,7 @@ from torch.distributed.tensor import DTensor
 from corrnet_train.checkpoint.digest import check_digest, load_checked, seal, stated_digest
 from corrnet_train.checkpoint.folders import DESCRIPTION, REST, sync_folder
 from corrnet_train.utils.errors import InputError, WorkError
-from video_data.utils.files import atomic_path
+from video_data.utils.files import atomic_path, check_file
 
 Place = tuple[str | int, ...]
 
@@ -68,6 +68,7 @@ def read_shards(folder: Path) -> dict[str, Any]:
     """
     saved = load_checked(folder / REST)
     for name, digest in saved.get("files", {}).items():
+        check_file(folder / name)
         with (folder / name).open("rb") as file:
             is_written = check_digest(file) == digest
         if not is_written:

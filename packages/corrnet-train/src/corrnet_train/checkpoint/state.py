@@ -12,14 +12,16 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from corrnet_models import unwrap_names
 from corrnet_train.checkpoint.digest import load_checked, seal
 from corrnet_train.checkpoint.folders import LAST, checkpoint_names, is_sharded, step_in_name
-from corrnet_train.checkpoint.foreign import WANTED, what_content, what_file
+from corrnet_train.checkpoint.foreign import LIKE, WANTED, has_weights, what_content, what_file
 from corrnet_train.config.recipes import flatten
 from corrnet_train.config.schema import RunConfig, config_to_dict, resumable_keys
 from corrnet_train.distributed.parallelize import full_tensor, placed_state
 from corrnet_train.utils.errors import InputError
-from video_data.utils.files import atomic_path
+from video_data.utils.files import atomic_path, what_instead_of_file
+from video_data.utils.messages import some_of
 from video_data.utils.settings import changed_settings
 
 FORMAT_VERSION = 2
@@ -27,6 +29,10 @@ FORMAT_VERSION = 2
 
 class CheckpointError(InputError):
     """A checkpoint that cannot be used for what was asked; the message says what differs."""
+
+
+class PlainWeightsError(CheckpointError):
+    """A file holds weights alone, without the recipe and the classes that belong to them."""
 
 
 @dataclass(frozen=True)
@@ -101,14 +107,15 @@ class Checkpoint:
         try:
             return cls._read(path)
         except CheckpointError as error:
-            raise CheckpointError(f"{error}{_others(path)}") from None
+            raise type(error)(f"{error}{_others(path)}") from None
 
     @classmethod
     def _read(cls, path: Path) -> "Checkpoint":
         sharded = is_sharded(path)
         if not path.is_file() and not sharded:
-            gone = f": it leads to {path.readlink()}, which is gone" if path.is_symlink() else ""
-            raise CheckpointError(f"no checkpoint at {path}{gone}")
+            what = what_instead_of_file(path)
+            gone = f": it leads to {path.readlink()}, which is gone" if path.is_symlink() and not what else ""
+            raise CheckpointError(f"no checkpoint at {path}{f': it is {what}' if what else gone}")
         folder = path.resolve()
         try:
             if sharded:
@@ -127,10 +134,12 @@ class Checkpoint:
                 reason = "it is no file of torch, is damaged, or holds more than tensors and plain values"
             if path.is_file() and (what := what_file(path, error)):
                 reason = f"{what}; {WANTED}"
+            if path.is_file() and has_weights(path):
+                raise PlainWeightsError(f"{path} is not a readable checkpoint: {reason}{LIKE}") from None
             raise CheckpointError(f"{path} is not a readable checkpoint: {reason}") from None
         if not isinstance(content, dict) or "format_version" not in content:
-            what = what_content(content)
-            raise CheckpointError(f"{path} is a torch file, but no checkpoint of corrnet: {what}; {WANTED}")
+            what = f"{path} is a torch file, but no checkpoint of corrnet: {what_content(content)}; {WANTED}"
+            raise PlainWeightsError(f"{what}{LIKE}") if has_weights(path, content) else CheckpointError(what)
         version = content.pop("format_version")
         if version != FORMAT_VERSION:
             raise CheckpointError(f"{path} has format {version}, this version reads format {FORMAT_VERSION}")
@@ -166,6 +175,8 @@ def _step(path: Path) -> int:
     step = step_in_name(path) or step_in_name(path.resolve())
     if step is not None:
         return step
+    if what_instead_of_file(path):
+        return -1
     try:
         return int(torch.load(path, map_location="cpu", weights_only=True, mmap=True)["step"])
     except Exception:  # a damaged file may raise anything
@@ -177,9 +188,9 @@ def _others(path: Path) -> str:
     names = [other for other in checkpoint_names(path.parent) if other != path]
     found = newest_intact(path.parent, without=path)
     if found is None:
-        return f"; none beside it is intact: {', '.join(other.name for other in names)}" if names else ""
+        return f"; none beside it is intact: {some_of([other.name for other in names])}" if names else ""
     newest, checkpoint = found
-    others = ", ".join(other.name for other in names if other != newest)
+    others = some_of([other.name for other in names if other != newest])
     also = f" (there are also {others})" if others else ""
     remedy = (
         f": once {LAST} is removed, corrnet train --resume goes on from that" if path.name == LAST else ""
@@ -190,10 +201,14 @@ def _others(path: Path) -> str:
 def load_weights(model: nn.Module, state: dict[str, Any], *, source: str) -> None:
     """Load `state` into `model`, all or nothing; of whole tensors a sharded model takes its shards.
 
+    Names that a wrapper like DistributedDataParallel or `torch.compile` has put around are taken off.
+
     Raises:
         CheckpointError: Names the tensors that are missing, unexpected or of another shape.
     """
     own = model.state_dict()
+    if state.keys() != own.keys():
+        state = unwrap_names(state)
     missing = [name for name in own if name not in state]
     unexpected = [name for name in state if name not in own]
     shapes = [
@@ -241,8 +256,5 @@ def weights_hash(model: nn.Module) -> str:
     return digest.hexdigest()[:16]
 
 
-def _some(what: str, names: list[str], limit: int = 4) -> str:
-    if not names:
-        return ""
-    more = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return f"{what}: {', '.join(names[:limit])}{more}"
+def _some(what: str, names: list[str]) -> str:
+    return f"{what}: {some_of(names, most=4)}" if names else ""

@@ -17,6 +17,7 @@ from rich.console import Console
 from corrnet_train.utils.errors import InputError, kind_of, message_of
 from corrnet_train.utils.versions import version_of
 from video_data.utils.interrupts import interrupts
+from video_data.utils.messages import hide_secrets
 
 EXIT_FAILED = 1
 EXIT_BAD_INPUT = 2
@@ -39,6 +40,14 @@ CheckpointOption = Annotated[
     str | None,
     typer.Option(
         "--checkpoint", metavar="CHECKPOINT", help="Give it here instead; then all arguments are videos."
+    ),
+]
+Like = Annotated[
+    str | None,
+    typer.Option(
+        "--like",
+        metavar="CHECKPOINT",
+        help="For a CHECKPOINT that is a state dict alone: one whose recipe and classes it has.",
     ),
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
@@ -134,7 +143,9 @@ def print_error(error: Exception) -> None:
     if is_bug or _always_trace:
         _print("".join(traceback.format_exception(error)).rstrip())
     if not is_bug:
-        err.print(f"[bold red]error:[/] {escape(message_of(error))}", highlight=False, soft_wrap=True)
+        err.print(
+            f"[bold red]error:[/] {escape(hide_secrets(message_of(error)))}", highlight=False, soft_wrap=True
+        )
         return
     err.print(
         "[bold red]error:[/] this is a bug in corrnet; please report it with the lines above and these two:",
@@ -146,7 +157,7 @@ def print_error(error: Exception) -> None:
 
 
 def _print(text: str) -> None:
-    err.print(escape(text), highlight=False, soft_wrap=True)
+    err.print(escape(hide_secrets(text)), highlight=False, soft_wrap=True)
 
 
 def versions() -> str:
@@ -176,12 +187,14 @@ def checkpoint_and_videos(
     return given[0], given[1:]
 
 
-def read_of_checkpoint(checkpoint: str | Path) -> list[Path]:
-    """Return the files and folders that are read of a checkpoint, the folder of a run, or that of an exported model."""
+def read_of_checkpoint(*checkpoints: str | Path | None) -> list[Path]:
+    """Return the files and folders that are read of checkpoints, folders of runs and those of exported models."""
     from corrnet_models import PRETRAINED_FILES
 
-    path = Path(checkpoint)
-    return [path / name for name in ("checkpoints", *PRETRAINED_FILES)] if path.is_dir() else [path]
+    read: list[Path] = []
+    for path in (Path(checkpoint) for checkpoint in checkpoints if checkpoint is not None):
+        read += [path / name for name in ("checkpoints", *PRETRAINED_FILES)] if path.is_dir() else [path]
+    return read
 
 
 def workers(num_workers: int | None) -> int:

@@ -16,6 +16,7 @@ from corrnet_train.cli.common import (
     CheckpointOrVideo,
     DecodingWorkers,
     Device,
+    Like,
     NumClips,
     Overwrite,
     checkpoint_and_videos,
@@ -30,10 +31,12 @@ from corrnet_train.cli.common import (
 from corrnet_train.cli.encoding import has_character
 from corrnet_train.utils.errors import InputError
 from corrnet_train.utils.files import check_output
+from video_data.utils.messages import hide_secrets
 
 if TYPE_CHECKING:  # imported where it is used: it takes a second
     from corrnet_train.inference.classifier import VideoClassifier
 
+_MOST_LINES = 100  # of videos that are not counted
 _MOST_APART = 3600  # seconds for which processes wait for the slowest one at the end
 
 
@@ -41,7 +44,7 @@ _MOST_APART = 3600  # seconds for which processes wait for the slowest one at th
 def evaluate_command(
     context: typer.Context,
     checkpoint: Checkpoint,
-    shards: Annotated[Path, typer.Argument(help="Folder written by `corrnet pack`.")],
+    shards: Annotated[str, typer.Argument(help="Folder written by `corrnet pack`, or its URL.")],
     split: Annotated[str, typer.Option(help="Which split.")] = "val",
     num_clips: NumClips = None,
     num_crops: Annotated[
@@ -61,6 +64,7 @@ def evaluate_command(
             "done, what is needed to go on after a stop.",
         ),
     ] = None,
+    like: Like = None,
     overwrite: Overwrite = False,
 ) -> None:
     r"""Measure accuracy over a split: of views, videos and classes, with calibration; each video is counted once.
@@ -93,7 +97,7 @@ def evaluate_command(
 
         def check(output: Path) -> None:
             goes_on = (output / JOURNAL).exists()  # perhaps stopped while it wrote these files
-            inputs = [*read_of_checkpoint(checkpoint), shards]
+            inputs = [*read_of_checkpoint(checkpoint, like), shards]
             check_output(output, overwrite=overwrite or goes_on, inputs=inputs, files=EVALUATION_FILES)
 
         with ranks.together():
@@ -105,7 +109,7 @@ def evaluate_command(
             shard_set = open_shards(shards)
             total = shard_set.num_samples(split)
             own_device = str(ranks.device(device))
-            classifier = VideoClassifier.from_checkpoint(checkpoint, device=own_device)
+            classifier = VideoClassifier.from_checkpoint(checkpoint, device=own_device, like=like)
         ranks.check_equal("the manifest of the shards", shard_set.manifest_hash)
         if ranks.world_size > 1:  # training may have moved last.pt on in between
             ranks.check_equal(f"the weights in {checkpoint}", weights_hash(classifier.model))
@@ -148,9 +152,13 @@ def evaluate_command(
             journal.unlink(missing_ok=True)
         out.print(escape(f"report: {output / 'report.html'}"), highlight=False, soft_wrap=True)
     if result.unreadable:
-        for entry in result.unreadable:
+        for entry in result.unreadable[:_MOST_LINES]:
             line = f"not counted: {entry.source or entry.key}: {entry.message}"
             err.print(escape(line), highlight=False, soft_wrap=True)
+        hidden = len(result.unreadable) - _MOST_LINES
+        if hidden > 0:
+            where = "unreadable.csv names" if output is not None else "--output FOLDER writes"
+            err.print(f"and {hidden:,} more; {where} all of them", highlight=False)
         raise typer.Exit(EXIT_VIDEOS_LEFT_OUT)
 
 
@@ -178,6 +186,7 @@ def predict(
         Path | None, typer.Option("--json", metavar="FILE", help="Write all probabilities as JSON.")
     ] = None,
     device: Device = "auto",
+    like: Like = None,
     overwrite: Overwrite = False,
     checkpoint_option: CheckpointOption = None,
 ) -> None:
@@ -195,6 +204,7 @@ def predict(
     corrnet predict runs/demo/corrnet_tiny my.mp4 --hop 4 --annotate out.mp4
     """
     from corrnet_train.inference.classifier import VideoClassifier
+    from corrnet_train.inference.inputs import check_window_source
 
     checkpoint, names = checkpoint_and_videos(checkpoint, videos, checkpoint_option)
     if not names:
@@ -207,12 +217,14 @@ def predict(
         raise InputError("--num-clips is for whole videos, --hop slides a window: give one of them")
     if hop is not None and len(names) != 1:
         raise InputError(f"--hop slides over one video, got {len(names)}")
-    inputs: list[str | Path] = [*read_of_checkpoint(checkpoint), *names]
+    if hop is not None:
+        check_window_source(names[0])
+    inputs: list[str | Path] = [*read_of_checkpoint(checkpoint, like), *names]
     if annotate is not None:
         check_output(annotate, overwrite=overwrite, inputs=inputs, endings=(".mp4",))
     if json_file is not None:
         check_output(json_file, overwrite=overwrite, inputs=inputs)
-    classifier = VideoClassifier.from_checkpoint(checkpoint, device=device)
+    classifier = VideoClassifier.from_checkpoint(checkpoint, device=device, like=like)
     if hop is None:
         _predict_videos(classifier, names, num_clips, top, json_file)
     else:
@@ -237,12 +249,12 @@ def _predict_videos(
             except (InputError, OSError) as error:
                 print_error(error)
                 unreadable += 1
-                records.append({"video": video.name, "error": str(error)})
+                records.append({"video": video.shown, "error": hide_secrets(error)})
             else:
-                out.print(f"[bold]{escape(video.name)}[/]", highlight=False, soft_wrap=True)
+                out.print(f"[bold]{escape(video.shown)}[/]", highlight=False, soft_wrap=True)
                 out.print(_bars(prediction.classes[:top], prediction.probabilities[:top]))
                 pairs = zip(prediction.classes, prediction.probabilities, strict=True)
-                records.append({"video": video.name, "probabilities": dict(pairs)})
+                records.append({"video": video.shown, "probabilities": dict(pairs)})
             bar.advance(task)
     if json_file is not None:
         write_json(json_file, records)
@@ -286,7 +298,7 @@ def _predict_windows(
         write_json(json_file, records)
     if not records and not interrupted:
         raise InputError(
-            f"{source} has fewer frames than a clip spans, {classifier.clip.span}; leave --hop out"
+            f"{hide_secrets(source)} has fewer frames than a clip spans, {classifier.clip.span}; leave --hop out"
         )
 
 

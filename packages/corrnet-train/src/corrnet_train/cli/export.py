@@ -5,7 +5,15 @@ from typing import Annotated, Literal
 
 import typer
 
-from corrnet_train.cli.common import Checkpoint, Overwrite, escape, out, read_of_checkpoint, reports_errors
+from corrnet_train.cli.common import (
+    Checkpoint,
+    Like,
+    Overwrite,
+    escape,
+    out,
+    read_of_checkpoint,
+    reports_errors,
+)
 from corrnet_train.utils.errors import InputError
 
 
@@ -17,6 +25,7 @@ def export(
         Literal["hub", "torch", "onnx"] | None,
         typer.Option(help="Default: what the ending of PATH says; without one, hub."),
     ] = None,
+    like: Like = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Write a trained model for use elsewhere.
@@ -45,8 +54,8 @@ def export(
             "ending a folder; or give --format"
         )
     chosen = format or endings.get(path.suffix, "hub")
-    check_export(path, format=chosen, overwrite=overwrite, inputs=read_of_checkpoint(checkpoint))
-    classifier = VideoClassifier.from_checkpoint(checkpoint, device="cpu")
+    check_export(path, format=chosen, overwrite=overwrite, inputs=read_of_checkpoint(checkpoint, like))
+    classifier = VideoClassifier.from_checkpoint(checkpoint, device="cpu", like=like)
     exported = export_model(classifier, path, format=chosen, overwrite=overwrite)
     out.print(escape(f"exported: {exported.path}"), highlight=False, soft_wrap=True)
     if exported.difference is not None:

@@ -12,6 +12,7 @@ from corrnet_train.cli.common import (
     CheckpointOrVideo,
     DecodingWorkers,
     Device,
+    Like,
     NumClips,
     Overwrite,
     checkpoint_and_videos,
@@ -41,7 +42,10 @@ def features(
         list[str] | None, typer.Argument(help="Videos: files, folders, folders of frames, URLs.")
     ] = None,
     shards: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="Take a split of what `corrnet pack` wrote.")
+        str | None,
+        typer.Option(
+            metavar="FOLDER", help="Take a split of what `corrnet pack` wrote, there or behind a URL."
+        ),
     ] = None,
     split: Annotated[str, typer.Option(help="With --shards: which split.")] = "val",
     num_clips: NumClips = None,
@@ -55,6 +59,7 @@ def features(
     ] = "res5",
     num_workers: DecodingWorkers = None,
     device: Device = "auto",
+    like: Like = None,
     overwrite: Overwrite = False,
     checkpoint_option: CheckpointOption = None,
 ) -> None:
@@ -82,10 +87,12 @@ def features(
     from corrnet_train.utils.progress import progress_bar
     from video_data import open_shards
 
-    check_path(output, overwrite=overwrite, inputs=[*read_of_checkpoint(checkpoint), *names, shards or ""])
+    check_path(
+        output, overwrite=overwrite, inputs=[*read_of_checkpoint(checkpoint, like), *names, shards or ""]
+    )
     found = find_videos(names) if names else PackedSplit(open_shards(shards or ""), split)
     total = num_videos(found)
-    classifier = VideoClassifier.from_checkpoint(checkpoint, device=device)
+    classifier = VideoClassifier.from_checkpoint(checkpoint, device=device, like=like)
     with progress_bar(err) as bar:
         task = bar.add_task("features", total=total)
 

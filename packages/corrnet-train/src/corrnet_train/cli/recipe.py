@@ -5,7 +5,6 @@ from typing import Annotated
 
 import typer
 import yaml
-from pydantic import BaseModel
 from rich.table import Table
 
 from corrnet_train.cli.common import escape, out, reports_errors
@@ -81,14 +80,16 @@ def options(
     section: Annotated[str, typer.Argument(help="Only this section, like optim or data.clip.")] = "",
 ) -> None:
     """List every setting of a recipe with its default and its meaning."""
-    from corrnet_train.config.schema import RunConfig
+    from corrnet_train.config.schema import RunConfig, settings
 
     table = Table("setting", "default", "meaning", box=None, pad_edge=False, header_style="bold")
-    rows = [row for row in _rows(RunConfig) if not section or row[0].startswith(section.rstrip(".") + ".")]
-    if not rows:
+    for key, field in settings().items():
+        if not section or key.startswith(section.rstrip(".") + "."):
+            default = _plain(field.get_default(call_default_factory=True))
+            row = (key, "required" if field.is_required() else default, field.description or "")
+            table.add_row(*map(escape, row))
+    if not table.row_count:
         raise InputError(f"no section {section}; allowed: {', '.join(RunConfig.model_fields)}, data.clip")
-    for row in rows:
-        table.add_row(*map(escape, row))
     out.print(table)
 
 
@@ -112,24 +113,12 @@ def schema() -> None:
 
 def _settings(recipe: str, overrides: list[str] | None = None) -> dict[str, object]:
     """All settings of a recipe; of a part, those that it sets."""
-    from corrnet_train.config.recipes import is_part, read_recipe
+    from corrnet_train.config.recipes import check_given_once, is_part, read_recipe
     from corrnet_train.config.schema import config_to_dict, load_config
 
+    check_given_once(overrides or [])
     tree = read_recipe(recipe)
     return tree if is_part(tree) and not overrides else config_to_dict(load_config(recipe, overrides))
-
-
-def _rows(model: type[BaseModel], prefix: str = "") -> list[tuple[str, str, str]]:
-    rows = []
-    for name, field in model.model_fields.items():
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            rows += _rows(field.annotation, f"{prefix}{name}.")
-        else:
-            default = (
-                "required" if field.is_required() else _plain(field.get_default(call_default_factory=True))
-            )
-            rows.append((prefix + name, default, field.description or ""))
-    return rows
 
 
 def _plain(value: object) -> str:

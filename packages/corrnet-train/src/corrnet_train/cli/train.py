@@ -67,12 +67,14 @@ def train(
     """
     import torch
 
+    from corrnet_train.config.recipes import check_given_once
     from corrnet_train.config.schema import load_config
     from corrnet_train.distributed.ranks import joined_ranks, on_every_rank
     from corrnet_train.training.trainer import Trainer
     from corrnet_train.utils.kernels import prepare_deterministic
 
     try:
+        check_given_once(overrides or [])
         config = load_config(recipe, overrides)
         if config.run.deterministic and config.run.device != "cpu":
             prepare_deterministic()

@@ -11,6 +11,7 @@ from corrnet_train.cli.common import (
     Checkpoint,
     Device,
     Layers,
+    Like,
     Overwrite,
     err,
     escape,
@@ -19,6 +20,7 @@ from corrnet_train.cli.common import (
     reports_errors,
 )
 from corrnet_train.utils.files import check_output
+from video_data.utils.messages import hide_secrets
 
 if TYPE_CHECKING:  # imported where it is used: it takes a second
     from corrnet_train.analysis.motion import MotionField
@@ -41,6 +43,7 @@ def filters(
     layers: Layers = None,
     max_frames: Annotated[int, typer.Option(help="Frames to show.", min=1)] = 8,
     max_channels: Annotated[int, typer.Option(help="Channels to show.", min=1)] = 8,
+    like: Like = None,
     overwrite: Overwrite = False,
 ) -> None:
     r"""Draw the learned correlation filters, as in the paper's Figure 4.
@@ -59,8 +62,8 @@ def filters(
     from corrnet_train.inference.classifier import VideoClassifier
     from corrnet_train.report.pages.filters import SUFFIXES, write_filters
 
-    check_output(output, overwrite=overwrite, inputs=read_of_checkpoint(checkpoint), endings=SUFFIXES)
-    classifier = VideoClassifier.from_checkpoint(checkpoint, device="cpu")
+    check_output(output, overwrite=overwrite, inputs=read_of_checkpoint(checkpoint, like), endings=SUFFIXES)
+    classifier = VideoClassifier.from_checkpoint(checkpoint, device="cpu", like=like)
     shown = chosen_layers(classifier.video_model, layers or [])
     write_filters(
         shown, output, title=f"Filters of {checkpoint}", max_frames=max_frames, max_channels=max_channels
@@ -80,6 +83,7 @@ def motion(
     layers: Layers = None,
     max_frames: Annotated[int, typer.Option(help="Frames of the video to look at.", min=2)] = 300,
     device: Device = "auto",
+    like: Like = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Draw the motion that a correlation layer matches, as arrows and colors over the frames.
@@ -97,16 +101,18 @@ def motion(
     from corrnet_train.analysis.correlation_layers import chosen_layers
     from corrnet_train.analysis.motion import count_frames, motion_fields
     from corrnet_train.inference.classifier import VideoClassifier
+    from corrnet_train.inference.inputs import check_window_source
     from corrnet_train.report.pages.motion import SUFFIXES, write_motion
     from corrnet_train.utils.interrupt import interrupt_flag
     from corrnet_train.utils.progress import progress_bar
 
     if layers and len(layers) > 1:
         raise typer.BadParameter(f"motion is drawn of one --layer, got {', '.join(layers)}")
+    check_window_source(video)
     check_output(
-        output, overwrite=overwrite, inputs=[*read_of_checkpoint(checkpoint), video], endings=SUFFIXES
+        output, overwrite=overwrite, inputs=[*read_of_checkpoint(checkpoint, like), video], endings=SUFFIXES
     )
-    classifier = VideoClassifier.from_checkpoint(checkpoint, device=device)
+    classifier = VideoClassifier.from_checkpoint(checkpoint, device=device, like=like)
     chosen = chosen_layers(classifier.video_model, layers or [])[0]
     with progress_bar(err) as bar, interrupt_flag() as flag:
         task = bar.add_task("frames", total=min(max_frames, count_frames(video) or max_frames))
@@ -118,7 +124,7 @@ def motion(
                 if flag.is_set:
                     return
 
-        write_motion(until_interrupted(), chosen, output, title=f"Motion in {Path(video).name}")
+        write_motion(until_interrupted(), chosen, output, title=f"Motion in {Path(hide_secrets(video)).name}")
     out.print(escape(f"motion by {chosen.name}: {output}"), highlight=False, soft_wrap=True)
     if flag.is_set:
         err.print("interrupted; the file has the frames until then")

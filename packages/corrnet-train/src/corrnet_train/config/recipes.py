@@ -5,6 +5,9 @@ command line the same is written `kinetics400+corrnet50`.
 """
 
 import importlib.resources
+import os
+import re
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from importlib.resources.abc import Traversable
 from pathlib import Path
@@ -13,8 +16,12 @@ from typing import Any
 import yaml
 
 from corrnet_train.utils.errors import InputError
+from video_data.utils.files import what_instead_of_file
 
 Tree = dict[str, Any]
+
+_TEXT, _NULL, _MERGE = "tag:yaml.org,2002:str", "tag:yaml.org,2002:null", "tag:yaml.org,2002:merge"
+_VARIABLE = re.compile(r"\$(?:([A-Za-z_]\w*)|\{([^}]*)\})", re.ASCII)
 
 
 class ConfigError(InputError):
@@ -49,17 +56,19 @@ def recipe_names() -> list[str]:
     return sorted(_shipped())
 
 
-def read_recipe(recipe: str | Path) -> Tree:
+def read_recipe(recipe: str | Path, *, text_keys: Collection[str] = ()) -> Tree:
     """Read a recipe and all that it extends.
 
     Args:
         recipe: Path of a YAML file, a name of `list_recipes`, or several of them joined with `+`, the later of
             which win.
+        text_keys: Keys like `run.dir` whose values are text even where YAML would make a number or a date of them.
 
     Raises:
-        ConfigError: There is no such recipe, or it is not a tree of sections.
+        ConfigError: There is no such recipe, it is not a tree of sections, or a key is given twice in one file.
     """
-    return _read_all([str(recipe)] if Path(recipe).is_file() else str(recipe).split("+"), Path(), ())
+    names = [str(recipe)] if Path(recipe).is_file() else str(recipe).split("+")
+    return _read_all(names, Path(), (), text_keys)
 
 
 def is_part(tree: Tree) -> bool:
@@ -72,26 +81,69 @@ def default_run_dir(recipe: str | Path) -> str:
     return "runs/" + "+".join(Path(part).stem for part in str(recipe).split("+"))
 
 
-def apply_override(tree: Tree, override: str) -> None:
-    """Set one `section.key=value` in a tree; the value is read as YAML.
+def apply_override(tree: Tree, override: str, *, text_keys: Collection[str] = ()) -> None:
+    """Set one `section.key=value` in a tree; a section is merged as those of recipes are.
+
+    Args:
+        tree: What is changed.
+        override: Its value is read as YAML.
+        text_keys: Keys whose values are taken as they stand, but for `null` and for quotes around them.
 
     Raises:
-        ConfigError: It has another form.
+        ConfigError: It has another form, or sets a key twice.
     """
-    key, separator, text = override.partition("=")
-    if not separator or not key:
-        raise ConfigError(f"override {override!r} must have the form section.key=value, like optim.lr=0.1")
-    try:
-        value = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError, RecursionError):
-        raise ConfigError(f"override {override!r}: {text!r} is not valid YAML") from None
+    key, value = _read_override(override, text_keys)
     *parents, last = key.split(".")
     node = tree
     for parent in parents:
         node = node.setdefault(parent, {})
         if not isinstance(node, dict):
             raise ConfigError(f"override {override!r}: {parent} is a value, not a section")
-    node[last] = _number(value) if isinstance(value, str) else value
+    node |= merge(node, {last: value})
+
+
+def check_given_once(overrides: Sequence[str]) -> None:
+    """Check that no two of the `section.key=value` of a command line set the same key.
+
+    Raises:
+        ConfigError: Two do; the message has both.
+    """
+    given: dict[str, str] = {}
+    for override in overrides:
+        key, _, text = override.partition("=")
+        is_section = text.lstrip().startswith("{")
+        keys = list(flatten(dict([_read_override(override, ())]))) if is_section else [key]
+        for new in keys:
+            for old, before in given.items():
+                if f"{new}.".startswith(f"{old}.") or old.startswith(f"{new}."):
+                    raise ConfigError(
+                        f"{new} is given twice, as {before!r} and as {override!r}: keep one of them"
+                    )
+        given |= dict.fromkeys(keys, override)
+
+
+def expand_path(path: str, *, where: str) -> str:
+    """Return a path with `~` and `$VARIABLE` or `${VARIABLE}` replaced as a shell does.
+
+    Args:
+        path: The path; `$` before anything but a name stays.
+        where: What names it in errors.
+
+    Raises:
+        ConfigError: A variable is not set, or there is no such user.
+    """
+
+    def value(match: re.Match[str]) -> str:
+        name = match[1] or match[2]
+        if name not in os.environ:
+            raise ConfigError(f"{where}: {path}: the environment variable {name} is not set")
+        return os.environ[name]
+
+    expanded = os.path.expanduser(path)  # noqa: PTH111  (that of Path says nothing of which user)
+    if expanded.startswith("~"):
+        user = path.partition("/")[0]
+        raise ConfigError(f"{where}: {path}: {user} is no home folder; ./{user} is a folder of that name")
+    return _VARIABLE.sub(value, expanded)
 
 
 def merge(base: Tree, changes: Tree) -> Tree:
@@ -114,30 +166,33 @@ def flatten(tree: Tree, prefix: str = "") -> Tree:
     return flat
 
 
-def _read_all(recipes: list[str], folder: Path, readers: tuple[str, ...]) -> Tree:
+def _read_all(recipes: list[str], folder: Path, readers: tuple[str, ...], text_keys: Collection[str]) -> Tree:
     tree: Tree = {}
     for recipe in recipes:
-        tree = merge(tree, _read_one(recipe, folder, readers))
+        tree = merge(tree, _read_one(recipe, folder, readers, text_keys))
     return tree
 
 
-def _read_one(recipe: str, folder: Path, readers: tuple[str, ...]) -> Tree:
+def _read_one(recipe: str, folder: Path, readers: tuple[str, ...], text_keys: Collection[str]) -> Tree:
     path = folder / recipe
+    by = f" (extended by {readers[-1]})" if readers else ""
     if path.is_file():
         name, text, folder = str(path.resolve()), _read_text(path), path.parent
     elif recipe in (shipped := _shipped()):
         name, text, folder = recipe, shipped[recipe].read_text("utf-8"), Path()
+    elif what := what_instead_of_file(path):
+        raise ConfigError(f"{path}{by} is {what}, and a recipe is a YAML file")
     else:
-        by = f" (extended by {readers[-1]})" if readers else ""
         raise ConfigError(f"no recipe {recipe}{by}: neither a file nor one of {', '.join(recipe_names())}")
     if name in readers:
         raise ConfigError(f"recipes extend one another in a circle: {' -> '.join([*readers, name])}")
-    tree = _parse(text, recipe)
+    tree = _parse(text, recipe, text_keys)
     extends = tree.pop("extends", []) or []
     parents = [extends] if isinstance(extends, str) else extends
     if not isinstance(parents, list) or not all(isinstance(parent, str) for parent in parents):
         raise ConfigError(f"{recipe}: extends must be a recipe or a list of recipes, got {extends!r}")
-    return merge(_read_all(parents, folder, (*readers, name)), tree)
+    parents = [expand_path(parent, where=f"{recipe}: extends") for parent in parents]
+    return merge(_read_all(parents, folder, (*readers, name), text_keys), tree)
 
 
 def _read_text(path: Path) -> str:
@@ -147,9 +202,11 @@ def _read_text(path: Path) -> str:
         raise ConfigError(f"{path} is not a text file: {error}") from None
 
 
-def _parse(text: str, source: str) -> Tree:
+def _parse(text: str, source: str, text_keys: Collection[str]) -> Tree:
     try:
-        tree = yaml.safe_load(text)
+        tree = _load(text, text_keys)
+    except _GivenTwiceError as error:
+        raise ConfigError(f"{source}: {error}") from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ConfigError(f"{source} is not valid YAML: {error}") from None
     if not isinstance(tree, dict):
@@ -172,9 +229,76 @@ def _summary(text: str) -> str:
     return text.partition("\n")[0].lstrip("# ")
 
 
-def _number(text: str) -> float | str:
-    """YAML 1.1 reads 1e-3 as a string; people mean the number."""
+def _read_override(override: str, text_keys: Collection[str]) -> tuple[str, Any]:
+    """Return the key and the value of `section.key=value`."""
+    key, separator, text = override.partition("=")
+    if not separator or not key:
+        raise ConfigError(f"override {override!r} must have the form section.key=value, like optim.lr=0.1")
+    is_text = key in text_keys
     try:
-        return float(text)
-    except ValueError:
-        return text
+        node = yaml.compose(text, _Loader)
+        is_written_out = node is None or node.tag == _NULL or getattr(node, "style", None) in ("'", '"')
+        keeps = is_text and not is_written_out
+        return key, text.strip() if keeps else _load(text, text_keys, f"{key}.")
+    except _GivenTwiceError as error:
+        raise ConfigError(f"override {override!r}: {error}") from None
+    except (yaml.YAMLError, ValueError, RecursionError):
+        if is_text:
+            return key, text.strip()
+        raise ConfigError(f"override {override!r}: {text!r} is not valid YAML") from None
+
+
+class _GivenTwiceError(yaml.YAMLError):
+    """A key is there twice in a mapping."""
+
+
+class _Loader(yaml.SafeLoader):
+    """Refuses a key that is given twice, of which YAML would take the last one, and reads 1e-3 as a number."""
+
+    def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
+        lines: dict[tuple[str, str], int] = {}
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                continue
+            line, name = key.start_mark.line + 1, (key.tag, key.value)
+            if name in lines:
+                where = f"line {line}" if lines[name] == line else f"lines {lines[name]} and {line}"
+                raise _GivenTwiceError(f"{key.value} is given twice, in {where}: keep one of them")
+            lines[name] = line
+        return node
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$", re.ASCII),
+    list("-+.0123456789"),
+)
+
+
+def _load(text: str, text_keys: Collection[str], prefix: str = "") -> Any:
+    """Read YAML, with the values of `text_keys` as text; `prefix` is what comes before the keys in it."""
+    loader = _Loader(text)
+    try:
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        _keep_text(node, prefix, text_keys)
+        return loader.construct_document(node)
+    finally:
+        loader.dispose()
+
+
+def _keep_text(node: yaml.Node, prefix: str, text_keys: Collection[str]) -> None:
+    if isinstance(node, yaml.SequenceNode):  # of mappings that are merged
+        for item in node.value:
+            _keep_text(item, prefix, text_keys)
+    if not isinstance(node, yaml.MappingNode):
+        return
+    for number, (key, value) in enumerate(node.value):
+        if key.tag == _MERGE:
+            _keep_text(value, prefix, text_keys)
+        elif not isinstance(value, yaml.ScalarNode):
+            _keep_text(value, f"{prefix}{key.value}.", text_keys)
+        elif f"{prefix}{key.value}" in text_keys and value.tag != _NULL:
+            node.value[number] = (key, yaml.ScalarNode(_TEXT, value.value))

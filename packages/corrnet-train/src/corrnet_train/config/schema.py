@@ -4,7 +4,7 @@ import difflib
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar, get_args
+from typing import Annotated, Any, Literal, Self, TypeVar, get_args, get_origin
 
 from pydantic import (
     BaseModel,
@@ -16,8 +16,16 @@ from pydantic import (
     ValidationError,
     model_validator,
 )
+from pydantic.fields import FieldInfo
 
-from corrnet_train.config.recipes import ConfigError, apply_override, default_run_dir, read_recipe
+from corrnet_train.config.recipes import (
+    ConfigError,
+    apply_override,
+    default_run_dir,
+    expand_path,
+    flatten,
+    read_recipe,
+)
 from corrnet_train.utils.errors import InputError
 from corrnet_train.utils.precision import Precision
 from video_data import ClipConfig
@@ -47,8 +55,8 @@ class ModelSection(BaseModel):
     )
     init_from: Resumable[Path | None] = Field(
         None,
-        description="a checkpoint, the folder of a run or of an exported model whose weights to start from; "
-        "unlike --resume, nothing else is taken",
+        description="a checkpoint, the folder of a run or of an exported model, or a file with a state dict, whose "
+        "weights to start from; unlike --resume, nothing else is taken",
     )
     new_head: bool = Field(
         False, description="with init_from: start with a new classifier, for other classes than the old ones"
@@ -75,6 +83,13 @@ class DataConfig(BaseModel):
     clip: ClipConfig = Field(default_factory=ClipConfig)
     num_workers: Resumable[NonNegativeInt] = Field(
         2, description="decoding processes; 0 decodes in the training process"
+    )
+    error_budget: Resumable[float | None] = Field(
+        None,
+        ge=0,
+        le=1,
+        description="fraction of the training samples of the whole run that may be unreadable; each is replaced by the "
+        "next one. none: one in a hundred, and in small sets 5 videos of each pass",
     )
     pixels: Literal["auto", "rgb", "yuv"] = Field(
         "auto",
@@ -372,14 +387,24 @@ def load_config(recipe: str | Path, overrides: Sequence[str] | None = None) -> R
     Args:
         recipe: Path of a YAML file, the name of a recipe that ships with the package, or several of them joined
             with `+` (`corrnet recipe list`). Without a `run.dir` the run gets one after it.
-        overrides: `section.key=value` strings; values are read as YAML (`optim.clip_grad_norm=null`).
+        overrides: `section.key=value` strings; values are read as YAML (`optim.clip_grad_norm=null`), and the later
+            ones win.
+
+    `~` and `$VARIABLE` in paths are replaced by what they stand for; text stays text, also where it looks like a
+    number or a date.
 
     Raises:
         ConfigError: An unknown file, key or value; the message names it and what is allowed.
     """
-    tree = read_recipe(recipe)
+    kinds = {key: _kinds(field.annotation) - {type(None)} for key, field in settings().items()}
+    text_keys = {key for key, of_key in kinds.items() if of_key <= {str, Path}}
+    tree = read_recipe(recipe, text_keys=text_keys)
     for override in overrides or []:
-        apply_override(tree, override)
+        apply_override(tree, override, text_keys=text_keys)
+    for key, value in flatten(tree).items():
+        if isinstance(value, str) and Path in kinds.get(key, ()):
+            section, name = key.split(".")
+            tree[section][name] = expand_path(value, where=key)
     if isinstance(tree.setdefault("run", {}), dict):
         tree["run"].setdefault("dir", default_run_dir(recipe))
     return parse_config(tree)
@@ -391,6 +416,9 @@ def parse_config(tree: dict[str, Any]) -> RunConfig:
     Raises:
         ConfigError: With one line for every wrong key or value.
     """
+    mixed = [line for key, value in flatten(tree).items() if (line := _mixed_up(key, value))]
+    if mixed:
+        raise ConfigError("\n".join(mixed))
     try:
         return RunConfig.model_validate(tree)
     except ValidationError as error:
@@ -402,16 +430,21 @@ def config_to_dict(config: RunConfig) -> dict[str, Any]:
     return config.model_dump(mode="json")
 
 
-def resumable_keys(section: type[BaseModel] = RunConfig, prefix: str = "") -> set[str]:
-    """Keys that may differ between a run and its continuation: those that are `Resumable`."""
-    keys = set()
+def settings(section: type[BaseModel] = RunConfig, prefix: str = "") -> dict[str, FieldInfo]:
+    """Return every setting by its key, like `data.clip.num_frames`."""
+    found: dict[str, FieldInfo] = {}
     for name, field in section.model_fields.items():
         kind = field.annotation
-        if _RESUMABLE in field.metadata:
-            keys.add(f"{prefix}{name}")
-        elif isinstance(kind, type) and issubclass(kind, BaseModel):
-            keys |= resumable_keys(kind, f"{prefix}{name}.")
-    return keys
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            found |= settings(kind, f"{prefix}{name}.")
+        else:
+            found[f"{prefix}{name}"] = field
+    return found
+
+
+def resumable_keys() -> set[str]:
+    """Keys that may differ between a run and its continuation: those that are `Resumable`."""
+    return {key for key, field in settings().items() if _RESUMABLE in field.metadata}
 
 
 def recipe_schema() -> dict[str, Any]:
@@ -438,6 +471,25 @@ def _explain(error: Any) -> str:
         return f"missing key {key}: give it in the recipe or as {key}=..."
     message = error["msg"].removeprefix("Value error, ")
     return message if isinstance(error["input"], dict) else f"{key}: {message}, got {error['input']!r}"
+
+
+def _kinds(annotation: Any) -> set[Any]:
+    """Return the types of the values that a setting takes."""
+    if get_origin(annotation) is Literal:
+        return {type(value) for value in get_args(annotation)}
+    parts = get_args(annotation)
+    return {kind for part in parts for kind in _kinds(part)} if parts else {annotation}
+
+
+def _mixed_up(key: str, value: Any) -> str | None:
+    """Return what is wrong where a number stands for true or false, or the other way round; Python takes both."""
+    field = settings().get(key)
+    kinds = _kinds(field.annotation) if field else set()
+    if isinstance(value, bool) and bool not in kinds and kinds & {int, float}:
+        return f"{key}: Input should be a number, got {str(value).lower()}"
+    if type(value) in (int, float) and bool in kinds and not kinds & {int, float}:
+        return f"{key}: Input should be true or false, got {value!r}"
+    return None
 
 
 def _known_keys(section: list[str]) -> list[str]:

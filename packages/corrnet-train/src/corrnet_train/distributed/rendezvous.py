@@ -12,6 +12,8 @@ from typing import TypeVar
 from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
+from video_data.utils.messages import some_of
+
 T = TypeVar("T")
 
 
@@ -81,7 +83,7 @@ def meet(store: Store, rank: int, world_size: int, *, timeout: float) -> str:
 
 def _absent(store: Store, session: str, others: range) -> str:
     absent = [f"{other}" for other in others if not store.check([f"{session}/{other}"])]
-    return f"rank{'s' * (len(absent) > 1)} {', '.join(absent)} did not come"
+    return f"rank{'s' * (len(absent) > 1)} {some_of(absent)} did not come"
 
 
 def _poll(ask: Callable[[], T | None], timeout: float, complaint: Callable[[], str]) -> T:

@@ -16,6 +16,7 @@ from corrnet_train.doctor.checkup import Context
 from corrnet_train.doctor.finding import Finding, differences, failed, worst
 from corrnet_train.utils.versions import version_of
 from video_data import ClipConfig
+from video_data.utils.messages import some_of
 from video_data.utils.workers import available_cores
 
 _PACKAGES = {
@@ -61,7 +62,7 @@ def processes(findings: Sequence[Finding], names: Sequence[str]) -> Finding:
         return Finding(
             status="warning",
             result=f"{text}; the own names of these lead to an address that others cannot use: "
-            f"{', '.join(wrong[:_MOST_HOSTS])}",
+            f"{some_of(wrong, most=_MOST_HOSTS)}",
             advice="gloo listens there: give it the network, like GLOO_SOCKET_IFNAME=eth0, or mend /etc/hosts",
         )
     return Finding(result=text)
@@ -131,7 +132,7 @@ def devices(findings: Sequence[Finding], names: Sequence[str]) -> Finding:
         if number > 1:
             sharing = [name for name, f in zip(names, findings, strict=True) if f.figures.get("uuid") == uuid]
             return failed(
-                f"{', '.join(sharing)} use one GPU",
+                f"{some_of(sharing)} use one GPU",
                 "start one process for each GPU: --nproc-per-node is the number of GPUs of a machine",
             )
     merged = worst(findings, names)

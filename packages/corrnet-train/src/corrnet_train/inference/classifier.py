@@ -7,9 +7,17 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from corrnet_models import StageName, VideoModel, create_model, is_pretrained, load_pretrained
+from corrnet_models import (
+    PRETRAINED_FILES,
+    StageName,
+    VideoModel,
+    create_model,
+    is_pretrained,
+    load_pretrained,
+)
 from corrnet_train.checkpoint.folders import LAST, is_sharded
-from corrnet_train.checkpoint.state import Checkpoint, load_weights
+from corrnet_train.checkpoint.foreign import weights_for
+from corrnet_train.checkpoint.state import Checkpoint, PlainWeightsError, load_weights
 from corrnet_train.config.schema import RunConfig, parse_config
 from corrnet_train.distributed.ranks import resolve_device
 from corrnet_train.inference.inputs import VideoInput
@@ -90,18 +98,28 @@ class VideoClassifier:
         self.pixels = pixels
 
     @classmethod
-    def from_checkpoint(cls, path: str | Path, *, device: str = "auto") -> "VideoClassifier":
+    def from_checkpoint(
+        cls, path: str | Path, *, device: str = "auto", like: str | Path | None = None
+    ) -> "VideoClassifier":
         """Build the model a checkpoint describes and load its weights.
 
         Args:
-            path: A checkpoint, the folder of a run (its last one), or one that `corrnet export --format hub` wrote.
+            path: A checkpoint, the folder of a run (its last one), or one that `corrnet export --format hub` wrote;
+                with `like` a file of torch or safetensors that holds the state dict of a model, also of one in
+                DistributedDataParallel or `torch.compile`.
             device: As `run.device`.
+            like: For weights without a recipe: what has the recipe and the classes that belong to them, as `path`
+                names it without `like`.
 
         Raises:
             CheckpointError: The file is no checkpoint, or its weights do not fit its own configuration.
             ValueError: The folder holds no model, or one without classes or the recipe of clips.
         """
         path = Path(path)
+        if like is not None:
+            return cls._from_weights(path, cls.from_checkpoint(like, device=device))
+        if path.is_file() and path.name in PRETRAINED_FILES and is_pretrained(path.parent):
+            path = path.parent
         if path.is_dir() and not is_sharded(path):
             if is_pretrained(path):
                 return cls._from_folder(path, device)
@@ -119,6 +137,17 @@ class VideoClassifier:
             num_clips=config.eval.num_clips,
             pixels=config.data.pixels_on("cpu"),  # a run has written what it took
         )
+
+    @classmethod
+    def _from_weights(cls, path: Path, classifier: "VideoClassifier") -> "VideoClassifier":
+        """Give a classifier the weights in a file."""
+        try:
+            Checkpoint.load(path)
+        except PlainWeightsError:
+            weights = weights_for(classifier.model.state_dict(), path)
+            load_weights(classifier.model, weights, source=str(path))
+            return classifier
+        raise InputError(f"{path} has a recipe of its own: leave out what it is like")
 
     @classmethod
     def _from_folder(cls, folder: Path, device: str) -> "VideoClassifier":

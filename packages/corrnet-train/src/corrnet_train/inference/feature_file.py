@@ -17,7 +17,7 @@ from corrnet_train.utils.errors import InputError, WorkError
 from corrnet_train.utils.files import check_output, write_text
 from corrnet_train.utils.journal_lines import parsed_lines, sealed_line, unsealed, whole_lines
 from corrnet_train.utils.lock import only_user
-from video_data.utils.files import atomic_path, naming, write_atomic
+from video_data.utils.files import atomic_path, check_file, naming, write_atomic
 from video_data.utils.settings import changed_settings
 
 T = TypeVar("T")
@@ -52,12 +52,18 @@ def check_path(path: Path, *, overwrite: bool, inputs: Sequence[str | Path] = ()
         ValueError: Its ending is unknown, or it is there and is not to be replaced.
     """
     check_output(path, overwrite=overwrite, inputs=inputs, endings=_SUFFIXES)
+    for begun in (_records_of(path), _rows_of(path)):
+        check_file(begun)
     if not _records_of(path).exists():  # else the index is of what goes on
         check_output(path.with_suffix(".csv"), overwrite=overwrite, inputs=inputs)
 
 
 def _records_of(path: Path) -> Path:
     return path.with_name(f"{path.name}.part.jsonl")
+
+
+def _rows_of(path: Path) -> Path:
+    return path.with_name(f"{path.name}.part")
 
 
 class FeatureFile:
@@ -98,7 +104,7 @@ class FeatureFile:
         self._settings = json.loads(json.dumps(settings))
         self._num_features = num_features
         self._per_clip = per_clip
-        self._rows_path = path.with_name(f"{path.name}.part")
+        self._rows_path = _rows_of(path)
         self._records_path = _records_of(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         with ExitStack() as files:

@@ -174,7 +174,7 @@ def _read(
     for views, starts, error in make_data_loader(dataset, range(first, len(videos)), num_workers):
         if isinstance(error, ImportError):
             raise error
-        yield VideoRecord(videos[first].name, "", "", starts, str(error or "")), views
+        yield VideoRecord(videos[first].shown, "", "", starts, str(error or "")), views
         first += 1
 
 
@@ -214,7 +214,7 @@ class _Files(Dataset[Any]):
 
     def describe(self, index: int) -> str:
         """Name a video for a message."""
-        return self._videos[index].name
+        return self._videos[index].shown
 
     def __getitem__(self, index: int) -> tuple[Views | None, list[ViewStart], Exception | None]:
         working_on(index)

@@ -9,9 +9,13 @@ from corrnet_train.utils.errors import InputError
 from video_data import RemoteError
 from video_data.media.limits import VIDEO_SUFFIXES
 from video_data.media.pictures import PICTURE_SUFFIXES
+from video_data.utils.files import what_instead_of_file
+from video_data.utils.messages import hide_secrets
 from video_data.utils.remote import fetch_bytes
 
 MAX_BYTES = 1 << 30  # of a video behind a URL
+_STREAMS = ("rtsp://", "rtsps://", "rtmp://", "rtmps://", "udp://", "rtp://", "srt://")
+_PLAYLISTS = (".m3u8", ".mpd")
 
 
 @dataclass(frozen=True)
@@ -24,6 +28,11 @@ class VideoInput:
 
     name: str
 
+    @property
+    def shown(self) -> str:
+        """Its name as messages and files have it, without passwords."""
+        return hide_secrets(self.name) if "://" in self.name else self.name
+
     def read(self) -> Path | bytes:
         """Return the path of a file or a folder of frames, the content of what is behind a URL.
 
@@ -31,6 +40,7 @@ class VideoInput:
             ValueError: It is larger than `MAX_BYTES` or cannot be fetched.
             ImportError: fsspec, or what it needs for this kind of URL, is missing.
         """
+        check_has_end(self.name)
         return _fetch(self.name) if "://" in self.name else Path(self.name)
 
 
@@ -40,12 +50,41 @@ def find_videos(names: Sequence[str]) -> list[VideoInput]:
     A folder with at least two pictures and no video file is one video, whose frames are the pictures by name.
 
     Raises:
-        ValueError: A file is missing or a folder has no video.
+        ValueError: A file is missing or no file, a folder has no video, or it is a camera or a stream.
     """
     return [VideoInput(found) for name in names for found in _find(name)]
 
 
+def check_has_end(name: str) -> None:
+    """Check that a video is no camera and no stream, of which only a sliding window can be classified.
+
+    Raises:
+        InputError: It is one.
+    """
+    is_camera = name.startswith("camera:") and not Path(name).exists()
+    is_playlist = "://" in name and name.partition("?")[0].lower().endswith(_PLAYLISTS)
+    if is_camera or is_playlist or name.lower().startswith(_STREAMS):
+        raise InputError(
+            f"{hide_secrets(name)} is a {'camera' if is_camera else 'stream'}, which has no end to cut clips up to: "
+            "corrnet predict --hop N classifies it in windows; record a file of it for all else"
+        )
+
+
+def check_window_source(name: str) -> None:
+    """Check that what a window is to slide over is a camera, a URL, or a file or a folder that is there.
+
+    Raises:
+        InputError: It is none of them.
+    """
+    if what := what_instead_of_file(name):
+        if not Path(name).is_dir():
+            raise InputError(f"{name} is {what}, and a video is a file or a folder")
+    elif not (name.startswith("camera:") or "://" in name or Path(name).exists()):
+        raise InputError(f"no file or folder {name}")
+
+
 def _find(name: str) -> Iterator[str]:
+    check_has_end(name)
     path = Path(name)
     if "://" in name:
         yield name
@@ -57,6 +96,8 @@ def _find(name: str) -> Iterator[str]:
                 f"frames: {', '.join(sorted(PICTURE_SUFFIXES))}"
             )
         yield from map(str, found)
+    elif what := what_instead_of_file(path):
+        raise InputError(f"{path} is {what}, and a video is a file or a folder")
     elif path.exists():
         yield name
     else:
@@ -86,9 +127,9 @@ def _fetch(url: str) -> bytes:
     try:
         content = fetch_bytes(url, MAX_BYTES)
     except FileNotFoundError as error:
-        raise InputError(f"{url} cannot be fetched: {error.strerror}") from error
+        raise InputError(f"{hide_secrets(url)} cannot be fetched: {error.strerror}") from error
     except RemoteError as error:
         raise InputError(f"cannot fetch {error}") from error
     if len(content) > MAX_BYTES:
-        raise InputError(f"{url} has more than {MAX_BYTES} bytes")
+        raise InputError(f"{hide_secrets(url)} has more than {MAX_BYTES} bytes")
     return content

@@ -3,7 +3,8 @@
 from pathlib import Path
 
 from corrnet_models import VideoModel
-from corrnet_train.checkpoint.state import CheckpointError, load_weights
+from corrnet_train.checkpoint.foreign import weights_for
+from corrnet_train.checkpoint.state import CheckpointError, PlainWeightsError, load_weights
 from corrnet_train.inference.classifier import VideoClassifier
 
 HEAD = "fc."
@@ -16,7 +17,8 @@ def initialize(model: VideoModel, source: Path, *, classes: tuple[str, ...], new
 
     Args:
         model: A freshly made model.
-        source: A checkpoint, the folder of a run, or that of an exported model.
+        source: A checkpoint, the folder of a run, that of an exported model, or a file with a state dict alone, which
+            must be of the same clip length and names no classes.
         classes: Class names of the new run.
         new_head: Keep the fresh classifier.
 
@@ -26,7 +28,19 @@ def initialize(model: VideoModel, source: Path, *, classes: tuple[str, ...], new
     Raises:
         CheckpointError: The weights do not fit, or belong to other classes and `new_head` is not set.
     """
-    trained = VideoClassifier.from_checkpoint(source, device="cpu")
+    own = model.state_dict()
+    fresh = {name: tensor for name, tensor in own.items() if new_head and name.startswith(HEAD)}
+    started = f"; new: {', '.join(fresh)}" if fresh else ""
+    try:
+        trained = VideoClassifier.from_checkpoint(source, device="cpu")
+    except PlainWeightsError:
+        state = weights_for(own, source)
+        load_weights(model, state | fresh, source=str(source))
+        if not new_head:
+            started = "; it names no classes: its outputs count as those of the shards, in their order"
+        return (
+            f"weights from {source}: {len(state.keys() - fresh.keys())} of {len(own)} tensors loaded{started}"
+        )
     if not new_head and trained.classes != classes:
         raise CheckpointError(
             f"{source} tells apart {_classes(trained.classes)}, the shards have {_classes(classes)}: "
@@ -36,11 +50,7 @@ def initialize(model: VideoModel, source: Path, *, classes: tuple[str, ...], new
     if trained.model.config.num_frames != model.config.num_frames:
         trained.model.set_num_frames(model.config.num_frames)
     state = trained.model.state_dict()
-    fresh = {
-        name: tensor for name, tensor in model.state_dict().items() if new_head and name.startswith(HEAD)
-    }
     load_weights(model, state | fresh, source=str(source))
-    started = f"; new: {', '.join(fresh)}" if fresh else ""
     return f"weights from {source}: {len(state) - len(fresh)} of {len(state)} tensors loaded{started}"
 
 

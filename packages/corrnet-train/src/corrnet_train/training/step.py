@@ -18,6 +18,7 @@ from corrnet_train.utils.errors import WorkError
 from corrnet_train.utils.precision import Precision, autocast
 from video_data import normalize
 from video_data.media.planes import YuvClips
+from video_data.utils.messages import some_of
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 Prepare = Callable[[Tensor | YuvClips, Tensor], tuple[Tensor, Tensor]]
@@ -250,9 +251,8 @@ def diverged_message(
     """Return what to tell someone whose loss or gradient is no longer a finite number."""
     what = "loss" if not math.isfinite(values.loss) else "gradient norm"
     value = values.loss if what == "loss" else values.grad_norm
-    more = f" and {len(keys) - most} more" if len(keys) > most else ""
     return (
         f"the {what} is {value} at step {step}, learning rate {rate:.3g}; the last checkpoint "
         "is kept. Try a lower optim.lr, more optim.warmup_epochs or optim.clip_grad_norm=1. "
-        f"Samples of the batch (all in {folder / 'diverged.json'}): {', '.join(keys[:most])}{more}"
+        f"Samples of the batch (all in {folder / 'diverged.json'}): {some_of(keys, most=most)}"
     )

@@ -47,7 +47,7 @@ from corrnet_train.utils.lock import only_user
 from corrnet_train.utils.precision import autocast, clip_dtype
 from corrnet_train.utils.progress import progress_bar, training_bar
 from video_data import Batch, LoaderState, ShardSet, TrainLoader, normalize, open_shards, train_loader
-from video_data.utils.error_budget import DEFAULT_ERROR_BUDGET
+from video_data.utils.error_budget import allowed_errors
 from video_data.utils.errors import WorkersError
 from video_data.utils.workers import start_worker_server
 
@@ -433,8 +433,14 @@ class Trainer:
         The error budget is that of the whole run.
         """
         config = self.config
-        budget = DEFAULT_ERROR_BUDGET * self.schedule.num_steps * config.optim.batch_size
-        budget -= self.replaced_before + self._replaced_before
+        world_size = self.ranks.world_size
+        budget = allowed_errors(
+            config.data.error_budget,
+            self.schedule.num_steps * config.optim.batch_size / world_size,
+            num_videos=self.shards.num_samples(config.data.train_split),
+            repeats=config.augment.repeats,
+        )
+        budget -= self.replaced_before / world_size + self._replaced_before
         return train_loader(
             self.shards,
             config.data.train_split,
@@ -443,11 +449,11 @@ class Trainer:
             seed=config.run.seed,
             num_workers=config.data.num_workers if num_workers is None else num_workers,
             rank=self.ranks.rank,
-            world_size=self.ranks.world_size,
+            world_size=world_size,
             position=self.loader_state.position if position is None else position,
             num_samples=num_samples,
             repeats=config.augment.repeats,
-            error_budget=min(1.0, max(0.0, budget) / max(1, num_samples)),
+            error_budget=min(1.0, max(0.0, budget) * world_size / max(1, num_samples)),
             pixels=config.data.pixels_on(self.device.type),
             timeout=self._loader_timeout,
         )

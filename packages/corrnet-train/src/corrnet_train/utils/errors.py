@@ -62,11 +62,14 @@ def kind_of(error: BaseException) -> Kind:
     """Return who is to blame for an error.
 
     Returns:
-        "bad input" for what was given, "failed work" for what the machine or the network did, else "bug".
+        "bad input" for what was given, "failed work" for what the machine or the network did and for a video that
+        cannot be read, else "bug".
     """
-    if isinstance(error, InputError | MissingPackageError):
+    from video_data.media.limits import VideoError
+
+    if isinstance(error, InputError | MissingPackageError) and not isinstance(error, VideoError):
         return "bad input"
-    if isinstance(error, WorkError | OSError | MemoryError):
+    if isinstance(error, WorkError | VideoError | OSError | MemoryError):
         return "failed work"
     # Here and not above: the models take torch along.
     from pydantic import ValidationError

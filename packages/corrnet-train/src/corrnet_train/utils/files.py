@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from corrnet_train.utils.errors import InputError
+from video_data.utils.files import what_instead_of_file, write_atomic
 
 
 def check_output(
@@ -34,8 +35,6 @@ def check_output(
     if endings:
         check_ending(path, endings)
     written = [path / name for name in files] or [path]
-    if not files and path.is_dir():
-        raise InputError(f"{path} is a folder, and a file is to be written")
     folder = next(folder for folder in written[0].parents if folder.exists())
     if not folder.is_dir():
         raise InputError(f"{path} cannot be written: {folder} is a file")
@@ -44,6 +43,8 @@ def check_output(
     for file in written:
         if not file.exists():
             continue
+        if what := what_instead_of_file(file):
+            raise InputError(f"{file} is {what}, and a file is to be written")
         if any(_is_or_holds(name, file) for name in map(str, inputs)):
             raise InputError(f"{file} is read, or lies in a folder that is: choose another name")
         if not overwrite:
@@ -68,8 +69,6 @@ def _is_or_holds(name: str, file: Path) -> bool:
 
 def write_text(path: Path, text: str) -> None:
     """Write `text` as UTF-8, atomically."""
-    from video_data.utils.files import write_atomic  # not above: it takes torch along
-
     write_atomic(path, text.encode())
 
 

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 from zlib import crc32
 
 from corrnet_train.utils.errors import InputError
+from video_data.utils.files import check_file
 
 T = TypeVar("T")
 
@@ -29,7 +30,12 @@ def unsealed(line: bytes) -> Any:
 
 
 def whole_lines(path: Path) -> list[bytes]:
-    """Return the lines of a file, without a last one that a kill has cut off; none where there is no file."""
+    """Return the lines of a file, without a last one that a kill has cut off; none where there is nothing.
+
+    Raises:
+        InputError: It is something else than a file.
+    """
+    check_file(path)
     return path.read_bytes().split(b"\n")[:-1] if path.exists() else []
 
 

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 
 from corrnet_train.utils.errors import InputError, WorkError
 from corrnet_train.utils.files import write_text
+from video_data.utils.files import check_file
 
 BEAT = 5.0
 """Seconds between two touches."""
@@ -195,7 +196,8 @@ def _touch(path: Path, own: str, done: threading.Event) -> None:
 
 
 def _read(path: Path) -> _Seen | None:
-    """Return what is in an owner's file; None where there is no file."""
+    """Return what is in an owner's file; None where there is nothing."""
+    check_file(path)
     try:
         with path.open(
             encoding="utf-8", errors="replace"

@@ -21,7 +21,7 @@ def list_csv(csv_path: Path, root: Path | None = None, *, frame_rate: Fraction |
         ValueError: The csv is missing or not text, a column is missing, a row has no path, label or known
             split, a path has two labels or splits, or there are no rows or only one class.
     """
-    if not csv_path.is_file():
+    if not csv_path.exists():
         raise InputError(f"no csv file {csv_path}")
     folder = csv_path.parent if root is None else root
     entries: dict[str, Entry] = {}

@@ -12,6 +12,7 @@ from typing import Any
 from video_data.media.limits import VIDEO_SUFFIXES
 from video_data.media.pictures import PICTURE_SUFFIXES
 from video_data.utils.errors import InputError
+from video_data.utils.files import check_file
 
 
 class Finder:
@@ -104,6 +105,7 @@ def read_json(path: Path) -> Any:
     Raises:
         ValueError: It is none; the message names the file.
     """
+    check_file(path)
     try:
         return json.loads(path.read_text(encoding="utf-8-sig"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
@@ -116,6 +118,7 @@ def read_lines(path: Path) -> list[tuple[int, str]]:
     Raises:
         ValueError: It is no UTF-8 text; the message names the file.
     """
+    check_file(path)
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
@@ -129,6 +132,7 @@ def read_csv(path: Path, required: Iterable[str], expected: str) -> list[tuple[i
     Raises:
         ValueError: It is no csv or a column is missing; the message names the file and what is expected.
     """
+    check_file(path)
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file, skipinitialspace=True)

@@ -8,6 +8,7 @@ from video_data.datasets.finder import Finder, find_files, read_csv
 from video_data.datasets.listing import Collection, Listing
 from video_data.shards.format import Split
 from video_data.utils.errors import InputError
+from video_data.utils.files import check_file
 
 _EXPECTED = "expected label,youtube_id,time_start,time_end,split"
 _SPLITS: dict[str, Split] = {
@@ -72,6 +73,7 @@ def list_kinetics(src: Path, *, annotations: Path | None = None) -> Listing:
 
 
 def _is_kinetics(path: Path) -> bool:
+    check_file(path)
     with path.open(encoding="utf-8-sig", errors="replace") as file:
         return "youtube_id" in file.readline()
 

@@ -17,7 +17,7 @@ from video_data.datasets.motionbench_config import MotionBenchConfig
 from video_data.media.encode import check_encoder, encode_h264
 from video_data.sampling.order import hash_words
 from video_data.utils.errors import InputError
-from video_data.utils.files import write_atomic
+from video_data.utils.files import check_file, write_atomic
 from video_data.utils.pool import map_in_order
 
 MOTIONBENCH_CLASSES = ("up", "up-right", "right", "down-right", "down", "down-left", "left", "up-left")
@@ -57,6 +57,7 @@ def generate_motionbench(
     dest.mkdir(parents=True, exist_ok=True)
     description = (config.model_dump_json(indent=1) + "\n").encode()
     config_path = dest / _CONFIG_NAME
+    check_file(config_path)
     if config_path.exists() and config_path.read_bytes() != description:
         raise InputError(f"{dest} holds a MotionBench of another configuration; choose another folder")
     write_atomic(config_path, description)

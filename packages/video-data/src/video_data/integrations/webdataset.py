@@ -16,7 +16,7 @@ from video_data.sampling.order import hash_words
 from video_data.shards.format import FLOW_SUFFIX
 from video_data.shards.reader import ShardError, ShardSet
 from video_data.shards.untrusted_tar import Sample, read_samples
-from video_data.utils.error_budget import DEFAULT_ERROR_BUDGET, ErrorBudget
+from video_data.utils.error_budget import ErrorBudget, allowed_errors
 
 if TYPE_CHECKING:
     pass
@@ -29,7 +29,7 @@ def webdataset_pipeline(
     *,
     seed: int = 0,
     epoch: int = 0,
-    error_budget: float = DEFAULT_ERROR_BUDGET,
+    error_budget: float | None = None,
 ) -> "webdataset.DataPipeline":
     """One pass over a split as a `webdataset` pipeline, to which users may append stages of their own.
 
@@ -43,8 +43,8 @@ def webdataset_pipeline(
         clip: The clip that is cut at random from each video.
         seed: With `epoch` and the number of a sample it determines its clip.
         epoch: Number of the pass.
-        error_budget: Fraction of the samples of the split that may be unreadable; they are left out, counted by
-            reason, and the first for each reason is logged.
+        error_budget: Fraction of the samples of the split that may be unreadable; None stands for 0.01, and in small
+            sets for 5 videos. They are left out, counted by reason, and the first for each reason is logged.
 
     Returns:
         A pipeline of `{"__key__", "__url__", "video": uint8 [C, L, H, W], "label": int}`.
@@ -55,7 +55,8 @@ def webdataset_pipeline(
     """
     check_streams(shards, clip, "rgb")
     names = [shard.name for shard in shards.manifest.shards if shard.split == split]
-    budget = ErrorBudget(error_budget * shards.num_samples(split))
+    num_videos = shards.num_samples(split)
+    budget = ErrorBudget(allowed_errors(error_budget, num_videos, num_videos=num_videos))
     return webdataset.DataPipeline(
         webdataset.SimpleShardList(names),
         webdataset.split_by_node,

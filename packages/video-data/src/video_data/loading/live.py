@@ -22,9 +22,10 @@ from video_data.media.limits import VideoError
 from video_data.media.pictures import pictures_video
 from video_data.sampling.clips import ClipConfig, view_boxes
 from video_data.utils.errors import InputError, WorkError, describe
+from video_data.utils.messages import hide_secrets
 
 _TIMEOUT = 10.0  # seconds without an answer
-_LIVE_SCHEMES = ("rtsp", "rtmp", "udp", "srt", "http", "https")
+_LIVE_SCHEMES = ("rtsp", "rtsps", "rtmp", "rtmps", "rtp", "udp", "srt", "http", "https")
 _CAMERA_FORMATS = {
     "linux": ("v4l2", "/dev/video{}"),
     "darwin": ("avfoundation", "{}"),
@@ -97,11 +98,12 @@ def open_frames(source: str) -> Iterator[Iterator[VideoFrame]]:
     """Open a video file, a camera or a network stream.
 
     Args:
-        source: A path, also of a folder of pictures; `camera:0` for the first camera; or a URL of rtsp, rtmp, udp, srt,
-            http or https. Files are read as safely as everywhere in this package; a URL is given to FFmpeg as it is.
+        source: A path, also of a folder of pictures; `camera:0` for the first camera; or a URL of rtsp, rtmp, rtp, udp,
+            srt, http or https. Files are read as safely as everywhere in this package; a URL is given to FFmpeg as it
+            is.
 
     Raises:
-        ValueError: It cannot be opened.
+        VideoError: It cannot be opened.
     """
     format_name: str | None
     scheme, separator, rest = source.partition(":")
@@ -122,10 +124,11 @@ def open_frames(source: str) -> Iterator[Iterator[VideoFrame]]:
     try:
         container = av.open(target, "r", format=format_name, timeout=_TIMEOUT)
     except Exception as error:  # a device or a server may fail in any way
-        raise InputError(f"{source} cannot be opened: {describe(error)}") from error
+        what = f"cannot be opened: {describe(error)}"
+        raise VideoError(f"{hide_secrets(source)} {what}", reason=what) from error
     with container:
         if not container.streams.video:
-            raise InputError(f"{source} has no video")
+            raise VideoError(f"{hide_secrets(source)} has no video", reason="no video")
         yield _frames_of_stream(container, source)
 
 
@@ -139,7 +142,7 @@ def _frames_of_stream(container: InputContainer, source: str) -> Iterator[VideoF
     try:
         yield from container.decode(video=0)
     except av.FFmpegError as error:
-        raise WorkError(f"{source} broke off: {describe(error)}") from error
+        raise WorkError(f"{hide_secrets(source)} broke off: {describe(error)}") from error
 
 
 @contextmanager
@@ -148,4 +151,4 @@ def _naming(source: str) -> Iterator[None]:
     try:
         yield
     except VideoError as error:
-        raise VideoError(f"{source}: {error}", reason=error.reason) from error
+        raise VideoError(f"{hide_secrets(source)}: {error}", reason=error.reason) from error

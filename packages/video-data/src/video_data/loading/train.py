@@ -18,7 +18,7 @@ from video_data.sampling.clips import ClipConfig, ClipSpec, train_clip
 from video_data.sampling.order import SampleOrder
 from video_data.shards.format import SampleRecord
 from video_data.shards.reader import ShardError, ShardSet
-from video_data.utils.error_budget import DEFAULT_ERROR_BUDGET, ErrorBudget
+from video_data.utils.error_budget import ErrorBudget, allowed_errors
 from video_data.utils.errors import InputError, WorkError
 from video_data.utils.loader import LOADER_TIMEOUT, batch_buffer, make_data_loader
 from video_data.utils.settings import changed_settings
@@ -131,7 +131,7 @@ def train_loader(
     position: int = 0,
     num_samples: int | None = None,
     repeats: int = 1,
-    error_budget: float = DEFAULT_ERROR_BUDGET,
+    error_budget: float | None = None,
     pixels: PixelFormat = "rgb",
     timeout: float = LOADER_TIMEOUT,
 ) -> TrainLoader:
@@ -156,9 +156,9 @@ def train_loader(
             one pass.
         repeats: Positions in a row that hold the same sample, each with a clip of its own (repeated augmentation); a
             pass is that much longer. `batch_size` must be a multiple of it.
-        error_budget: Fraction of the samples of one iteration that may be unreadable. Each is replaced by the
-            next readable one in the order and listed in its batch; beyond the budget the loader raises
-            WorkError.
+        error_budget: Fraction of the samples of one iteration that may be unreadable; None stands for 0.01, and in
+            small sets for 5 videos of each pass. Each is replaced by the next readable one in the order and listed in
+            its batch; beyond the budget the loader raises WorkError.
         pixels: `rgb` for tensors, `yuv` for planes that `to_rgb` or `normalize` resizes and converts on the device.
         timeout: Seconds without a batch after which the workers are given up.
 
@@ -182,17 +182,18 @@ def train_loader(
             f"repeats must divide the batch of a rank, so that it holds whole repetitions; got repeats={repeats} with "
             f"batch_size={batch_size}"
         )
-    if not 0 <= error_budget <= 1:
-        raise InputError(f"error_budget is a fraction from 0 to 1, got {error_budget}")
     if num_samples is None:
         num_samples = repeats * shards.num_samples(split)
     if num_samples < 0:
         raise InputError(f"num_samples must be at least 0, got {num_samples}")
     dataset = _TrainDataset(shards, split, clip, seed, pixels, repeats)
     sampler = _PositionSampler(batch_size, rank, world_size, position, num_samples)
+    allowed = allowed_errors(
+        error_budget, len(sampler) * batch_size, num_videos=shards.num_samples(split), repeats=repeats
+    )
     loader: DataLoader[Batch] = make_data_loader(dataset, sampler, num_workers, timeout=timeout)
     state = LoaderState(manifest_hash=shards.manifest_hash, split=split, seed=seed, position=position)
-    return TrainLoader(sampler, loader, state, allowed=error_budget * len(sampler) * batch_size)
+    return TrainLoader(sampler, loader, state, allowed=allowed)
 
 
 class _PositionSampler(Sampler[list[int]]):

@@ -32,6 +32,7 @@ from video_data.media.limits import (
     check_frame_size,
 )
 from video_data.utils.errors import describe
+from video_data.utils.files import what_instead_of_file
 from video_data.utils.interrupts import called_by_c, is_put_off, put_off_until_end
 
 VideoSource = bytes | Path
@@ -112,6 +113,8 @@ def open_video(
         VideoError: Anything failed while opening or inside the `with` block's use of the container.
         KeyboardInterrupt: Ctrl-C or SIGTERM came while FFmpeg read.
     """
+    if not isinstance(source, bytes) and (what := what_instead_of_file(source)):
+        raise VideoError(f"it is {what}, and a file is wanted")
     options = {"format_whitelist": FORMAT_WHITELIST, "protocol_whitelist": "none"}
     if not probe:
         options["codec_whitelist"] = "none"  # holds for finding out the format alone

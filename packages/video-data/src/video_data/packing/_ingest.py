@@ -18,6 +18,7 @@ from video_data.media.pictures import (
 )
 from video_data.shards.pack_options import PackOptions
 from video_data.utils.errors import describe
+from video_data.utils.files import what_instead_of_file
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,8 @@ def load(entry: Entry, options: PackOptions) -> Loaded | str:
 
 
 def _from_file(entry: Entry, options: PackOptions) -> Loaded:
+    if what := what_instead_of_file(entry.path):
+        raise VideoError(f"it is {what}, and a file is wanted")
     size = entry.path.stat().st_size
     if size == 0:
         raise VideoError("empty file")

@@ -19,6 +19,7 @@ from typing import Any, BinaryIO, cast
 from video_data.shards.format import MANIFEST_NAME, Manifest, ShardEntry, parse_manifest
 from video_data.utils.errors import InputError, RemoteError
 from video_data.utils.files import locked, temporary_name
+from video_data.utils.messages import hide_secrets
 from video_data.utils.remote import MAY_PASS, Source, fetch, fetch_bytes
 
 DEFAULT_CACHE_BYTES = 64 << 30
@@ -66,12 +67,14 @@ class RemoteFiles:
         try:
             content = fetch_bytes(url, _MAX_METADATA, storage_options=self._storage_options)
         except FileNotFoundError as error:
-            raise InputError(f"no finished shard set at {self._url}: {url} is not there") from error
+            raise InputError(
+                hide_secrets(f"no finished shard set at {self._url}: {url} is not there")
+            ) from error
         except RemoteError as error:
             if error.status is not None and 400 <= error.status < 500 and error.status not in MAY_PASS:
                 raise InputError(str(error)) from error
             raise
-        manifest, manifest_hash = parse_manifest(content, url)
+        manifest, manifest_hash = parse_manifest(content, hide_secrets(url))
         largest = max((shard.size for shard in manifest.shards), default=0)
         if largest > self._cache_bytes:
             raise InputError(
@@ -96,7 +99,7 @@ class RemoteFiles:
             with self._locked(digest) as is_alone:
                 if not _is_intact(path, size, digest if check or suffix != "tar" else None):
                     if path.exists():
-                        _log.warning("%s is damaged and is fetched again from %s", path, url)
+                        _log.warning("%s is damaged and is fetched again from %s", path, hide_secrets(url))
                     limit = _MAX_METADATA if size is None else size
                     self._fetch(url, path, digest, limit, is_alone=is_alone)
                 try:
@@ -155,7 +158,8 @@ class RemoteFiles:
                     size += len(chunk)
             if sha256.hexdigest() != digest:
                 raise RemoteError(
-                    f"{url}: {size} bytes without the hash in the manifest; it is damaged, or of another manifest"
+                    f"{hide_secrets(url)}: {size} bytes without the hash in the manifest; it is damaged, or of "
+                    "another manifest"
                 )
 
         try:

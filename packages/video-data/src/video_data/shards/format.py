@@ -13,6 +13,7 @@ from video_data.media.container import VideoInfo
 from video_data.media.limits import MAX_BYTES, MAX_FRAMES, VIDEO_SUFFIXES
 from video_data.shards.pack_options import PackOptions, Positive, StrictModel
 from video_data.utils.errors import InputError
+from video_data.utils.files import check_file
 
 MANIFEST_NAME = "manifest.json"
 FLOW_SUFFIX = "flow.mp4"  # webdataset takes what is before the first dot for the key
@@ -301,7 +302,8 @@ def load_manifest(folder: Path) -> tuple[Manifest, str]:
         ValueError: It is missing, or something in it is wrong; the message names the field.
     """
     path = folder / MANIFEST_NAME
-    if not path.is_file():
+    check_file(path)
+    if not path.exists():
         raise InputError(f"{folder} is not a finished shard set: {MANIFEST_NAME} is missing")
     return parse_manifest(path.read_bytes(), path)
 

@@ -17,6 +17,7 @@ from video_data.shards.format import (
 )
 from video_data.shards.pack_options import PackOptions, StrictModel
 from video_data.shards.reader import ShardError, ShardSet
+from video_data.utils.messages import hide_secrets
 from video_data.utils.pool import map_in_order
 
 _NUM_BINS = 24
@@ -71,7 +72,7 @@ class Inspection(StrictModel):
     """What is in a shard set.
 
     Attributes:
-        path: Folder or URL of the set.
+        path: Folder or URL of the set, without passwords.
         manifest_hash: SHA-256 of the manifest; it identifies the set.
         dataset: Name of the data set with its version.
         classes: Class names; a label is an index into them.
@@ -143,7 +144,7 @@ def inspect_shards(shards: ShardSet, *, progress: bool = True) -> Inspection:
             else:
                 totals.add(shard.split, result)
     return Inspection(
-        path=str(shards.path),
+        path=hide_secrets(shards.path),
         manifest_hash=shards.manifest_hash,
         dataset=manifest.dataset,
         classes=shards.classes,

@@ -1,5 +1,6 @@
 """Reading shard sets: any sample is one positioned read."""
 
+import errno
 import hashlib
 import os
 from bisect import bisect_right
@@ -21,7 +22,9 @@ from video_data.shards.format import (
     load_manifest,
 )
 from video_data.utils.errors import InputError, describe
+from video_data.utils.files import check_file, what_instead_of_file
 from video_data.utils.lru import LruCache
+from video_data.utils.messages import hide_secrets
 
 _CACHED_INDEXES = 64  # more than the shards that one shuffle window touches
 _OPEN_FILES = (
@@ -259,11 +262,13 @@ class ShardSet:
         for shard in self.manifest.shards:
             if shard.name == name:
                 return shard
-        raise InputError(f"no shard {name!r} in {self.path}")
+        raise InputError(f"no shard {name!r} in {hide_secrets(self.path)}")
 
     def _first_indices(self, split: str) -> list[int]:
         if split not in self._first:
-            raise InputError(f"no split {split!r} in {self.path}; it has {', '.join(self.splits)}")
+            raise InputError(
+                f"no split {split!r} in {hide_secrets(self.path)}; it has {', '.join(self.splits)}"
+            )
         return self._first[split]
 
     def _locate(self, split: str, index: int) -> tuple[ShardEntry, int]:
@@ -320,7 +325,8 @@ class LocalFiles:
         manifest, manifest_hash = load_manifest(self._folder)
         for shard in manifest.shards:
             for file in (self._folder / f"{shard.name}.tar", self._folder / f"{shard.name}.json"):
-                if not file.is_file():
+                check_file(file)
+                if not file.exists():
                     raise InputError(f"{file} is missing, the manifest lists it")
             size = (self._folder / f"{shard.name}.tar").stat().st_size
             if size != shard.size:
@@ -328,12 +334,15 @@ class LocalFiles:
         return manifest, manifest_hash
 
     def open(self, shard: ShardEntry, suffix: str, *, check: bool = False) -> int:
-        """Return a descriptor of the tar or the index of a shard; nothing is checked, as there is no other copy.
+        """Return a descriptor of the tar or the index of a shard; its content is not checked: there is no other copy.
 
         Raises:
-            OSError: It cannot be opened.
+            OSError: It cannot be opened, or is no file.
         """
-        return os.open(self._folder / f"{shard.name}.{suffix}", os.O_RDONLY | os.O_CLOEXEC)
+        path = self._folder / f"{shard.name}.{suffix}"
+        if what := what_instead_of_file(path):
+            raise OSError(errno.EINVAL, f"it is {what}, and a file is wanted", str(path))
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
 
 
 def open_shards(

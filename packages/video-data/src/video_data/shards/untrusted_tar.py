@@ -12,6 +12,7 @@ from typing import BinaryIO
 from video_data.media.limits import MAX_BYTES, VIDEO_SUFFIXES
 from video_data.shards.format import FLOW_SUFFIX
 from video_data.utils.error_budget import ErrorBudget
+from video_data.utils.files import check_file
 
 METADATA_SUFFIXES = frozenset(("cls", "json", "txt"))
 MAX_METADATA_BYTES = 1 << 20
@@ -35,9 +36,11 @@ def tar_samples(path: str | Path, budget: ErrorBudget) -> Iterator[Sample]:
         `__key__`, `__url__`, and the content of each member by its ending.
 
     Raises:
+        InputError: It is no file, but a named pipe or a folder.
         OSError: The file cannot be opened.
         WorkError: The budget is passed.
     """
+    check_file(path)
     with Path(path).open("rb") as file:
         yield from read_samples(file, str(path), budget)
 

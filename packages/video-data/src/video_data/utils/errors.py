@@ -5,6 +5,8 @@ What is wrong with an argument, a setting, a file, a video or the machine is rai
 They are a `ValueError`, a `RuntimeError` and an `ImportError` too, and keep their class on the way between processes.
 """
 
+from video_data.utils.messages import hide_secrets
+
 
 class InputError(ValueError):
     """An argument, a setting or a file that cannot be used; the message says what was got and what is allowed."""
@@ -41,6 +43,6 @@ class RemoteError(OSError):
 
 
 def describe(error: BaseException) -> str:
-    """One line that says what an exception means, without file names."""
-    text = getattr(error, "strerror", None) or str(error) or "no details"
+    """One line that says what an exception means, without file names and passwords."""
+    text = hide_secrets(getattr(error, "strerror", None) or str(error) or "no details")
     return f"{type(error).__name__}: {' '.join(str(text).split())}"[:200]

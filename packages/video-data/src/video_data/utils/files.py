@@ -5,6 +5,7 @@ import os
 import re
 import secrets
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +16,37 @@ from video_data.utils.errors import InputError, WorkError
 _STORAGE_FAULTS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.ESTALE}
 _OF_TORCH = ("PytorchStreamWriter failed", "inline_container.cc", "iostream error")
 
+_KINDS = {
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a named pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
+
 _locks: set[IO[bytes]] = set()  # files that this process has locked
+
+
+def what_instead_of_file(path: str | Path) -> str | None:
+    """Return what is at a path in place of a file, in words; None where there is a file or nothing.
+
+    A program that opens a named pipe, a socket or a device waits for what may never come.
+    """
+    try:
+        mode = Path(path).stat().st_mode
+    except (OSError, ValueError):
+        return None
+    return None if stat.S_ISREG(mode) else _KINDS.get(stat.S_IFMT(mode), "no file")
+
+
+def check_file(path: str | Path) -> None:
+    """Check, before it is opened, that what is at a path is a file.
+
+    Raises:
+        InputError: It is something else; where there is nothing, opening it says so.
+    """
+    if what := what_instead_of_file(path):
+        raise InputError(f"{path} is {what}, and a file is wanted")
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from typing import Any, BinaryIO, Protocol, TypeVar
 from urllib.parse import urlsplit
 
 from video_data.utils.errors import MissingPackageError, RemoteError, describe
+from video_data.utils.messages import hide_secrets
 
 R = TypeVar("R")
 
@@ -42,8 +43,9 @@ class _ReadError(Exception):
 def fetch(url: str, receive: Callable[[Source], R], *, storage_options: Mapping[str, Any] | None = None) -> R:
     """Return what `receive` makes of what is behind a URL, which is tried three times where the fault may pass.
 
-    A warning of the logger says what is waited for and what is tried again. A server that answers 429 or 503 with
-    Retry-After is given that time, at most 30 s. Reading over HTTP ends when no byte has come for 20 s.
+    A warning of the logger says what is waited for and what is tried again; passwords are hidden there and in errors. A
+    server that answers 429 or 503 with Retry-After is given that time, at most 30 s. Reading over HTTP ends when no
+    byte has come for 20 s.
 
     Args:
         url: The URL.
@@ -66,7 +68,7 @@ def fetch(url: str, receive: Callable[[Source], R], *, storage_options: Mapping[
             if (status is None and isinstance(cause, FileNotFoundError)) or status == HTTPStatus.NOT_FOUND:
                 is_answer = status is not None or url.startswith(("http:", "https:"))
                 what = "there is nothing (404 Not Found)" if is_answer else "there is nothing"
-                raise FileNotFoundError(2, what, url) from cause
+                raise FileNotFoundError(2, what, hide_secrets(url)) from cause
             may_pass = status is None or status >= 500 or status in MAY_PASS
             if not may_pass or (
                 status is None and isinstance(cause, (PermissionError, ValueError, TypeError))
@@ -74,12 +76,22 @@ def fetch(url: str, receive: Callable[[Source], R], *, storage_options: Mapping[
                 raise _remote_error(url, _reason(url, cause, status), status) from cause
             reason = _reason(url, cause, status)
         except RemoteError as error:
-            cause, reason, status, asked_pause = error, str(error).removeprefix(f"{url}: "), None, 0.0
+            cause, reason, status, asked_pause = (
+                error,
+                str(error).removeprefix(f"{hide_secrets(url)}: "),
+                None,
+                0.0,
+            )
         if attempt == _ATTEMPTS:
             raise _remote_error(url, f"{reason}, after {_ATTEMPTS} tries", status) from cause
         pause = max(_FIRST_PAUSE * 4 ** (attempt - 1), min(asked_pause, _LONGEST_PAUSE))
         _log.warning(
-            "%s: %s; trying again in %g s (try %d of %d)", url, reason, pause, attempt + 1, _ATTEMPTS
+            "%s: %s; trying again in %g s (try %d of %d)",
+            hide_secrets(url),
+            reason,
+            pause,
+            attempt + 1,
+            _ATTEMPTS,
         )
         time.sleep(pause)
     raise AssertionError("unreachable")
@@ -146,7 +158,7 @@ def _open(url: str, options: dict[str, Any]) -> BinaryIO:
 
 @contextmanager
 def _says_what_it_waits_for(url: str) -> Iterator[None]:
-    arguments = ("waiting for an answer of %s to a request for %s", _host(url), url)
+    arguments = ("waiting for an answer of %s to a request for %s", _host(url), hide_secrets(url))
     timer = threading.Timer(_SAID_AFTER, _log.warning, arguments)
     timer.daemon = True
     timer.start()
@@ -198,6 +210,6 @@ def _reason(url: str, error: Exception, status: int | None) -> str:
 
 
 def _remote_error(url: str, reason: str, status: int | None) -> RemoteError:
-    error = RemoteError(f"{url}: {reason}")
+    error = RemoteError(f"{hide_secrets(url)}: {reason}")
     error.status = status
     return error

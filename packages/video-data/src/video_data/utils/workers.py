@@ -21,6 +21,7 @@ from typing import Any
 import torch
 
 from video_data.utils.errors import InputError, WorkersError
+from video_data.utils.messages import some_of
 
 _MAX_WORKERS = 16  # decoding in more processes than this seldom helps one consumer
 _CGROUP_LIMIT = Path("/sys/fs/cgroup/cpu.max")
@@ -247,9 +248,9 @@ def why_died(died: Sequence[_Worker], notes: WorkerNotes, describe: Callable[[in
     worked_on = [describe(item) for item in items if item >= 0]
     if not died:
         candidates = [describe(item) for item in at.values() if item >= 0]
-        worked_on = [f"one of {', '.join(candidates)}"] if candidates else []
+        worked_on = [f"one of {some_of(candidates)}"] if candidates else []
     how = "; ".join(sorted(map(_how, codes))) or "it is not known how"
-    what = f" while it worked on {', '.join(worked_on)}" if worked_on else ""
+    what = f" while it worked on {some_of(worked_on)}" if worked_on else ""
     return f"a worker process died ({how}){what}"
 
 
