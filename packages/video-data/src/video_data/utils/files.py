@@ -18,6 +18,12 @@ _OF_TORCH = ("PytorchStreamWriter failed", "inline_container.cc", "iostream erro
 _locks: set[IO[bytes]] = set()  # files that this process has locked
 
 
+def display_text(path: str | os.PathLike[str]) -> str:
+    """Return a path as text that everything takes: bytes that are no UTF-8 as escapes, and a backslash as two."""
+    text = os.fspath(path).replace("\\", "\\\\") if os.sep == "/" else Path(path).as_posix()
+    return os.fsencode(text).decode("utf-8", "backslashreplace")
+
+
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`, whose file takes the name `path` when the block ends without an exception.
