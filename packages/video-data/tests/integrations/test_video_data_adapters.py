@@ -145,8 +145,8 @@ def test_data_sets_with_splits_paths_texts_and_broken_videos_are_packed(class_fo
     assert all(not record.source.startswith("/") for record in shards.samples("train"))
     with pytest.raises(ValueError, match="no column video and label in split 'train'; it has clip, name"):
         pack_hf_dataset(parts, tmp_path / "t")
-    with pytest.raises(ValueError, match=r"splits \['dev'\], allowed are"):
-        pack_hf_dataset({"dev": parts["train"]}, tmp_path / "t")
+    with pytest.raises(ValueError, match=r"splits \['dav'\], allowed are"):
+        pack_hf_dataset({"dav": parts["train"]}, tmp_path / "t")
 
 
 def test_a_missing_package_is_named(shard_path, monkeypatch):
