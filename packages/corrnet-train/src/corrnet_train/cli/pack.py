@@ -73,8 +73,8 @@ Pictures = Annotated[
     str | None,
     typer.Option(
         metavar="PATTERN",
-        help="Which pictures of such a folder are the frames, where it holds several sequences: 'img_*.jpg', with * for "
-        "the number.",
+        help="Which pictures of such a folder are the frames, where it holds several sequences: 'img_*.jpg', with * "
+        "for the number.",
     ),
 ]
 
@@ -195,12 +195,8 @@ def _show_passed_over(passed_over: "Sequence[PassedOver]", console: Console) -> 
         return
     console.print("passed over (manifest.json has all reasons):", highlight=False)
     for entry in passed_over[:_MOST_LINES]:
-        first = "" if entry.count == 1 else "the first is "
-        console.print(
-            escape(f"  {entry.count:,} {entry.reason}: {first}{entry.first[0]}"),
-            highlight=False,
-            soft_wrap=True,
-        )
+        text = f"  {entry.reason}: {entry.count:,}, the first is {entry.first[0]}"
+        console.print(escape(text), highlight=False, soft_wrap=True)
     if more := sum(entry.count for entry in passed_over[_MOST_LINES:]):
         console.print(f"  {more:,} for {len(passed_over) - _MOST_LINES} more reasons", highlight=False)
 

@@ -16,6 +16,7 @@ from video_data.shards.format import PassedOver
 from video_data.utils.errors import InputError
 from video_data.utils.files import display_text
 
+_OTHER_FILES = "files with"
 _MOST_NAMES = 10  # paths that are reported of each reason
 
 
@@ -41,11 +42,15 @@ class Tally:
         """Count a file with an ending that is none of a video."""
         suffix = path.suffix[1:].lower()
         is_plain = suffix.isascii() and suffix.isalnum() and not suffix.isdecimal() and len(suffix) < 9
-        self.add(f"files with the ending .{suffix}" if is_plain else "files with no or another ending", path)
+        self.add(f"{_OTHER_FILES} {f'the ending .{suffix}' if is_plain else 'no or another ending'}", path)
 
     def found(self) -> tuple[PassedOver, ...]:
-        """Return the counts, the largest first."""
-        ranked = sorted(self._counts.items(), key=lambda item: (-item[1], item[0]))
+        """Return the counts, the largest first, and last the files with other endings."""
+
+        def order(item: tuple[str, int]) -> tuple[bool, int, str]:
+            return item[0].startswith(_OTHER_FILES), -item[1], item[0]
+
+        ranked = sorted(self._counts.items(), key=order)
         return tuple(
             PassedOver(reason=reason, count=count, first=tuple(self._first[reason]))
             for reason, count in ranked

@@ -73,7 +73,7 @@ class _FolderListing:
             hint = (
                 "; folders of pictures are taken when their frame rate is given" if self._has_pictures else ""
             )
-            found = "".join(f"; {passed.count} {passed.reason}" for passed in self._tally.found())
+            found = "".join(f"; {passed.reason}: {passed.count}" for passed in self._tally.found())
             raise InputError(
                 f"no videos in {src}: expected <class>/<video> or <split>/<class>/<video>{hint}{found}"
             )

@@ -109,7 +109,7 @@ def summary_rows(inspection: Inspection) -> list[tuple[str, str]]:
     rows += [(f"coverage of {split}", _coverage(coverage)) for split, coverage in inspection.coverage.items()]
     rows += [("listed", note) for note in inspection.notes]
     rows += [
-        ("passed over", f"{entry.count:,} {entry.reason}, the first is {entry.first[0]}")
+        ("passed over", f"{entry.reason}: {entry.count:,}, the first is {entry.first[0]}")
         for entry in inspection.passed_over
     ]
     rows.append(("with different labels", f"{inspection.num_conflicts:,} videos"))
