@@ -1,6 +1,7 @@
 """Finding the files of a data set, wherever its users have put them."""
 
 import csv
+import functools
 import json
 import os
 import re
@@ -145,7 +146,6 @@ class Finder:
             raise InputError(f"no folder {root}")
         self._videos: dict[str, list[Path]] = defaultdict(list)
         self._folders: dict[str, list[Path]] = defaultdict(list)
-        self._asked: set[str] = set()
         self._taken: set[Path] = set()
         self._tally = Tally(self.root)
         for folder, files in Walker(self._tally).walk(self.root):
@@ -170,35 +170,35 @@ class Finder:
         others = {normalized(name) for name in classes} - wanted
         paths = self._videos.get(_composed(stem), [])
         return self._nearest(
-            stem,
-            [path for path in paths if not others & self._parents(path) or wanted & self._parents(path)],
+            [path for path in paths if self._parents(path) & wanted or not self._parents(path) & others],
             wanted,
         )
 
     def pictures(self, name: str) -> Path | None:
         """Return the folder of pictures with this name."""
-        return self._nearest(name, self._folders.get(_composed(name), []), set())
+        return self._nearest(self._folders.get(_composed(name), []), set())
 
     def passed_over(self) -> tuple[PassedOver, ...]:
         """Return what was passed over, and which videos and folders of pictures nobody asked for."""
         for kind, found in (("videos", self._videos), ("folders of pictures", self._folders)):
-            for name, paths in found.items():
-                for path in paths:
-                    if path in self._taken:
-                        continue
-                    if name in self._asked:
-                        self._tally.add(f"{kind} with the name of another one that is taken", path)
-                    else:
-                        self._tally.add(f"{kind} that the annotations do not name", path)
+            for paths in found.values():
+                left = [path for path in paths if path not in self._taken]
+                has_taken = len(left) < len(paths)
+                for path in left:
+                    which = (
+                        "with the name of another one that is taken"
+                        if has_taken
+                        else "that the annotations do not name"
+                    )
+                    self._tally.add(f"{kind} {which}", path)
         return self._tally.found()
 
-    def _nearest(self, name: str, paths: list[Path], wanted: set[str]) -> Path | None:
+    def _nearest(self, paths: list[Path], wanted: set[str]) -> Path | None:
         def strangeness(path: Path) -> tuple[int, str]:
             return -len(self._parents(path) & wanted), path.as_posix()
 
         found = min(paths, key=strangeness, default=None)
         if found is not None:
-            self._asked.add(_composed(name))
             self._taken.add(found)
         return found
 
@@ -212,6 +212,7 @@ def _composed(name: str) -> str:
     return unicodedata.normalize("NFC", name)
 
 
+@functools.cache
 def normalized(name: str) -> str:
     """Return a class name as folders of several distributions spell it: without case, spaces, `_` and punctuation."""
     return re.sub(r"[\W_]+", "", _composed(name).casefold())

@@ -52,7 +52,10 @@ def list_kinetics(src: str | Path, *, annotations: str | Path | None = None) -> 
     unknown = sorted({clip.label for clip in clips} - set(classes))
     if unknown:
         raise InputError(f"classes {', '.join(unknown[:5])} are in val or test, but not in train")
-    refuse_alike({clip.label: clip.place for clip in reversed(clips)})
+    places: dict[str, str] = {}
+    for clip in clips:
+        places.setdefault(clip.label, clip.place)
+    refuse_alike(places)
     finder = Finder(src)
     ids = Counter(clip.youtube_id for clip in clips)
     found = Collection(finder)
