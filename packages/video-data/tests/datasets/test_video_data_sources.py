@@ -160,8 +160,8 @@ def test_kinetics_without_labels_for_the_test_split_says_so(put, tmp_path):
     [
         ("label,youtube_id,time_start,split\na,b,1,train\n", "no column time_end"),
         (
-            "label,youtube_id,time_start,time_end,split\na,b,1,2,dev\n",
-            "line 2: split 'dev', allowed are train, val",
+            "label,youtube_id,time_start,time_end,split\na,b,1,2,dav\n",
+            "line 2: split 'dav', allowed are train, training, val",
         ),
         (
             "label,youtube_id,time_start,time_end,split\na,b,x,2,train\n",

@@ -145,8 +145,79 @@ def test_data_sets_with_splits_paths_texts_and_broken_videos_are_packed(class_fo
     assert all(not record.source.startswith("/") for record in shards.samples("train"))
     with pytest.raises(ValueError, match="no column video and label in split 'train'; it has clip, name"):
         pack_hf_dataset(parts, tmp_path / "t")
-    with pytest.raises(ValueError, match=r"splits \['dev'\], allowed are"):
-        pack_hf_dataset({"dev": parts["train"]}, tmp_path / "t")
+    with pytest.raises(ValueError, match=r"splits \['dav'\], allowed are"):
+        pack_hf_dataset({"dav": parts["train"]}, tmp_path / "t")
+
+
+def packed_labels(folder):
+    shards = open_shards(folder)
+    return {
+        record.source: shards.classes[record.label]
+        for split in shards.splits
+        for record in shards.samples(split)
+    }
+
+
+@pytest.mark.parametrize("none", [-1, None])
+def test_a_class_label_keeps_its_order_and_no_label_is_no_class(none, make_video, tmp_path):
+    datasets = pytest.importorskip("datasets")
+    names = ["walk", "run", "unused", "jump"]
+    features = datasets.Features(
+        {"video": datasets.Value("binary"), "label": datasets.ClassLabel(names=names)}
+    )
+    rows = {"video": [make_video([number]) for number in range(4)], "label": [0, none, 3, 1]}
+    report = pack_hf_dataset(
+        datasets.Dataset.from_dict(rows, features=features), tmp_path / "s",
+        options=PackOptions(mode="copy"), progress=False,
+    )  # fmt: skip
+    assert open_shards(tmp_path / "s").classes == tuple(names)
+    assert packed_labels(tmp_path / "s") == {
+        "train/00000000.mp4": "walk",
+        "train/00000002.mp4": "jump",
+        "train/00000003.mp4": "run",
+    }
+    assert report.dropped == [("train/00000001.mp4", "no label")]
+
+
+def test_numbers_texts_and_names_of_splits_of_a_data_set(make_video, tmp_path):
+    datasets = pytest.importorskip("datasets")
+
+    def made(labels, **features):
+        rows = {"video": [make_video([number]) for number in range(len(labels))], "label": labels}
+        features = {"video": datasets.Value("binary"), "label": datasets.Value("int64"), **features}
+        return datasets.Dataset.from_dict(rows, features=datasets.Features(features))
+
+    options = PackOptions(mode="copy")
+    parts = {"Training": made([10, 2, -1]), "dev": made([0]), "testing": made([2])}
+    pack_hf_dataset(parts, tmp_path / "numbers", options=options, progress=False)
+    shards = open_shards(tmp_path / "numbers")
+    assert shards.classes == tuple(map(str, range(11)))
+    assert [record.label for split in ("val", "test") for record in shards.samples(split)] == [0, 2]
+    text = datasets.Value("string")
+    texts = made(["b", "a", "", "c" * 300], label=text)
+    pack_hf_dataset(texts, tmp_path / "texts", options=options, progress=False)
+    assert open_shards(tmp_path / "texts").classes == ("a", "b", "c" * 300)
+    for data, message in (
+        ({"train": made([0, 1]), "test": made([0], label=datasets.ClassLabel(names=["a"]))}, "different class names"),
+        (made(["Run", "run"], label=text), r"'Run' \(train, row 0\) and 'run' \(train, row 1\) differ in case"),
+        (made([[0], [1]], label=datasets.List(datasets.Value("int64"))), r"row 0: the label \[0\] is neither"),
+        (made([-1, -1]), "no video with a label; its rows: 2 no label"),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=message):
+            pack_hf_dataset(data, tmp_path / "no", options=options, progress=False)
+    assert not (tmp_path / "no").exists()
+
+
+def test_a_long_name_of_a_video_does_not_end_packing(make_video, tmp_path):
+    datasets = pytest.importorskip("datasets")
+    long = "x" * 300 + ".mp4"
+    videos = [{"bytes": make_video([number]), "path": long} for number in range(2)]
+    rows = {"video": [*videos, {"bytes": None, "path": long}], "label": ["a", "b", "b"]}
+    features = datasets.Features({"video": datasets.Video(decode=False), "label": datasets.Value("string")})
+    data = datasets.Dataset.from_dict(rows, features=features)
+    report = pack_hf_dataset(data, tmp_path / "s", options=PackOptions(mode="copy"), progress=False)
+    assert report.num_packed == 2
+    assert [reason for _, reason in report.dropped] == ["missing"]
 
 
 def test_a_missing_package_is_named(shard_path, monkeypatch):

@@ -191,7 +191,7 @@ def test_a_csv_gives_labels_and_splits(make_video, tmp_path):
         ("", "no column path and label"),
         ("path,label\n", "no rows"),
         ("path,label\na.mp4,\n", "line 2: path and label"),
-        ("path,label,split\na.mp4,x,dev\n", "line 2: split 'dev', allowed are train"),
+        ("path,label,split\na.mp4,x,dav\n", "line 2: split 'dav', allowed are train"),
         ("path,label\na.mp4,x\nb.mp4,x\n", "only one class in .*'x'"),
         ("path,label\na.mp4,x\na.mp4,y\n", "line 3: a.mp4 was listed before"),
         ("path,label\na.mp4,x\nb.mp4,y\n", "none of 2 videos could be read; a.mp4: missing"),
@@ -236,12 +236,17 @@ def test_broken_videos_are_listed_with_their_reason(mode, make_video, tmp_path):
     report = pack_folder(src, tmp_path / "shards", options=PackOptions(mode=mode), progress=False)
     assert report.num_packed == 2
     reasons = dict(report.dropped)
-    assert set(reasons) == {"b/empty.mp4", "b/text.avi", "b/cut.mp4", "c"}
+    assert set(reasons) == {"b/empty.mp4", "b/text.avi", "b/cut.mp4"}
     assert reasons["b/empty.mp4"] == "empty file"
-    assert reasons["c"] == "no videos in this folder"
     assert "InvalidData" in reasons["b/text.avi"] and "InvalidData" in reasons["b/cut.mp4"]
     manifest = json.loads(report.manifest.read_text())
     assert {entry["source"]: entry["reason"] for entry in manifest["dropped"]} == reasons
+    passed_over = {entry["reason"]: entry["first"] for entry in manifest["passed_over"]}
+    assert passed_over == {
+        "files with the ending .txt": ["b/notes.txt"],
+        "hidden files and folders": ["b/.hidden.mp4"],
+        "folders without videos": ["c"],
+    }
 
 
 def test_odd_file_names_keep_their_samples_apart(make_video, tmp_path):

@@ -435,17 +435,22 @@ def test_pictures_that_cannot_be_packed_are_listed_with_the_reason(make_picture,
     entries = [
         picture_folder(tmp_path / "good", good),
         picture_folder(tmp_path / "cut", [*good[:2], good[2][:300], good[3]]),
+        picture_folder(tmp_path / "full disk", [good[0], b""]),
+        picture_folder(tmp_path / "gap", good),
         picture_folder(tmp_path / "text", [b"no picture", *good]),
         picture_folder(tmp_path / "none", []),
         picture_folder(tmp_path / "png", [make_picture(1, codec="png")], "png"),
         replace(picture_folder(tmp_path / "rate", good), frame_rate=None),
     ]
+    (tmp_path / "gap" / "00002.jpg").unlink()
     report = pack_listing(
         listing(entries), tmp_path / "shards", options=PackOptions(mode="copy"), progress=False
     )
     reasons = dict(report.dropped)
     assert report.num_packed == 1
-    assert "Invalid data" in reasons["cut"]
+    assert reasons["cut"] == "00003.jpg ends early"
+    assert reasons["full disk"] == "00002.jpg is empty"
+    assert reasons["gap"].startswith("pictures are missing: 1 gap")
     assert reasons["text"] == "00001.jpg is no JPEG or PNG picture"
     assert reasons["none"] == "no pictures in this folder"
     assert reasons["png"] == "pictures that are not all JPEG; mode reencode takes them"

@@ -71,10 +71,12 @@ def inspect(
     inspection = inspect_shards(shard_set)
     for name, value in summary_rows(inspection):
         print_entry(out, name, value, indent=23)
-    same_videos = [*inspection.duplicates, *inspection.repeats]
+    same_videos = sorted([*inspection.duplicates, *inspection.repeats], key=lambda same: len(same.labels) < 2)
     for duplicate in same_videos[:_MOST_DUPLICATES]:
         same = "; ".join(f"{split}: {source}" for split, source in duplicate.samples)
-        out.print(f"the same video: {escape(same)}", highlight=False, soft_wrap=True)
+        labels = " and ".join(inspection.classes[label] for label in duplicate.labels)
+        other = f" with the labels {labels}" if len(duplicate.labels) > 1 else ""
+        out.print(f"the same video{escape(other)}: {escape(same)}", highlight=False, soft_wrap=True)
     more = inspection.num_duplicates + inspection.num_repeats - _MOST_DUPLICATES
     if more > 0:
         out.print(f"and {more} more", highlight=False)

@@ -1,11 +1,13 @@
 """`corrnet pack` and `corrnet pack-merge`: one command for each data set, with the same options for packing."""
 
 from collections import Counter
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.console import Console
 from rich.table import Table
 from typer.core import TyperGroup
 
@@ -27,6 +29,7 @@ from video_data.shards.pack_options import PackOptions
 if TYPE_CHECKING:
     from video_data import PackReport
     from video_data.datasets import Listing
+    from video_data.shards.format import PassedOver
 
 _MOST_LINES = 10
 
@@ -64,6 +67,14 @@ FrameRate = Annotated[
     str | None,
     typer.Option(
         help="Take folders of pictures for videos too, with so many frames a second (25, 30000/1001)."
+    ),
+]
+Pictures = Annotated[
+    str | None,
+    typer.Option(
+        metavar="PATTERN",
+        help="Which pictures of such a folder are the frames, where it holds several sequences: 'img_*.jpg', with * "
+        "for the number.",
     ),
 ]
 
@@ -115,12 +126,15 @@ _with_options = takes_model(
 )
 
 
-def _pack(listing: "Listing", dest: Path, options: PackOptions, dry_run: bool) -> None:
+def _pack(make_listing: "Callable[[], Listing]", dest: Path, options: PackOptions, dry_run: bool) -> None:
     """Pack what is listed, or show it."""
-    from video_data import pack_listing
+    from video_data.packing.pack import check_destination, pack_listing
 
+    if not dry_run:
+        check_destination(dest, options)
+    listing = make_listing()
     for note in listing.notes:
-        err.print(note, highlight=False, soft_wrap=True)
+        err.print(escape(note), highlight=False, soft_wrap=True)
     if dry_run:
         _show(listing)
         return
@@ -162,7 +176,7 @@ def _show(listing: "Listing") -> None:
             cells = (found[split] + sum(counts), found[split], *counts)
             table.add_row(split, *(f"{number:,}" for number in cells))
     sizes = Counter(entry.label for entry in listing.entries)
-    classes = listing.classes or sorted(sizes)
+    classes = listing.class_names
     smallest = sorted(classes, key=lambda name: (sizes[name], name))[:5]
     out.print(escape(f"{listing.dataset}: {len(classes)} classes"), highlight=False)
     out.print(table)
@@ -172,6 +186,19 @@ def _show(listing: "Listing") -> None:
         out.print(f"  {escape(entry.source)}: {escape(reason)}", highlight=False, soft_wrap=True)
     if len(listing.dropped) > _MOST_LINES:
         out.print(f"  and {len(listing.dropped) - _MOST_LINES} more", highlight=False)
+    _show_passed_over(listing.passed_over, out)
+
+
+def _show_passed_over(passed_over: "Sequence[PassedOver]", console: Console) -> None:
+    """Show what was found beside the listed videos, by reason."""
+    if not passed_over:
+        return
+    console.print("passed over (manifest.json has all reasons):", highlight=False)
+    for entry in passed_over[:_MOST_LINES]:
+        text = f"  {entry.reason}: {entry.count:,}, the first is {entry.first[0]}"
+        console.print(escape(text), highlight=False, soft_wrap=True)
+    if more := sum(entry.count for entry in passed_over[_MOST_LINES:]):
+        console.print(f"  {more:,} for {len(passed_over) - _MOST_LINES} more reasons", highlight=False)
 
 
 def _summarize(report: "PackReport") -> None:
@@ -181,6 +208,13 @@ def _summarize(report: "PackReport") -> None:
         out.print(
             escape(f"packed {report.num_packed} videos: {report.manifest}"), highlight=False, soft_wrap=True
         )
+    if report.num_conflicts:
+        err.print(
+            f"[bold yellow]warning:[/] {report.num_conflicts} videos are there with different labels (corrnet inspect "
+            "names them first)",
+            highlight=False,
+            soft_wrap=True,
+        )
     if report.num_duplicates:
         err.print(
             f"[bold yellow]warning:[/] {report.num_duplicates} videos are in more than one split (corrnet inspect "
@@ -188,6 +222,7 @@ def _summarize(report: "PackReport") -> None:
             highlight=False,
             soft_wrap=True,
         )
+    _show_passed_over(report.passed_over, err)
     if not report.dropped:
         return
     err.print(f"left out {len(report.dropped)} videos (all are listed in the manifest):", highlight=False)
@@ -205,10 +240,16 @@ def pack_folder_command(
     dest: Dest,
     *,
     frame_rate: FrameRate = None,
+    pictures: Pictures = None,
     options: PackOptions,
     dry_run: DryRun = False,
 ) -> None:
     """Pack a folder with one subfolder a class.
+
+    Where the folders at the top are named as splits are (train, training, val, dev, test, ...), they are taken for
+    splits and hold those of the classes; else all videos belong to train. What was taken for what is printed, and what
+    was passed over is counted; --dry-run shows both and stops. A folder of pictures holds one sequence with numbers
+    without gaps, or --pictures names the one that is meant.
 
     [bold]Example[/]
 
@@ -216,7 +257,8 @@ def pack_folder_command(
     """
     from video_data.datasets import list_folder
 
-    _pack(list_folder(src, frame_rate=_frame_rate(frame_rate)), dest, options, dry_run)
+    rate = _frame_rate(frame_rate)
+    _pack(lambda: list_folder(src, frame_rate=rate, pictures=pictures), dest, options, dry_run)
 
 
 @pack_app.command("csv")
@@ -230,10 +272,14 @@ def pack_csv_command(
         Path | None, typer.Option(help="Folder that paths refer to; default: that of the csv.")
     ] = None,
     frame_rate: FrameRate = None,
+    pictures: Pictures = None,
     options: PackOptions,
     dry_run: DryRun = False,
 ) -> None:
     """Pack the videos that a csv lists.
+
+    A label with a comma needs quotes. Labels that are numbers from 0 on are kept as they are, and -1 is no label. A
+    path may be that of a folder of pictures, or of some of its pictures: clip/img_*.jpg.
 
     [bold]Example[/]
 
@@ -241,7 +287,8 @@ def pack_csv_command(
     """
     from video_data.datasets import list_csv
 
-    _pack(list_csv(src, root, frame_rate=_frame_rate(frame_rate)), dest, options, dry_run)
+    rate = _frame_rate(frame_rate)
+    _pack(lambda: list_csv(src, root, frame_rate=rate, pictures=pictures), dest, options, dry_run)
 
 
 @pack_app.command("kinetics")
@@ -261,14 +308,20 @@ def pack_kinetics(
     """
     from video_data.datasets import list_kinetics
 
-    _pack(list_kinetics(src, annotations=annotations), dest, options, dry_run)
+    _pack(lambda: list_kinetics(src, annotations=annotations), dest, options, dry_run)
 
 
 @pack_app.command("something")
 @reports_errors
 @_with_options
 def pack_something(
-    src: Source, dest: Dest, *, annotations: Annotations = None, options: PackOptions, dry_run: DryRun = False
+    src: Source,
+    dest: Dest,
+    *,
+    annotations: Annotations = None,
+    pictures: Pictures = None,
+    options: PackOptions,
+    dry_run: DryRun = False,
 ) -> None:
     """Pack Something-Something v1 or v2.
 
@@ -281,7 +334,7 @@ def pack_something(
     """
     from video_data.datasets import list_something
 
-    _pack(list_something(src, annotations=annotations), dest, options, dry_run)
+    _pack(lambda: list_something(src, annotations=annotations, pictures=pictures), dest, options, dry_run)
 
 
 @pack_app.command("diving48")
@@ -309,7 +362,7 @@ def pack_diving48(
     """
     from video_data.datasets import list_diving48
 
-    _pack(list_diving48(src, version=version, annotations=annotations), dest, options, dry_run)
+    _pack(lambda: list_diving48(src, version=version, annotations=annotations), dest, options, dry_run)
 
 
 @pack_app.command("sports1m")
@@ -341,7 +394,7 @@ def pack_sports1m(
     from video_data.datasets import list_sports1m
 
     _pack(
-        list_sports1m(
+        lambda: list_sports1m(
             src,
             clip_seconds=clip_seconds or None,
             clips_per_video=clips_per_video,
@@ -376,7 +429,7 @@ def pack_ucf101(
     """
     from video_data.datasets import list_ucf101
 
-    _pack(list_ucf101(src, fold=fold, annotations=annotations), dest, options, dry_run)
+    _pack(lambda: list_ucf101(src, fold=fold, annotations=annotations), dest, options, dry_run)
 
 
 @pack_app.command("hmdb51")
@@ -401,7 +454,7 @@ def pack_hmdb51(
     """
     from video_data.datasets import list_hmdb51
 
-    _pack(list_hmdb51(src, fold=fold, annotations=annotations), dest, options, dry_run)
+    _pack(lambda: list_hmdb51(src, fold=fold, annotations=annotations), dest, options, dry_run)
 
 
 @reports_errors

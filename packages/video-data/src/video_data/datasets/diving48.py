@@ -11,7 +11,9 @@ _FILES = {"V1": "Diving48_{}.json", "V2": "Diving48_V2_{}.json"}
 _EXPECTED = "a list of objects with vid_name and label"
 
 
-def list_diving48(src: Path, *, version: str | None = None, annotations: Path | None = None) -> Listing:
+def list_diving48(
+    src: str | Path, *, version: str | None = None, annotations: str | Path | None = None
+) -> Listing:
     """List Diving48 from `Diving48_{train,test}.json` (V1, that of the paper) or `Diving48_V2_{train,test}.json`.
 
     Each is a list of objects with `vid_name` and `label`. `Diving48_vocab.json` names the classes, four words each;
@@ -27,7 +29,7 @@ def list_diving48(src: Path, *, version: str | None = None, annotations: Path | 
         ValueError: Annotation files are missing or wrong, those of both versions are there and `version` is None, or
             no video is there.
     """
-    folder = annotations or src
+    folder = Path(annotations or src)
     if version is None:
         there = [name for name, file in _FILES.items() if find_files(folder, [file.format("train")])]
         if len(there) != 1:
@@ -40,16 +42,19 @@ def list_diving48(src: Path, *, version: str | None = None, annotations: Path | 
         version = there[0]
     if version not in _FILES:
         raise InputError(f"version {version!r}, allowed are {', '.join(_FILES)}")
-    rows: list[tuple[Split, str, int]] = []
+    rows: list[tuple[Split, str, int, str]] = []
     splits: tuple[Split, ...] = ("train", "test")
     for split in splits:
         path = find_file(folder, [_FILES[version].format(split)], expected=_EXPECTED)
-        rows += [(split, name, label) for name, label in _read(path)]
+        rows += [
+            (split, name, label, f"{path}, entry {number}")
+            for number, (name, label) in enumerate(_read(path))
+        ]
     classes = _classes(folder, rows)
     finder = Finder(src)
-    found = Collection(src)
-    for split, name, label in rows:
-        found.add(name, finder.video(name), split, classes[label])
+    found = Collection(finder)
+    for split, name, label, place in rows:
+        found.add(name, finder.video(name), split, classes[label], place=place)
     return found.listing(f"Diving48 {version}", classes)
 
 
@@ -58,15 +63,19 @@ def _read(path: Path) -> list[tuple[str, int]]:
     items = read_json(path)
     rows = []
     for number, item in enumerate(items if isinstance(items, list) else [None]):
-        if not (isinstance(item, dict) and "vid_name" in item and isinstance(item.get("label"), int)):
+        if not (isinstance(item, dict) and "vid_name" in item and _is_index(item.get("label"))):
             raise InputError(f"{path}, entry {number}: expected {_EXPECTED}, got {item!r}")
         rows.append((str(item["vid_name"]), item["label"]))
     return rows
 
 
-def _classes(folder: Path, rows: list[tuple[Split, str, int]]) -> tuple[str, ...]:
+def _is_index(label: object) -> bool:
+    return isinstance(label, int) and label >= 0
+
+
+def _classes(folder: Path, rows: list[tuple[Split, str, int, str]]) -> tuple[str, ...]:
     """Names of the classes; of equal names a later one gets its number too."""
-    largest = max((label for _, _, label in rows), default=0)
+    largest = max((label for _, _, label, _ in rows), default=0)
     found = find_files(folder, ["Diving48_vocab.json"])
     if not found:
         return tuple(f"{label:02d}" for label in range(largest + 1))

@@ -1,18 +1,133 @@
 """Finding the files of a data set, wherever its users have put them."""
 
 import csv
+import functools
 import json
 import os
 import re
-from collections import defaultdict
-from collections.abc import Iterable
+import unicodedata
+from collections import Counter, defaultdict, deque
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from video_data.media.limits import VIDEO_SUFFIXES
 from video_data.media.pictures import PICTURE_SUFFIXES
+from video_data.shards.format import PassedOver
 from video_data.utils.errors import InputError
-from video_data.utils.files import check_file
+from video_data.utils.files import check_file, display_text
+
+_OTHER_FILES = "files with"
+_MOST_NAMES = 10  # paths that are reported of each reason
+
+
+class Tally:
+    """Counts what is passed over, by reason.
+
+    Args:
+        root: Folder to which the reported paths refer.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._counts: Counter[str] = Counter()
+        self._first: dict[str, list[str]] = defaultdict(list)
+
+    def add(self, reason: str, path: Path) -> None:
+        """Count a file or folder under the root."""
+        self._counts[reason] += 1
+        if len(self._first[reason]) < _MOST_NAMES:
+            self._first[reason].append(display_text(path.relative_to(self._root)))
+
+    def add_ending(self, path: Path) -> None:
+        """Count a file with an ending that is none of a video."""
+        suffix = path.suffix[1:].lower()
+        is_plain = suffix.isascii() and suffix.isalnum() and not suffix.isdecimal() and len(suffix) < 9
+        self.add(f"{_OTHER_FILES} {f'the ending .{suffix}' if is_plain else 'no or another ending'}", path)
+
+    def found(self) -> tuple[PassedOver, ...]:
+        """Return the counts, the largest first, and last the files with other endings."""
+
+        def order(item: tuple[str, int]) -> tuple[bool, int, str]:
+            return item[0].startswith(_OTHER_FILES), -item[1], item[0]
+
+        ranked = sorted(self._counts.items(), key=order)
+        return tuple(
+            PassedOver(reason=reason, count=count, first=tuple(self._first[reason]))
+            for reason, count in ranked
+        )
+
+
+class Walker:
+    """Walks through folders, each once, also where links make a loop; what is passed over is counted.
+
+    Args:
+        tally: Counts what is hidden, cannot be read, or leads nowhere.
+        visited: Folders that are not entered.
+    """
+
+    def __init__(self, tally: Tally, visited: Iterable[Path] = ()) -> None:
+        self.tally = tally
+        self._visited = {_identity(folder) for folder in visited}
+
+    def walk(self, top: Path, depth: int | None = None) -> Iterator[tuple[Path, list[str]]]:
+        """Yield folders and the names of their files, sorted; folders that are linked come last.
+
+        Args:
+            top: Folder to begin with.
+            depth: Levels below it; None means all.
+        """
+        queue, links = deque([(top, 0)]), deque[tuple[Path, int]]()
+        while queue or links:
+            folder, level = (queue or links).popleft()
+            identity = _identity(folder)
+            if identity in self._visited:
+                self.tally.add("linked folders that are listed elsewhere", folder)
+                continue
+            self._visited.add(identity)
+            folders, files = self.entries(folder)
+            if depth is None or level < depth:
+                for name in folders:
+                    path = folder / name
+                    (links if path.is_symlink() else queue).append((path, level + 1))
+            yield folder, files
+
+    def entries(self, folder: Path) -> tuple[list[str], list[str]]:
+        """Return the names of the folders and of the files in a folder, sorted."""
+        folders, files = [], []
+        try:
+            with os.scandir(folder) as scanned:
+                found = sorted(scanned, key=lambda entry: entry.name)
+        except OSError as error:
+            self.tally.add(f"folders that cannot be read ({error.strerror})", folder)
+            return [], []
+        for entry in found:
+            if entry.name.startswith("."):
+                self.tally.add("hidden files and folders", folder / entry.name)
+            elif _is(entry.is_dir):
+                folders.append(entry.name)
+            elif _is(entry.is_file):
+                files.append(entry.name)
+            elif entry.is_symlink():
+                self.tally.add("links that lead nowhere", folder / entry.name)
+            else:
+                self.tally.add("neither files nor folders", folder / entry.name)
+        return folders, files
+
+
+def _is(kind: Callable[[], bool]) -> bool:
+    try:
+        return kind()
+    except OSError:  # a link to itself
+        return False
+
+
+def _identity(folder: Path) -> tuple[int, int] | Path:
+    try:
+        status = folder.stat()
+    except OSError:
+        return folder
+    return status.st_dev, status.st_ino
 
 
 class Finder:
@@ -25,78 +140,114 @@ class Finder:
         ValueError: There is no such folder.
     """
 
-    def __init__(self, root: Path) -> None:
-        if not root.is_dir():
+    def __init__(self, root: str | Path) -> None:
+        self.root = Path(root)
+        if not self.root.is_dir():
             raise InputError(f"no folder {root}")
-        self.root = root
         self._videos: dict[str, list[Path]] = defaultdict(list)
         self._folders: dict[str, list[Path]] = defaultdict(list)
-        for name, folders, files in os.walk(root, followlinks=True):
-            folder = Path(name)
-            folders[:] = sorted(entry for entry in folders if not entry.startswith("."))
-            for file in sorted(files):
-                stem, dot, suffix = file.rpartition(".")
-                if dot and not file.startswith(".") and suffix.lower() in VIDEO_SUFFIXES:
-                    self._videos[stem].append(folder / file)
-            if any(file.rpartition(".")[2].lower() in PICTURE_SUFFIXES for file in files):
-                self._folders[folder.name].append(folder)
+        self._taken: set[Path] = set()
+        self._tally = Tally(self.root)
+        for folder, files in Walker(self._tally).walk(self.root):
+            suffixes = [Path(file).suffix[1:].lower() for file in files]
+            for file, suffix in zip(files, suffixes, strict=True):
+                if suffix in VIDEO_SUFFIXES:
+                    self._videos[_composed(Path(file).stem)].append(folder / file)
+                elif suffix not in PICTURE_SUFFIXES:
+                    self._tally.add_ending(folder / file)
+            if not PICTURE_SUFFIXES.isdisjoint(suffixes):
+                self._folders[_composed(folder.name)].append(folder)
 
-    def video(self, stem: str, *, near: Iterable[str] = ()) -> Path | None:
-        """Return the video with this name without its ending; of several the one in most folders named in `near`."""
-        return self._nearest(self._videos.get(stem, []), near)
+    def video(self, stem: str, *, near: Iterable[str] = (), classes: Iterable[str] = ()) -> Path | None:
+        """Return the video with this name without its ending; of several the one in most folders named in `near`.
+
+        Args:
+            stem: Name of the video.
+            near: Names of folders in which it should lie.
+            classes: Names of classes: in a folder of one that is not named in `near` there is another video.
+        """
+        wanted = {normalized(name) for name in near}
+        others = {normalized(name) for name in classes} - wanted
+        paths = self._videos.get(_composed(stem), [])
+        return self._nearest(
+            [path for path in paths if self._parents(path) & wanted or not self._parents(path) & others],
+            wanted,
+        )
 
     def pictures(self, name: str) -> Path | None:
         """Return the folder of pictures with this name."""
-        return self._nearest(self._folders.get(name, []), ())
+        return self._nearest(self._folders.get(_composed(name), []), set())
 
-    def _nearest(self, paths: list[Path], near: Iterable[str]) -> Path | None:
-        wanted = {normalized(name) for name in near}
+    def passed_over(self) -> tuple[PassedOver, ...]:
+        """Return what was passed over, and which videos and folders of pictures nobody asked for."""
+        for kind, found in (("videos", self._videos), ("folders of pictures", self._folders)):
+            for paths in found.values():
+                left = [path for path in paths if path not in self._taken]
+                has_taken = len(left) < len(paths)
+                for path in left:
+                    which = (
+                        "with the name of another one that is taken"
+                        if has_taken
+                        else "that the annotations do not name"
+                    )
+                    self._tally.add(f"{kind} {which}", path)
+        return self._tally.found()
 
+    def _nearest(self, paths: list[Path], wanted: set[str]) -> Path | None:
         def strangeness(path: Path) -> tuple[int, str]:
-            parts = {normalized(part) for part in path.relative_to(self.root).parts[:-1]}
-            return -len(parts & wanted), path.as_posix()
+            return -len(self._parents(path) & wanted), path.as_posix()
 
-        return min(paths, key=strangeness, default=None)
+        found = min(paths, key=strangeness, default=None)
+        if found is not None:
+            self._taken.add(found)
+        return found
+
+    def _parents(self, path: Path) -> set[str]:
+        """Return the names of the folders in which a path lies."""
+        return {normalized(part) for part in path.relative_to(self.root).parts[:-1]}
 
 
+def _composed(name: str) -> str:
+    """Return a name in one of the forms that Unicode has for it; systems differ in which they write."""
+    return unicodedata.normalize("NFC", name)
+
+
+@functools.cache
 def normalized(name: str) -> str:
     """Return a class name as folders of several distributions spell it: without case, spaces, `_` and punctuation."""
-    return re.sub(r"[\W_]+", "", name.lower())
+    return re.sub(r"[\W_]+", "", _composed(name).casefold())
 
 
-def find_file(src: Path, names: Iterable[str], *, expected: str, annotations: Path | None = None) -> Path:
-    """Return the one file with one of these names in `annotations`, or else in `src` or its subfolders.
+def find_file(folder: str | Path, names: Iterable[str], *, expected: str) -> Path:
+    """Return the one file with one of these names in a folder or its subfolders.
 
     Raises:
         ValueError: There is none, or there are several; the message says what is expected.
     """
     wanted = list(names)
-    found = find_files(annotations or src, wanted)
+    found = find_files(folder, wanted)
     if not found:
-        raise InputError(f"no file {' or '.join(wanted)} in {annotations or src}: {expected}")
+        raise InputError(f"no file {' or '.join(wanted)} in {folder}: {expected}")
     if len(found) > 1:
         raise InputError(
-            f"several files {' or '.join(wanted)} in {annotations or src}: {', '.join(map(str, found))}; "
+            f"several files {' or '.join(wanted)} in {folder}: {', '.join(map(str, found))}; "
             "name the folder of the right one with annotations"
         )
     return found[0]
 
 
-def find_files(folder: Path, names: Iterable[str], depth: int = 3) -> list[Path]:
+def find_files(folder: str | Path, names: Iterable[str], depth: int = 3) -> list[Path]:
     """Files with one of these names in a folder and its subfolders, down to `depth` levels; names may have `*`."""
+    folder = Path(folder)
     if not folder.is_dir():
         raise InputError(f"no folder {folder}")
     patterns = [re.compile(".*".join(map(re.escape, name.split("*"))), re.IGNORECASE) for name in names]
-    found: list[Path] = []
-    for name, folders, files in os.walk(folder, followlinks=True):
-        level = len(Path(name).relative_to(folder).parts)
-        folders[:] = sorted(entry for entry in folders if not entry.startswith(".")) if level < depth else []
-        found += [
-            Path(name) / file
-            for file in sorted(files)
-            if any(pattern.fullmatch(file) for pattern in patterns)
-        ]
-    return found
+    return [
+        place / file
+        for place, files in Walker(Tally(folder)).walk(folder, depth)
+        for file in files
+        if any(pattern.fullmatch(file) for pattern in patterns)
+    ]
 
 
 def read_json(path: Path) -> Any:
@@ -130,19 +281,35 @@ def read_csv(path: Path, required: Iterable[str], expected: str) -> list[tuple[i
     """Line numbers and rows of a csv whose header has the required columns; cells without spaces around.
 
     Raises:
-        ValueError: It is no csv or a column is missing; the message names the file and what is expected.
+        ValueError: It is no csv, a column is missing or there twice, or a row has other cells than the header; the
+            message names the file, the line and what is expected.
     """
     check_file(path)
+    rows: list[tuple[int, dict[str, str]]] = []
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file, skipinitialspace=True)
-            columns = [name.strip() for name in reader.fieldnames or []]
+            reader = csv.reader(file, skipinitialspace=True, strict=True)
+            columns = [name.strip() for name in next(reader, [])]
             missing = [name for name in required if name not in columns]
             if missing:
                 raise InputError(
                     f"{path}: no column {' and '.join(missing)} in the header {','.join(columns)!r}; {expected}"
                 )
-            reader.fieldnames = columns
-            return [(reader.line_num, {key: (row[key] or "").strip() for key in columns}) for row in reader]
+            twice = [name for name, count in Counter(columns).items() if name and count > 1]
+            if twice:
+                raise InputError(
+                    f"{path}: the column {twice[0]} is twice in the header {','.join(columns)!r}"
+                )
+            for row in reader:
+                cells = [cell.strip() for cell in row]
+                if len(cells) < len(columns) or any(cells[len(columns) :]):
+                    if not any(cells):
+                        continue
+                    raise InputError(
+                        f"{path}, line {reader.line_num}: {len(cells)} cells, the header has {len(columns)} columns; "
+                        f"a cell with a comma needs quotes: {','.join(row)!r}"
+                    )
+                rows.append((reader.line_num, dict(zip(columns, cells, strict=False))))
     except (csv.Error, UnicodeDecodeError) as error:
         raise InputError(f"{path} is not a UTF-8 csv file: {error}") from error
+    return rows

@@ -1,70 +1,186 @@
 """Listing the videos of a folder that has a folder for each class."""
 
+from collections import defaultdict
 from fractions import Fraction
 from pathlib import Path
 
-from video_data.datasets.listing import SPLIT_NAMES, Entry, Listing, display_path, require_two_classes
+from video_data.datasets.finder import Tally, Walker
+from video_data.datasets.listing import (
+    SPLIT_NAMES,
+    TWICE,
+    Entry,
+    Listing,
+    check_pictures,
+    refuse_alike,
+    require_two_classes,
+)
 from video_data.media.limits import VIDEO_SUFFIXES
 from video_data.media.pictures import PICTURE_SUFFIXES
 from video_data.shards.format import Split
 from video_data.utils.errors import InputError
+from video_data.utils.files import display_text
+
+_MOST_NAMES = 10
 
 
-def list_folder(src: Path, *, frame_rate: Fraction | None = None) -> Listing:
+def list_folder(
+    src: str | Path, *, frame_rate: Fraction | None = None, pictures: str | None = None
+) -> Listing:
     """List `src/<class>/**/<video>` or `src/<split>/<class>/**/<video>`.
 
-    The second form is taken when every folder in `src` is named train, val, valid, validation or test; in the
-    first form all videos belong to train. Files without a video ending and hidden files are passed over.
+    The second form is taken when folders in `src` have the name of a split (`SPLIT_NAMES`: train, training, val, dev,
+    test, ...) and the others hold no videos; in the first form all videos belong to train. The notes of the listing
+    say which folders were taken for what. Links are followed. What is not taken is counted by reason: hidden files,
+    other endings, links that lead nowhere, videos beside the folders of classes, folders without videos.
 
     Args:
         src: Folder of the videos.
         frame_rate: Takes folders that hold pictures for videos too, with so many frames a second.
+        pictures: Pattern of the pictures in these folders, where they hold several sequences: `img_*.jpg`.
 
     Raises:
-        ValueError: `src` is not a folder, or has no videos, or only one class.
+        ValueError: `src` is not a folder, or has no videos, or only one class; a folder of a split is where that of a
+            class is expected; two classes are spelled almost alike.
     """
+    src = Path(src)
     if not src.is_dir():
         raise InputError(f"no folder {src}")
-    folders = _visible_folders(src)
-    entries: list[Entry] = []
-    dropped: list[tuple[Entry, str]] = []
-    has_splits = bool(folders) and all(folder.name.lower() in SPLIT_NAMES for folder in folders)
-    for top in folders:
-        split: Split = SPLIT_NAMES[top.name.lower()] if has_splits else "train"
-        for folder in _visible_folders(top) if has_splits else [top]:
-            label = display_path(Path(folder.name))
-            videos = sorted(path for path in folder.rglob("*") if _is_visible_video(path, folder))
-            entries += [Entry(path, display_path(path.relative_to(src)), split, label) for path in videos]
-            pictures = [] if frame_rate is None else _picture_folders(folder)
-            entries += [
-                Entry(path, display_path(path.relative_to(src)), split, label, frame_rate=frame_rate)
-                for path in pictures
-            ]
-            if not videos and not pictures:
-                empty = Entry(folder, display_path(folder.relative_to(src)), split, label)
-                dropped.append((empty, "no videos in this folder"))
-    if not entries:
-        hint = (
-            "; folders of pictures are taken when their frame rate is given" if _picture_folders(src) else ""
+    check_pictures(pictures, frame_rate)
+    return _FolderListing(src, frame_rate, pictures).listing()
+
+
+class _FolderListing:
+    """Gathers the videos of a folder."""
+
+    def __init__(self, src: Path, frame_rate: Fraction | None, pictures: str | None) -> None:
+        self._src, self._frame_rate, self._pictures = src, frame_rate, pictures
+        self._tally = Tally(src)
+        self._entries: list[Entry] = []
+        self._has_pictures = False
+        self._folders: dict[str, list[Path]] = defaultdict(list)  # of each class
+
+    def listing(self) -> Listing:
+        src = self._src
+        tops = self._folders_in(src, [src])
+        splits = {top: SPLIT_NAMES[top.name.lower()] for top in tops if top.name.lower() in SPLIT_NAMES}
+        if splits:
+            self._list_splits(splits, [top for top in tops if top not in splits])
+        else:
+            for top in tops:
+                self._list_class(top, "train", [src])
+        entries = self._entries
+        if not entries:
+            hint = (
+                "; folders of pictures are taken when their frame rate is given" if self._has_pictures else ""
+            )
+            found = "".join(f"; {passed.reason}: {passed.count}" for passed in self._tally.found())
+            raise InputError(
+                f"no videos in {src}: expected <class>/<video> or <split>/<class>/<video>{hint}{found}"
+            )
+        refuse_alike({name: ascii(str(folders[0])) for name, folders in self._folders.items()})
+        require_two_classes(entries, src)
+        kept, dropped, conflicts = _by_file(entries)
+        return Listing(
+            kept, dropped, "folder", notes=(self._layout(splits), *conflicts), passed_over=self._tally.found()
         )
-        raise InputError(f"no videos in {src}: expected <class>/<video> or <split>/<class>/<video>{hint}")
-    require_two_classes(entries, src)
-    return Listing(entries, dropped, "folder")
+
+    def _list_splits(self, splits: dict[Path, Split], others: list[Path]) -> None:
+        for top in others:
+            if self._videos(top, "", "train", [self._src]):
+                named = ", ".join(display_text(split.name) for split in splits)
+                raise InputError(
+                    f"{self._src} holds {named}, named as splits are, beside {display_text(top.name)}, which holds "
+                    "videos: move the classes into the folders of splits, rename a class that is named as a split, or "
+                    "move away what is no class; a csv (path,label,split) takes every name"
+                )
+            self._tally.add("folders without videos", top)
+        for top, split in splits.items():
+            for folder in self._folders_in(top, [self._src, top]):
+                self._list_class(folder, split, [self._src, top])
+
+    def _list_class(self, folder: Path, split: Split, above: list[Path]) -> None:
+        label = display_text(folder.name)
+        entries = self._videos(folder, label, split, above)
+        if not entries:
+            self._tally.add("folders without videos", folder)
+            return
+        below = {entry.path if entry.path.is_dir() else entry.path.parent for entry in entries}
+        names = {folder.name, *(name for place in below for name in place.relative_to(folder).parts[:1])}
+        inner = sorted(name for name in names if name.lower() in SPLIT_NAMES)
+        if inner:
+            raise InputError(
+                f"{folder} would be the folder of a class, and {', '.join(map(repr, inner))} is named as splits are: "
+                "expected <class>/<video> or <split>/<class>/<video>; give the folder that holds the splits, rename "
+                "this one, or list the videos in a csv (path,label,split)"
+            )
+        self._folders[label].append(folder)
+        self._entries += entries
+
+    def _videos(self, folder: Path, label: str, split: Split, above: list[Path]) -> list[Entry]:
+        """Return the videos in a folder at any depth."""
+        entries = []
+        for place, files in Walker(self._tally, above).walk(folder):
+            suffixes = [Path(file).suffix[1:].lower() for file in files]
+            pictures = [suffix in PICTURE_SUFFIXES for suffix in suffixes]
+            self._has_pictures |= any(pictures)
+            takes_pictures = self._frame_rate is not None and any(pictures)
+            for file, suffix, is_picture in zip(files, suffixes, pictures, strict=True):
+                if suffix in VIDEO_SUFFIXES:
+                    entries.append(self._entry(place / file, label, split))
+                elif not (is_picture and takes_pictures):
+                    self._tally.add_ending(place / file)
+            if takes_pictures:
+                entries.append(self._entry(place, label, split, self._frame_rate))
+        return entries
+
+    def _entry(self, path: Path, label: str, split: Split, frame_rate: Fraction | None = None) -> Entry:
+        source = display_text(path.relative_to(self._src))
+        if frame_rate is not None and self._pictures is not None:
+            path /= self._pictures
+        return Entry(path, source, split, label, frame_rate=frame_rate)
+
+    def _folders_in(self, folder: Path, above: list[Path]) -> list[Path]:
+        """Return the folders in a folder; files beside them are counted."""
+        folders, files = Walker(self._tally, above).entries(folder)
+        for file in files:
+            if Path(file).suffix[1:].lower() in VIDEO_SUFFIXES:
+                self._tally.add("videos beside the folders of classes", folder / file)
+            else:
+                self._tally.add_ending(folder / file)
+        return [folder / name for name in folders]
+
+    def _layout(self, splits: dict[Path, Split]) -> str:
+        """Say which folders were taken for what."""
+        names = sorted(self._folders)
+        more = f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
+        classes = f"{len(names)} folders for classes: {', '.join(names[:_MOST_NAMES])}{more}"
+        if not splits:
+            return f"taken {classes}; all videos for the split train"
+        taken = ", ".join(f"{display_text(top.name)} ({split})" for top, split in splits.items())
+        return f"taken for splits: {taken}; in them {classes}"
 
 
-def _visible_folders(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
-
-
-def _is_hidden(path: Path, folder: Path) -> bool:
-    return any(part.startswith(".") for part in path.relative_to(folder).parts)
-
-
-def _is_visible_video(path: Path, folder: Path) -> bool:
-    return not _is_hidden(path, folder) and path.suffix[1:].lower() in VIDEO_SUFFIXES and path.is_file()
-
-
-def _picture_folders(folder: Path) -> list[Path]:
-    """Folders at any depth that hold pictures."""
-    pictures = (path for path in folder.rglob("*") if path.suffix[1:].lower() in PICTURE_SUFFIXES)
-    return sorted({path.parent for path in pictures if not _is_hidden(path, folder)})
+def _by_file(entries: list[Entry]) -> tuple[list[Entry], list[tuple[Entry, str]], list[str]]:
+    """Return the entries without those of files that are listed twice, these, and what to say of other labels."""
+    kept, dropped, conflicts = [], [], []
+    first: dict[Path, Entry] = {}
+    parents: dict[Path, Path] = {}
+    for entry in entries:
+        path = entry.path
+        if path.parent not in parents:
+            parents[path.parent] = path.parent.resolve()
+        other = first.setdefault(
+            path.resolve() if path.is_symlink() else parents[path.parent] / path.name, entry
+        )
+        if other is not entry and (other.label, other.split) == (entry.label, entry.split):
+            dropped.append((entry, TWICE))
+            continue
+        if other.label != entry.label:
+            conflicts.append(f"{entry.source} and {other.source}")
+        kept.append(entry)
+    notes = (
+        [f"{len(conflicts)} videos have two labels through links, the first is {conflicts[0]}"]
+        if conflicts
+        else []
+    )
+    return kept, dropped, notes

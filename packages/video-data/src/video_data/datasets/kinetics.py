@@ -5,19 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from video_data.datasets.finder import Finder, find_files, read_csv
-from video_data.datasets.listing import Collection, Listing
+from video_data.datasets.listing import SPLIT_NAMES, Collection, Listing, refuse_alike
 from video_data.shards.format import Split
 from video_data.utils.errors import InputError
 from video_data.utils.files import check_file
 
 _EXPECTED = "expected label,youtube_id,time_start,time_end,split"
-_SPLITS: dict[str, Split] = {
-    "train": "train",
-    "val": "val",
-    "validate": "val",
-    "validation": "val",
-    "test": "test",
-}
 
 
 @dataclass(frozen=True)
@@ -27,13 +20,14 @@ class _Clip:
     youtube_id: str
     start: int
     end: int
+    place: str
 
     @property
     def name(self) -> str:
         return f"{self.youtube_id}_{self.start:06d}_{self.end:06d}"
 
 
-def list_kinetics(src: Path, *, annotations: Path | None = None) -> Listing:
+def list_kinetics(src: str | Path, *, annotations: str | Path | None = None) -> Listing:
     """List Kinetics from its csv files, whose header is `label,youtube_id,time_start,time_end,split[,is_cc]`.
 
     Videos may lie anywhere under `src`, in one folder, by split or by class, with any video ending. They are named
@@ -47,7 +41,7 @@ def list_kinetics(src: Path, *, annotations: Path | None = None) -> Listing:
 
     Raises:
         ValueError: There is no such csv or no train split; a row has a wrong split or time; a class is not one of the
-            train split; no video is there.
+            train split, or spelled almost as another one; a video has two labels; no video is there.
     """
     tables = [path for path in find_files(annotations or src, ["*.csv"]) if _is_kinetics(path)]
     if not tables:
@@ -59,15 +53,19 @@ def list_kinetics(src: Path, *, annotations: Path | None = None) -> Listing:
     unknown = sorted({clip.label for clip in clips} - set(classes))
     if unknown:
         raise InputError(f"classes {', '.join(unknown[:5])} are in val or test, but not in train")
+    places: dict[str, str] = {}
+    for clip in clips:
+        places.setdefault(clip.label, clip.place)
+    refuse_alike(places)
     finder = Finder(src)
     ids = Counter(clip.youtube_id for clip in clips)
-    found = Collection(src)
+    found = Collection(finder)
     for clip in clips:
-        near = (clip.split, *(name for name, split in _SPLITS.items() if split == clip.split), clip.label)
+        near = (clip.split, *(name for name, split in SPLIT_NAMES.items() if split == clip.split), clip.label)
         path = finder.video(clip.name, near=near)
         if path is None and ids[clip.youtube_id] == 1:
             path = finder.video(clip.youtube_id, near=near)
-        found.add(clip.name, path, clip.split, clip.label)
+        found.add(clip.name, path, clip.split, clip.label, place=clip.place)
     notes = [f"{num_unlabeled} videos without a label are not packed"] if num_unlabeled else []
     return found.listing(f"Kinetics-{len(classes)}", classes, *notes)
 
@@ -86,14 +84,15 @@ def _read_clips(tables: list[Path]) -> tuple[list[_Clip], int]:
             if not row.get("label"):
                 num_unlabeled += 1
                 continue
-            split = _SPLITS.get(row["split"].lower())
+            split = SPLIT_NAMES.get(row["split"].lower())
             if split is None:
-                allowed = ", ".join(_SPLITS)
+                allowed = ", ".join(SPLIT_NAMES)
                 raise InputError(f"{path}, line {line}: split {row['split']!r}, allowed are {allowed}")
             try:
                 start, end = (int(float(row[name])) for name in ("time_start", "time_end"))
             except ValueError:
                 times = f"{row['time_start']!r} and {row['time_end']!r}"
                 raise InputError(f"{path}, line {line}: times {times} are no seconds") from None
-            clips.append(_Clip(split, row["label"], row["youtube_id"], start, end))
+            place = f"{path}, line {line}"
+            clips.append(_Clip(split, row["label"], row["youtube_id"], start, end, place))
     return clips, num_unlabeled

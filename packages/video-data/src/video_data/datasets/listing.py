@@ -1,24 +1,41 @@
 """The listing of a data set: its videos with their splits and classes, and those that are missing."""
 
 import os
+import re
+import unicodedata
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from video_data.shards.format import Split
+from video_data.shards.format import PassedOver, Split
 from video_data.utils.errors import InputError
+from video_data.utils.files import display_text
+
+if TYPE_CHECKING:
+    from video_data.datasets.finder import Finder
 
 SPLIT_NAMES: dict[str, Split] = {
     "train": "train",
+    "training": "train",
     "val": "val",
-    "validation": "val",
     "valid": "val",
+    "validate": "val",
+    "validation": "val",
+    "dev": "val",
+    "development": "val",
+    "eval": "val",
+    "evaluation": "val",
     "test": "test",
+    "testing": "test",
 }
 
 
 MISSING = "missing"  # the reason of an entry whose file is not there
+NO_LABEL = "no label"  # that of one whose class the data set does not say: an empty label, or -1
+TWICE = "listed twice"
+_MOST_NUMBERS = 10_000  # labels that are numbers are indices up to here
 
 
 @dataclass(frozen=True)
@@ -26,10 +43,10 @@ class Entry:
     """A video to pack.
 
     Attributes:
-        path: The video, or a folder of pictures whose names in order are the frames.
+        path: The video; or a folder of pictures of one sequence, or such a folder and a pattern, as `clip/img_*.jpg`.
         source: Its path as it is reported, relative to what was listed; with the span unique in its split.
         split: Split to which it belongs.
-        label: Class name.
+        label: Class name; empty where there is none, of an entry that cannot be packed.
         other_labels: Further classes, where a data set gives several.
         span: Start and end in seconds of the part of the video that is meant; None means all of it.
         frame_rate: Frames a second of a folder of pictures.
@@ -43,6 +60,9 @@ class Entry:
     span: tuple[float, float] | None = None
     frame_rate: Fraction | None = None
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "path", Path(self.path))  # text is taken too
+
 
 @dataclass(frozen=True)
 class Listing:
@@ -52,8 +72,9 @@ class Listing:
         entries: Videos that were found.
         dropped: Entries that cannot be packed with their reasons; `MISSING` where the file is not there.
         dataset: Name of the data set with its version, for the manifest.
-        classes: Class names in the order of their labels; None means sorted names.
-        notes: What is not packed and cannot be listed, for people to read.
+        classes: Class names in the order of their labels; None means `label_order` of the names of all entries.
+        notes: What was taken for what, and what is not packed and cannot be listed, for people to read.
+        passed_over: Files and folders that were found and not listed, by reason.
     """
 
     entries: list[Entry]
@@ -61,32 +82,80 @@ class Listing:
     dataset: str
     classes: tuple[str, ...] | None = None
     notes: tuple[str, ...] = ()
+    passed_over: tuple[PassedOver, ...] = ()
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Class names in the order of their labels."""
+        if self.classes is not None:
+            return self.classes
+        listed = (*self.entries, *(entry for entry, _ in self.dropped))
+        return label_order({entry.label for entry in listed if entry.label})
+
+
+def label_order(names: Iterable[str]) -> tuple[str, ...]:
+    """Return class names in the order of their labels: numbers from 0 on are the labels themselves, others are sorted.
+
+    Numbers that do not begin with 0 are sorted as numbers.
+    """
+    unique = set(names)
+    if not all(re.fullmatch(r"0|[1-9][0-9]{0,9}", name) for name in unique):
+        return tuple(sorted(unique))
+    numbers = sorted(map(int, unique))
+    if numbers and numbers[0] == 0 and numbers[-1] < _MOST_NUMBERS:
+        numbers = list(range(numbers[-1] + 1))
+    return tuple(map(str, numbers))
 
 
 class Collection:
     """Gathers the videos that a data set names.
 
     Args:
-        src: Folder of the videos.
+        finder: Finds the videos.
     """
 
-    def __init__(self, src: Path) -> None:
+    def __init__(self, finder: "Finder") -> None:
         self.entries: list[Entry] = []
         self.dropped: list[tuple[Entry, str]] = []
-        self._src = src
-        self._seen: set[tuple[Split, str]] = set()
+        self._finder = finder
+        self._seen: dict[str | Path, tuple[tuple[str, ...], str]] = {}
+        self._taken: set[tuple[Split, str]] = set()
 
-    def add(self, name: str, path: Path | None, split: Split, label: str, **fields: Any) -> None:
-        """Take a video by its name in the data set; `path` is None when it was not found."""
-        source = name if path is None else display_path(path.relative_to(self._src))
-        entry = Entry(path or self._src / name, source, split, label, **fields)
-        if (split, name) in self._seen:
-            self.dropped.append((entry, "listed twice"))
+    def add(
+        self, name: str, path: Path | None, split: Split, label: str, *, place: str, **fields: Any
+    ) -> None:
+        """Take a video by its name in the data set; `path` is None when it was not found.
+
+        Args:
+            name: Name of the video in the data set.
+            path: The video.
+            split: Its split.
+            label: Its class.
+            place: Where it is listed: the file and the line.
+            fields: Further fields of the entry.
+
+        Raises:
+            ValueError: The same name, or another one that stands for the same file, has another label.
+        """
+        root = self._finder.root
+        source = display_text(name if path is None else path.relative_to(root))
+        entry = Entry(path or root / name, source, split, label, **fields)
+        labels = (label, *entry.other_labels)
+        keys: list[str | Path] = [name] if path is None else [name, path]
+        for key in keys:
+            before, other_place = self._seen.setdefault(key, (labels, place))
+            if before != labels:
+                raise InputError(
+                    f"{place}: {source} has the label {' and '.join(labels)!r}, and {' and '.join(before)!r} in "
+                    f"{other_place}: one video, two labels; remove one of the lines"
+                )
+        if (split, source) in self._taken:
+            self.dropped.append((entry, TWICE))
         elif path is None:
             self.dropped.append((entry, MISSING))
         else:
             self.entries.append(entry)
-        self._seen.add((split, name))
+        self._taken.add((split, source))
 
     def listing(self, dataset: str, classes: tuple[str, ...], *notes: str) -> Listing:
         """Return what was gathered.
@@ -94,22 +163,42 @@ class Collection:
         Raises:
             ValueError: No video was found, or only one class.
         """
+        root = self._finder.root
         if not self.entries:
             number, first = len(self.dropped), self.dropped[0][0].source if self.dropped else "of any name"
-            raise InputError(
-                f"none of {number} videos of {dataset} is in {self._src}: the first would be {first}"
-            )
-        require_two_classes(self.entries, self._src)
-        return Listing(self.entries, self.dropped, dataset, classes, notes)
+            raise InputError(f"none of {number} videos of {dataset} is in {root}: the first would be {first}")
+        require_two_classes(self.entries, root)
+        return Listing(self.entries, self.dropped, dataset, classes, notes, self._finder.passed_over())
 
 
-def display_path(path: Path) -> str:
-    """Return a path as text with forward slashes; bytes that are not UTF-8 are written as escapes."""
-    return os.fsencode(path.as_posix()).decode("utf-8", "backslashreplace")
-
-
-def require_two_classes(entries: list[Entry], origin: Path) -> None:
+def require_two_classes(entries: list[Entry], origin: str | os.PathLike[str]) -> None:
     """Raise ValueError when all entries have the same class."""
     labels = sorted({entry.label for entry in entries})
     if len(labels) < 2:
         raise InputError(f"only one class in {origin}: {labels[0]!r}; a classifier needs at least two")
+
+
+def refuse_alike(places: Mapping[str, str]) -> None:
+    """Raise ValueError when two class names differ in case, spaces or Unicode form alone.
+
+    Args:
+        places: For each class name where it stands.
+    """
+    first: dict[str, str] = {}
+    for name, place in places.items():
+        other = first.setdefault(" ".join(unicodedata.normalize("NFC", name).casefold().split()), name)
+        if other != name:
+            raise InputError(
+                f"the classes {other!a} ({places[other]}) and {name!a} ({place}) differ in case, spaces or "
+                "Unicode form alone: spell them alike where they are one class, else in other words"
+            )
+
+
+def check_pictures(pictures: str | None, frame_rate: Fraction | None) -> None:
+    """Raise ValueError unless a pattern of pictures has one `*`, and the frame rate is given with it."""
+    if pictures is None:
+        return
+    if pictures.count("*") != 1 or "/" in pictures:
+        raise InputError(f"pictures {pictures!r}: expected a name with one * for the number, as img_*.jpg")
+    if frame_rate is None:
+        raise InputError(f"pictures {pictures!r}: give the frame rate too")

@@ -4,7 +4,7 @@ from fractions import Fraction
 from pathlib import Path
 
 from video_data.datasets.finder import Finder, find_file, find_files, read_json, read_lines
-from video_data.datasets.listing import Collection, Listing
+from video_data.datasets.listing import Collection, Listing, check_pictures
 from video_data.shards.format import Split
 from video_data.utils.errors import InputError
 
@@ -13,7 +13,9 @@ _FILES: dict[str, Split] = {"train": "train", "validation": "val"}
 _FRAME_RATE_V1 = Fraction(12)
 
 
-def list_something(src: Path, *, annotations: Path | None = None) -> Listing:
+def list_something(
+    src: str | Path, *, annotations: str | Path | None = None, pictures: str | None = None
+) -> Listing:
     """List Something-Something; which version it is follows from the annotation files.
 
     Version 1: `something-something-v1-labels.csv` (a class a line), `-train.csv` and `-validation.csv` (`id;label`, no
@@ -25,11 +27,14 @@ def list_something(src: Path, *, annotations: Path | None = None) -> Listing:
     Args:
         src: Folder of the videos, and of the annotation files to a depth of three folders.
         annotations: Another folder of the annotation files.
+        pictures: Version 1: pattern of the frames, where the folders hold several sequences of pictures: `img_*.jpg`.
 
     Raises:
-        ValueError: Annotation files are missing, of both versions or wrong; or no video is there.
+        ValueError: Annotation files are missing, of both versions or wrong; a video has two labels; or no video is
+            there.
     """
-    folder = annotations or src
+    folder = Path(annotations or src)
+    check_pictures(pictures, _FRAME_RATE_V1)
     versions = [
         version
         for version, names in (
@@ -47,11 +52,12 @@ def list_something(src: Path, *, annotations: Path | None = None) -> Listing:
         )
     classes, rows = (_read_v1 if versions == ["1"] else _read_v2)(folder)
     finder = Finder(src)
-    found = Collection(src)
-    for split, number, label in rows:
+    found = Collection(finder)
+    for split, number, label, place in rows:
         frames = finder.pictures(number) if versions == ["1"] else None
         frame_rate = _FRAME_RATE_V1 if frames else None
-        found.add(number, frames or finder.video(number), split, label, frame_rate=frame_rate)
+        path = frames / pictures if frames and pictures else frames or finder.video(number)
+        found.add(number, path, split, label, place=place, frame_rate=frame_rate)
     return found.listing(
         f"Something-Something v{versions[0]}",
         tuple(classes),
@@ -59,12 +65,12 @@ def list_something(src: Path, *, annotations: Path | None = None) -> Listing:
     )
 
 
-def _read_v1(folder: Path) -> tuple[list[str], list[tuple[Split, str, str]]]:
-    """Class names, and split, id and class of each video."""
+def _read_v1(folder: Path) -> tuple[list[str], list[tuple[Split, str, str, str]]]:
+    """Class names, and split, id, class and place of each video."""
     labels = find_file(folder, [f"{_PREFIX}1-labels.csv"], expected="a class a line")
     classes = [line for _, line in read_lines(labels)]
     known = set(classes)
-    rows: list[tuple[Split, str, str]] = []
+    rows: list[tuple[Split, str, str, str]] = []
     for name, split in _FILES.items():
         path = find_file(folder, [f"{_PREFIX}1-{name}.csv"], expected="id;label on each line")
         for line, text in read_lines(path):
@@ -73,12 +79,12 @@ def _read_v1(folder: Path) -> tuple[list[str], list[tuple[Split, str, str]]]:
                 raise InputError(
                     f"{path}, line {line}: {text!r} is not id;label with a class of {labels.name}"
                 )
-            rows.append((split, number, label))
+            rows.append((split, number, label, f"{path}, line {line}"))
     return classes, rows
 
 
-def _read_v2(folder: Path) -> tuple[list[str], list[tuple[Split, str, str]]]:
-    """Class names, and split, id and class of each video."""
+def _read_v2(folder: Path) -> tuple[list[str], list[tuple[Split, str, str, str]]]:
+    """Class names, and split, id, class and place of each video."""
     path = find_file(folder, [f"{_PREFIX}2-labels.json", "labels.json"], expected='{"class": "index"}')
     labels = read_json(path)
     try:
@@ -89,7 +95,7 @@ def _read_v2(folder: Path) -> tuple[list[str], list[tuple[Split, str, str]]]:
     if not indices or indices != list(range(len(indices))):
         raise InputError(f'{path}: expected {{"class": "index"}} with the indices 0, 1, ...')
     known = set(classes)
-    rows: list[tuple[Split, str, str]] = []
+    rows: list[tuple[Split, str, str, str]] = []
     for name, split in _FILES.items():
         names = [f"{_PREFIX}2-{name}.json", f"{name}.json"]
         path = find_file(folder, names, expected="a list of objects with id and template")
@@ -100,7 +106,7 @@ def _read_v2(folder: Path) -> tuple[list[str], list[tuple[Split, str, str]]]:
             label = _template(item)
             if label is None or label not in known:
                 raise InputError(f"{path}, entry {number}: {item!r} has no id and template of a known class")
-            rows.append((split, str(item["id"]), label))
+            rows.append((split, str(item["id"]), label, f"{path}, entry {number}"))
     return classes, rows
 
 

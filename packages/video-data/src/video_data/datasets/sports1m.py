@@ -14,11 +14,11 @@ from video_data.utils.pool import map_in_order
 
 
 def list_sports1m(
-    src: Path,
+    src: str | Path,
     *,
     clip_seconds: float | None = 10.0,
     clips_per_video: int | None = None,
-    annotations: Path | None = None,
+    annotations: str | Path | None = None,
     num_workers: int = 1,
     progress: bool = True,
 ) -> Listing:
@@ -38,27 +38,29 @@ def list_sports1m(
         progress: Whether to show a progress bar on standard error.
 
     Raises:
-        ValueError: A number is out of range, annotation files are missing or wrong, or no video is there.
+        ValueError: A number is out of range, annotation files are missing or wrong, a video has two lines with
+            other labels, or no video is there.
     """
     if clip_seconds is not None and clip_seconds <= 0:
         raise InputError(f"clip_seconds must be above 0, got {clip_seconds}")
     if clips_per_video is not None and clips_per_video < 1:
         raise InputError(f"clips_per_video must be at least 1, got {clips_per_video}")
-    folder = annotations or src
+    folder = Path(annotations or src)
     labels = find_file(folder, ["labels.txt"], expected="a class a line")
     classes = tuple(line for _, line in read_lines(labels))
     finder = Finder(src)
-    found = Collection(src)
+    found = Collection(finder)
     splits: tuple[Split, ...] = ("train", "test")
     for split in splits:
         path = find_file(
             folder, [f"{split}_partition.txt"], expected="<URL> <label>[,<label>...] on each line"
         )
         for line, text in read_lines(path):
-            name, numbers = _parse(text, len(classes), f"{path}, line {line}")
+            place = f"{path}, line {line}"
+            name, numbers = _parse(text, len(classes), place)
             video = finder.video(name)
             first, *others = (classes[number] for number in numbers)
-            found.add(name, video, split, first, other_labels=tuple(others))
+            found.add(name, video, split, first, place=place, other_labels=tuple(others))
     if clip_seconds is None:
         return found.listing("Sports-1M", classes)
     listing = found.listing(f"Sports-1M in clips of {clip_seconds:g} s", classes)

@@ -8,7 +8,7 @@ from video_data.shards.format import Split
 from video_data.utils.errors import InputError
 
 
-def list_ucf101(src: Path, *, fold: int = 1, annotations: Path | None = None) -> Listing:
+def list_ucf101(src: str | Path, *, fold: int = 1, annotations: str | Path | None = None) -> Listing:
     """List UCF101 from `classInd.txt`, `trainlist0N.txt` and `testlist0N.txt`, as in `ucfTrainTestlist`.
 
     `classInd.txt` has `<number> <class>`, counted from 1; the lists have `<class>/<video>.avi`, for training followed
@@ -20,7 +20,8 @@ def list_ucf101(src: Path, *, fold: int = 1, annotations: Path | None = None) ->
         annotations: Another folder of the annotation files.
 
     Raises:
-        ValueError: The fold is another number, annotation files are missing or wrong, or no video is there.
+        ValueError: The fold is another number, annotation files are missing or wrong, a video has two
+            labels, or no video is there.
     """
     if fold not in (1, 2, 3):
         raise InputError(f"fold {fold}, allowed are 1, 2 and 3")
@@ -33,16 +34,19 @@ def list_ucf101(src: Path, *, fold: int = 1, annotations: Path | None = None) ->
             raise InputError(f"{path}, line {line}: {text!r} is not '{len(classes) + 1} <class>'")
         classes.append(name)
     finder = Finder(src)
-    found = Collection(src)
+    found = Collection(finder)
     splits: tuple[Split, ...] = ("train", "test")
     for split in splits:
         path = find_file(folder, [f"{split}list{fold:02d}.txt"], expected="<class>/<video> on each line")
         for line, text in read_lines(path):
-            video = PurePosixPath(text.split()[0])
+            name, _, number = text.rpartition(" ")
+            video = PurePosixPath(name.strip() if name and number.isdecimal() else text)
             label = video.parent.name
-            if label not in classes:
+            if label not in classes or (str(video) != text and int(number) != classes.index(label) + 1):
                 raise InputError(
-                    f"{path}, line {line}: {text!r} is not <class>/<video> with a class of classInd.txt"
+                    f"{path}, line {line}: {text!r} is not <class>/<video> with a class of classInd.txt, for training "
+                    "followed by its number"
                 )
-            found.add(str(video), finder.video(video.stem, near=(label,)), split, label)
+            file = finder.video(video.stem, near=(label,), classes=classes)
+            found.add(str(video), file, split, label, place=f"{path}, line {line}")
     return found.listing(f"UCF101 fold {fold}", tuple(classes))

@@ -1,16 +1,17 @@
 """Shards as data sets of `datasets`, and data sets of `datasets` as shards."""
 
-import csv
 import os
 import tempfile
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from video_data.datasets import SPLIT_NAMES
+from video_data.datasets import MISSING, SPLIT_NAMES, Entry, Listing
+from video_data.datasets.listing import NO_LABEL, refuse_alike, require_two_classes
 from video_data.media.container import open_video
 from video_data.media.limits import VIDEO_SUFFIXES, VideoError
-from video_data.packing.pack import PackReport, pack_csv
+from video_data.packing.pack import PackReport, check_destination, pack_listing
 from video_data.shards.format import FLOW_SUFFIX
 from video_data.shards.pack_options import PackOptions
 from video_data.shards.reader import ShardSet
@@ -19,6 +20,7 @@ from video_data.utils.errors import InputError, MissingPackageError, describe
 if TYPE_CHECKING:
     import datasets
 
+_MOST_NAME = 48  # characters of a video's name that are kept
 _SUFFIXES = {"mov": "mp4", "matroska": "mkv", "mpegts": "ts", "mpeg": "mpg", "ogg": "ogv", "asf": "wmv"}
 
 
@@ -87,9 +89,12 @@ def pack_hf_dataset(
     Videos are written to a temporary folder beside `dest` first, where they are not files already; a data set that
     names local files has those packed. Nothing is decoded by `datasets`.
 
+    The labels of a `ClassLabel` and their order are kept, also of classes without a video. Numbers from 0 on are labels
+    themselves; texts are sorted. Videos whose label is None, -1 or an empty text have none and are left out.
+
     Args:
-        dataset: A `Dataset` or `IterableDataset`, whose videos belong to train, or a mapping from train, val,
-            valid, validation or test to them, as `load_dataset` returns.
+        dataset: A `Dataset` or `IterableDataset`, whose videos belong to train, or a mapping from the name of a split
+            (train, training, val, dev, test, ...) to them, as `load_dataset` returns.
         dest: Folder for the shards.
         video: Name of the column of videos, a feature `Video`.
         label: Name of the column of labels: a `ClassLabel`, or texts or numbers.
@@ -97,12 +102,13 @@ def pack_hf_dataset(
         progress: Whether to show a progress bar on standard error.
 
     Raises:
-        ValueError: A column is missing or a split has another name, or as in `pack_csv`.
+        ValueError: A column is missing, a split has another name, the splits have different class names, a label is
+            none of them, or as in `pack_listing`.
         ImportError: `datasets` is not installed.
     """
     datasets = _import_datasets()
     parts: dict[str, Any] = dict(dataset) if isinstance(dataset, Mapping) else {"train": dataset}
-    unknown = sorted(set(parts) - set(SPLIT_NAMES))
+    unknown = sorted(split for split in parts if split.lower() not in SPLIT_NAMES)
     if unknown:
         raise InputError(f"splits {unknown}, allowed are {', '.join(SPLIT_NAMES)}")
     for split, part in parts.items():
@@ -112,23 +118,62 @@ def pack_hf_dataset(
             raise InputError(
                 f"no column {' and '.join(missing)} in split {split!r}; it has {', '.join(columns)}"
             )
+    maps = {split: getattr(part.features[label], "names", None) for split, part in parts.items()}
+    classes = next(iter(maps.values()), None)
+    if any(names != classes for names in maps.values()):
+        raise InputError(f"the splits {', '.join(maps)} have different class names in the column {label!r}")
     target = Path(dest)
+    check_destination(target, options)
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".video-data-") as name:
         folder = Path(name)
-        with (folder / "videos.csv").open("w", newline="", encoding="utf-8") as file:
-            rows = csv.writer(file)
-            rows.writerow(("path", "label", "split"))
-            for split, part in parts.items():
-                names = getattr(part.features[label], "names", None)
-                encoded = part.cast_column(video, datasets.Video(decode=False))
-                for number, example in enumerate(encoded):
-                    value = example[label]
-                    path = _write_video(example[video] or {}, folder / split, number)
-                    rows.writerow(
-                        (path.relative_to(folder).as_posix(), names[value] if names else value, split)
-                    )
-        return pack_csv(folder / "videos.csv", target, options=options, progress=progress)
+        entries: list[Entry] = []
+        dropped: list[tuple[Entry, str]] = []
+        places: dict[str, str] = {}
+        for split, part in parts.items():
+            encoded = part.cast_column(video, datasets.Video(decode=False))
+            for number, example in enumerate(encoded):
+                place = f"{split}, row {number}"
+                class_name = _class_name(example[label], classes, place)
+                path = _write_video(example[video] or {}, folder / split, number)
+                source = path.relative_to(folder).as_posix()
+                entry = Entry(path, source, SPLIT_NAMES[split.lower()], class_name or "")
+                if class_name is None:
+                    dropped.append((entry, NO_LABEL))
+                    continue
+                places.setdefault(class_name, place)
+                if path.exists():
+                    entries.append(entry)
+                else:
+                    dropped.append((entry, MISSING))
+        if classes is None:
+            refuse_alike(places)
+        if not entries:
+            reasons = ", ".join(
+                f"{count} {reason}" for reason, count in Counter(reason for _, reason in dropped).items()
+            )
+            raise InputError(f"the data set has no video with a label; its rows: {reasons or 'none'}")
+        require_two_classes(entries, "the data set")
+        listing = Listing(entries, dropped, "datasets", None if classes is None else tuple(classes))
+        return pack_listing(listing, target, options=options, progress=progress)
+
+
+def _class_name(value: Any, classes: list[str] | None, place: str) -> str | None:
+    """Return the class that a label stands for; None where it is no label.
+
+    Raises:
+        ValueError: It is none of the classes.
+    """
+    if value is None or value in ("", -1, "-1"):
+        return None
+    if not isinstance(value, str | int):
+        raise InputError(f"{place}: the label {value!r} is neither a text nor a whole number")
+    if classes is None:
+        return str(value)
+    if isinstance(value, str) or not 0 <= value < len(classes):
+        raise InputError(f"{place}: the label {value} is none of the {len(classes)} classes")
+    name: str = classes[value]
+    return name
 
 
 def _write_video(value: Mapping[str, Any], folder: Path, number: int) -> Path:
@@ -137,11 +182,11 @@ def _write_video(value: Mapping[str, Any], folder: Path, number: int) -> Path:
     suffix = original.suffix[1:].lower()
     if suffix not in VIDEO_SUFFIXES:
         suffix = _sniff(content if content is not None else original)
-    path = folder / f"{number:08d}-{original.stem}.{suffix}".replace("-.", ".")
+    path = folder / f"{number:08d}-{original.stem[:_MOST_NAME]}.{suffix}".replace("-.", ".")
     folder.mkdir(exist_ok=True)
     if content is not None:
         path.write_bytes(content)
-    elif original.is_file():
+    elif os.path.isfile(original):  # noqa: PTH113  (False for a name that is too long)
         path.symlink_to(os.path.abspath(original))  # noqa: PTH100
     return path  # without a file it is packed as missing
 

@@ -19,7 +19,7 @@ from video_data.loading.batches import channels_first
 from video_data.media.container import decode_packets, open_video, video_errors
 from video_data.media.filters import RgbGraph, frame_rotation
 from video_data.media.limits import VideoError
-from video_data.media.pictures import pictures_video
+from video_data.media.pictures import holds_pictures, pictures_video
 from video_data.sampling.clips import ClipConfig, view_boxes
 from video_data.utils.errors import InputError, WorkError, describe
 from video_data.utils.messages import hide_secrets
@@ -98,9 +98,9 @@ def open_frames(source: str) -> Iterator[Iterator[VideoFrame]]:
     """Open a video file, a camera or a network stream.
 
     Args:
-        source: A path, also of a folder of pictures; `camera:0` for the first camera; or a URL of rtsp, rtmp, rtp, udp,
-            srt, http or https. Files are read as safely as everywhere in this package; a URL is given to FFmpeg as it
-            is.
+        source: A path, also of a folder of pictures or of a pattern in one, as `clip/img_*.jpg`; `camera:0` for the
+            first camera; or a URL of rtsp, rtmp, rtp, udp, srt, http or https. Files are read as safely as everywhere
+            in this package; a URL is given to FFmpeg as it is.
 
     Raises:
         VideoError: It cannot be opened.
@@ -115,7 +115,7 @@ def open_frames(source: str) -> Iterator[Iterator[VideoFrame]]:
     else:
         path = Path(source)
         with _naming(source), ExitStack() as stack:
-            video = open_video(pictures_video(path) if path.is_dir() else path)
+            video = open_video(pictures_video(path) if holds_pictures(path) else path)
             container, stream = video.__enter__()
             # It is not shown what the caller's block raises, of which it would make a `VideoError`.
             stack.callback(video.__exit__, None, None, None)

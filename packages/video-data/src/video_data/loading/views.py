@@ -24,7 +24,7 @@ from video_data.media.decode import unique_frames
 from video_data.media.encode import READABLE_CRF, READABLE_GOP, reencode_video
 from video_data.media.flow import flow_video
 from video_data.media.limits import UnindexableVideo, VideoError
-from video_data.media.pictures import pictures_video
+from video_data.media.pictures import holds_pictures, pictures_video
 from video_data.media.planes import PlaneLayout, YuvClips, decode_planes, join_planes
 from video_data.sampling.clips import DEFAULT_NUM_CLIPS, ClipConfig, clip_frames, view_boxes, view_starts
 from video_data.shards.pack_options import PackOptions
@@ -130,7 +130,8 @@ def decode_views(
     packing does by default, and its flow computed (extra `flow`).
 
     Args:
-        source: Path or content of a video, or a folder of pictures, which counts as 25 frames a second.
+        source: Path or content of a video, or a folder of pictures, which counts as 25 frames a second; also such a
+            folder and the pattern of the pictures in it that are meant, as `clip/img_*.jpg`.
         clip: The clip that the network sees.
         num_clips: Clips spaced uniformly over the video.
         num_crops: Crops of each clip: 1 for the center, 3 spread along the longer side.
@@ -152,7 +153,7 @@ def decode_timed_views(
     """Cut the test views of one video as `decode_views` does, and say where they begin.
 
     Args:
-        source: Path or content of a video, or a folder of pictures.
+        source: As for `decode_views`.
         clip: The clip that the network sees.
         num_clips: Clips spaced uniformly over the video.
         pixels: As for `decode_views`.
@@ -176,7 +177,7 @@ def _decode_views(
         raise InputError(f"modality {clip.modality!r} needs pixels 'rgb', got {pixels!r}")
     name = f"{source}: " if isinstance(source, Path) else ""
     try:
-        if isinstance(source, Path) and source.is_dir():
+        if isinstance(source, Path) and holds_pictures(source):
             source = pictures_video(source)
         views = _Views(num_clips, num_crops, clip)
         if clip.modality != "rgb":

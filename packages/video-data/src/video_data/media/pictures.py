@@ -2,6 +2,10 @@
 
 import hashlib
 import io
+import itertools
+import os
+import re
+from collections import defaultdict
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -11,39 +15,123 @@ from av.packet import Packet
 from av.video.codeccontext import VideoCodecContext
 from av.video.frame import VideoFrame
 
-from video_data.media.container import probe_video
 from video_data.media.encode import READABLE_CRF, READABLE_GOP, reencode_pictures
 from video_data.media.limits import MAX_FRAMES, MAX_PIXELS, UnindexableVideo, VideoError, check_frame_size
 from video_data.utils.errors import describe
+from video_data.utils.files import display_text
 
 FRAME_RATE = Fraction(25)  # where none is known
 PICTURE_SUFFIXES = frozenset(("jpg", "jpeg", "png"))
 _CODECS = {b"\xff\xd8": "mjpeg", b"\x89PNG": "png"}  # by the first bytes of a file
+_JPEG_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")  # the others stand within the data of a scan
+_END_OF_IMAGE = 0xD9
+_MOST_NAMES = 4  # sequences that an error names
 
 
-def list_pictures(folder: Path) -> list[Path]:
-    """Return the pictures of a folder by name, which must be the order of the frames; hidden files are passed over.
+def holds_pictures(path: Path) -> bool:
+    """Whether a path is that of a folder, or that of pictures in one by their pattern, as `clip/img_*.jpg`."""
+    return os.path.isdir(path) or (  # noqa: PTH112  (which is False for names that no system takes)
+        "*" in path.name and not os.path.lexists(path) and os.path.isdir(path.parent)  # noqa: PTH112
+    )
+
+
+def list_pictures(path: Path) -> list[Path]:
+    """Return the pictures of one sequence in the order of their numbers; hidden files are passed over.
+
+    The names of a sequence differ in one number, as `img_00001.jpg`, which may be padded with zeros or not. It goes up
+    by 1, or of three or more pictures by another step that is the same everywhere.
+
+    Args:
+        path: A folder that holds the pictures of one sequence, or such a folder and the pattern of the sequence that is
+            meant, in which `*` stands for the number: `clip/img_*.jpg`.
 
     Raises:
-        VideoError: There are none, or too many.
+        VideoError: There are no pictures, or too many, those of several sequences, two with the same number, or numbers
+            are missing. The message names them.
     """
-    pictures = sorted(
-        path
-        for path in folder.iterdir()
-        if path.suffix[1:].lower() in PICTURE_SUFFIXES and not path.name.startswith(".")
+    folder, pattern = (path, None) if path.is_dir() else (path.parent, path.name)
+    names = sorted(
+        file.name
+        for file in folder.iterdir()
+        if file.suffix[1:].lower() in PICTURE_SUFFIXES and not file.name.startswith(".")
     )
-    if not pictures:
+    if not names:
         raise VideoError("no pictures in this folder")
-    if len(pictures) > MAX_FRAMES:
+    if len(names) > MAX_FRAMES:
         raise VideoError(f"more than {MAX_FRAMES} pictures", reason="too many frames")
-    return pictures
+    sequences = _sequences(names) if pattern is None else {pattern: _numbered(names, pattern)}
+    if len(sequences) > 1:
+        found = sorted(sequences.items(), key=lambda item: (-len(item[1]), item[0]))
+        shown = ", ".join(f"{display_text(name)} ({len(files)})" for name, files in found[:_MOST_NAMES])
+        more = f" and {len(found) - _MOST_NAMES} more" if len(found) > _MOST_NAMES else ""
+        raise VideoError(
+            f"several sequences of pictures: {shown}{more}; give the pattern of the one that is meant, as in "
+            f"--pictures {display_text(found[0][0])!r} or as the last part of the path",
+            reason="several sequences of pictures",
+        )
+    ((pattern, numbered),) = sequences.items()
+    if not numbered:
+        raise VideoError(f"no pictures {display_text(pattern)} in this folder")
+    _check_steps(sorted(numbered))
+    return [folder / name for _, name in sorted(numbered)]
+
+
+def _sequences(names: list[str]) -> dict[str, list[tuple[int, str]]]:
+    """Return numbers and names by pattern: names that differ in one number, or else in the last of several."""
+    alike: dict[tuple[str, ...], list[list[str]]] = defaultdict(list)
+    for name in names:
+        parts = re.split(r"([0-9]+)", name)  # texts and numbers by turns
+        alike[tuple(parts[::2])].append(parts)
+    sequences: dict[str, list[tuple[int, str]]] = defaultdict(list)
+    for texts, group in alike.items():
+        places = range(1, 2 * len(texts) - 1, 2)
+        changing = [place for place in places if len({parts[place] for parts in group}) > 1]
+        number = changing[-1] if changing else max(places, default=None)
+        for parts in group:
+            name = "".join(parts)
+            if number is None:
+                sequences[name].append((0, name))
+            else:
+                pattern = "".join([*parts[:number], "*", *parts[number + 1 :]])
+                sequences[pattern].append((int(parts[number]), name))
+    return sequences
+
+
+def _numbered(names: list[str], pattern: str) -> list[tuple[int, str]]:
+    """Return the names that a pattern fits, with their numbers."""
+    before, _, after = pattern.partition("*")
+    fits = re.compile(f"{re.escape(before)}([0-9]+){re.escape(after)}")
+    return [(int(match[1]), name) for name in names if (match := fits.fullmatch(name))]
+
+
+def _check_steps(numbered: list[tuple[int, str]]) -> None:
+    """Raise VideoError when a number stands twice or is missing."""
+    pairs = list(itertools.pairwise(numbered))
+    steps = [after[0] - before[0] for before, after in pairs]
+    step = min(steps, default=1)
+    if step == 0:
+        before, after = pairs[steps.index(0)]
+        raise VideoError(
+            f"two pictures have the number {before[0]}: {display_text(before[1])} and {display_text(after[1])}",
+            reason="two pictures have the same number",
+        )
+    if len(steps) == 1:
+        step = 1
+    gaps = [pair for pair, found in zip(pairs, steps, strict=True) if found != step]
+    if gaps:
+        (_, before_name), (_, after_name) = gaps[0]
+        raise VideoError(
+            f"pictures are missing: {len(gaps)} gap{'s' * (len(gaps) > 1)} in their numbers, the first after "
+            f"{display_text(before_name)}, before {display_text(after_name)}",
+            reason="pictures are missing",
+        )
 
 
 def hash_pictures(pictures: list[Path]) -> str:
     """SHA-256 of the names and contents of pictures."""
     digest = hashlib.sha256()
     for path in pictures:
-        content = path.read_bytes()
+        content = _read(path)
         digest.update(f"{path.name}\0{len(content)}\0".encode("utf-8", "surrogateescape"))
         digest.update(content)
     return digest.hexdigest()
@@ -60,22 +148,20 @@ def are_jpeg(pictures: list[Path]) -> bool:
     return all(path.suffix.lower() in (".jpg", ".jpeg") for path in pictures)
 
 
-def pictures_video(folder: Path, frame_rate: Fraction = FRAME_RATE) -> bytes:
+def pictures_video(path: Path, frame_rate: Fraction = FRAME_RATE) -> bytes:
     """Return a video of a folder's pictures: Motion JPEG bit for bit where they are JPEG of one size, else encoded.
 
     Args:
-        folder: It holds a picture for each frame, in the order of their names.
+        path: A folder that holds a picture for each frame, or one with a pattern, as `list_pictures` takes it.
         frame_rate: Frames a second.
 
     Raises:
-        VideoError: There is no picture, or one cannot be decoded.
+        VideoError: They are not one sequence without gaps, or one cannot be decoded.
     """
-    pictures = list_pictures(folder)
+    pictures = list_pictures(path)
     if are_jpeg(pictures):
-        content = motion_jpeg(pictures, frame_rate)
         try:
-            probe_video(content)
-            return content
+            return motion_jpeg(pictures, frame_rate)
         except UnindexableVideo:  # pictures of several sizes
             pass
     return reencode_pictures(
@@ -91,7 +177,8 @@ def motion_jpeg(pictures: list[Path], frame_rate: Fraction) -> bytes:
         frame_rate: Frames a second.
 
     Raises:
-        VideoError: The first of them cannot be decoded. Others are checked by whoever decodes the video.
+        VideoError: One cannot be decoded, or ends early.
+        UnindexableVideo: They are of several sizes or formats.
     """
     first = _decode(pictures[0])
     buffer = io.BytesIO()
@@ -100,7 +187,14 @@ def motion_jpeg(pictures: list[Path], frame_rate: Fraction) -> bytes:
         stream.width, stream.height, stream.pix_fmt = first.width, first.height, first.format.name
         stream.time_base = 1 / frame_rate
         for number, path in enumerate(pictures):
-            packet = Packet(path.read_bytes())
+            frame = _decode(path)
+            if (frame.width, frame.height, frame.format.name) != (
+                first.width,
+                first.height,
+                first.format.name,
+            ):
+                raise UnindexableVideo("pictures of several sizes or formats")
+            packet = Packet(_read(path))
             packet.stream = stream
             packet.time_base = 1 / frame_rate
             packet.pts = packet.dts = number
@@ -121,22 +215,46 @@ def picture_frames(pictures: list[Path], frame_rate: Fraction) -> Iterator[Video
         yield frame
 
 
-def _decode(path: Path) -> VideoFrame:
+def _read(path: Path) -> bytes:
+    """Return the content of a picture.
+
+    Raises:
+        VideoError: The file is empty, or a JPEG picture that ends early, which FFmpeg decodes without a word.
+    """
     content = path.read_bytes()
-    codec = next((name for start, name in _CODECS.items() if content.startswith(start)), None)
+    if not content:
+        raise VideoError(f"{display_text(path.name)} is empty", reason="a picture is empty")
+    if content.startswith(b"\xff\xd8") and not _has_end(content):
+        raise VideoError(f"{display_text(path.name)} ends early", reason="a picture ends early")
+    return content
+
+
+def _has_end(jpeg: bytes) -> bool:
+    """Whether a JPEG picture has its end-of-image marker, outside of its segments, which may hold other pictures."""
+    position = 2
+    while marker := _JPEG_MARKER.search(jpeg, position):
+        position = marker.end()
+        if jpeg[position - 1] == _END_OF_IMAGE:
+            return True
+        position += max(2, int.from_bytes(jpeg[position : position + 2]))
+    return False
+
+
+def _decode(path: Path) -> VideoFrame:
+    content, name = _read(path), display_text(path.name)
+    codec = next((codec for start, codec in _CODECS.items() if content.startswith(start)), None)
     if codec is None:
-        raise VideoError(f"{path.name} is no JPEG or PNG picture", reason="a file is no picture")
+        raise VideoError(f"{name} is no JPEG or PNG picture", reason="a file is no picture")
     context = av.CodecContext.create(codec, "r")
     assert isinstance(context, VideoCodecContext)
     context.thread_count = 1
-    context.options = {"max_pixels": str(MAX_PIXELS)}
+    # Without `explode` what cannot be decoded of a JPEG picture is gray.
+    context.options = {"max_pixels": str(MAX_PIXELS), "err_detect": "crccheck+explode"}
     try:
         frames = [*context.decode(Packet(content)), *context.decode(None)]
     except Exception as error:  # a broken picture may raise anything
-        raise VideoError(f"{path.name}: {describe(error)}", reason="a picture cannot be read") from error
+        raise VideoError(f"{name}: {describe(error)}", reason="a picture cannot be read") from error
     if len(frames) != 1 or not isinstance(frames[0], VideoFrame):
-        raise VideoError(
-            f"{path.name} holds {len(frames)} pictures, expected 1", reason="a file is no picture"
-        )
+        raise VideoError(f"{name} holds {len(frames)} pictures, expected 1", reason="a file is no picture")
     check_frame_size(frames[0].width, frames[0].height)
     return frames[0]

@@ -11,6 +11,7 @@ from video_data.media.limits import MAX_BYTES, VIDEO_SUFFIXES, UnindexableVideo,
 from video_data.media.pictures import (
     are_jpeg,
     hash_pictures,
+    holds_pictures,
     list_pictures,
     motion_jpeg,
     picture_frames,
@@ -43,7 +44,7 @@ class Loaded:
 def load(entry: Entry, options: PackOptions) -> Loaded | str:
     """Read or re-encode a video and index its frames; a text is the reason why that failed."""
     try:
-        loaded = _from_pictures(entry, options) if entry.path.is_dir() else _from_file(entry, options)
+        loaded = _from_pictures(entry, options) if holds_pictures(entry.path) else _from_file(entry, options)
         return replace(loaded, flow=_flow(loaded.content, options)) if options.flow else loaded
     except (VideoError, OSError) as error:
         return str(error) if isinstance(error, VideoError) else describe(error)

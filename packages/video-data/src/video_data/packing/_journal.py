@@ -17,8 +17,10 @@ from pathlib import Path
 import av
 
 from video_data.datasets import Entry
+from video_data.media.pictures import holds_pictures
 from video_data.shards.format import (
     DroppedEntry,
+    PassedOver,
     Sha256,
     ShardEntry,
     Split,
@@ -53,6 +55,8 @@ class Plan(StrictModel):
         tool: Versions of the programs that pack.
         groups: All groups, by split and number.
         dropped: Listed videos that are not there or cannot be packed.
+        passed_over: What else was found and not listed.
+        notes: Notes of the listing.
     """
 
     listing_sha256: Sha256
@@ -62,6 +66,8 @@ class Plan(StrictModel):
     tool: dict[str, str]
     groups: tuple[Group, ...]
     dropped: tuple[DroppedEntry, ...]
+    passed_over: tuple[PassedOver, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def difference(self, other: "Plan") -> str | None:
         """Return what keeps the two from being parts of one packing, with both values; None when nothing does."""
@@ -86,7 +92,10 @@ def listing_line(entry: Entry) -> str:
     """Return an entry as a line of JSON: what identifies it, and then all else that decides what is packed."""
     rate = None if entry.frame_rate is None else str(entry.frame_rate)
     identity = (entry.split, entry.source, entry.span)
-    return json.dumps((identity, _size(entry.path), entry.label, entry.other_labels, rate))
+    pictures = (
+        (entry.path.name,) if holds_pictures(entry.path) and not entry.path.is_dir() else ()
+    )  # their pattern
+    return json.dumps((identity, _size(entry.path), entry.label, entry.other_labels, rate, *pictures))
 
 
 def listing_hash(listed: Iterable[str]) -> str:
@@ -117,9 +126,11 @@ def _identified(listed: Iterable[str]) -> Iterator[tuple[str, object]]:
 
 
 def _size(path: Path) -> int:
-    """Bytes of a file, number of files in a folder, 0 for what is not there."""
+    """Bytes of a file, number of files in a folder of pictures, 0 for what is not there."""
     try:
-        return sum(1 for _ in path.iterdir()) if path.is_dir() else path.stat().st_size
+        if not holds_pictures(path):
+            return path.stat().st_size
+        return sum(1 for _ in (path if path.is_dir() else path.parent).iterdir())
     except OSError:
         return 0
 

@@ -21,7 +21,7 @@ from video_data.packing._journal import (
     listing_line,
     tool_versions,
 )
-from video_data.packing._shard_writer import ShardWriter, sample_key
+from video_data.packing._shard_writer import ShardWriter
 from video_data.sampling.order import permutation
 from video_data.shards.format import (
     MANIFEST_NAME,
@@ -30,6 +30,7 @@ from video_data.shards.format import (
     DroppedEntry,
     Duplicate,
     Manifest,
+    PassedOver,
     SampleRecord,
     ShardEntry,
     ShardIndex,
@@ -56,12 +57,16 @@ class PackReport:
         dropped: Source and reason of each video that was left out.
         manifest: Path of the manifest; None after a part, since `merge_parts` writes it.
         num_duplicates: Groups of samples of different splits that were packed from equal files.
+        num_conflicts: Groups of samples that were packed from equal files and have different labels.
+        passed_over: What was found beside the listed videos, by reason.
     """
 
     num_packed: int
     dropped: list[tuple[str, str]]
     manifest: Path | None
     num_duplicates: int = 0
+    num_conflicts: int = 0
+    passed_over: tuple[PassedOver, ...] = ()
 
 
 def pack_folder(
@@ -69,13 +74,13 @@ def pack_folder(
 ) -> PackReport:
     """Pack a folder of videos, `src/<class>/<video>` or `src/<split>/<class>/<video>`, into shards.
 
-    The second form is taken when every folder in `src` is named train, val, valid, validation or test;
-    otherwise all videos belong to the split train. Otherwise as `pack_listing`.
+    What the folders are taken for is described at `list_folder`. Otherwise as `pack_listing`.
 
     Raises:
-        ValueError: There are no videos or only one class, or as in `pack_listing`.
+        ValueError: There are no videos or only one class, or as in `list_folder` and `pack_listing`.
     """
-    return pack_listing(list_folder(Path(src)), dest, options=options, progress=progress)
+    check_destination(dest, options)
+    return pack_listing(list_folder(src), dest, options=options, progress=progress)
 
 
 def pack_csv(
@@ -97,10 +102,26 @@ def pack_csv(
         progress: Whether to show a progress bar on standard error.
 
     Raises:
-        ValueError: The csv has no column path or label or a wrong row, or as in `pack_listing`.
+        ValueError: The csv has no column path or label or a wrong row, or as in `list_csv` and `pack_listing`.
     """
-    listing = list_csv(Path(csv_path), None if root is None else Path(root))
-    return pack_listing(listing, dest, options=options, progress=progress)
+    check_destination(dest, options)
+    return pack_listing(list_csv(csv_path, root), dest, options=options, progress=progress)
+
+
+def check_destination(dest: str | Path, options: PackOptions | None = None) -> None:
+    """Check what can be said of a folder for shards before videos are listed.
+
+    Args:
+        dest: Folder for the shards.
+        options: How to pack; None means the defaults.
+
+    Raises:
+        ValueError: Another process packs into it, or it holds a finished set and `options.overwrite` is off.
+    """
+    dest, options = Path(dest), options or PackOptions()
+    if dest.is_dir():
+        with _only_packer(dest, options.part):
+            _refuse_finished(dest, options)
 
 
 def pack_listing(
@@ -127,6 +148,7 @@ def pack_listing(
         OSError: Writing failed. No file is left half-written under its final name.
     """
     options = options or PackOptions()
+    check_destination(dest, options)
     if options.part is not None and options.overwrite:
         raise InputError(
             "overwrite with a part: jobs would remove each other's shards; pack into a new folder"
@@ -138,11 +160,13 @@ def pack_listing(
     if options.flow:
         check_encoder()
         check_flow()
+    _check_listing(listing)
     entries = _shuffled(listing.entries, options.seed)
     listed = [listing_line(entry) for entry in entries]
     plan = _plan(listing, entries, listed, options)
     groups = _members(plan.groups, entries)
     with _only_packer(Path(dest), options.part):
+        _refuse_finished(Path(dest), options)
         journal = _open_journal(Path(dest), plan, listed, overwrite=options.overwrite)
         if options.part is None:
             _pack_groups(groups, journal, plan, options, progress)
@@ -219,7 +243,6 @@ def _take_group(target: Journal, others: Sequence[Journal], group: Group) -> Non
 
 
 def _plan(listing: Listing, entries: Sequence[Entry], listed: Sequence[str], options: PackOptions) -> Plan:
-    classes = listing.classes or tuple(sorted({entry.label for entry in entries}))
     groups = []
     for split in SPLITS:
         count = sum(entry.split == split for entry in entries)
@@ -229,12 +252,28 @@ def _plan(listing: Listing, entries: Sequence[Entry], listed: Sequence[str], opt
     return Plan(
         listing_sha256=listing_hash(listed),
         dataset=listing.dataset,
-        classes=classes,
+        classes=listing.class_names,
         options=options,
         tool=tool_versions(),
         groups=tuple(groups),
         dropped=tuple(_dropped(entry, reason) for entry, reason in listing.dropped),
+        passed_over=listing.passed_over,
+        notes=listing.notes,
     )
+
+
+def _check_listing(listing: Listing) -> None:
+    """Raise ValueError where two videos or classes have one name, or a label is no class."""
+    for what, names in (
+        ("videos", Counter((entry.split, entry.source, entry.span) for entry in listing.entries)),
+        ("classes", Counter(listing.class_names)),
+    ):
+        twice = next((name for name, count in names.items() if count > 1), None)
+        if twice is not None:
+            raise InputError(f"two {what} of the listing have the same name: {twice}")
+    labels = {label for entry in listing.entries for label in (entry.label, *entry.other_labels)}
+    if unknown := sorted(labels - set(listing.class_names)):
+        raise InputError(f"the label {unknown[0]!r} is none of the {len(listing.class_names)} classes")
 
 
 def _members(groups: Iterable[Group], entries: Sequence[Entry]) -> list[tuple[Group, Sequence[Entry]]]:
@@ -246,14 +285,17 @@ def _members(groups: Iterable[Group], entries: Sequence[Entry]) -> list[tuple[Gr
     return members
 
 
+def _refuse_finished(dest: Path, options: PackOptions) -> None:
+    if (dest / MANIFEST_NAME).exists() and not options.overwrite:
+        raise InputError(
+            f"{dest} holds a finished shard set; choose another folder, or overwrite it (--overwrite)"
+        )
+
+
 def _open_journal(dest: Path, plan: Plan, listed: Sequence[str], *, overwrite: bool) -> Journal:
     """Return the journal of an unfinished packing of the same videos and options, or a new one."""
     journal = Journal(dest)
     if (dest / MANIFEST_NAME).exists():
-        if not overwrite:
-            raise InputError(
-                f"{dest} holds a finished shard set; choose another folder, or overwrite it (--overwrite)"
-            )
         journal.remove()
         (dest / MANIFEST_NAME).unlink()  # from here on the folder is no finished set
     if difference := journal.difference(plan, listed):
@@ -292,13 +334,9 @@ def _pack_groups(
     with closing(results):
         for group, entries in left:
             dropped = []
-            keys: set[str] = set()
             with ShardWriter(journal.dest, group.name, group.split, labels, options) as writer:
                 for entry in entries:
                     result = next(results)
-                    key = sample_key(entry.source, entry.span)
-                    assert key not in keys, f"two videos have the key {key}"
-                    keys.add(key)
                     if isinstance(result, str):
                         dropped.append(_dropped(entry, result))
                     else:
@@ -322,6 +360,7 @@ def _finish(journal: Journal, plan: Plan) -> PackReport:
         path = dest / f"{shard.name}.json"
         totals.add(shard.split, parse_file(ShardIndex, path.read_bytes(), path).samples)
     duplicates, repeats = totals.duplicates()
+    num_conflicts = sum(len(group.labels) > 1 for group in (*duplicates, *repeats))
     manifest = Manifest(
         dataset=plan.dataset,
         classes=plan.classes,
@@ -329,6 +368,9 @@ def _finish(journal: Journal, plan: Plan) -> PackReport:
         coverage=_coverage(shards, dropped),
         shards=tuple(shards),
         dropped=tuple(sorted(dropped, key=lambda entry: (entry.split, entry.source, entry.reason))),
+        passed_over=plan.passed_over,
+        notes=plan.notes,
+        num_conflicts=num_conflicts,
         num_duplicates=len(duplicates),
         duplicates=tuple(duplicates[:_MOST_DUPLICATES]),
         num_repeats=len(repeats),
@@ -345,7 +387,14 @@ def _finish(journal: Journal, plan: Plan) -> PackReport:
     write_atomic(dest / MANIFEST_NAME, model_bytes(manifest, indent=1))
     journal.remove()
     num_packed = sum(shard.num_samples for shard in shards)
-    return PackReport(num_packed, _reasons(manifest.dropped), dest / MANIFEST_NAME, len(duplicates))
+    return PackReport(
+        num_packed,
+        _reasons(manifest.dropped),
+        dest / MANIFEST_NAME,
+        len(duplicates),
+        num_conflicts,
+        plan.passed_over,
+    )
 
 
 class _Totals:
@@ -354,12 +403,12 @@ class _Totals:
     def __init__(self, classes: Sequence[str]) -> None:
         self._classes = classes
         self._counts: dict[Split, Counter[int]] = {split: Counter() for split in SPLITS}
-        self._sources: dict[str, list[tuple[str, str]]] = defaultdict(list)
+        self._sources: dict[str, set[tuple[str, str, int]]] = defaultdict(set)
 
     def add(self, split: Split, samples: Iterable[SampleRecord]) -> None:
         for sample in samples:
             self._counts[split][sample.label] += 1
-            self._sources[sample.source_sha256].append((split, sample.source))
+            self._sources[sample.source_sha256].add((split, sample.source, sample.label))
 
     def summaries(self) -> dict[Split, SplitSummary]:
         """Return the counts of the splits that have samples."""
@@ -373,14 +422,22 @@ class _Totals:
         }
 
     def duplicates(self) -> tuple[list[Duplicate], list[Duplicate]]:
-        """Return samples of equal files: those in different splits, and those in one split alone."""
-        across, within = [], []
-        for samples in sorted(sorted(set(samples)) for samples in self._sources.values()):
-            if len({split for split, _ in samples}) > 1:
-                across.append(Duplicate(samples=tuple(samples)))
-            elif len(samples) > 1:
-                within.append(Duplicate(samples=tuple(samples)))
-        return across, within
+        """Return samples of equal files: those in different splits, and those in one split alone.
+
+        Those with different labels come first.
+        """
+        across: list[Duplicate] = []
+        within: list[Duplicate] = []
+        for group in self._sources.values():
+            samples = tuple(sorted({(split, source) for split, source, _ in group}))
+            if len(samples) > 1:
+                found = Duplicate(samples=samples, labels=tuple(sorted({label for *_, label in group})))
+                (across if len({split for split, _ in samples}) > 1 else within).append(found)
+
+        def order(duplicate: Duplicate) -> tuple[bool, tuple[tuple[str, str], ...]]:
+            return len(duplicate.labels) == 1, duplicate.samples
+
+        return sorted(across, key=order), sorted(within, key=order)
 
 
 def _coverage(shards: Iterable[ShardEntry], dropped: Iterable[DroppedEntry]) -> dict[Split, Coverage]:

@@ -199,6 +199,20 @@ class DroppedEntry(StrictModel):
     reason: str
 
 
+class PassedOver(StrictModel):
+    """Files and folders beside those that were listed, and why they were not taken.
+
+    Attributes:
+        reason: Why they were passed over.
+        count: How many there are.
+        first: Paths of the first of them.
+    """
+
+    reason: str
+    count: Positive
+    first: tuple[str, ...]
+
+
 class SplitSummary(StrictModel):
     """Counts of one split; `per_class` names every class."""
 
@@ -227,9 +241,11 @@ class Duplicate(StrictModel):
 
     Attributes:
         samples: Split and source of each.
+        labels: Their labels, each once; more than one contradict each other.
     """
 
     samples: tuple[tuple[str, str], ...]
+    labels: tuple[NonNegative, ...] = ()
 
 
 class Manifest(_VersionedModel):
@@ -243,10 +259,13 @@ class Manifest(_VersionedModel):
         coverage: For each split what became of the videos that were listed.
         shards: All shards, by split and number.
         dropped: Videos that were left out.
+        passed_over: What else was found and not listed, by reason.
+        notes: What was taken for what, and what is not packed and cannot be listed.
+        num_conflicts: Groups of samples that were packed from equal files and have different labels.
         num_duplicates: Groups of samples of different splits that were packed from equal files.
-        duplicates: The first of these groups.
+        duplicates: The first of these groups, those with different labels before the others.
         num_repeats: Groups of samples of one split alone that were packed from equal files.
-        repeats: The first of these groups.
+        repeats: The first of these groups, those with different labels before the others.
         options: How the set was packed.
         tool: Versions of the programs that packed it.
     """
@@ -257,6 +276,9 @@ class Manifest(_VersionedModel):
     coverage: dict[Split, Coverage]
     shards: tuple[ShardEntry, ...]
     dropped: tuple[DroppedEntry, ...]
+    passed_over: tuple[PassedOver, ...] = ()
+    notes: tuple[str, ...] = ()
+    num_conflicts: NonNegative = 0
     num_duplicates: NonNegative
     duplicates: tuple[Duplicate, ...]
     num_repeats: NonNegative

@@ -11,6 +11,7 @@ import numpy as np
 from video_data.shards.format import (
     Coverage,
     Duplicate,
+    PassedOver,
     SampleRecord,
     ShardEntry,
     Split,
@@ -89,6 +90,9 @@ class Inspection(StrictModel):
         keyframe_gap: Frames for each keyframe of a video.
         flow_bytes: Bytes of all optical flow; 0 where there is none.
         coverage: For each split what became of the videos that were listed.
+        num_conflicts: Groups of samples that were packed from equal files and have different labels.
+        passed_over: What was found beside the listed videos, by reason.
+        notes: What was taken for what when the videos were listed, and what could not be listed.
         num_duplicates: Groups of samples of different splits that were packed from equal files.
         duplicates: The first of these groups.
         num_repeats: Groups of samples of one split alone that were packed from equal files.
@@ -113,6 +117,9 @@ class Inspection(StrictModel):
     keyframe_gap: Distribution | None
     flow_bytes: int
     coverage: dict[Split, Coverage]
+    num_conflicts: int
+    passed_over: tuple[PassedOver, ...]
+    notes: tuple[str, ...]
     num_duplicates: int
     duplicates: tuple[Duplicate, ...]
     num_repeats: int
@@ -171,6 +178,9 @@ def inspect_shards(shards: ShardSet, *, progress: bool = True) -> Inspection:
         keyframe_gap=_distribution(totals.keyframe_gaps),
         flow_bytes=totals.flow_bytes,
         coverage=manifest.coverage,
+        num_conflicts=manifest.num_conflicts,
+        passed_over=manifest.passed_over,
+        notes=manifest.notes,
         num_duplicates=manifest.num_duplicates,
         duplicates=manifest.duplicates,
         num_repeats=manifest.num_repeats,

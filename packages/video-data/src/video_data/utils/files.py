@@ -49,6 +49,12 @@ def check_file(path: str | Path) -> None:
         raise InputError(f"{path} is {what}, and a file is wanted")
 
 
+def display_text(path: str | os.PathLike[str]) -> str:
+    """Return a path as text that everything takes: bytes that are no UTF-8 as escapes, and a backslash as two."""
+    text = os.fspath(path).replace("\\", "\\\\") if os.sep == "/" else Path(path).as_posix()
+    return os.fsencode(text).decode("utf-8", "backslashreplace")
+
+
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`, whose file takes the name `path` when the block ends without an exception.

@@ -107,6 +107,12 @@ def summary_rows(inspection: Inspection) -> list[tuple[str, str]]:
     if inspection.flow_bytes:
         rows.append(("optical flow", format_bytes(inspection.flow_bytes)))
     rows += [(f"coverage of {split}", _coverage(coverage)) for split, coverage in inspection.coverage.items()]
+    rows += [("listed", note) for note in inspection.notes]
+    rows += [
+        ("passed over", f"{entry.reason}: {entry.count:,}, the first is {entry.first[0]}")
+        for entry in inspection.passed_over
+    ]
+    rows.append(("with different labels", f"{inspection.num_conflicts:,} videos"))
     rows.append(("in more than one split", f"{inspection.num_duplicates:,} videos"))
     rows.append(("repeated in a split", f"{inspection.num_repeats:,} videos"))
     rows += [
