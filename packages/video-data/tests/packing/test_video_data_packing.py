@@ -445,7 +445,7 @@ def test_pictures_that_cannot_be_packed_are_listed_with_the_reason(make_picture,
     )
     reasons = dict(report.dropped)
     assert report.num_packed == 1
-    assert "Invalid data" in reasons["cut"]
+    assert "1 of 4 frames are damaged, from frame 2 on" in reasons["cut"]
     assert reasons["text"] == "00001.jpg is no JPEG or PNG picture"
     assert reasons["none"] == "no pictures in this folder"
     assert reasons["png"] == "pictures that are not all JPEG; mode reencode takes them"

@@ -16,7 +16,8 @@ from av.video.stream import VideoStream
 from torch import Tensor
 
 from video_data.loading.batches import channels_first
-from video_data.media.container import decode_packets, open_video, video_errors
+from video_data.media.container import best_stream, decode_packets, open_video, video_errors
+from video_data.media.encode import index_video
 from video_data.media.filters import RgbGraph, frame_rotation
 from video_data.media.limits import VideoError
 from video_data.media.pictures import pictures_video
@@ -113,7 +114,8 @@ def open_frames(source: str) -> Iterator[Iterator[VideoFrame]]:
     else:
         path = Path(source)
         with _naming(source), ExitStack() as stack:
-            video = open_video(pictures_video(path) if path.is_dir() else path)
+            content, info = index_video(pictures_video(path) if path.is_dir() else path)
+            video = open_video(content, stream=info.stream)
             container, stream = video.__enter__()
             # It is not shown what the caller's block raises, of which it would make a `VideoError`.
             stack.callback(video.__exit__, None, None, None)
@@ -124,9 +126,9 @@ def open_frames(source: str) -> Iterator[Iterator[VideoFrame]]:
     except Exception as error:  # a device or a server may fail in any way
         raise InputError(f"{source} cannot be opened: {describe(error)}") from error
     with container:
-        if not container.streams.video:
-            raise InputError(f"{source} has no video")
-        yield _frames_of_stream(container, source)
+        with _naming(source):
+            stream = best_stream(container)
+        yield _frames_of_stream(container, stream, source)
 
 
 def _frames_of_file(container: InputContainer, stream: VideoStream) -> Iterator[VideoFrame]:
@@ -135,9 +137,9 @@ def _frames_of_file(container: InputContainer, stream: VideoStream) -> Iterator[
             yield from frames
 
 
-def _frames_of_stream(container: InputContainer, source: str) -> Iterator[VideoFrame]:
+def _frames_of_stream(container: InputContainer, stream: VideoStream, source: str) -> Iterator[VideoFrame]:
     try:
-        yield from container.decode(video=0)
+        yield from container.decode(stream)
     except av.FFmpegError as error:
         raise WorkError(f"{source} broke off: {describe(error)}") from error
 

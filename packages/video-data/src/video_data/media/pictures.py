@@ -74,7 +74,7 @@ def pictures_video(folder: Path, frame_rate: Fraction = FRAME_RATE) -> bytes:
     if are_jpeg(pictures):
         content = motion_jpeg(pictures, frame_rate)
         try:
-            probe_video(content)
+            probe_video(content, most_damaged=0)
             return content
         except UnindexableVideo:  # pictures of several sizes
             pass

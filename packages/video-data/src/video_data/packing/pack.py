@@ -29,6 +29,7 @@ from video_data.shards.format import (
     Coverage,
     DroppedEntry,
     Duplicate,
+    FlawedVideo,
     Manifest,
     SampleRecord,
     ShardEntry,
@@ -44,7 +45,7 @@ from video_data.utils.files import locked, write_atomic
 from video_data.utils.pool import map_in_order
 
 _SHARD_FILE = re.compile(r"(train|val|test)-[0-9]{6}(-[0-9]{2,})?\.(tar|json)")
-_MOST_DUPLICATES = 1000  # groups that are listed; all are counted
+_MOST_LISTED = 1000  # groups of equal videos and flawed videos; all are counted
 
 
 @dataclass(frozen=True)
@@ -56,12 +57,14 @@ class PackReport:
         dropped: Source and reason of each video that was left out.
         manifest: Path of the manifest; None after a part, since `merge_parts` writes it.
         num_duplicates: Groups of samples of different splits that were packed from equal files.
+        flawed: Packed videos whose originals have damaged frames or end before their containers say; of a part none.
     """
 
     num_packed: int
     dropped: list[tuple[str, str]]
     manifest: Path | None
     num_duplicates: int = 0
+    flawed: tuple[FlawedVideo, ...] = ()
 
 
 def pack_folder(
@@ -330,9 +333,11 @@ def _finish(journal: Journal, plan: Plan) -> PackReport:
         shards=tuple(shards),
         dropped=tuple(sorted(dropped, key=lambda entry: (entry.split, entry.source, entry.reason))),
         num_duplicates=len(duplicates),
-        duplicates=tuple(duplicates[:_MOST_DUPLICATES]),
+        duplicates=tuple(duplicates[:_MOST_LISTED]),
         num_repeats=len(repeats),
-        repeats=tuple(repeats[:_MOST_DUPLICATES]),
+        repeats=tuple(repeats[:_MOST_LISTED]),
+        num_flawed=len(totals.flawed),
+        flawed=tuple(totals.flawed[:_MOST_LISTED]),
         options=plan.options,
         tool=plan.tool,
     )
@@ -345,13 +350,16 @@ def _finish(journal: Journal, plan: Plan) -> PackReport:
     write_atomic(dest / MANIFEST_NAME, model_bytes(manifest, indent=1))
     journal.remove()
     num_packed = sum(shard.num_samples for shard in shards)
-    return PackReport(num_packed, _reasons(manifest.dropped), dest / MANIFEST_NAME, len(duplicates))
+    return PackReport(
+        num_packed, _reasons(manifest.dropped), dest / MANIFEST_NAME, len(duplicates), tuple(totals.flawed)
+    )
 
 
 class _Totals:
     """Sums over the samples of a set."""
 
     def __init__(self, classes: Sequence[str]) -> None:
+        self.flawed: list[FlawedVideo] = []
         self._classes = classes
         self._counts: dict[Split, Counter[int]] = {split: Counter() for split in SPLITS}
         self._sources: dict[str, list[tuple[str, str]]] = defaultdict(list)
@@ -360,6 +368,8 @@ class _Totals:
         for sample in samples:
             self._counts[split][sample.label] += 1
             self._sources[sample.source_sha256].append((split, sample.source))
+            if sample.delivery and sample.delivery.is_flawed:
+                self.flawed.append(FlawedVideo(split=split, source=sample.source, delivery=sample.delivery))
 
     def summaries(self) -> dict[Split, SplitSummary]:
         """Return the counts of the splits that have samples."""

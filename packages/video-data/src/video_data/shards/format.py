@@ -10,6 +10,7 @@ import numpy as np
 from pydantic import BaseModel, Field, ValidationError, field_validator
 
 from video_data.media.container import VideoInfo
+from video_data.media.delivery import Delivery
 from video_data.media.limits import MAX_BYTES, MAX_FRAMES, VIDEO_SUFFIXES
 from video_data.shards.pack_options import PackOptions, Positive, StrictModel
 from video_data.utils.errors import InputError
@@ -89,6 +90,8 @@ class SampleRecord(StrictModel):
         pts: Times of the frames as runs (first, step, count).
         keyframes: Indices of the keyframes as runs (first, step, count).
         flow: The sample's optical flow, where the set has it.
+        stream: Number of the video stream among those of the file.
+        delivery: What the original promised and delivered; None in sets that were packed before that was recorded.
     """
 
     key: str = Field(pattern=r"^[0-9A-Za-z_][0-9A-Za-z_-]*$", max_length=90)
@@ -111,6 +114,8 @@ class SampleRecord(StrictModel):
     pts: tuple[Run, ...]
     keyframes: tuple[Run, ...]
     flow: FlowRecord | None = None
+    stream: NonNegative = 0
+    delivery: Delivery | None = None
 
     def video_info(self) -> VideoInfo:
         """Return the frame index in the form that the decoder takes.
@@ -128,6 +133,8 @@ class SampleRecord(StrictModel):
             time_base=Fraction(*self.time_base),
             pts=pts,
             keyframes=keyframes,
+            stream=self.stream,
+            delivery=self.delivery,
         )
 
     def flow_info(self) -> VideoInfo:
@@ -231,6 +238,14 @@ class Duplicate(StrictModel):
     samples: tuple[tuple[str, str], ...]
 
 
+class FlawedVideo(StrictModel):
+    """A sample whose original has damaged frames or ends before its container says."""
+
+    split: Split
+    source: str
+    delivery: Delivery
+
+
 class Manifest(_VersionedModel):
     """A whole shard set; the last file that packing writes.
 
@@ -246,6 +261,8 @@ class Manifest(_VersionedModel):
         duplicates: The first of these groups.
         num_repeats: Groups of samples of one split alone that were packed from equal files.
         repeats: The first of these groups.
+        num_flawed: Samples whose original has damaged frames or ends before its container says.
+        flawed: The first of them.
         options: How the set was packed.
         tool: Versions of the programs that packed it.
     """
@@ -260,6 +277,8 @@ class Manifest(_VersionedModel):
     duplicates: tuple[Duplicate, ...]
     num_repeats: NonNegative
     repeats: tuple[Duplicate, ...]
+    num_flawed: NonNegative = 0
+    flawed: tuple[FlawedVideo, ...] = ()
     options: PackOptions
     tool: dict[str, str]
 
