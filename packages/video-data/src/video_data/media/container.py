@@ -161,7 +161,8 @@ def _open_container(file: BinaryIO, format: str | None, probe: bool, max_seconds
             metadata_errors="replace",  # titles in other encodings than UTF-8 matter to nobody here
         )
     except (av.error.InvalidDataError, av.error.ArgumentError, av.error.EOFError) as error:
-        raise VideoError(unreadable_reason(file) or UNKNOWN) from error
+        otherwise = "it ends before its first frame" if isinstance(error, EOFError) else UNKNOWN
+        raise VideoError(unreadable_reason(file) or otherwise) from error
 
 
 def best_stream(container: InputContainer) -> VideoStream:

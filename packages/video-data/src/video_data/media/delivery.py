@@ -71,7 +71,7 @@ def promised_seconds(container: InputContainer, stream: VideoStream) -> float | 
     if name == "avi" and stream.frames and tick:
         return float(stream.frames * tick)
     # A stream has a duration here where FFmpeg estimated it from the size of the file.
-    if name in ("matroska", "flv", "asf") and container.duration and stream.duration is None:
+    if name in ("matroska", "flv") and container.duration and stream.duration is None:
         stated = container.duration / av.time_base
         return min(stated, _tagged_seconds(stream) or stated)
     return None
@@ -102,7 +102,7 @@ class Tally:
         self._most_damaged = most_damaged
         self._promised = promised_seconds(container, stream)
         # A promised length counts from the stream's first frame, or from time 0 of the whole file.
-        self._is_from_zero = container.format.name.split(",")[0] not in ("mov", "avi")
+        self._is_from_zero = container.format.name.split(",")[0] in ("matroska", "flv")
         self._tick = stream.time_base or Fraction(1)
         self._window: tuple[Fraction, Fraction] | None = None
         self._first: int | None = None
@@ -114,7 +114,7 @@ class Tally:
         self._first_damaged: int | None = None
 
     def limit_to(self, start: Fraction, end: Fraction, begin: int) -> None:
-        """Count from now on what is shown from `start` and before `end` alone, in ticks; the stream begins at `begin`."""
+        """Count what is shown from `start` and before `end` alone, in ticks; the stream begins at `begin`."""
         self._window = (start, end)
         if self._promised is not None:
             promised_end = min(end, begin + Fraction(self._promised) / self._tick)
@@ -185,5 +185,9 @@ class Tally:
         missing = 0.0
         if self._promised is not None and self._first is not None:
             ticks = self._end - (min(0, self._first) if self._is_from_zero else self._first)
-            missing = max(0.0, self._promised - float(ticks * self._tick))
+            missing = self._promised - float(ticks * self._tick)
+            if (
+                missing * self._num_frames < self._promised - missing
+            ):  # less than a frame, as rounding makes it
+                missing = 0.0
         return Delivery(self._promised, round(missing, 3), self._num_frames, num_damaged)
