@@ -437,7 +437,7 @@ def test_predicting_a_file_sees_what_testing_sees(shards, tmp_path):
 def test_an_unreadable_file_is_named(tmp_path):
     path = tmp_path / "broken.mp4"
     path.write_bytes(b"nothing")
-    with pytest.raises(VideoError, match=r"broken\.mp4: no container of video that is known here"):
+    with pytest.raises(VideoError, match=r"broken\.mp4: no video in a known container"):
         decode_views(path, CLIP, 1)
     with pytest.raises(VideoError, match=r"none\.mp4: FileNotFoundError"):
         decode_views(tmp_path / "none.mp4", CLIP, 1)

@@ -10,7 +10,7 @@ import pytest
 from video_data import ClipConfig, PackOptions, decode_views, open_shards, pack_folder
 from video_data.loading.live import open_frames, sliding_clips
 from video_data.loading.views import decode_timed_views
-from video_data.media.container import probe_video
+from video_data.media.container import probe_video, video_seconds
 from video_data.media.decode import decode_clips
 from video_data.media.encode import reencode_video
 from video_data.media.limits import UnindexableVideo
@@ -128,6 +128,12 @@ def test_a_span_is_cut_by_the_repaired_times(kind, disordered, frame_numbers):
     packed = reencode_video(disordered[kind], max_short_side=None, gop=12, crf=10, span=(0.99, 1.19))
     shown = decode_clips(packed, probe_video(packed), [range(5)], [WHOLE], 64)[0][0]
     assert frame_numbers(shown) == [25, 26, 27, 28, 29]
+
+
+def test_the_length_of_joined_streams_is_that_of_both(disordered, make_video, remux):
+    assert video_seconds(disordered["joined"]) == pytest.approx(1.6, abs=0.05)
+    for container in ("mpegts", "mp4", "matroska"):
+        assert video_seconds(make_video(range(20), container=container)) == pytest.approx(0.8, abs=0.05)
 
 
 def test_pictures_that_a_container_wrongly_marks_as_keyframes_are_not_sought():

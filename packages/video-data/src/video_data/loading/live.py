@@ -125,10 +125,8 @@ def open_frames(source: str) -> Iterator[Iterator[VideoFrame]]:
         container = av.open(target, "r", format=format_name, timeout=_TIMEOUT)
     except Exception as error:  # a device or a server may fail in any way
         raise InputError(f"{source} cannot be opened: {describe(error)}") from error
-    with container:
-        with _naming(source):
-            stream = best_stream(container)
-        yield _frames_of_stream(container, stream, source)
+    with container, _naming(source):
+        yield _frames_of_stream(container, best_stream(container), source)
 
 
 def _frames_of_file(container: InputContainer, stream: VideoStream) -> Iterator[VideoFrame]:

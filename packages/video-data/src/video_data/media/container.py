@@ -35,6 +35,7 @@ from video_data.media.limits import (
     check_frame_size,
 )
 from video_data.media.reasons import UNKNOWN, unreadable_reason
+from video_data.media.times import repair_times
 from video_data.utils.errors import MissingPackageError, describe
 from video_data.utils.interrupts import called_by_c, is_put_off, put_off_until_end
 
@@ -318,6 +319,33 @@ def probe_video(source: VideoSource, *, most_damaged: float = MOST_DAMAGED) -> V
             stream=container.streams.video.index(stream),
             delivery=tally.delivery(),
         )
+
+
+def video_seconds(source: VideoSource) -> float:
+    """Return how long a video is, without decoding it.
+
+    Raises:
+        VideoError: It cannot be opened, or its container does not say it.
+    """
+    with open_video(source) as (container, stream):
+        # Of these FFmpeg compares the first and the last time alone, and in between time may begin anew.
+        if container.format.name in ("mpegts", "mpeg") and stream.time_base is not None:
+            with demux(container, stream) as packets:
+                found = [(packet.dts, packet.is_keyframe) for packet in packets if packet.dts is not None]
+            step = frame_duration(stream)
+            times, parts = repair_times([dts for dts, _ in found], [is_key for _, is_key in found], step)
+            return float((Fraction(times[-1], parts) + step) * stream.time_base) if times else 0.0
+        if container.duration is not None:
+            return container.duration / av.time_base
+        if stream.duration is not None and stream.time_base is not None:
+            return float(stream.duration * stream.time_base)
+    raise VideoError("the container does not say how long the video is")
+
+
+def frame_duration(stream: VideoStream) -> int:
+    """Return the duration of a frame in ticks by the stream's rate; 1 where that is not known."""
+    rate, tick = stream.average_rate, stream.time_base
+    return max(1, round(1 / (rate * tick))) if rate and tick else 1
 
 
 def is_predicted(frame: VideoFrame) -> bool:

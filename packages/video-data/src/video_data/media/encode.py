@@ -14,6 +14,7 @@ from video_data.media.container import (
     VideoSource,
     decode_packets,
     explained,
+    frame_duration,
     is_predicted,
     open_video,
     probe_video,
@@ -211,7 +212,7 @@ def _timed_frames(
 def _repaired_times(source: VideoSource, span: tuple[float, float] | None) -> tuple[list[int], int]:
     """Decode a whole video for the result of `repair_times`."""
     with open_video(source) as (container, stream):
-        step = _frame_duration(stream.time_base, stream.average_rate)
+        step = frame_duration(stream)
         frames = [(frame.pts, frame.key_frame) for frame in _decoded(container, stream, None)]
     if not frames:
         raise DamagedVideo("no frames")
@@ -253,11 +254,6 @@ def _decoded_span(
             yield frame
     if is_empty:
         raise UnindexableVideo("no frames in the span")  # where time begins anew, a later part may have them
-
-
-def _frame_duration(time_base: Fraction | None, rate: Fraction | None) -> int:
-    """Duration of a frame in units of the time base, for frames without a time."""
-    return max(1, round(1 / (rate * time_base))) if rate and time_base else 1
 
 
 def _upright_frames(

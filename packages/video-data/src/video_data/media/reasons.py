@@ -22,7 +22,7 @@ _STARTS = {
 _BOXES = frozenset(
     (b"ftyp", b"styp", b"moov", b"moof", b"mdat", b"sidx", b"free", b"skip", b"wide", b"uuid", b"pdin")
 )
-UNKNOWN = "no container of video that is known here (mp4, mov, mkv, webm, avi, mpg, ts, flv, gif, ogv, wmv), or damaged"
+UNKNOWN = "no video in a known container, or damaged at its start"
 
 
 def unreadable_reason(file: BinaryIO) -> str | None:
