@@ -108,6 +108,31 @@ def frame_numbers() -> Callable[[np.ndarray], list[int]]:
     return numbers_of
 
 
+def remux_packets(
+    video: bytes,
+    container: str,
+    change: Callable[[int, Any], None] = lambda number, packet: None,
+    **options: str,
+) -> bytes:
+    """The packets of a video in another container, each after `change(number, packet)`."""
+    buffer = io.BytesIO()
+    with (
+        av.open(io.BytesIO(video)) as source,
+        av.open(buffer, "w", format=container, container_options=options) as output,
+    ):
+        stream = output.add_stream_from_template(source.streams.video[0])
+        for number, packet in enumerate(p for p in source.demux(video=0) if p.pts is not None):
+            packet.stream = stream
+            change(number, packet)
+            output.mux(packet)
+    return buffer.getvalue()
+
+
+@pytest.fixture(scope="session")
+def remux() -> Callable[..., bytes]:
+    return remux_packets
+
+
 @pytest.fixture(scope="session")
 def class_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """24 numbered videos in three classes; the frames of video v have the numbers 8 v, 8 v + 1, ..."""

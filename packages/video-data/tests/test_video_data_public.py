@@ -34,7 +34,7 @@ FACE = {
         "mode='reencode' max_short_side=256 gop=12 crf=20 shard_size=256 "
         "max_shard_bytes=1073741824 flow=False seed=0 num_workers=1 part=None overwrite=False"
     ),
-    "PackReport": "num_packed dropped manifest num_duplicates=0 num_conflicts=0 passed_over=()",
+    "PackReport": "num_packed dropped manifest num_duplicates=0 num_conflicts=0 passed_over=() flawed=()",
     "RemoteError": "status",
     "ShardError": "reason",
     "ShardSet": (

@@ -109,7 +109,7 @@ def test_files_and_folders_of_frames_get_rows_and_what_cannot_be_read_is_named(
     output = corrnet(*command, "--num-workers", num_workers, code=3)
     assert (
         "3 x 512: " in output
-        and "b.mp4: InvalidDataError" in output
+        and "b.mp4: no video in a known container" in output
         and "1 of 4 videos cannot be read" in output
     )
     index = rows_of(out)

@@ -467,7 +467,7 @@ def test_predicting_a_file_sees_what_testing_sees(shards, tmp_path):
 def test_an_unreadable_file_is_named(tmp_path):
     path = tmp_path / "broken.mp4"
     path.write_bytes(b"nothing")
-    with pytest.raises(VideoError, match=r"broken\.mp4: InvalidDataError"):
+    with pytest.raises(VideoError, match=r"broken\.mp4: no video in a known container"):
         decode_views(path, CLIP, 1)
     with pytest.raises(VideoError, match=r"none\.mp4: FileNotFoundError"):
         decode_views(tmp_path / "none.mp4", CLIP, 1)
@@ -495,7 +495,7 @@ def test_an_unreadable_test_video_may_be_left_out_and_is_named(pixels, damaged_s
         (17, records[1].key, records[1].source),
     ]
     assert {(entry.reason, entry.message) for entry in found} == {
-        ("InvalidDataError: Invalid data found when processing input",) * 2
+        ("nothing but zeros: it was not copied or downloaded to its end",) * 2
     }
     valid = torch.cat([batch.valid for batch in batches])
     assert [row for row, is_valid in enumerate(valid) if not is_valid] == [3, 17]

@@ -12,7 +12,6 @@ import subprocess
 import sys
 import threading
 from collections import Counter
-from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -23,7 +22,6 @@ from video_data import (
     ClipConfig,
     PackOptions,
     ShardError,
-    decode_views,
     eval_loader,
     open_shards,
     pack_folder,
@@ -66,68 +64,16 @@ def without_frames() -> bytes:
     return buffer.getvalue()
 
 
-def remux(video: bytes, container: str, change) -> bytes:
-    """The packets of a video with times that `change(number, packet)` sets."""
-    buffer = io.BytesIO()
-    with av.open(io.BytesIO(video)) as source, av.open(buffer, "w", format=container) as output:
-        stream = output.add_stream_from_template(source.streams.video[0])
-        for number, packet in enumerate(p for p in source.demux(video=0) if p.pts is not None):
-            packet.stream = stream
-            change(number, packet)
-            output.mux(packet)
-    return buffer.getvalue()
-
-
 @pytest.mark.parametrize(
     ("make", "reason"),
-    [(audio_only, "no video stream"), (without_frames, "no frames")],
+    [(audio_only, "no video stream (only sound)"), (without_frames, "it ends before its first frame")],
     ids=["sound only", "no frames"],
 )
 def test_a_file_without_pictures_is_refused(make, reason):
     for read in (probe_video, lambda video: reencode_video(video, max_short_side=None, gop=12, crf=20)):
         with pytest.raises(VideoError) as error:
             read(make())
-        assert error.value.reason in (reason, "EOFError: End of file")
-
-
-def test_times_that_go_back_are_refused_for_copying_and_put_right_when_encoded(make_video, frame_numbers):
-    """The order in which the decoder delivers frames is right, the times are not."""
-
-    def exchange(number, packet):
-        packet.pts += 3200 + (640 if number % 2 == 0 else -640)
-
-    exchanged = remux(make_video(range(20), options=NO_B_FRAMES), "matroska", exchange)
-    as_avi = make_video(
-        range(20), container="avi", pts=range(20), time_base=Fraction(1, 25), options=B_FRAMES
-    )
-    for video in (exchanged, as_avi):
-        with pytest.raises(VideoError, match="time stamps go back; pack it with mode reencode"):
-            probe_video(video)
-        packed = reencode_video(video, max_short_side=None, gop=12, crf=10)
-        info = probe_video(packed)
-        assert (np.diff(info.pts) > 0).all()
-        assert frame_numbers(decode_clips(packed, info, [range(20)], [WHOLE], 64)[0][0]) == list(range(20))
-
-
-def test_views_of_a_video_without_good_times_show_its_frames_in_order(make_video, frame_numbers):
-    video = make_video(range(20), container="avi", pts=range(20), time_base=Fraction(1, 25), options=B_FRAMES)
-    clip = ClipConfig(num_frames=4, crop_size=64, short_side=(64, 64))
-    views = decode_views(video, clip, 2)
-    assert frame_numbers(views.movedim(1, -1).numpy()) == [0, 1, 2, 3, 16, 17, 18, 19]
-
-
-def test_frames_with_one_time_are_indexed_once_and_kept_when_encoded(make_video, frame_numbers):
-    def repeat(number, packet):
-        packet.pts = packet.pts // 1280 * 1280 + 3200
-
-    video = remux(make_video(range(20), options=NO_B_FRAMES), "matroska", repeat)
-    info = probe_video(video)
-    assert (np.diff(info.pts) > 0).all()
-    assert info.num_frames < 20
-    shown = frame_numbers(decode_clips(video, info, [range(info.num_frames)], [WHOLE], 64)[0][0])
-    assert shown == sorted(shown)
-    packed = probe_video(reencode_video(video, max_short_side=None, gop=12, crf=10))
-    assert packed.num_frames == 20
+        assert error.value.reason == reason
 
 
 def gif_of(width: int, height: int) -> bytes:
@@ -171,7 +117,10 @@ def test_absurd_declared_sizes_are_refused_before_memory_is_taken(tmp_path):
     *reasons, megabytes = run.stdout.splitlines()
     assert len(reasons) == len(videos)
     assert all(
-        r.startswith(("frames are too", "InvalidDataError", "ArgumentError", "no frames")) for r in reasons
+        r.startswith(
+            ("frames are too", "no packet can be decoded", "too many frames are damaged", "no frames")
+        )
+        for r in reasons
     )
     assert int(megabytes) < 60
 
@@ -335,7 +284,7 @@ def broken_set(class_folder, tmp_path):
 
 
 REASONS = {
-    "InvalidDataError: Invalid data found when processing input": 2,
+    "nothing but zeros: it was not copied or downloaded to its end": 2,
     "an index does not have the hash in the manifest": 4,
     "a shard cannot be read": 4,
 }

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from video_data.shards.inspect import Inspection
 
 _MOST_DUPLICATES = 10
+_MOST_FLAWED = 10
 
 
 @reports_errors
@@ -80,6 +81,12 @@ def inspect(
     more = inspection.num_duplicates + inspection.num_repeats - _MOST_DUPLICATES
     if more > 0:
         out.print(f"and {more} more", highlight=False)
+    for flawed in inspection.flawed[:_MOST_FLAWED]:
+        out.print(
+            f"{flawed.split}: {escape(flawed.source)}: {flawed.delivery}", highlight=False, soft_wrap=True
+        )
+    if inspection.num_flawed > _MOST_FLAWED:
+        out.print(f"and {inspection.num_flawed - _MOST_FLAWED} more", highlight=False)
     if per_class:
         out.print(_class_table(inspection))
     if json_file is not None:

@@ -223,6 +223,15 @@ def _summarize(report: "PackReport") -> None:
             soft_wrap=True,
         )
     _show_passed_over(report.passed_over, err)
+    if report.flawed:
+        err.print(
+            f"[bold yellow]warning:[/] {len(report.flawed)} packed videos have damaged frames or end early "
+            "(corrnet inspect names them):",
+            highlight=False,
+            soft_wrap=True,
+        )
+        for video in report.flawed[:_MOST_LINES]:
+            err.print(f"  {escape(video.source)}: {video.delivery}", highlight=False, soft_wrap=True)
     if not report.dropped:
         return
     err.print(f"left out {len(report.dropped)} videos (all are listed in the manifest):", highlight=False)

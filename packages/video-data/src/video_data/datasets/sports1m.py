@@ -6,10 +6,10 @@ from urllib.parse import parse_qs, urlsplit
 
 from video_data.datasets.finder import Finder, find_file, read_lines
 from video_data.datasets.listing import Collection, Entry, Listing
-from video_data.media.container import open_video
+from video_data.media.container import video_seconds
 from video_data.media.limits import VideoError
 from video_data.shards.format import Split
-from video_data.utils.errors import InputError, describe
+from video_data.utils.errors import InputError
 from video_data.utils.pool import map_in_order
 
 
@@ -94,14 +94,9 @@ def _parse(text: str, num_classes: int, place: str) -> tuple[str, list[int]]:
 def _seconds(path: Path) -> float | str:
     """Length of a video; a text is the reason why it is not known."""
     try:
-        with open_video(path) as (container, stream):
-            if container.duration is not None:
-                return container.duration / 1e6
-            if stream.duration is not None and stream.time_base is not None:
-                return float(stream.duration * stream.time_base)
-            return "the container does not say how long the video is"
-    except (VideoError, OSError) as error:
-        return str(error) if isinstance(error, VideoError) else describe(error)
+        return video_seconds(path)
+    except VideoError as error:
+        return str(error)
 
 
 def _spans(length: float, clip: float, most: int | None) -> list[tuple[float, float]]:

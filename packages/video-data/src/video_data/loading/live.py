@@ -16,7 +16,8 @@ from av.video.stream import VideoStream
 from torch import Tensor
 
 from video_data.loading.batches import channels_first
-from video_data.media.container import decode_packets, open_video, video_errors
+from video_data.media.container import best_stream, decode_packets, open_video, video_errors
+from video_data.media.encode import index_video
 from video_data.media.filters import RgbGraph, frame_rotation
 from video_data.media.limits import VideoError
 from video_data.media.pictures import holds_pictures, pictures_video
@@ -115,7 +116,8 @@ def open_frames(source: str) -> Iterator[Iterator[VideoFrame]]:
     else:
         path = Path(source)
         with _naming(source), ExitStack() as stack:
-            video = open_video(pictures_video(path) if holds_pictures(path) else path)
+            content, info = index_video(pictures_video(path) if holds_pictures(path) else path)
+            video = open_video(content, stream=info.stream)
             container, stream = video.__enter__()
             # It is not shown what the caller's block raises, of which it would make a `VideoError`.
             stack.callback(video.__exit__, None, None, None)
@@ -126,10 +128,8 @@ def open_frames(source: str) -> Iterator[Iterator[VideoFrame]]:
     except Exception as error:  # a device or a server may fail in any way
         what = f"cannot be opened: {describe(error)}"
         raise VideoError(f"{hide_secrets(source)} {what}", reason=what) from error
-    with container:
-        if not container.streams.video:
-            raise VideoError(f"{hide_secrets(source)} has no video", reason="no video")
-        yield _frames_of_stream(container, source)
+    with container, _naming(source):
+        yield _frames_of_stream(container, best_stream(container), source)
 
 
 def _frames_of_file(container: InputContainer, stream: VideoStream) -> Iterator[VideoFrame]:
@@ -138,9 +138,9 @@ def _frames_of_file(container: InputContainer, stream: VideoStream) -> Iterator[
             yield from frames
 
 
-def _frames_of_stream(container: InputContainer, source: str) -> Iterator[VideoFrame]:
+def _frames_of_stream(container: InputContainer, stream: VideoStream, source: str) -> Iterator[VideoFrame]:
     try:
-        yield from container.decode(video=0)
+        yield from container.decode(stream)
     except av.FFmpegError as error:
         raise WorkError(f"{hide_secrets(source)} broke off: {describe(error)}") from error
 

@@ -21,9 +21,9 @@ from video_data.loading.batches import (
 )
 from video_data.media.container import VideoInfo, VideoSource, probe_video
 from video_data.media.decode import unique_frames
-from video_data.media.encode import READABLE_CRF, READABLE_GOP, reencode_video
+from video_data.media.encode import index_video, reencode_video
 from video_data.media.flow import flow_video
-from video_data.media.limits import UnindexableVideo, VideoError
+from video_data.media.limits import VideoError
 from video_data.media.pictures import holds_pictures, pictures_video
 from video_data.media.planes import PlaneLayout, YuvClips, decode_planes, join_planes
 from video_data.sampling.clips import DEFAULT_NUM_CLIPS, ClipConfig, clip_frames, view_boxes, view_starts
@@ -183,7 +183,7 @@ def _decode_views(
         if clip.modality != "rgb":
             streams, info = _with_flow(source, clip)
         else:
-            source, info = _index(source)
+            source, info = index_video(source)
             streams = Streams((source, info))
         if pixels == "rgb":
             out = np.empty(views.shape, dtype=np.uint8)
@@ -194,15 +194,6 @@ def _decode_views(
         return planes, views.starts(info)
     except VideoError as error:
         raise VideoError(f"{name}{error}", reason=error.reason) from error
-
-
-def _index(source: VideoSource) -> tuple[VideoSource, VideoInfo]:
-    """Return a video that can be indexed, and its index."""
-    try:
-        return source, probe_video(source)
-    except UnindexableVideo:
-        content = reencode_video(source, max_short_side=None, gop=READABLE_GOP, crf=READABLE_CRF)
-        return content, probe_video(content)
 
 
 def _with_flow(source: VideoSource, clip: ClipConfig) -> tuple[Streams, VideoInfo]:

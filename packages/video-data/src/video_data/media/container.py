@@ -17,25 +17,33 @@ import av
 import numpy as np
 from av.container import InputContainer
 from av.packet import Packet
-from av.video.frame import VideoFrame
+from av.stream import Disposition
+from av.video.frame import PictureType, VideoFrame
 from av.video.stream import VideoStream
 
+from video_data.media.delivery import MOST_DAMAGED, Delivery, Tally
 from video_data.media.filters import frame_rotation
 from video_data.media.limits import (
     FORMAT_WHITELIST,
     MAX_FRAMES,
     MAX_PIXELS,
     MAX_SECONDS,
+    DamagedVideo,
     Deadline,
     UnindexableVideo,
     VideoError,
     check_frame_size,
 )
-from video_data.utils.errors import describe
+from video_data.media.reasons import UNKNOWN, unreadable_reason
+from video_data.media.times import repair_times
+from video_data.utils.errors import MissingPackageError, describe
 from video_data.utils.files import what_instead_of_file
 from video_data.utils.interrupts import called_by_c, is_put_off, put_off_until_end
 
 VideoSource = bytes | Path
+_STILLS = Disposition.attached_pic | Disposition.timed_thumbnails | Disposition.still_image
+_IMPAIRED = Disposition.hearing_impaired | Disposition.visual_impaired
+_PREDICTED = (PictureType.P, PictureType.B)
 
 
 class _LimitedFile:
@@ -70,6 +78,8 @@ class VideoInfo:
         time_base: Seconds per pts unit.
         pts: Presentation times of the frames, strictly increasing, int64 [num_frames].
         keyframes: Indices into `pts` where decoding can start, increasing, int64 [num_keyframes].
+        stream: Number of the video stream among those of the file.
+        delivery: What was promised and delivered when the video was indexed; None where that is not known.
     """
 
     format: str
@@ -80,6 +90,8 @@ class VideoInfo:
     time_base: Fraction
     pts: np.ndarray
     keyframes: np.ndarray
+    stream: int = 0
+    delivery: Delivery | None = None
 
     @property
     def num_frames(self) -> int:
@@ -94,13 +106,19 @@ class VideoInfo:
 
 @contextmanager
 def open_video(
-    source: VideoSource, *, format: str | None = None, probe: bool = True, max_seconds: float = MAX_SECONDS
+    source: VideoSource,
+    *,
+    format: str | None = None,
+    stream: int | None = None,
+    probe: bool = True,
+    max_seconds: float = MAX_SECONDS,
 ) -> Iterator[tuple[InputContainer, VideoStream]]:
-    """Open the first video stream of a source for decoding on the calling thread.
+    """Open a video stream of a source for decoding on the calling thread.
 
     Args:
         source: Content of a video, or its path.
         format: Short container name when it is known; None lets FFmpeg choose among `FORMAT_WHITELIST`.
+        stream: Number of the stream among the video streams; None takes the one of `best_stream`.
         probe: Whether FFmpeg decodes the first frames to find out what the container does not say. Without, opening
             is ten times as fast, the size and format of the frames may be unknown until the first is decoded, and
             containers that do not store the time of each frame may give other times.
@@ -115,34 +133,82 @@ def open_video(
     """
     if not isinstance(source, bytes) and (what := what_instead_of_file(source)):
         raise VideoError(f"it is {what}, and a file is wanted")
-    options = {"format_whitelist": FORMAT_WHITELIST, "protocol_whitelist": "none"}
-    if not probe:
-        options["codec_whitelist"] = "none"  # holds for finding out the format alone
     with (
         put_off_until_end(),
         video_errors(),
         io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as file,
-        av.open(
+        _open_container(file, format, probe, max_seconds) as container,
+    ):
+        chosen = best_stream(container) if stream is None else _numbered_stream(container, stream)
+        if chosen.codec_context is None:
+            raise VideoError("no decoder for this kind of video")
+        if probe or chosen.width:
+            check_frame_size(chosen.width, chosen.height)
+        context = chosen.codec_context
+        context.options = {**context.options, "max_pixels": str(MAX_PIXELS)}
+        context.thread_count = 1
+        context.thread_type = "NONE"
+        yield container, chosen
+
+
+def _open_container(file: BinaryIO, format: str | None, probe: bool, max_seconds: float) -> InputContainer:
+    options = {"format_whitelist": FORMAT_WHITELIST, "protocol_whitelist": "none"}
+    if not probe:
+        options["codec_whitelist"] = "none"  # holds for finding out the format alone
+    try:
+        return av.open(
             _LimitedFile(file, Deadline(max_seconds)),
             "r",
             format=format,
             options={"max_pixels": str(MAX_PIXELS)},  # frames are decoded to find out their format
             container_options=options,
             metadata_errors="replace",  # titles in other encodings than UTF-8 matter to nobody here
-        ) as container,
-    ):
-        if not container.streams.video:
-            raise VideoError("no video stream")
-        stream = container.streams.video[0]
-        if not hasattr(stream, "codec_context") or stream.codec_context is None:
-            raise VideoError("no decoder for this kind of video")
-        if probe or stream.width:
-            check_frame_size(stream.width, stream.height)
-        context = stream.codec_context
-        context.options = {**context.options, "max_pixels": str(MAX_PIXELS)}
-        context.thread_count = 1
-        context.thread_type = "NONE"
-        yield container, stream
+        )
+    except (av.error.InvalidDataError, av.error.ArgumentError, av.error.EOFError) as error:
+        otherwise = "it ends before its first frame" if isinstance(error, EOFError) else UNKNOWN
+        raise VideoError(unreadable_reason(file) or otherwise) from error
+
+
+def best_stream(container: InputContainer) -> VideoStream:
+    """Return the video stream that FFmpeg takes where none is named.
+
+    Covers, thumbnails and other still pictures are no videos. Of the others a stream that is marked as default comes
+    first, then the one of the largest picture and the highest bit rate, then the first.
+
+    Raises:
+        VideoError: There is none.
+    """
+    streams = container.streams.video
+    if not streams:
+        sound = " (only sound)" if container.streams.audio else ""
+        raise VideoError(f"no video stream{sound}")
+    moving = [stream for stream in streams if not stream.disposition & _STILLS]
+    if not moving:
+        raise VideoError("no video stream (only a cover or other still pictures)")
+    return max(moving, key=_rank)
+
+
+def _rank(stream: VideoStream) -> tuple[bool, bool, bool, bool, int, int]:
+    if stream.codec_context is None:
+        return (False, False, False, False, 0, 0)
+    return (
+        stream.width > 0,  # else it is announced and has no packets
+        stream.frames != 1,
+        not stream.disposition & _IMPAIRED,
+        bool(stream.disposition & Disposition.default),
+        stream.width * stream.height,
+        stream.codec_context.bit_rate or 0,
+    )
+
+
+def _numbered_stream(container: InputContainer, number: int) -> VideoStream:
+    streams = container.streams.video
+    if number >= len(streams):
+        raise VideoError(
+            f"no video stream {number}, there are {len(streams)}",
+            reason="the video stream in the index is missing",
+        )
+    return streams[number]
 
 
 @contextmanager
@@ -150,7 +216,7 @@ def video_errors() -> Iterator[None]:
     """Make a `VideoError` of what decoding raises: a broken file may raise anything, MemoryError included."""
     try:
         yield
-    except (VideoError, AssertionError):
+    except (VideoError, MissingPackageError):
         raise
     except Exception as error:
         reason = describe(error) if isinstance(error, av.FFmpegError) else type(error).__name__
@@ -169,65 +235,135 @@ def demux(container: InputContainer, stream: VideoStream) -> Iterator[Iterator["
 
 
 def decode_packets(
-    container: InputContainer, stream: VideoStream
+    container: InputContainer, stream: VideoStream, tally: Tally | None = None
 ) -> Iterator[tuple["Packet[VideoStream]", list[VideoFrame]]]:
     """All packets of a video, each with the frames that the decoder emits after it.
 
+    Decoding goes on after damaged packets, within the share that `Tally.delivery` allows.
+
+    Args:
+        container: The open container.
+        stream: Its stream.
+        tally: Where to count what is delivered; None counts for this call alone.
+
     Raises:
-        VideoError: There are more than `MAX_FRAMES` packets or frames, a frame exceeds the limits of size, or it
-            takes longer than `MAX_SECONDS`.
+        VideoError: There are more than `MAX_FRAMES` packets or frames, a frame exceeds the limits of size, it
+            takes longer than `MAX_SECONDS`, the video is encrypted, or too much of it is damaged.
     """
     deadline = Deadline(MAX_SECONDS)
+    tally = tally or Tally(container, stream)
     num_frames = 0
     with demux(container, stream) as packets:
         for num_packets, packet in enumerate(packets):
             deadline.check()
-            frames = packet.decode()
+            frames = tally.decode(packet)
             num_frames += len(frames)
             if max(num_packets, num_frames) > MAX_FRAMES:
                 raise VideoError(f"more than {MAX_FRAMES} frames", reason="too many frames")
             for frame in frames:
                 check_frame_size(frame.width, frame.height)
             yield packet, frames
+    tally.delivery()
 
 
-def probe_video(source: VideoSource) -> VideoInfo:
+def probe_video(source: VideoSource, *, most_damaged: float = MOST_DAMAGED) -> VideoInfo:
     """Decode a whole video once and index its frames.
 
     The index lists the frames that the decoder really delivers: declared frame counts and packet lists of
-    broken, cut or fragmented files are not trusted.
+    broken, cut or fragmented files are not trusted, nor are the keyframe flags of a container that marks predicted
+    pictures.
 
     Args:
         source: Content of a video, or its path.
+        most_damaged: Share of damaged frames that is allowed.
 
     Raises:
-        VideoError: The video cannot be decoded to its end or has no frames.
-        UnindexableVideo: It has frames without a time or with times that go back, or its picture size or rotation
-            changes.
+        VideoError: The video cannot be decoded, too much of it is damaged, or it has no frames.
+        UnindexableVideo: It has frames without a time, with times that go back or are there twice, or its picture size
+            or rotation changes.
     """
-    with open_video(source) as (container, stream):
+    with explained(source), open_video(source) as (container, stream):
         format_name = container.format.name.split(",")[0]
         codec = stream.codec_context.name
-        pts: set[int] = set()
+        tally = Tally(container, stream, most_damaged)
+        pts: list[int] = []
         key_pts: set[int] = set()
+        predicted: set[int] = set()
         shape: tuple[int, int, int] | None = None
-        last_pts = -(1 << 63)
-        for packet, frames in decode_packets(container, stream):
+        for packet, frames in decode_packets(container, stream, tally):
             if packet.is_keyframe and packet.pts is not None:
                 key_pts.add(packet.pts)
             for frame in frames:
                 if frame.pts is None:
                     raise UnindexableVideo("frames without time stamps")
-                if frame.pts < last_pts:  # seen with H.264 with B-frames in AVI
+                if pts and frame.pts < pts[-1]:  # seen with H.264 with B-frames in AVI
                     raise UnindexableVideo("time stamps go back")
-                last_pts = frame.pts
-                pts.add(frame.pts)
+                if pts and frame.pts == pts[-1]:
+                    raise UnindexableVideo("several frames have one time stamp")
+                pts.append(frame.pts)
+                if is_predicted(frame):
+                    predicted.add(frame.pts)
                 frame_shape = (frame.width, frame.height, frame_rotation(frame))
                 shape = shape or frame_shape
                 if frame_shape != shape:
                     raise UnindexableVideo("picture size or rotation changes")
         if shape is None or stream.time_base is None:
-            raise VideoError("no frames")
-        times = np.array(sorted(pts), dtype=np.int64)
-        keyframes = np.searchsorted(times, np.array(sorted(key_pts & pts), dtype=np.int64))
-        return VideoInfo(format_name, codec, *shape, stream.time_base, times, keyframes.astype(np.int64))
+            raise DamagedVideo("no frames")
+        times = np.array(pts, dtype=np.int64)
+        keys = sorted((key_pts - predicted).intersection(pts))
+        keyframes = np.searchsorted(times, np.array(keys, dtype=np.int64)).astype(np.int64)
+        return VideoInfo(
+            format_name,
+            codec,
+            *shape,
+            stream.time_base,
+            times,
+            keyframes,
+            stream=container.streams.video.index(stream),
+            delivery=tally.delivery(),
+        )
+
+
+def video_seconds(source: VideoSource) -> float:
+    """Return how long a video is, without decoding it.
+
+    Raises:
+        VideoError: It cannot be opened, or its container does not say it.
+    """
+    with open_video(source) as (container, stream):
+        # Of these FFmpeg compares the first and the last time alone, and in between time may begin anew.
+        if container.format.name in ("mpegts", "mpeg") and stream.time_base is not None:
+            with demux(container, stream) as packets:
+                found = [(packet.dts, packet.is_keyframe) for packet in packets if packet.dts is not None]
+            step = frame_duration(stream)
+            times, parts = repair_times([dts for dts, _ in found], [is_key for _, is_key in found], step)
+            return float((Fraction(times[-1], parts) + step) * stream.time_base) if times else 0.0
+        if container.duration is not None:
+            return container.duration / av.time_base
+        if stream.duration is not None and stream.time_base is not None:
+            return float(stream.duration * stream.time_base)
+    raise VideoError("the container does not say how long the video is")
+
+
+def frame_duration(stream: VideoStream) -> int:
+    """Return the duration of a frame in ticks by the stream's rate; 1 where that is not known."""
+    rate, tick = stream.average_rate, stream.time_base
+    return max(1, round(1 / (rate * tick))) if rate and tick else 1
+
+
+def is_predicted(frame: VideoFrame) -> bool:
+    """Return whether a frame was decoded from others, so that decoding cannot begin at it."""
+    return not frame.key_frame and frame.pict_type in _PREDICTED
+
+
+@contextmanager
+def explained(source: VideoSource) -> Iterator[None]:
+    """Say why a video is damaged or has no frames, where its container shows that."""
+    try:
+        yield
+    except DamagedVideo as error:
+        with io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as file:
+            reason = unreadable_reason(file)
+        if reason is None:
+            raise
+        raise VideoError(reason) from error

@@ -6,12 +6,13 @@ even pixels and the interpolation at its border, and converts only what is kept.
 
 from collections.abc import Iterator, Sequence
 
+import av
 import numpy as np
 from av.container import InputContainer
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
-from video_data.media.container import VideoInfo, VideoSource, demux, open_video
+from video_data.media.container import VideoInfo, VideoSource, demux, open_video, video_errors
 from video_data.media.filters import RgbGraph
 from video_data.media.limits import MAX_CLIP_SECONDS, MAX_FRAMES, Deadline, VideoError
 from video_data.sampling.clips import Box
@@ -20,6 +21,7 @@ _STORES_TIMES = ("mov", "matroska")  # containers whose times do not depend on w
 _LEAST_GAP = 8  # frames between two wanted ones that are worth a seek
 
 
+@video_errors()
 def decode_clips(
     source: VideoSource,
     info: VideoInfo,
@@ -94,6 +96,7 @@ def read_frames(
         VideoError: A frame cannot be decoded or is not what the index says, or a limit is passed.
     """
     deadline = Deadline(MAX_CLIP_SECONDS)
+    num_damaged = info.delivery.num_damaged if info.delivery else None
     slots = {pts: slot for slot, pts in enumerate(info.pts[np.asarray(frames, dtype=np.int64)].tolist())}
 
     def checked(frame: VideoFrame) -> tuple[int, VideoFrame]:
@@ -105,29 +108,36 @@ def read_frames(
         assert frame.pts is not None
         return slots.pop(frame.pts), frame
 
-    # Where frames are missing, another way of reading may find them: opening may have taken the wrong order of frames,
-    # and a container may be unable to seek exactly.
+    # Where frames are missing, another way of reading may find them: opening may have taken the wrong order of frames
+    # or refused the codec, a container may be unable to seek exactly, and a frame may be damaged after a seek alone.
+    failure: VideoError | None = None
     for probe, seek in ((False, True), (True, True), (True, False)):
         left = [frames[slot] for slot in sorted(slots.values())]
         if not left or (not probe and info.format not in _STORES_TIMES):
             continue
-        with open_video(source, format=info.format, probe=probe, max_seconds=MAX_CLIP_SECONDS) as (
-            container,
-            stream,
-        ):
-            for keyframe, wanted in _segments(info, left) if seek else [(0, left)]:
-                if keyframe > 0:
-                    container.seek(int(info.pts[keyframe]), stream=stream)
-                for frame in _wanted_frames(
-                    container,
-                    stream,
-                    set(info.pts[wanted].tolist()),
-                    deadline,
-                    seeked=keyframe > 0,
-                    skip=seek,
-                ):
-                    yield checked(frame)
+        try:
+            with open_video(
+                source, format=info.format, stream=info.stream, probe=probe, max_seconds=MAX_CLIP_SECONDS
+            ) as (container, stream):
+                for keyframe, wanted in _segments(info, left) if seek else [(0, left)]:
+                    if keyframe > 0:
+                        container.seek(int(info.pts[keyframe]), stream=stream)
+                    for frame in _wanted_frames(
+                        container,
+                        stream,
+                        set(info.pts[wanted].tolist()),
+                        deadline,
+                        seeked=keyframe > 0,
+                        skip=seek,
+                        skips_refused=bool(num_damaged),
+                        takes_damaged=not seek and num_damaged != 0,
+                    ):
+                        yield checked(frame)
+        except VideoError as error:
+            failure = error
     if slots:
+        if failure is not None:
+            raise failure
         raise VideoError(
             f"{len(slots)} of {len(frames)} wanted frames could not be decoded",
             reason="wanted frames could not be decoded",
@@ -159,8 +169,13 @@ def _wanted_frames(
     *,
     seeked: bool,
     skip: bool,
+    skips_refused: bool,
+    takes_damaged: bool,
 ) -> Iterator[VideoFrame]:
-    """Frames whose pts is wanted, read from where the container stands; ends early when a seek went wrong."""
+    """Frames whose pts is wanted, read from where the container stands; ends early when a seek went wrong.
+
+    Where the video had damaged frames when it was indexed, packets that the decoder refuses are passed over.
+    """
     context = stream.codec_context
     context.open(strict=False)  # before skip_frame is set: dav1d takes its first value for good
     first = min(wanted)
@@ -180,8 +195,14 @@ def _wanted_frames(
             if unneeded is not skips:
                 context.skip_frame = "NONREF" if unneeded else "DEFAULT"
                 skips = unneeded
-            for frame in packet.decode():
-                if frame.pts in remaining:
+            try:
+                decoded = packet.decode()
+            except av.error.InvalidDataError:
+                if not skips_refused:
+                    raise
+                continue
+            for frame in decoded:
+                if frame.pts in remaining and (takes_damaged or not frame.is_corrupt):
                     remaining.remove(frame.pts)
                     yield frame
             if not remaining:

@@ -9,9 +9,20 @@ from av.container import InputContainer
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
-from video_data.media.container import VideoSource, decode_packets, demux, open_video
+from video_data.media.container import (
+    VideoInfo,
+    VideoSource,
+    decode_packets,
+    explained,
+    frame_duration,
+    is_predicted,
+    open_video,
+    probe_video,
+)
+from video_data.media.delivery import Delivery, Tally
 from video_data.media.filters import filter_graph, frame_rotation, rotation_filters
-from video_data.media.limits import VideoError
+from video_data.media.limits import DamagedVideo, UnindexableVideo, VideoError
+from video_data.media.times import repair_times
 from video_data.utils.errors import InputError
 
 _ENCODER = "libx264"
@@ -65,7 +76,7 @@ def encode_h264(frames: Iterable[VideoFrame], *, gop: int, crf: int) -> bytes:
             frame.pict_type = 0  # the source's picture types are not the encoder's business
             container.mux(stream.encode(frame))
         if stream is None:
-            raise VideoError("no frames")
+            raise DamagedVideo("no frames")
         container.mux(stream.encode())
     return buffer.getvalue()
 
@@ -87,7 +98,7 @@ def reencode_video(
     """Decode a video and encode it again as H.264, yuv420p, BT.601 limited range, without sound.
 
     Rotation and the shape of pixels are applied, every frame is kept with its time (counted from the first
-    frame), and sides are rounded to even numbers.
+    frame; `repair_times` makes those that do not increase), and sides are rounded to even numbers.
 
     Args:
         source: Content of the video, or its path.
@@ -101,72 +112,155 @@ def reencode_video(
         The content of an mp4 file.
 
     Raises:
-        VideoError: The video cannot be decoded to its end, or has no frames in the span.
+        VideoError: The video cannot be decoded, too much of it is damaged, or it has no frames in the span.
     """
-    with open_video(source) as (container, stream):
-        if span is None:
-            frames = _decoded(container, stream)
-        else:
-            frames = _decoded_span(container, stream, *span)
-        step = _frame_duration(stream.time_base, stream.average_rate)
-        upright = _upright_frames(frames, max_short_side, step, stream.sample_aspect_ratio)
-        return encode_h264(upright, gop=gop, crf=crf)
+    return reencode(source, max_short_side=max_short_side, gop=gop, crf=crf, span=span)[0]
+
+
+def reencode(
+    source: VideoSource,
+    *,
+    max_short_side: int | None,
+    gop: int,
+    crf: int,
+    span: tuple[float, float] | None = None,
+) -> tuple[bytes, Delivery]:
+    """Encode as `reencode_video` does, and tell what was promised and delivered of the source."""
+
+    def encode(times: tuple[list[int], int] | None) -> tuple[bytes, Delivery]:
+        with open_video(source) as (container, stream):
+            tally = Tally(container, stream)
+            frames = _timed_frames(container, stream, tally, span, times)
+            upright = _upright_frames(frames, max_short_side, stream.sample_aspect_ratio)
+            content = encode_h264(upright, gop=gop, crf=crf)
+            return content, tally.delivery()
+
+    with explained(source):
+        try:
+            return encode(None)
+        except UnindexableVideo:
+            return encode(_repaired_times(source, span))
+
+
+def index_video(source: VideoSource) -> tuple[VideoSource, VideoInfo]:
+    """Return a video whose frames can be found by their times, and its index.
+
+    It is the source, or where its times, picture size or rotation forbid that, the source encoded again.
+
+    Args:
+        source: Content of a video, or its path.
+
+    Raises:
+        VideoError: The video cannot be decoded, or too much of it is damaged.
+    """
+    try:
+        return source, probe_video(source)
+    except UnindexableVideo:
+        content = reencode_video(source, max_short_side=None, gop=READABLE_GOP, crf=READABLE_CRF)
+        return content, probe_video(content)
 
 
 def reencode_pictures(
     frames: Iterable[VideoFrame], *, max_short_side: int | None, gop: int, crf: int
 ) -> bytes:
     """Encode single pictures with times as `reencode_video` does; the first one decides the size."""
-    return encode_h264(_upright_frames(frames, max_short_side, 1, None), gop=gop, crf=crf)
+    return encode_h264(_upright_frames(frames, max_short_side, None), gop=gop, crf=crf)
 
 
-def _decoded(container: InputContainer, stream: VideoStream) -> Iterator[VideoFrame]:
-    return (frame for _, frames in decode_packets(container, stream) for frame in frames)
+def _timed_frames(
+    container: InputContainer,
+    stream: VideoStream,
+    tally: Tally,
+    span: tuple[float, float] | None,
+    repaired: tuple[list[int], int] | None,
+) -> Iterator[VideoFrame]:
+    """Decode the frames of a video or a span with increasing times from 0 on: their own, or those of `repair_times`.
+
+    Raises:
+        UnindexableVideo: Their own do not increase, or none is in the span.
+    """
+    first: int | None = None
+    if repaired is None:
+        if span is None:
+            frames = _decoded(container, stream, tally)
+        else:
+            frames = _decoded_span(container, stream, tally, *_ticks(stream, span))
+        last = -1
+        for frame in frames:
+            if frame.pts is None:
+                raise UnindexableVideo("frames without time stamps")
+            first = frame.pts if first is None else first
+            frame.pts -= first
+            if frame.pts <= last:
+                raise UnindexableVideo("time stamps do not increase")
+            last = frame.pts
+            yield frame
+        return
+    times, parts = repaired
+    start, end = (parts * tick for tick in _ticks(stream, span)) if span else (0, times[-1] + 1)
+    for frame, time in zip(_decoded(container, stream, tally), times, strict=True):
+        if start <= time < end:
+            first = time if first is None else first
+            frame.pts = time - first
+            assert frame.time_base is not None
+            frame.time_base /= parts
+            yield frame
+    if first is None and span is not None:
+        raise VideoError(f"no frames from {span[0]:g} to {span[1]:g} seconds", reason="no frames in the span")
+
+
+def _repaired_times(source: VideoSource, span: tuple[float, float] | None) -> tuple[list[int], int]:
+    """Decode a whole video for the result of `repair_times`."""
+    with open_video(source) as (container, stream):
+        step = frame_duration(stream)
+        frames = [(frame.pts, frame.key_frame) for frame in _decoded(container, stream, None)]
+    if not frames:
+        raise DamagedVideo("no frames")
+    pts, is_key = zip(*frames, strict=True)
+    if span is not None and None in pts:
+        raise VideoError("frames without time stamps, so that no span can be cut")
+    return repair_times(pts, is_key, step)
+
+
+def _decoded(container: InputContainer, stream: VideoStream, tally: Tally | None) -> Iterator[VideoFrame]:
+    return (frame for _, frames in decode_packets(container, stream, tally) for frame in frames)
+
+
+def _ticks(stream: VideoStream, span: tuple[float, float]) -> tuple[Fraction, Fraction]:
+    """Return a span in seconds as ticks of a stream."""
+    assert stream.time_base is not None
+    start, end = (Fraction(seconds).limit_denominator(10**6) / stream.time_base for seconds in span)
+    return start, end
 
 
 def _decoded_span(
-    container: InputContainer, stream: VideoStream, start: float, end: float
+    container: InputContainer, stream: VideoStream, tally: Tally, start: Fraction, end: Fraction
 ) -> Iterator[VideoFrame]:
-    """Return the frames from `start` on and before `end`, in seconds from the beginning of the stream."""
-    assert stream.time_base is not None
+    """Return the frames from `start` on and before `end`, in ticks from the beginning of the stream."""
     begin = stream.start_time or 0
-    first, last = (
-        begin + Fraction(seconds).limit_denominator(10**6) / stream.time_base for seconds in (start, end)
-    )
+    first, last = begin + start, begin + end
+    tally.limit_to(first, last, begin)
     container.seek(int(first), stream=stream)
-    keyframe = _first_keyframe(container, stream)
-    # Without an exact index it may be a later one.
-    container.seek(int(first) if keyframe is not None and keyframe <= first else begin, stream=stream)
+    shown = next(_decoded(container, stream, None), None)
+    # Without an exact index it may be a later one, and the container's flag may be wrong.
+    is_exact = shown is not None and shown.pts is not None and shown.pts <= first and not is_predicted(shown)
+    container.seek(int(first) if is_exact else begin, stream=stream)
     is_empty = True
-    for frame in _decoded(container, stream):
-        if frame.pts is None:
-            raise VideoError("frames without time stamps, so that no span can be cut")
-        if frame.pts >= last:
+    for frame in _decoded(container, stream, tally):
+        if frame.pts is not None and frame.pts >= last:
             break
-        if frame.pts >= first:
+        if frame.pts is None or frame.pts >= first:
             is_empty = False
             yield frame
     if is_empty:
-        raise VideoError(f"no frames from {start:g} to {end:g} seconds", reason="no frames in the span")
-
-
-def _first_keyframe(container: InputContainer, stream: VideoStream) -> int | None:
-    """Time of the next keyframe; frames before it may be shown wrongly after seeking."""
-    with demux(container, stream) as packets:
-        return next((packet.pts for packet in packets if packet.is_keyframe), None)
-
-
-def _frame_duration(time_base: Fraction | None, rate: Fraction | None) -> int:
-    """Duration of a frame in units of the time base, for frames without a time."""
-    return max(1, round(1 / (rate * time_base))) if rate and time_base else 1
+        raise UnindexableVideo("no frames in the span")  # where time begins anew, a later part may have them
 
 
 def _upright_frames(
-    frames: Iterable[VideoFrame], max_short_side: int | None, step: int, pixel_aspect: Fraction | None
+    frames: Iterable[VideoFrame], max_short_side: int | None, pixel_aspect: Fraction | None
 ) -> Iterator[VideoFrame]:
-    """Turn frames upright, scale them to one size and give them increasing times that start at 0."""
+    """Turn frames upright and scale them to one size."""
     graph, kind, size = None, None, None
-    first_pts, last_pts = None, -1
     for frame in frames:
         if kind != (frame.width, frame.height, frame.format.name):
             kind = (frame.width, frame.height, frame.format.name)
@@ -180,13 +274,9 @@ def _upright_frames(
                 ("format", "yuv420p"),
             )
         assert graph is not None
-        if frame.pts is None:
-            frame.pts = last_pts + step if first_pts is None else first_pts + last_pts + step
-        first_pts = frame.pts if first_pts is None else first_pts
         graph.vpush(frame)
         upright = graph.vpull()
-        # The decoder's order is the order in time, also where the times say otherwise (H.264 with B-frames in AVI).
-        last_pts = upright.pts = max(frame.pts - first_pts, last_pts + 1)
+        upright.pts = frame.pts
         upright.time_base = frame.time_base
         yield upright
 

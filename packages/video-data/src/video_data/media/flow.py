@@ -16,7 +16,7 @@ import numpy as np
 from av.filter import Graph
 from av.video.frame import VideoFrame
 
-from video_data.media.container import VideoInfo, VideoSource, decode_packets, open_video
+from video_data.media.container import VideoInfo, VideoSource, decode_packets, open_video, video_errors
 from video_data.media.decode import read_frames, unique_frames
 from video_data.media.encode import encode_h264
 from video_data.media.filters import filter_graph, frame_rotation, plane_rows, rotation_filters
@@ -46,6 +46,7 @@ def check_flow() -> None:
     _import_cv2()
 
 
+@video_errors()
 def flow_video(source: VideoSource, *, gop: int) -> bytes:
     """Compute the flow of a video from frame to frame and encode it.
 
@@ -133,6 +134,7 @@ def quantize_flow(flow: np.ndarray) -> np.ndarray:
     return values
 
 
+@video_errors()
 def decode_flow(
     source: VideoSource,
     info: VideoInfo,

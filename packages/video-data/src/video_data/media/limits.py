@@ -31,6 +31,10 @@ class VideoError(InputError):
         self.reason = reason or message
 
 
+class DamagedVideo(VideoError):
+    """A video without frames, or with too many damaged ones."""
+
+
 class UnindexableVideo(VideoError):
     """A video whose frames cannot be found again by their times; encoding it again helps."""
 

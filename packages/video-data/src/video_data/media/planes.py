@@ -13,7 +13,7 @@ from av.filter import Graph
 from av.video.frame import VideoFrame
 from torch import Tensor
 
-from video_data.media.container import VideoInfo, VideoSource
+from video_data.media.container import VideoInfo, VideoSource, video_errors
 from video_data.media.decode import read_frames
 from video_data.media.filters import filter_graph, plane_rows, rotation_filters
 from video_data.sampling.clips import Box
@@ -168,6 +168,7 @@ def has_triton() -> bool:
     return find_spec("triton") is not None
 
 
+@video_errors()
 def decode_planes(
     source: VideoSource, info: VideoInfo, frames: Sequence[int], boxes: Sequence[Box]
 ) -> list[tuple[PlaneLayout, np.ndarray]]:

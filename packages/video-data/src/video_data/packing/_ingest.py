@@ -4,8 +4,9 @@ import hashlib
 from dataclasses import dataclass, replace
 
 from video_data.datasets import Entry
-from video_data.media.container import VideoInfo, probe_video
-from video_data.media.encode import reencode_pictures, reencode_video
+from video_data.media.container import VideoInfo, probe_video, video_errors
+from video_data.media.delivery import MOST_DAMAGED, Delivery
+from video_data.media.encode import reencode, reencode_pictures
 from video_data.media.flow import flow_video
 from video_data.media.limits import MAX_BYTES, VIDEO_SUFFIXES, UnindexableVideo, VideoError
 from video_data.media.pictures import (
@@ -18,7 +19,6 @@ from video_data.media.pictures import (
     shorter_side,
 )
 from video_data.shards.pack_options import PackOptions
-from video_data.utils.errors import describe
 from video_data.utils.files import what_instead_of_file
 
 
@@ -44,10 +44,13 @@ class Loaded:
 def load(entry: Entry, options: PackOptions) -> Loaded | str:
     """Read or re-encode a video and index its frames; a text is the reason why that failed."""
     try:
-        loaded = _from_pictures(entry, options) if holds_pictures(entry.path) else _from_file(entry, options)
-        return replace(loaded, flow=_flow(loaded.content, options)) if options.flow else loaded
-    except (VideoError, OSError) as error:
-        return str(error) if isinstance(error, VideoError) else describe(error)
+        with video_errors():
+            loaded = (
+                _from_pictures(entry, options) if holds_pictures(entry.path) else _from_file(entry, options)
+            )
+            return replace(loaded, flow=_flow(loaded.content, options)) if options.flow else loaded
+    except VideoError as error:
+        return str(error)
 
 
 def _from_file(entry: Entry, options: PackOptions) -> Loaded:
@@ -57,7 +60,7 @@ def _from_file(entry: Entry, options: PackOptions) -> Loaded:
     if size == 0:
         raise VideoError("empty file")
     if options.mode == "reencode":
-        content = reencode_video(
+        content, delivery = reencode(
             entry.path,
             max_short_side=options.max_short_side,
             gop=options.gop,
@@ -66,7 +69,7 @@ def _from_file(entry: Entry, options: PackOptions) -> Loaded:
         )
         with entry.path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
-        return _indexed(content, "mp4", digest)
+        return _indexed(content, "mp4", digest, delivery)
     suffix = entry.path.suffix[1:].lower()
     if suffix not in VIDEO_SUFFIXES:
         raise VideoError(f"unknown ending {suffix!r}; mode reencode takes it")
@@ -85,7 +88,7 @@ def _from_pictures(entry: Entry, options: PackOptions) -> Loaded:
     limit = options.max_short_side if options.mode == "reencode" else None
     if are_jpeg(pictures) and (limit is None or shorter_side(pictures) <= limit):
         try:
-            return _indexed(motion_jpeg(pictures, entry.frame_rate), "mp4", digest)
+            return _indexed(motion_jpeg(pictures, entry.frame_rate), "mp4", digest, most_damaged=0)
         except UnindexableVideo:  # pictures of several sizes
             if options.mode == "copy":
                 raise
@@ -98,10 +101,19 @@ def _from_pictures(entry: Entry, options: PackOptions) -> Loaded:
     return _indexed(content, "mp4", digest)
 
 
-def _indexed(content: bytes, suffix: str, source_sha256: str) -> Loaded:
+def _indexed(
+    content: bytes,
+    suffix: str,
+    source_sha256: str,
+    delivery: Delivery | None = None,
+    *,
+    most_damaged: float = MOST_DAMAGED,
+) -> Loaded:
+    """Index a video; `delivery` is that of the original where it was encoded again."""
     if len(content) > MAX_BYTES:
         raise VideoError(f"{len(content)} bytes after encoding, allowed are {MAX_BYTES}")
-    return Loaded(content, suffix, probe_video(content), source_sha256, None)
+    info = probe_video(content, most_damaged=most_damaged)
+    return Loaded(content, suffix, replace(info, delivery=delivery or info.delivery), source_sha256, None)
 
 
 def _flow(content: bytes, options: PackOptions) -> tuple[bytes, VideoInfo]:

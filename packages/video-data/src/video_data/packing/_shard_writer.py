@@ -109,6 +109,8 @@ class ShardWriter:
             pts=to_runs(info.pts),
             keyframes=to_runs(info.keyframes),
             flow=None if loaded.flow is None else _flow_record(*loaded.flow, offsets[FLOW_SUFFIX]),
+            stream=info.stream,
+            delivery=info.delivery,
         )
         self._samples.append(record)
 

@@ -29,6 +29,7 @@ from video_data.shards.format import (
     Coverage,
     DroppedEntry,
     Duplicate,
+    FlawedVideo,
     Manifest,
     PassedOver,
     SampleRecord,
@@ -45,7 +46,7 @@ from video_data.utils.files import locked, write_atomic
 from video_data.utils.pool import map_in_order
 
 _SHARD_FILE = re.compile(r"(train|val|test)-[0-9]{6}(-[0-9]{2,})?\.(tar|json)")
-_MOST_DUPLICATES = 1000  # groups that are listed; all are counted
+_MOST_LISTED = 1000  # groups of equal videos and flawed videos; all are counted
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,7 @@ class PackReport:
         num_duplicates: Groups of samples of different splits that were packed from equal files.
         num_conflicts: Groups of samples that were packed from equal files and have different labels.
         passed_over: What was found beside the listed videos, by reason.
+        flawed: Packed videos whose originals have damaged frames or end before their containers say; of a part none.
     """
 
     num_packed: int
@@ -67,6 +69,7 @@ class PackReport:
     num_duplicates: int = 0
     num_conflicts: int = 0
     passed_over: tuple[PassedOver, ...] = ()
+    flawed: tuple[FlawedVideo, ...] = ()
 
 
 def pack_folder(
@@ -372,9 +375,11 @@ def _finish(journal: Journal, plan: Plan) -> PackReport:
         notes=plan.notes,
         num_conflicts=num_conflicts,
         num_duplicates=len(duplicates),
-        duplicates=tuple(duplicates[:_MOST_DUPLICATES]),
+        duplicates=tuple(duplicates[:_MOST_LISTED]),
         num_repeats=len(repeats),
-        repeats=tuple(repeats[:_MOST_DUPLICATES]),
+        repeats=tuple(repeats[:_MOST_LISTED]),
+        num_flawed=len(totals.flawed),
+        flawed=tuple(totals.flawed[:_MOST_LISTED]),
         options=plan.options,
         tool=plan.tool,
     )
@@ -394,6 +399,7 @@ def _finish(journal: Journal, plan: Plan) -> PackReport:
         len(duplicates),
         num_conflicts,
         plan.passed_over,
+        tuple(totals.flawed),
     )
 
 
@@ -401,6 +407,7 @@ class _Totals:
     """Sums over the samples of a set."""
 
     def __init__(self, classes: Sequence[str]) -> None:
+        self.flawed: list[FlawedVideo] = []
         self._classes = classes
         self._counts: dict[Split, Counter[int]] = {split: Counter() for split in SPLITS}
         self._sources: dict[str, set[tuple[str, str, int]]] = defaultdict(set)
@@ -408,7 +415,8 @@ class _Totals:
     def add(self, split: Split, samples: Iterable[SampleRecord]) -> None:
         for sample in samples:
             self._counts[split][sample.label] += 1
-            self._sources[sample.source_sha256].add((split, sample.source, sample.label))
+            if sample.delivery and sample.delivery.is_flawed:
+                self.flawed.append(FlawedVideo(split=split, source=sample.source, delivery=sample.delivery))
 
     def summaries(self) -> dict[Split, SplitSummary]:
         """Return the counts of the splits that have samples."""

@@ -10,6 +10,7 @@ import numpy as np
 from pydantic import BaseModel, Field, ValidationError, field_validator
 
 from video_data.media.container import VideoInfo
+from video_data.media.delivery import Delivery
 from video_data.media.limits import MAX_BYTES, MAX_FRAMES, VIDEO_SUFFIXES
 from video_data.shards.pack_options import PackOptions, Positive, StrictModel
 from video_data.utils.errors import InputError
@@ -90,6 +91,8 @@ class SampleRecord(StrictModel):
         pts: Times of the frames as runs (first, step, count).
         keyframes: Indices of the keyframes as runs (first, step, count).
         flow: The sample's optical flow, where the set has it.
+        stream: Number of the video stream among those of the file.
+        delivery: What the original promised and delivered; None in sets that were packed before that was recorded.
     """
 
     key: str = Field(pattern=r"^[0-9A-Za-z_][0-9A-Za-z_-]*$", max_length=90)
@@ -112,6 +115,8 @@ class SampleRecord(StrictModel):
     pts: tuple[Run, ...]
     keyframes: tuple[Run, ...]
     flow: FlowRecord | None = None
+    stream: NonNegative = 0
+    delivery: Delivery | None = None
 
     def video_info(self) -> VideoInfo:
         """Return the frame index in the form that the decoder takes.
@@ -129,6 +134,8 @@ class SampleRecord(StrictModel):
             time_base=Fraction(*self.time_base),
             pts=pts,
             keyframes=keyframes,
+            stream=self.stream,
+            delivery=self.delivery,
         )
 
     def flow_info(self) -> VideoInfo:
@@ -248,6 +255,14 @@ class Duplicate(StrictModel):
     labels: tuple[NonNegative, ...] = ()
 
 
+class FlawedVideo(StrictModel):
+    """A sample whose original has damaged frames or ends before its container says."""
+
+    split: Split
+    source: str
+    delivery: Delivery
+
+
 class Manifest(_VersionedModel):
     """A whole shard set; the last file that packing writes.
 
@@ -266,6 +281,8 @@ class Manifest(_VersionedModel):
         duplicates: The first of these groups, those with different labels before the others.
         num_repeats: Groups of samples of one split alone that were packed from equal files.
         repeats: The first of these groups, those with different labels before the others.
+        num_flawed: Samples whose original has damaged frames or ends before its container says.
+        flawed: The first of them.
         options: How the set was packed.
         tool: Versions of the programs that packed it.
     """
@@ -283,6 +300,8 @@ class Manifest(_VersionedModel):
     duplicates: tuple[Duplicate, ...]
     num_repeats: NonNegative
     repeats: tuple[Duplicate, ...]
+    num_flawed: NonNegative = 0
+    flawed: tuple[FlawedVideo, ...] = ()
     options: PackOptions
     tool: dict[str, str]
 

@@ -11,6 +11,7 @@ import numpy as np
 from video_data.shards.format import (
     Coverage,
     Duplicate,
+    FlawedVideo,
     PassedOver,
     SampleRecord,
     ShardEntry,
@@ -97,6 +98,8 @@ class Inspection(StrictModel):
         duplicates: The first of these groups.
         num_repeats: Groups of samples of one split alone that were packed from equal files.
         repeats: The first of these groups.
+        num_flawed: Samples whose original has damaged frames or ends before its container says.
+        flawed: The first of them.
         unreadable: Shards whose index cannot be read, and why; their samples count in `splits` alone.
     """
 
@@ -124,6 +127,8 @@ class Inspection(StrictModel):
     duplicates: tuple[Duplicate, ...]
     num_repeats: int
     repeats: tuple[Duplicate, ...]
+    num_flawed: int
+    flawed: tuple[FlawedVideo, ...]
     unreadable: dict[str, str]
 
 
@@ -185,6 +190,8 @@ def inspect_shards(shards: ShardSet, *, progress: bool = True) -> Inspection:
         duplicates=manifest.duplicates,
         num_repeats=manifest.num_repeats,
         repeats=manifest.repeats,
+        num_flawed=manifest.num_flawed,
+        flawed=manifest.flawed,
         unreadable=totals.unreadable,
     )
 

@@ -221,7 +221,7 @@ class ShardSet:
         """Return the bytes of a video, or why these are not they."""
         try:
             content = os.pread(file, member.size, member.offset)
-        except OSError as error:
+        except (OSError, MemoryError) as error:
             return ShardError(f"{shard.name}.tar: {describe(error)}", reason="a shard cannot be read")
         if len(content) != member.size:
             return ShardError(

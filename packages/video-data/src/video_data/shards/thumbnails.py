@@ -9,7 +9,7 @@ from functools import partial
 import numpy as np
 from av.filter import Graph
 
-from video_data.media.container import VideoInfo
+from video_data.media.container import VideoInfo, video_errors
 from video_data.media.decode import read_frames
 from video_data.media.filters import filter_graph, plane_rows, rotation_filters
 from video_data.media.limits import VideoError
@@ -148,6 +148,7 @@ def _thumbnails(choice: tuple[str, int], *, shards: ShardSet, num_frames: int, h
     )
 
 
+@video_errors()
 def _pictures(content: bytes, info: VideoInfo, num_frames: int, height: int) -> np.ndarray:
     """Frames spaced uniformly over a video, uint8 [N, height, W, 3]."""
     places = np.linspace(0, info.num_frames - 1, num_frames).round().astype(int)

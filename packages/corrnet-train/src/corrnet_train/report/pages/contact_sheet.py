@@ -115,6 +115,7 @@ def summary_rows(inspection: Inspection) -> list[tuple[str, str]]:
     rows.append(("with different labels", f"{inspection.num_conflicts:,} videos"))
     rows.append(("in more than one split", f"{inspection.num_duplicates:,} videos"))
     rows.append(("repeated in a split", f"{inspection.num_repeats:,} videos"))
+    rows.append(("damaged or incomplete", f"{inspection.num_flawed:,} videos"))
     rows += [
         (f"index of {name}", f"cannot be read: {reason}") for name, reason in inspection.unreadable.items()
     ]

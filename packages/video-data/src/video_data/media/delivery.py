@@ -1,0 +1,193 @@
+"""What a container promises of a video and what its decoder delivers, and the one rule for damaged frames.
+
+Decoding goes on after a damaged frame, as in FFmpeg's players: what the decoder marks as damaged and what it refuses is
+counted. A video of which more than `MOST_DAMAGED` is damaged is refused; one that ends early is kept and reported.
+"""
+
+from dataclasses import dataclass
+from fractions import Fraction
+
+import av
+from av.container import InputContainer
+from av.packet import Packet
+from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
+
+from video_data.media.limits import DamagedVideo, VideoError
+from video_data.media.reasons import ENCRYPTED
+from video_data.utils.errors import describe
+
+MOST_DAMAGED = 0.1  # share of the frames of a video
+MOST_MISSING = 0.1  # share of the promised length beyond which a video is reported as incomplete
+_SPARED_FRAMES = 3  # a video is not incomplete for so few; the last frame's duration is often not known
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """What was promised and delivered of a video.
+
+    Attributes:
+        promised_seconds: Length that the container states; None where it states none.
+        missing_seconds: How much of that has no frames, at its end.
+        num_frames: Frames that were decoded.
+        num_damaged: Frames that the decoder marked as damaged, and packets that it refused.
+    """
+
+    promised_seconds: float | None
+    missing_seconds: float
+    num_frames: int
+    num_damaged: int
+
+    @property
+    def is_incomplete(self) -> bool:
+        """Whether more than `MOST_MISSING` of the promised length is missing."""
+        if self.promised_seconds is None or self.missing_seconds <= MOST_MISSING * self.promised_seconds:
+            return False
+        delivered = self.promised_seconds - self.missing_seconds
+        return self.missing_seconds * self.num_frames > _SPARED_FRAMES * delivered
+
+    @property
+    def is_flawed(self) -> bool:
+        """Whether frames are damaged or the video is incomplete."""
+        return self.num_damaged > 0 or self.is_incomplete
+
+    def __str__(self) -> str:
+        """Return what is wrong, in words."""
+        flaws = []
+        if self.num_damaged:
+            flaws.append(f"{self.num_damaged} of {self.num_frames} frames are damaged")
+        if self.is_incomplete and self.promised_seconds is not None:
+            end = self.promised_seconds - self.missing_seconds
+            flaws.append(f"ends after {end:.2f} of {self.promised_seconds:.2f} seconds")
+        return ", ".join(flaws)
+
+
+def promised_seconds(container: InputContainer, stream: VideoStream) -> float | None:
+    """Return the length of a stream that its container states; None where it is not stated, or an estimate."""
+    name = container.format.name.split(",")[0]
+    tick = stream.time_base
+    if name == "mov" and stream.duration and tick:
+        return float(stream.duration * tick)
+    if name == "avi" and stream.frames and tick:
+        return float(stream.frames * tick)
+    # A stream has a duration here where FFmpeg estimated it from the size of the file.
+    if name in ("matroska", "flv") and container.duration and stream.duration is None:
+        stated = container.duration / av.time_base
+        return min(stated, _tagged_seconds(stream) or stated)
+    return None
+
+
+def _tagged_seconds(stream: VideoStream) -> float | None:
+    """Return the length of one track as programs that write Matroska tag it, for example `00:01:03.054000000`."""
+    parts = stream.metadata.get("DURATION", "").split(":")
+    try:
+        hours, minutes, seconds = (float(part) for part in parts)
+    except ValueError:
+        return None
+    return 3600 * hours + 60 * minutes + seconds
+
+
+class Tally:
+    """Counts what a decoder delivers of a stream.
+
+    Args:
+        container: The open container.
+        stream: The stream that is decoded.
+        most_damaged: Share of damaged frames that is allowed.
+    """
+
+    def __init__(
+        self, container: InputContainer, stream: VideoStream, most_damaged: float = MOST_DAMAGED
+    ) -> None:
+        self._most_damaged = most_damaged
+        self._promised = promised_seconds(container, stream)
+        # A promised length counts from the stream's first frame, or from time 0 of the whole file.
+        self._is_from_zero = container.format.name.split(",")[0] in ("matroska", "flv")
+        self._tick = stream.time_base or Fraction(1)
+        self._window: tuple[Fraction, Fraction] | None = None
+        self._first: int | None = None
+        self._end = 0
+        self._num_frames = 0
+        self._num_marked = 0
+        self._num_refused = 0
+        self._refusal = ""
+        self._first_damaged: int | None = None
+
+    def limit_to(self, start: Fraction, end: Fraction, begin: int) -> None:
+        """Count what is shown from `start` and before `end` alone, in ticks; the stream begins at `begin`."""
+        self._window = (start, end)
+        if self._promised is not None:
+            promised_end = min(end, begin + Fraction(self._promised) / self._tick)
+            self._promised = max(0.0, float((promised_end - start) * self._tick))
+        self._is_from_zero = False
+        self._first = int(start)
+
+    def decode(self, packet: "Packet[VideoStream]") -> list[VideoFrame]:
+        """Decode a packet; one that the decoder refuses is counted and gives no frames.
+
+        Raises:
+            VideoError: The packet is encrypted.
+        """
+        if packet.has_sidedata("encryption_info"):
+            raise VideoError(ENCRYPTED)
+        try:
+            frames = packet.decode()
+        except MemoryError:
+            raise
+        except av.FFmpegError as error:
+            self.refuse(error)
+            return []
+        for frame in frames:
+            self._add(frame)
+        return frames
+
+    def refuse(self, error: av.FFmpegError) -> None:
+        """Count a packet that cannot be read or decoded."""
+        self._num_refused += 1
+        self._refusal = describe(error)
+        self._note_damage()
+
+    def _note_damage(self) -> None:
+        if self._first_damaged is None:
+            self._first_damaged = self._num_frames
+
+    def _add(self, frame: VideoFrame) -> None:
+        pts = frame.pts
+        if self._window and (pts is None or not self._window[0] <= pts < self._window[1]):
+            return
+        if frame.is_corrupt:
+            self._num_marked += 1
+            self._note_damage()
+        self._num_frames += 1
+        if pts is not None:
+            self._first = pts if self._first is None else min(pts, self._first)
+            self._end = max(self._end, pts + frame.duration)
+
+    def delivery(self) -> Delivery:
+        """Return what was delivered until now.
+
+        Raises:
+            DamagedVideo: More than the allowed share is damaged.
+        """
+        num_damaged = self._num_marked + self._num_refused
+        total = self._num_frames + self._num_refused
+        if self._num_refused and not self._num_frames:
+            raise DamagedVideo(
+                f"none of {total} packets can be decoded: {self._refusal}",
+                reason=f"no packet can be decoded: {self._refusal}",
+            )
+        if num_damaged > self._most_damaged * total:
+            raise DamagedVideo(
+                f"{num_damaged} of {total} frames are damaged, from frame {self._first_damaged} on; "
+                f"allowed is a share of {self._most_damaged:g}",
+                reason="too many frames are damaged",
+            )
+        missing = 0.0
+        if self._promised is not None and self._first is not None:
+            ticks = self._end - (min(0, self._first) if self._is_from_zero else self._first)
+            missing = self._promised - float(ticks * self._tick)
+            if (
+                missing * self._num_frames < self._promised - missing
+            ):  # less than a frame, as rounding makes it
+                missing = 0.0
+        return Delivery(self._promised, round(missing, 3), self._num_frames, num_damaged)

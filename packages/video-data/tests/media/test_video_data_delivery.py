@@ -1,0 +1,325 @@
+"""Which stream is taken, what a container promised and what came, damaged frames, and reasons that can be acted on."""
+
+import io
+import json
+import struct
+from fractions import Fraction
+from itertools import pairwise
+
+import av
+import numpy as np
+import pytest
+
+from video_data import (
+    ClipConfig,
+    PackOptions,
+    decode_views,
+    open_shards,
+    pack_folder,
+    train_loader,
+    verify_shards,
+)
+from video_data.loading.live import open_frames
+from video_data.media.container import open_video, probe_video
+from video_data.media.decode import decode_clips
+from video_data.media.encode import reencode, reencode_video
+from video_data.media.limits import VideoError
+from video_data.sampling.clips import Box
+from video_data.shards.format import load_manifest
+from video_data.shards.inspect import inspect_shards
+
+WHOLE = Box(0, 0, 64, 64)
+DISPOSITION = av.stream.Disposition
+CLIP = ClipConfig(num_frames=4, crop_size=64, short_side=(64, 64))
+
+
+def join(container, *parts, sound=False):
+    """A file of the streams of several; each part is a video and the disposition of its stream."""
+    buffer = io.BytesIO()
+    with av.open(buffer, "w", format=container) as output:
+        sources = [av.open(io.BytesIO(video)) for video, _ in parts]
+        streams = [output.add_stream_from_template(source.streams.video[0]) for source in sources]
+        for stream, (_, disposition) in zip(streams, parts, strict=True):
+            stream.disposition = disposition
+        if sound:
+            audio = output.add_stream("aac", rate=16000)
+            silence = av.AudioFrame.from_ndarray(
+                np.zeros((1, 16384), np.float32), format="fltp", layout="mono"
+            )
+            silence.sample_rate = 16000
+            output.mux([*audio.encode(silence), *audio.encode()])
+        for stream, source in zip(streams, sources, strict=True):
+            for packet in source.demux(video=0):
+                if packet.pts is not None:
+                    packet.stream = stream
+                    output.mux(packet)
+            source.close()
+    return buffer.getvalue()
+
+
+def cover() -> bytes:
+    """A file with one JPEG picture."""
+    buffer = io.BytesIO()
+    with av.open(buffer, "w", format="mp4") as output:
+        stream = output.add_stream("mjpeg", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 256, 256, "yuvj420p"
+        picture = av.VideoFrame.from_ndarray(np.zeros((256, 256, 3), dtype=np.uint8), format="rgb24")
+        output.mux([*stream.encode(picture.reformat(format="yuvj420p")), *stream.encode()])
+    return buffer.getvalue()
+
+
+NO = DISPOSITION(0)
+
+
+@pytest.fixture(scope="module")
+def programs(make_video):
+    """A small video, a large one, and a cover picture, whose frames begin at 0, 100 and 200."""
+    return {
+        "small": make_video(range(10)),
+        "large": make_video(range(100, 110), size=(128, 64)),
+        "cover": cover(),
+    }
+
+
+@pytest.mark.parametrize(
+    ("container", "parts", "expected"),
+    [
+        ("mp4", [("small", NO), ("large", DISPOSITION.default)], 100),
+        ("matroska", [("large", NO), ("small", DISPOSITION.default)], 0),
+        ("mpegts", [("small", NO), ("large", NO)], 100),
+        ("matroska", [("large", NO), ("small", NO)], 100),
+        ("matroska", [("large", DISPOSITION.visual_impaired), ("small", NO)], 0),
+        ("mp4", [("cover", DISPOSITION.default), ("small", NO)], 0),
+        ("mp4", [("cover", DISPOSITION.attached_pic), ("small", NO)], 0),
+        ("mp4", [("small", NO), ("cover", DISPOSITION.attached_pic)], 0),
+    ],
+)
+def test_the_stream_that_ffmpeg_chooses_is_taken_everywhere(
+    container, parts, expected, programs, frame_numbers, tmp_path
+):
+    video = join(container, *((programs[name], disposition) for name, disposition in parts))
+    info = probe_video(video)
+    numbers = list(range(expected, expected + 10))
+    box = Box(0, 0, info.width, info.height)
+
+    def shown(content, info):
+        with open_video(content, stream=info.stream) as (source, stream):
+            return frame_numbers(np.stack([f.to_ndarray(format="rgb24") for f in source.decode(stream)]))
+
+    assert shown(video, info) == numbers
+    if info.width == info.height:
+        assert frame_numbers(decode_clips(video, info, [range(10)], [box], 64)[0][0]) == numbers
+    packed = reencode_video(video, max_short_side=None, gop=12, crf=10)
+    assert shown(packed, probe_video(packed)) == numbers
+    path = tmp_path / "video.mkv"
+    path.write_bytes(video)
+    with open_frames(str(path)) as frames:
+        assert [frame_numbers(frame.to_ndarray(format="rgb24"))[0] for frame in frames] == numbers
+
+
+def test_the_choice_is_in_the_index_and_indexes_without_it_mean_the_first(programs, tmp_path):
+    video = join("mp4", (programs["small"], NO), (programs["large"], DISPOSITION.default))
+    for name in "ab":
+        path = tmp_path / "videos" / name / "video.mp4"
+        path.parent.mkdir(parents=True)
+        path.write_bytes(video)
+    pack_folder(tmp_path / "videos", tmp_path / "shards", options=PackOptions(mode="copy"), progress=False)
+    shards = open_shards(tmp_path / "shards")
+    record = shards.sample("train", 0)
+    assert (record.stream, record.width) == (1, 128)
+    assert verify_shards(tmp_path / "shards", progress=False).problems == ()
+    (batch,) = train_loader(shards, "train", CLIP, batch_size=2, seed=0)
+    assert not batch.replaced
+    old = record.model_dump(exclude={"stream", "delivery"})
+    info = type(record)(**old).video_info()
+    assert (info.stream, info.delivery) == (0, None)
+
+
+@pytest.mark.parametrize(
+    ("with_cover", "reason"), [(True, "only a cover or other still pictures"), (False, "only sound")]
+)
+def test_sound_is_no_video(with_cover, reason, programs):
+    covers = [(programs["cover"], DISPOSITION.attached_pic)] if with_cover else []
+    with pytest.raises(VideoError, match=rf"no video stream \({reason}\)"):
+        probe_video(join("mp4", *covers, sound=True))
+
+
+def cut(video: bytes, share: float) -> bytes:
+    return video[: int(len(video) * share)]
+
+
+SHORT_GROUPS = {
+    "x264-params": "keyint=5:min-keyint=5:scenecut=0"
+}  # so that the bytes are spread over the frames
+
+
+@pytest.mark.parametrize("container", ["matroska", "webm", "flv", "avi", "mp4"])
+def test_a_video_that_ends_early_is_kept_and_told(container, make_video):
+    codec = {"webm": "libvpx", "avi": "mpeg4"}.get(container, "libx264")
+    video = make_video(
+        range(50),
+        container=container,
+        codec=codec,
+        pts=range(50),
+        time_base=Fraction(1, 25),
+        options=SHORT_GROUPS if codec == "libx264" else {"g": "5"},
+        container_options={"moov_size": "3000"} if container == "mp4" else {},  # the header comes first
+    )
+    whole = reencode(video, max_short_side=None, gop=12, crf=20)[1]
+    assert not whole.is_flawed and (whole.num_frames, whole.missing_seconds) == (50, 0)
+    assert whole.promised_seconds == pytest.approx(2, abs=0.1)
+    short = cut(video, 0.9 if container == "mp4" else 0.75)
+    content, delivery = reencode(short, max_short_side=None, gop=12, crf=20)
+    count = probe_video(content).num_frames
+    assert 10 < count < 45 and delivery.num_frames == count
+    assert delivery.is_incomplete and delivery.promised_seconds == whole.promised_seconds
+    assert delivery.missing_seconds == pytest.approx((50 - count) / 25, abs=0.1)
+    assert probe_video(short).delivery == delivery
+    assert f"ends after {delivery.promised_seconds - delivery.missing_seconds:.2f}" in str(delivery)
+
+
+def test_trimmed_and_late_videos_and_transport_streams_are_complete(make_video, remux):
+    late = make_video(range(30), container="matroska", pts=[60_000 + 40 * i for i in range(30)])
+    stream = cut(make_video(range(50), container="mpegts"), 0.5)  # states no length
+    for video in (late, stream):
+        assert not probe_video(video).delivery.is_incomplete
+
+
+def test_a_span_is_measured_by_itself(make_video):
+    video = make_video(range(50), container="matroska", options=SHORT_GROUPS)
+    half = cut(video, 0.7)
+    for span, is_incomplete in (((0.2, 0.6), False), ((0.2, 1.8), True), ((1.6, 5.0), False)):
+        content = video if span[1] == 5.0 else half
+        assert (
+            reencode(content, max_short_side=None, gop=12, crf=20, span=span)[1].is_incomplete
+            is is_incomplete
+        )
+
+
+def damage(video: bytes, numbers) -> bytes:
+    """Overwrite the packets of these numbers, in the order of decoding."""
+    damaged = bytearray(video)
+    with av.open(io.BytesIO(video)) as container:
+        for number, packet in enumerate(container.demux(video=0)):
+            if number in numbers and packet.pos is not None:
+                damaged[packet.pos + 4 : packet.pos + packet.size] = bytes(packet.size - 4)
+    return bytes(damaged)
+
+
+NO_B_FRAMES = {"x264-params": "keyint=10:min-keyint=10:scenecut=0:bframes=0"}
+
+
+def test_few_damaged_frames_are_counted_and_many_refused(make_video, frame_numbers):
+    video = make_video(range(40), options=NO_B_FRAMES)
+    few = damage(video, {17, 18})
+    for delivery in (probe_video(few).delivery, reencode(few, max_short_side=None, gop=12, crf=20)[1]):
+        assert delivery.num_damaged == 2 and delivery.is_flawed and not delivery.is_incomplete
+        assert str(delivery).startswith("2 of ")
+    info = probe_video(few)
+    frames = [0, 5, info.num_frames - 1]
+    assert frame_numbers(decode_clips(few, info, [frames], [WHOLE], 64)[0][0]) == [0, 5, 39]
+    many = damage(video, set(range(12, 18)))
+    for read in (probe_video, lambda v: reencode_video(v, max_short_side=None, gop=12, crf=20)):
+        with pytest.raises(VideoError, match="6 of 40 frames are damaged, from frame 12 on") as error:
+            read(many)
+        assert error.value.reason == "too many frames are damaged"
+
+
+def test_what_was_damaged_after_packing_is_an_error_also_where_the_decoder_conceals_it(make_video):
+    options = {"x264-params": "keyint=10:min-keyint=10:scenecut=0:bframes=0:slices=4"}
+    video = make_video(range(40), options=options, size=(128, 128))
+    with av.open(io.BytesIO(video)) as container:
+        place, size = [(packet.pos, packet.size) for packet in container.demux(video=0) if packet.size][15]
+    concealed = bytearray(video)
+    concealed[place + size - 10] ^= 0xFF
+    found = probe_video(bytes(concealed))
+    assert (found.num_frames, found.delivery.num_damaged) == (40, 1)
+    box = Box(0, 0, 128, 128)
+    with pytest.raises(VideoError, match="1 of 2 wanted frames could not be decoded"):
+        decode_clips(bytes(concealed), probe_video(video), [[5, 15]], [box], 64)
+    assert decode_clips(bytes(concealed), found, [[5, 15]], [box], 64).shape[2] == 2
+
+
+KEY = {
+    "encryption_scheme": "cenc-aes-ctr",
+    "encryption_key": "76a6c65c5ea762046bd749a2e632ccbb",
+    "encryption_kid": "a7e61c373e219033c21091fa607bf3b8",
+}
+
+
+def test_encrypted_video_is_refused_as_such(make_video, remux):
+    video = remux(make_video(range(40)), "mp4", **KEY)
+    hidden = video.replace(b"senc", b"free")  # without what would tell FFmpeg which bytes are encrypted
+    tagged = bytearray(hidden)
+    if b"encv" not in hidden:
+        tagged = hidden.replace(b"avc1", b"encv")
+    for content in (video, bytes(tagged)):
+        for read in (probe_video, lambda v: reencode_video(v, max_short_side=None, gop=12, crf=20)):
+            with pytest.raises(VideoError, match="encrypted: it plays with a key alone"):
+                read(content)
+
+
+def test_flawed_videos_are_in_index_manifest_report_and_inspection(make_video, tmp_path):
+    whole = make_video(range(50), container="matroska", options=SHORT_GROUPS)
+    for name, content in (("a/whole", whole), ("a/half", cut(whole, 0.7)), ("b/whole", whole)):
+        path = tmp_path / "videos" / f"{name}.mkv"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    for mode in ("copy", "reencode"):
+        dest = tmp_path / mode
+        report = pack_folder(tmp_path / "videos", dest, options=PackOptions(mode=mode), progress=False)
+        assert report.num_packed == 3
+        assert [video.source for video in report.flawed] == ["a/half.mkv"]
+        assert load_manifest(dest)[0].flawed == report.flawed
+        samples = json.loads((dest / "train-000000.json").read_text())["samples"]
+        missing = {sample["source"]: sample["delivery"]["missing_seconds"] for sample in samples}
+        assert missing["a/half.mkv"] > 0.5 and missing["a/whole.mkv"] == missing["b/whole.mkv"] == 0
+        inspection = inspect_shards(open_shards(dest), progress=False)
+        assert (inspection.num_flawed, inspection.flawed) == (1, report.flawed)
+
+
+def fragments(video: bytes) -> list[bytes]:
+    """Header and fragments of a fragmented mp4."""
+    places = [0]
+    while places[-1] < len(video):
+        (size,) = struct.unpack(">I", video[places[-1] : places[-1] + 4])
+        places.append(places[-1] + size)
+    boxes = [video[start:end] for start, end in pairwise(places)]
+    first = next(number for number, box in enumerate(boxes) if box[4:8] == b"moof")
+    return [b"".join(boxes[:first]), b"".join(boxes[first:])]
+
+
+def test_reasons_say_what_can_be_done(make_video, make_picture, remux, tmp_path):
+    video = make_video(range(20))
+    header, segment = fragments(remux(video, "mp4", movflags="frag_keyframe+empty_moov"))
+    media = video.index(b"moov") - 4
+    files = {
+        b"": "empty file",
+        bytes(5000): "nothing but zeros",
+        segment: "a segment of a stream without its header",
+        header: r"header of a stream alone \(initialization segment\)",
+        video[:media]: r"without a header \(moov\)",
+        video[: media - 50]: r"cut off: it ends before its header \(moov\)",
+        make_picture(1): "a picture, not a video",
+        b"<!DOCTYPE html><html>sign in</html>": "a web page",
+        b"#EXTM3U\n#EXTINF:1,\na.ts\n": "a playlist, which names other files",
+        b"version https://git-lfs.github.com/spec/v1\n": "a pointer of Git LFS",
+        b"PK\x03\x04" + bytes(100): "a zip archive",
+        b"something else": "no video in a known container",
+    }
+    for content, reason in files.items():
+        path = tmp_path / "video.mp4"
+        path.write_bytes(content)
+        for read in (
+            probe_video,
+            lambda video: reencode_video(video, max_short_side=None, gop=12, crf=20),
+            lambda video: decode_views(video, CLIP, 1),
+        ):
+            with pytest.raises(VideoError, match=reason):
+                read(path)
+
+
+def test_a_codec_that_cannot_be_opened_the_fast_way_is_read_the_other_way(make_video, frame_numbers):
+    video = make_video(range(10), container="matroska", codec="vc2", options={"b": "20000000"})
+    shown = decode_clips(video, probe_video(video), [[2, 7]], [WHOLE], 64)[0][0]
+    assert frame_numbers(shown) == [2, 7]
