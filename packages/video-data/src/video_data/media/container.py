@@ -20,7 +20,7 @@ from av.packet import Packet
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
-from video_data.media.filters import frame_rotation
+from video_data.media.display import Display, frame_display, stream_pixel_aspect
 from video_data.media.limits import (
     FORMAT_WHITELIST,
     MAX_FRAMES,
@@ -63,9 +63,9 @@ class VideoInfo:
     Attributes:
         format: Short name of the container format, for example `mov` or `matroska`.
         codec: Name of the video codec.
-        width: Columns of a decoded frame in pixels, before `rotation`.
-        height: Rows of a decoded frame in pixels, before `rotation`.
-        rotation: Degrees counter-clockwise by which a player turns the frames: 0, 90, 180 or 270.
+        width: Columns of a decoded frame in pixels, as stored.
+        height: Rows of a decoded frame in pixels, as stored.
+        display: How a player shows the frames.
         time_base: Seconds per pts unit.
         pts: Presentation times of the frames, strictly increasing, int64 [num_frames].
         keyframes: Indices into `pts` where decoding can start, increasing, int64 [num_keyframes].
@@ -75,7 +75,7 @@ class VideoInfo:
     codec: str
     width: int
     height: int
-    rotation: int
+    display: Display
     time_base: Fraction
     pts: np.ndarray
     keyframes: np.ndarray
@@ -87,8 +87,8 @@ class VideoInfo:
 
     @property
     def display_size(self) -> tuple[int, int]:
-        """Width and height in pixels after `rotation`."""
-        return (self.height, self.width) if self.rotation % 180 else (self.width, self.height)
+        """Width and height of the displayed picture in square pixels."""
+        return self.display.size(self.width, self.height)
 
 
 @contextmanager
@@ -199,15 +199,15 @@ def probe_video(source: VideoSource) -> VideoInfo:
 
     Raises:
         VideoError: The video cannot be decoded to its end or has no frames.
-        UnindexableVideo: It has frames without a time or with times that go back, or its picture size or rotation
-            changes.
+        UnindexableVideo: It has frames without a time or with times that go back, or its picture size, rotation or
+            pixel shape changes.
     """
     with open_video(source) as (container, stream):
         format_name = container.format.name.split(",")[0]
         codec = stream.codec_context.name
         pts: set[int] = set()
         key_pts: set[int] = set()
-        shape: tuple[int, int, int] | None = None
+        shape: tuple[int, int, Display] | None = None
         last_pts = -(1 << 63)
         for packet, frames in decode_packets(container, stream):
             if packet.is_keyframe and packet.pts is not None:
@@ -219,10 +219,11 @@ def probe_video(source: VideoSource) -> VideoInfo:
                     raise UnindexableVideo("time stamps go back")
                 last_pts = frame.pts
                 pts.add(frame.pts)
-                frame_shape = (frame.width, frame.height, frame_rotation(frame))
+                display = frame_display(frame, stream_pixel_aspect(stream))
+                frame_shape = (frame.width, frame.height, display)
                 shape = shape or frame_shape
                 if frame_shape != shape:
-                    raise UnindexableVideo("picture size or rotation changes")
+                    raise UnindexableVideo("picture size, rotation or pixel shape changes")
         if shape is None or stream.time_base is None:
             raise VideoError("no frames")
         times = np.array(sorted(pts), dtype=np.int64)

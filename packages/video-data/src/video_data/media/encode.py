@@ -10,7 +10,8 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from video_data.media.container import VideoSource, decode_packets, demux, open_video
-from video_data.media.filters import filter_graph, frame_rotation, rotation_filters
+from video_data.media.display import Display, Filters, frame_display, frame_kind, stream_pixel_aspect
+from video_data.media.filters import filter_graph, picture_filters
 from video_data.media.limits import VideoError
 from video_data.utils.errors import InputError
 
@@ -86,8 +87,9 @@ def reencode_video(
 ) -> bytes:
     """Decode a video and encode it again as H.264, yuv420p, BT.601 limited range, without sound.
 
-    Rotation and the shape of pixels are applied, every frame is kept with its time (counted from the first
-    frame), and sides are rounded to even numbers.
+    Rotation, mirroring and the shape of pixels are applied, every frame is kept with its time (counted from the first
+    frame), and sides are rounded to even numbers. Frames of another shape than the first are fitted into it, with
+    black bars.
 
     Args:
         source: Content of the video, or its path.
@@ -109,15 +111,22 @@ def reencode_video(
         else:
             frames = _decoded_span(container, stream, *span)
         step = _frame_duration(stream.time_base, stream.average_rate)
-        upright = _upright_frames(frames, max_short_side, step, stream.sample_aspect_ratio)
-        return encode_h264(upright, gop=gop, crf=crf)
+        displayed = ((frame, frame_display(frame, stream_pixel_aspect(stream))) for frame in frames)
+        return encode_h264(_upright_frames(displayed, max_short_side, step), gop=gop, crf=crf)
 
 
 def reencode_pictures(
-    frames: Iterable[VideoFrame], *, max_short_side: int | None, gop: int, crf: int
+    frames: Iterable[tuple[VideoFrame, Display]], *, max_short_side: int | None, gop: int, crf: int
 ) -> bytes:
-    """Encode single pictures with times as `reencode_video` does; the first one decides the size."""
-    return encode_h264(_upright_frames(frames, max_short_side, 1, None), gop=gop, crf=crf)
+    """Encode single pictures with times as `reencode_video` does; the first one decides the size.
+
+    Args:
+        frames: The pictures, each with how it is shown.
+        max_short_side: As `reencode_video` takes it.
+        gop: Frames from one keyframe to the next.
+        crf: Constant rate factor of x264.
+    """
+    return encode_h264(_upright_frames(frames, max_short_side, 1), gop=gop, crf=crf)
 
 
 def _decoded(container: InputContainer, stream: VideoStream) -> Iterator[VideoFrame]:
@@ -162,20 +171,18 @@ def _frame_duration(time_base: Fraction | None, rate: Fraction | None) -> int:
 
 
 def _upright_frames(
-    frames: Iterable[VideoFrame], max_short_side: int | None, step: int, pixel_aspect: Fraction | None
+    frames: Iterable[tuple[VideoFrame, Display]], max_short_side: int | None, step: int
 ) -> Iterator[VideoFrame]:
     """Turn frames upright, scale them to one size and give them increasing times that start at 0."""
     graph, kind, size = None, None, None
     first_pts, last_pts = None, -1
-    for frame in frames:
-        if kind != (frame.width, frame.height, frame.format.name):
-            kind = (frame.width, frame.height, frame.format.name)
-            rotation = frame_rotation(frame)
-            size = size or _target_size(frame, rotation, max_short_side, pixel_aspect)
+    for frame, display in frames:
+        if kind != (display, frame_kind(frame)):
+            kind = (display, frame_kind(frame))
+            size = size or _target_size(frame, display, max_short_side)
             graph = filter_graph(
                 frame,
-                *rotation_filters(rotation),
-                ("scale", f"{size[0]}:{size[1]}:flags=bicubic:out_color_matrix=bt601:out_range=limited"),
+                *_fit(frame, display, size),
                 ("setsar", "1"),
                 ("format", "yuv420p"),
             )
@@ -191,12 +198,21 @@ def _upright_frames(
         yield upright
 
 
-def _target_size(
-    frame: VideoFrame, rotation: int, max_short_side: int | None, pixel_aspect: Fraction | None
-) -> tuple[int, int]:
-    """Width and height of the upright picture: square pixels, even, its shorter side at most `max_short_side`."""
-    width, height = frame.width * float(pixel_aspect or 1), float(frame.height)
-    if rotation % 180:
-        width, height = height, width
+def _target_size(frame: VideoFrame, display: Display, max_short_side: int | None) -> tuple[int, int]:
+    """Width and height of the encoded picture: even, its shorter side at most `max_short_side`."""
+    width, height = display.size(frame.width, frame.height)
     scale = min(1.0, max_short_side / min(width, height)) if max_short_side else 1.0
     return max(2, 2 * round(width * scale / 2)), max(2, 2 * round(height * scale / 2))
+
+
+def _fit(frame: VideoFrame, display: Display, size: tuple[int, int]) -> Filters:
+    """Return the filters that show a frame in a picture of this size, between black bars where its shape is another."""
+    shown = display.size(frame.width, frame.height)
+    scale = min(size[0] / shown[0], size[1] / shown[1])
+    # A side that is rounded by less than two pixels has no bars.
+    width, height = (
+        whole if whole - side * scale < 2 else max(2, 2 * round(side * scale / 2))
+        for whole, side in zip(size, shown, strict=True)
+    )
+    filters = picture_filters(frame, display, (width, height), ":out_color_matrix=bt601:out_range=limited")
+    return filters if (width, height) == size else (*filters, ("pad", f"{size[0]}:{size[1]}:-1:-1"))

@@ -12,6 +12,7 @@ from av.video.codeccontext import VideoCodecContext
 from av.video.frame import VideoFrame
 
 from video_data.media.container import probe_video
+from video_data.media.display import Display, frame_display
 from video_data.media.encode import READABLE_CRF, READABLE_GOP, reencode_pictures
 from video_data.media.limits import MAX_FRAMES, MAX_PIXELS, UnindexableVideo, VideoError, check_frame_size
 from video_data.utils.errors import describe
@@ -51,8 +52,8 @@ def hash_pictures(pictures: list[Path]) -> str:
 
 def shorter_side(pictures: list[Path]) -> int:
     """Shorter side of the first picture in pixels."""
-    frame = _decode(pictures[0])
-    return min(frame.width, frame.height)
+    frame, display = _decode(pictures[0])
+    return min(display.size(frame.width, frame.height))
 
 
 def are_jpeg(pictures: list[Path]) -> bool:
@@ -93,7 +94,7 @@ def motion_jpeg(pictures: list[Path], frame_rate: Fraction) -> bytes:
     Raises:
         VideoError: The first of them cannot be decoded. Others are checked by whoever decodes the video.
     """
-    first = _decode(pictures[0])
+    first, _ = _decode(pictures[0])
     buffer = io.BytesIO()
     with av.open(buffer, "w", format="mp4", container_options={"fflags": "+bitexact"}) as container:
         stream = container.add_stream("mjpeg", rate=frame_rate)
@@ -109,19 +110,19 @@ def motion_jpeg(pictures: list[Path], frame_rate: Fraction) -> bytes:
     return buffer.getvalue()
 
 
-def picture_frames(pictures: list[Path], frame_rate: Fraction) -> Iterator[VideoFrame]:
-    """Decode pictures one after the other.
+def picture_frames(pictures: list[Path], frame_rate: Fraction) -> Iterator[tuple[VideoFrame, Display]]:
+    """Decode pictures one after the other, each with how it is shown.
 
     Raises:
         VideoError: One cannot be decoded; the message names it.
     """
     for number, path in enumerate(pictures):
-        frame = _decode(path)
+        frame, display = _decode(path)
         frame.pts, frame.time_base = number, 1 / frame_rate
-        yield frame
+        yield frame, display
 
 
-def _decode(path: Path) -> VideoFrame:
+def _decode(path: Path) -> tuple[VideoFrame, Display]:
     content = path.read_bytes()
     codec = next((name for start, name in _CODECS.items() if content.startswith(start)), None)
     if codec is None:
@@ -139,4 +140,4 @@ def _decode(path: Path) -> VideoFrame:
             f"{path.name} holds {len(frames)} pictures, expected 1", reason="a file is no picture"
         )
     check_frame_size(frames[0].width, frames[0].height)
-    return frames[0]
+    return frames[0], frame_display(frames[0], context.sample_aspect_ratio or Fraction(1))
