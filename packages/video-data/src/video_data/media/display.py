@@ -108,7 +108,7 @@ class Display:
     def stored_box(self, box: Box, width: int, height: int) -> Box:
         """Return the part of a stored frame that a part of the displayed picture shows.
 
-        Where pixels are not square its columns are rounded to even numbers.
+        Where pixels are not square its columns are rounded to whole ones.
 
         Args:
             box: Part of the displayed picture.
@@ -126,13 +126,9 @@ class Display:
             y = height - y - rows
         if square_width != width:
             scale = Fraction(width, square_width)
-            columns = min(max(2, _even(columns * scale)), width // 2 * 2)
-            x = min(_even(x * scale), (width - columns) // 2 * 2)
+            columns = min(max(2, round(columns * scale)), width)
+            x = min(round(x * scale), width - columns)
         return Box(x, y, columns, rows)
-
-
-def _even(value: Fraction) -> int:
-    return 2 * round(value / 2)
 
 
 def stream_pixel_aspect(stream: VideoStream) -> Fraction:

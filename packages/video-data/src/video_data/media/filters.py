@@ -103,10 +103,21 @@ def crop_filters(frame: VideoFrame, box: Box) -> tuple[Filters, bool]:
     """
     across, down = (16 // samples(16) for samples in (frame.format.chroma_width, frame.format.chroma_height))
     is_aligned = not (box.x % across or box.y % down or box.width % across or box.height % down)
-    crop = ("crop", f"{box.width}:{box.height}:{box.x}:{box.y}:exact=1")
     if is_aligned:
-        return (crop,), True
-    return (("scale", f"flags=bilinear+{EXACT}"), ("format", "yuv444p"), crop), False
+        return (_crop(box),), True
+    x, y = box.x // across * across, box.y // down * down
+    right = min(-(-(box.x + box.width) // across) * across, frame.width)
+    bottom = min(-(-(box.y + box.height) // down) * down, frame.height)
+    around, inside = (
+        Box(x, y, right - x, bottom - y),
+        Box(box.x - x, box.y - y, box.width, box.height),
+    )
+    to_444: Filters = (("scale", f"flags=bilinear+{EXACT}"), ("format", "yuv444p"))
+    return (_crop(around), *to_444, _crop(inside)), False
+
+
+def _crop(box: Box) -> tuple[str, str]:
+    return ("crop", f"{box.width}:{box.height}:{box.x}:{box.y}:exact=1")
 
 
 def plane_rows(frame: VideoFrame, index: int) -> np.ndarray:

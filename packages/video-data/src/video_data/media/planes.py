@@ -209,7 +209,7 @@ class _PlaneCutter:
 
     def __init__(self, display: Display, box: Box, num_frames: int) -> None:
         width, height = display.turned(box.width, box.height)
-        self.layout = PlaneLayout(num_frames, height, width)
+        self.layout = PlaneLayout(num_frames, _even(height), _even(width))
         self.planes = np.empty(self.layout.num_bytes, dtype=np.uint8)
         self._targets = split_planes(self.planes, self.layout)
         self._display = display
@@ -248,15 +248,21 @@ class _PlaneCutter:
         if is_aligned and colors == self._colors:
             self._graph = filter_graph(frame, *crop, *turn) if turn else None
             return
-        name, color_range = self._colors[0].name, "full" if self._colors[1] else "limited"
+        matrix, is_full = self._colors
+        colors_out = f":out_color_matrix={matrix.name}:out_range={'full' if is_full else 'limited'}"
         self._graph = filter_graph(
             frame,
             *color_filters(frame),
             *crop,
             *turn,
-            ("scale", f"flags=bicubic+{EXACT}:out_color_matrix={name}:out_range={color_range}"),
+            ("scale", f"{self.layout.width}:{self.layout.height}:flags=bicubic+{EXACT}{colors_out}"),
             ("format", "yuv420p"),
         )
+
+
+def _even(side: int) -> int:
+    """Round up a side of the part of a frame whose pixels are not square."""
+    return side + side % 2
 
 
 def join_planes(
