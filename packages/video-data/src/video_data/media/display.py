@@ -28,7 +28,7 @@ _TURNS: dict[tuple[int, bool], Filters] = {  # by rotation and mirroring
     (270, False): (("transpose", "clock"),),
     (0, True): (("hflip", ""),),
     (90, True): (("transpose", "cclock_flip"),),
-    (180, True): (("vflip", ""),),
+    (180, True): (("vflip", ""), ("copy", "")),  # alone it hands on rows that lie backwards in memory
     (270, True): (("transpose", "clock_flip"),),
 }
 
