@@ -17,7 +17,7 @@ from torch import Tensor
 
 from video_data.loading.batches import channels_first
 from video_data.media.container import decode_packets, open_video, video_errors
-from video_data.media.display import Display, frame_display, frame_kind, stream_pixel_aspect
+from video_data.media.display import Display, Displays, frame_kind
 from video_data.media.filters import RgbGraph
 from video_data.media.limits import VideoError
 from video_data.media.pictures import pictures_video
@@ -135,16 +135,18 @@ def open_frames(source: str) -> Iterator[Iterator[tuple[VideoFrame, Display]]]:
 
 
 def _frames_of_file(container: InputContainer, stream: VideoStream) -> Iterator[tuple[VideoFrame, Display]]:
+    displays = Displays(stream)
     with video_errors():
         for _, frames in decode_packets(container, stream):
             for frame in frames:
-                yield frame, frame_display(frame, stream_pixel_aspect(stream))
+                yield frame, displays.of(frame)
 
 
 def _frames_of_stream(container: InputContainer, source: str) -> Iterator[tuple[VideoFrame, Display]]:
+    displays = Displays(container.streams.video[0])
     try:
         for frame in container.decode(video=0):
-            yield frame, frame_display(frame, stream_pixel_aspect(container.streams.video[0]))
+            yield frame, displays.of(frame)
     except av.FFmpegError as error:
         raise WorkError(f"{source} broke off: {describe(error)}") from error
 

@@ -20,7 +20,7 @@ from av.packet import Packet
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
-from video_data.media.display import Display, frame_display, stream_pixel_aspect
+from video_data.media.display import Display, Displays
 from video_data.media.limits import (
     FORMAT_WHITELIST,
     MAX_FRAMES,
@@ -209,6 +209,7 @@ def probe_video(source: VideoSource) -> VideoInfo:
         key_pts: set[int] = set()
         shape: tuple[int, int, Display] | None = None
         last_pts = -(1 << 63)
+        displays = Displays(stream)
         for packet, frames in decode_packets(container, stream):
             if packet.is_keyframe and packet.pts is not None:
                 key_pts.add(packet.pts)
@@ -219,8 +220,7 @@ def probe_video(source: VideoSource) -> VideoInfo:
                     raise UnindexableVideo("time stamps go back")
                 last_pts = frame.pts
                 pts.add(frame.pts)
-                display = frame_display(frame, stream_pixel_aspect(stream))
-                frame_shape = (frame.width, frame.height, display)
+                frame_shape = (frame.width, frame.height, displays.of(frame))
                 shape = shape or frame_shape
                 if frame_shape != shape:
                     raise UnindexableVideo("picture size, rotation or pixel shape changes")

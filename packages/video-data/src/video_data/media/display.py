@@ -131,36 +131,61 @@ class Display:
         return Box(x, y, columns, rows)
 
 
-def stream_pixel_aspect(stream: VideoStream) -> Fraction:
-    """Width of a pixel divided by its height, of the frames that a stream delivers now; 1 where nothing says it."""
-    aspect = stream.sample_aspect_ratio
-    if stream.container.format.name in _NO_PIXEL_ASPECT:
-        aspect = stream.codec_context.sample_aspect_ratio
-    return aspect if aspect and aspect > 0 else Fraction(1)
+class Displays:
+    """Says how the frames of a stream are shown, one after the other in the order of the decoder.
+
+    A matrix inside of the coded video holds to the next keyframe, as the standards say; FFmpeg hands it out with the
+    frames alone that carry it, in many files the keyframes.
+
+    Args:
+        stream: An open stream that is being decoded.
+    """
+
+    def __init__(self, stream: VideoStream) -> None:
+        self._stream = stream
+        self._turn = (0, False)
+
+    def of(self, frame: VideoFrame) -> Display:
+        """Return how the next frame is shown.
+
+        Raises:
+            VideoError: As `frame_display`.
+        """
+        turn = _turn(frame)
+        if turn is not None or frame.key_frame:
+            self._turn = turn or (0, False)
+        # The containers' ratio counts more than the codec's, as for FFmpeg; frames do not tell their own.
+        has_one = self._stream.container.format.name not in _NO_PIXEL_ASPECT
+        teller = self._stream if has_one else self._stream.codec_context
+        return _checked(frame, self._turn, teller.sample_aspect_ratio)
 
 
-def frame_display(frame: VideoFrame, pixel_aspect: Fraction = Fraction(1)) -> Display:
-    """Return how a decoded frame is shown.
+def frame_display(frame: VideoFrame, pixel_aspect: Fraction | None) -> Display:
+    """Return how a frame is shown that stands alone.
 
     Args:
         frame: The frame; its display matrix says how it is turned and mirrored.
-        pixel_aspect: Width of its pixels divided by their height; `stream_pixel_aspect` gives it.
+        pixel_aspect: Width of its pixels divided by their height; None where nothing says it.
 
     Raises:
         VideoError: The matrix turns by no right angle, colors are coded in a way that FFmpeg cannot convert, or what is
             shown exceeds the limits of size.
     """
-    display = Display(*_turn(frame), pixel_aspect)
+    return _checked(frame, _turn(frame) or (0, False), pixel_aspect)
+
+
+def _checked(frame: VideoFrame, turn: tuple[int, bool], pixel_aspect: Fraction | None) -> Display:
+    display = Display(*turn, pixel_aspect if pixel_aspect and pixel_aspect > 0 else Fraction(1))
     check_frame_size(*display.size(frame.width, frame.height))
     color_filters(frame)
     return display
 
 
-def _turn(frame: VideoFrame) -> tuple[int, bool]:
-    """Return rotation and mirroring as FFmpeg's player takes them from the display matrix."""
+def _turn(frame: VideoFrame) -> tuple[int, bool] | None:
+    """Return rotation and mirroring as FFmpeg's player takes them from the display matrix; None without one."""
     side_data = frame.side_data.get("DISPLAYMATRIX")
     if not isinstance(side_data, SideData):
-        return 0, False
+        return None
     matrix = np.frombuffer(memoryview(side_data), dtype=np.int32)[:9].reshape(3, 3)
     a, b, c, d = matrix[:2, :2].reshape(-1).astype(float)
     widths = np.hypot(a, c), np.hypot(b, d)

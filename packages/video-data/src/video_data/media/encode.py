@@ -10,7 +10,7 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from video_data.media.container import VideoSource, decode_packets, demux, open_video
-from video_data.media.display import Display, Filters, frame_display, frame_kind, stream_pixel_aspect
+from video_data.media.display import Display, Displays, Filters, frame_kind
 from video_data.media.filters import filter_graph, picture_filters
 from video_data.media.limits import VideoError
 from video_data.utils.errors import InputError
@@ -111,7 +111,8 @@ def reencode_video(
         else:
             frames = _decoded_span(container, stream, *span)
         step = _frame_duration(stream.time_base, stream.average_rate)
-        displayed = ((frame, frame_display(frame, stream_pixel_aspect(stream))) for frame in frames)
+        displays = Displays(stream)
+        displayed = ((frame, displays.of(frame)) for frame in frames)
         return encode_h264(_upright_frames(displayed, max_short_side, step), gop=gop, crf=crf)
 
 

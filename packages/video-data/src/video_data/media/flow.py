@@ -18,7 +18,7 @@ from av.video.frame import VideoFrame
 
 from video_data.media.container import VideoInfo, VideoSource, decode_packets, open_video
 from video_data.media.decode import read_frames, unique_frames
-from video_data.media.display import frame_display, frame_kind, stream_pixel_aspect
+from video_data.media.display import Displays, frame_kind
 from video_data.media.encode import encode_h264
 from video_data.media.filters import filter_graph, picture_filters, plane_rows
 from video_data.media.limits import VideoError, check_frame_size
@@ -71,9 +71,10 @@ def gray_pictures(source: VideoSource) -> Iterator[np.ndarray]:
     with open_video(source) as (container, stream):
         graph: Graph | None = None
         kind: object = None
+        displays = Displays(stream)
         for _, frames in decode_packets(container, stream):
             for frame in frames:
-                display = frame_display(frame, stream_pixel_aspect(stream))
+                display = displays.of(frame)
                 if kind != (display, frame_kind(frame)):
                     kind = (display, frame_kind(frame))
                     size = display.size(frame.width, frame.height)

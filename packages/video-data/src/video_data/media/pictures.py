@@ -140,4 +140,4 @@ def _decode(path: Path) -> tuple[VideoFrame, Display]:
             f"{path.name} holds {len(frames)} pictures, expected 1", reason="a file is no picture"
         )
     check_frame_size(frames[0].width, frames[0].height)
-    return frames[0], frame_display(frames[0], context.sample_aspect_ratio or Fraction(1))
+    return frames[0], frame_display(frames[0], context.sample_aspect_ratio)
