@@ -4,6 +4,7 @@ Stored frames are computed from a picture that is known everywhere, so the expec
 """
 
 import io
+import struct
 from collections.abc import Callable
 from dataclasses import replace
 from fractions import Fraction
@@ -27,10 +28,11 @@ from video_data import (
 from video_data.loading.live import open_frames, sliding_clips
 from video_data.media.container import probe_video
 from video_data.media.display import Display
-from video_data.media.encode import reencode_video
+from video_data.media.encode import reencode_pictures, reencode_video
 from video_data.media.filters import PictureGraph
 from video_data.media.flow import gray_pictures
 from video_data.media.limits import UnindexableVideo, VideoError
+from video_data.media.pictures import picture_frames, pictures_video
 from video_data.media.planes import to_rgb
 from video_data.sampling.clips import Box, view_boxes
 from video_data.shards.format import SampleRecord
@@ -436,3 +438,34 @@ def test_an_index_that_shows_another_picture_is_reported():
         "mirroring True, the index says False",
         "pixel aspect 4/3, the index says 1",
     ]
+
+
+def jpeg(orientation: int) -> bytes:
+    """A JPEG picture that shows `color` when a reader turns it as its EXIF says."""
+    turn = {1: TURNS["as stored"], 2: TURNS["hflip"], 6: TURNS["270"], 5: TURNS["transpose"]}[orientation]
+    rgb = np.rint(stored_colors((96, 64), turn, Fraction(1))).astype(np.uint8)
+    buffer = io.BytesIO()
+    with av.open(buffer, "w", format="image2pipe") as output:
+        stream = output.add_stream("mjpeg", rate=1, options={"qmin": "1", "qmax": "1"})
+        stream.width, stream.height, stream.pix_fmt = 96, 64, "yuvj444p"
+        output.mux(stream.encode(av.VideoFrame.from_ndarray(rgb, format="rgb24")))
+        output.mux(stream.encode())
+    tags = b"Exif\0\0MM\0*" + struct.pack(">IHHHIHHI", 8, 1, 0x112, 3, 1, orientation, 0, 0)
+    content = buffer.getvalue()
+    return content[:2] + b"\xff\xe1" + struct.pack(">H", len(tags) + 2) + tags + content[2:]
+
+
+@pytest.mark.parametrize("orientation", [1, 2, 6, 5])
+def test_pictures_are_turned_as_their_exif_says(orientation, tmp_path):
+    for number in range(2):
+        (tmp_path / f"{number}.jpg").write_bytes(jpeg(orientation))
+    shown = (96, 64) if orientation < 5 else (64, 96)
+    box = view_boxes(shown, CLIP, 1)[0]
+    pictures = [tmp_path / "0.jpg", tmp_path / "1.jpg"]
+    frames = picture_frames(pictures, Fraction(25))
+    for video in (
+        pictures_video(tmp_path),
+        reencode_pictures(frames, max_short_side=None, gop=12, crf=1),
+    ):
+        assert probe_video(video).display_size == shown
+        assert_shows(view(video), expected(shown, box, 64))

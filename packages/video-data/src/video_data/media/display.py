@@ -9,7 +9,7 @@ from fractions import Fraction
 from typing import NamedTuple
 
 import numpy as np
-from av.sidedata.sidedata import SideData
+from av.sidedata.sidedata import SideData, Type
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
@@ -17,6 +17,17 @@ from video_data.media.limits import VideoError, check_frame_size
 from video_data.sampling.clips import Box
 
 Filters = tuple[tuple[str, str], ...]
+
+
+def _unlisted(cls: type[Type], number: int) -> Type:
+    member = object.__new__(cls)
+    member._name_ = f"UNLISTED_{number}"
+    member._value_ = number  # type: ignore[assignment]
+    return member
+
+
+# PyAV 18 reads no side data of frames that have one of a kind its list lacks, as the EXIF of JPEG pictures.
+Type._missing_ = classmethod(_unlisted)  # type: ignore[assignment, method-assign]
 
 # Rounds every color to the nearest value. Without, FFmpeg makes gray 128 of BT.709 (124, 126, 123).
 EXACT = "accurate_rnd+full_chroma_int"
