@@ -11,6 +11,7 @@ import pytest
 
 from video_data.media.container import decode_packets, open_video, probe_video
 from video_data.media.decode import decode_clips
+from video_data.media.display import Display
 from video_data.media.encode import reencode_video
 from video_data.media.filters import RgbGraph
 from video_data.media.limits import VIDEO_SUFFIXES, VideoError
@@ -117,7 +118,7 @@ def test_filmed_videos_are_frame_accurate():
                     number = int(np.searchsorted(info.pts, frame.pts))
                     if number in chosen and number not in expected:
                         expected[number] = np.empty((32, 32, 3), dtype=np.uint8)
-                        RgbGraph(frame, info.rotation, box, 32).convert(frame, expected[number])
+                        RgbGraph(frame, info.display, box, 32).convert(frame, expected[number])
         assert sorted(expected) == chosen
         everything = decode_clips(path, info, [chosen], [box], 32)[0][0]
         for number, picture in zip(chosen, everything, strict=True):
@@ -130,7 +131,13 @@ def test_filmed_videos_are_frame_accurate():
 
 def test_index_describes_a_late_variable_rate_video(make_video):
     info = probe_video(make_video(range(40), options=B_FRAMES, pts=[1000 + t for t in IRREGULAR]))
-    assert (info.format, info.codec, info.width, info.height, info.rotation) == ("mov", "h264", 64, 64, 0)
+    assert (info.format, info.codec, info.width, info.height, info.display) == (
+        "mov",
+        "h264",
+        64,
+        64,
+        Display(),
+    )
     seconds = [float((t - info.pts[0]) * info.time_base) for t in info.pts.tolist()]
     assert seconds == pytest.approx([t / 1000 for t in IRREGULAR])
     assert info.keyframes.tolist() == [0, 10, 20, 30]
@@ -185,14 +192,14 @@ def test_rotation_is_applied(rotation, turns, make_video, tmp_path):
     expected = np.rot90(decode_clips(video, upright, [[0]], [Box(0, 0, 32, 32)], 32)[0][0, 0], turns)
     rotated = buffer.getvalue()
     info = probe_video(rotated)
-    assert info.rotation == rotation
+    assert info.display == Display(rotation)
     assert info.display_size == ((64, 32) if rotation == 180 else (32, 64))
     # The left half of the coded picture lies elsewhere after turning.
     box = {90: Box(0, 32, 32, 32), 180: Box(32, 0, 32, 32), 270: Box(0, 0, 32, 32)}[rotation]
     assert np.abs(decode_clips(rotated, info, [[0]], [box], 32)[0][0, 0].astype(int) - expected).max() <= 2
     again = reencode_video(rotated, max_short_side=None, gop=12, crf=1)
     info = probe_video(again)
-    assert info.rotation == 0
+    assert info.display == Display()
     assert np.abs(decode_clips(again, info, [[0]], [box], 32)[0][0, 0].astype(int) - expected).max() <= 12
 
 

@@ -416,7 +416,9 @@ def test_large_or_other_pictures_are_encoded_again(make_picture, frame_numbers, 
     entries = [
         picture_folder(tmp_path / "large", [make_picture(i, (128, 96)) for i in range(5)]),
         picture_folder(tmp_path / "png", [make_picture(i, codec="png") for i in range(5)], "png"),
-        picture_folder(tmp_path / "sizes", [make_picture(i, (64, 48 + 16 * (i % 2))) for i in range(5)]),
+        picture_folder(
+            tmp_path / "sizes", [make_picture(i, (64 + 32 * (i % 2), 48 + 24 * (i % 2))) for i in range(5)]
+        ),
     ]
     pack_listing(
         listing(entries), tmp_path / "shards", options=PackOptions(max_short_side=64), progress=False
@@ -474,7 +476,7 @@ def test_a_folder_of_pictures_is_a_video_without_packing(make_picture, frame_num
             tmp_path / "png", [make_picture(i, (64, 64), codec="png") for i in range(8)], "png"
         ),
         "sizes": picture_folder(
-            tmp_path / "sizes", [make_picture(i, (64, 64 + i // 4 * 16)) for i in range(8)]
+            tmp_path / "sizes", [make_picture(i, (64 + i // 4 * 16, 64 + i // 4 * 16)) for i in range(8)]
         ),
     }
     clip = ClipConfig(num_frames=4, crop_size=64, short_side=(64, 64))

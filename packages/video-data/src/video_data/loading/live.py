@@ -17,8 +17,9 @@ from torch import Tensor
 
 from video_data.loading.batches import channels_first
 from video_data.media.container import best_stream, decode_packets, open_video, video_errors
+from video_data.media.display import Display, Displays, frame_kind
 from video_data.media.encode import index_video
-from video_data.media.filters import RgbGraph, frame_rotation
+from video_data.media.filters import RgbGraph
 from video_data.media.limits import VideoError
 from video_data.media.pictures import holds_pictures, pictures_video
 from video_data.sampling.clips import ClipConfig, view_boxes
@@ -42,7 +43,7 @@ class WindowFrame:
         frame: The frame as it was decoded; valid until the next one is asked for.
         number: Its place in the stream, from 0.
         seconds: Its time from the first frame; None where the stream has no times.
-        rotation: Degrees counter-clockwise by which it is turned for display.
+        display: How it is shown.
         clip: uint8 [C, L, H, W] with the strides of channels_last_3d: the center of the last frames, as
             `decode_views` cuts it; None between two windows.
     """
@@ -50,18 +51,20 @@ class WindowFrame:
     frame: VideoFrame
     number: int
     seconds: float | None
-    rotation: int
+    display: Display
     clip: Tensor | None
 
 
-def sliding_clips(frames: Iterable[VideoFrame], clip: ClipConfig, *, hop: int) -> Iterator[WindowFrame]:
+def sliding_clips(
+    frames: Iterable[tuple[VideoFrame, Display]], clip: ClipConfig, *, hop: int
+) -> Iterator[WindowFrame]:
     """Hand out every frame, and every `hop` frames the clip that ends there.
 
     The first clip comes when the window is full. It spans `clip.span` frames, of which it shows every
     `frame_stride`-th.
 
     Args:
-        frames: Decoded frames in order.
+        frames: Decoded frames in order, each with how it is shown, as `open_frames` hands them out.
         clip: The clip that the network sees; its modality must be RGB.
         hop: Frames from one clip to the next.
 
@@ -76,14 +79,13 @@ def sliding_clips(frames: Iterable[VideoFrame], clip: ClipConfig, *, hop: int) -
     graph: RgbGraph | None = None
     kind: tuple[object, ...] = ()
     first: float | None = None
-    for number, frame in enumerate(frames):
+    for number, (frame, display) in enumerate(frames):
         picture = np.empty((clip.crop_size, clip.crop_size, 3), dtype=np.uint8)
         with video_errors():
-            rotation = frame_rotation(frame)
-            if graph is None or kind != (frame.width, frame.height, frame.format.name, rotation):
-                kind = (frame.width, frame.height, frame.format.name, rotation)
-                size = (frame.height, frame.width) if rotation % 180 else (frame.width, frame.height)
-                graph = RgbGraph(frame, rotation, view_boxes(size, clip, 1)[0], clip.crop_size)
+            if graph is None or kind != (display, frame_kind(frame)):
+                kind = (display, frame_kind(frame))
+                (box,) = view_boxes(display.size(frame.width, frame.height), clip, 1)
+                graph = RgbGraph(frame, display, box, clip.crop_size)
             graph.convert(frame, picture)
         window.append(picture)
         first = frame.time if first is None else first
@@ -91,17 +93,20 @@ def sliding_clips(frames: Iterable[VideoFrame], clip: ClipConfig, *, hop: int) -
         is_due = len(window) == clip.span and (number + 1 - clip.span) % hop == 0
         pictures = np.stack(list(window)[:: clip.frame_stride]) if is_due else None
         shown = None if pictures is None else channels_first(torch.from_numpy(pictures)[None])[0]
-        yield WindowFrame(frame, number, seconds, rotation, shown)
+        yield WindowFrame(frame, number, seconds, display, shown)
 
 
 @contextmanager
-def open_frames(source: str) -> Iterator[Iterator[VideoFrame]]:
+def open_frames(source: str) -> Iterator[Iterator[tuple[VideoFrame, Display]]]:
     """Open a video file, a camera or a network stream.
 
     Args:
         source: A path, also of a folder of pictures or of a pattern in one, as `clip/img_*.jpg`; `camera:0` for the
             first camera; or a URL of rtsp, rtmp, rtp, udp, srt, http or https. Files are read as safely as everywhere
             in this package; a URL is given to FFmpeg as it is.
+
+    Yields:
+        The frames, each with how it is shown.
 
     Raises:
         VideoError: It cannot be opened.
@@ -132,15 +137,21 @@ def open_frames(source: str) -> Iterator[Iterator[VideoFrame]]:
         yield _frames_of_stream(container, best_stream(container), source)
 
 
-def _frames_of_file(container: InputContainer, stream: VideoStream) -> Iterator[VideoFrame]:
+def _frames_of_file(container: InputContainer, stream: VideoStream) -> Iterator[tuple[VideoFrame, Display]]:
+    displays = Displays(stream)
     with video_errors():
         for _, frames in decode_packets(container, stream):
-            yield from frames
+            for frame in frames:
+                yield frame, displays.of(frame)
 
 
-def _frames_of_stream(container: InputContainer, stream: VideoStream, source: str) -> Iterator[VideoFrame]:
+def _frames_of_stream(
+    container: InputContainer, stream: VideoStream, source: str
+) -> Iterator[tuple[VideoFrame, Display]]:
+    displays = Displays(stream)
     try:
-        yield from container.decode(stream)
+        for frame in container.decode(stream):
+            yield frame, displays.of(frame)
     except av.FFmpegError as error:
         raise WorkError(f"{hide_secrets(source)} broke off: {describe(error)}") from error
 

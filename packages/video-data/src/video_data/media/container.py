@@ -22,7 +22,7 @@ from av.video.frame import PictureType, VideoFrame
 from av.video.stream import VideoStream
 
 from video_data.media.delivery import MOST_DAMAGED, Delivery, Tally
-from video_data.media.filters import frame_rotation
+from video_data.media.display import Display, Displays
 from video_data.media.limits import (
     FORMAT_WHITELIST,
     MAX_FRAMES,
@@ -72,9 +72,9 @@ class VideoInfo:
     Attributes:
         format: Short name of the container format, for example `mov` or `matroska`.
         codec: Name of the video codec.
-        width: Columns of a decoded frame in pixels, before `rotation`.
-        height: Rows of a decoded frame in pixels, before `rotation`.
-        rotation: Degrees counter-clockwise by which a player turns the frames: 0, 90, 180 or 270.
+        width: Columns of a decoded frame in pixels, as stored.
+        height: Rows of a decoded frame in pixels, as stored.
+        display: How a player shows the frames.
         time_base: Seconds per pts unit.
         pts: Presentation times of the frames, strictly increasing, int64 [num_frames].
         keyframes: Indices into `pts` where decoding can start, increasing, int64 [num_keyframes].
@@ -86,7 +86,7 @@ class VideoInfo:
     codec: str
     width: int
     height: int
-    rotation: int
+    display: Display
     time_base: Fraction
     pts: np.ndarray
     keyframes: np.ndarray
@@ -100,8 +100,8 @@ class VideoInfo:
 
     @property
     def display_size(self) -> tuple[int, int]:
-        """Width and height in pixels after `rotation`."""
-        return (self.height, self.width) if self.rotation % 180 else (self.width, self.height)
+        """Width and height of the displayed picture in square pixels."""
+        return self.display.size(self.width, self.height)
 
 
 @contextmanager
@@ -279,8 +279,8 @@ def probe_video(source: VideoSource, *, most_damaged: float = MOST_DAMAGED) -> V
 
     Raises:
         VideoError: The video cannot be decoded, too much of it is damaged, or it has no frames.
-        UnindexableVideo: It has frames without a time, with times that go back or are there twice, or its picture size
-            or rotation changes.
+        UnindexableVideo: It has frames without a time, with times that go back or are there twice, or its picture size,
+            rotation or pixel shape changes.
     """
     with explained(source), open_video(source) as (container, stream):
         format_name = container.format.name.split(",")[0]
@@ -289,7 +289,8 @@ def probe_video(source: VideoSource, *, most_damaged: float = MOST_DAMAGED) -> V
         pts: list[int] = []
         key_pts: set[int] = set()
         predicted: set[int] = set()
-        shape: tuple[int, int, int] | None = None
+        shape: tuple[int, int, Display] | None = None
+        displays = Displays(stream)
         for packet, frames in decode_packets(container, stream, tally):
             if packet.is_keyframe and packet.pts is not None:
                 key_pts.add(packet.pts)
@@ -303,10 +304,10 @@ def probe_video(source: VideoSource, *, most_damaged: float = MOST_DAMAGED) -> V
                 pts.append(frame.pts)
                 if is_predicted(frame):
                     predicted.add(frame.pts)
-                frame_shape = (frame.width, frame.height, frame_rotation(frame))
+                frame_shape = (frame.width, frame.height, displays.of(frame))
                 shape = shape or frame_shape
                 if frame_shape != shape:
-                    raise UnindexableVideo("picture size or rotation changes")
+                    raise UnindexableVideo("picture size, rotation or pixel shape changes")
         if shape is None or stream.time_base is None:
             raise DamagedVideo("no frames")
         times = np.array(pts, dtype=np.int64)

@@ -1,7 +1,7 @@
 """Decoding chosen frames: seek to a keyframe, skip what nothing depends on, crop, then scale and convert.
 
 Cropping before scaling shows the same pixels as scaling before cropping, up to the rounding of the crop to
-even pixels and the interpolation at its border, and converts only what is kept.
+even pixels of the stored frame and the interpolation at its border, and converts only what is kept.
 """
 
 from collections.abc import Iterator, Sequence
@@ -13,6 +13,7 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from video_data.media.container import VideoInfo, VideoSource, demux, open_video, video_errors
+from video_data.media.display import frame_kind
 from video_data.media.filters import RgbGraph
 from video_data.media.limits import MAX_CLIP_SECONDS, MAX_FRAMES, Deadline, VideoError
 from video_data.sampling.clips import Box
@@ -41,7 +42,7 @@ def decode_clips(
         source: Content of the video, or its path.
         info: The index of the video's frames.
         clips: For each clip its frames as indices into `info.pts`, in any order and with repeats, [N][L].
-        boxes: Parts of the displayed (rotated) picture to cut.
+        boxes: Parts of the displayed picture to cut.
         size: Side in pixels to which each part is scaled (bilinear).
         flip: Whether to mirror the parts left to right.
         out: Array for the result; None makes one.
@@ -55,12 +56,13 @@ def decode_clips(
     frames, places = unique_frames(clips)
     if out is None:
         out = np.empty((len(clips), len(boxes), len(clips[0]), size, size, 3), dtype=np.uint8)
-    graphs: dict[str, list[RgbGraph]] = {}
+    graphs: dict[tuple[object, ...], list[RgbGraph]] = {}
     for slot, frame in read_frames(source, info, frames):
-        if frame.format.name not in graphs:
-            graphs[frame.format.name] = [RgbGraph(frame, info.rotation, box, size, flip) for box in boxes]
+        kind = frame_kind(frame)
+        if kind not in graphs:
+            graphs[kind] = [RgbGraph(frame, info.display, box, size, flip) for box in boxes]
         (clip, time), *others = places[slot]
-        for crop, graph in enumerate(graphs[frame.format.name]):
+        for crop, graph in enumerate(graphs[kind]):
             picture = out[clip, crop, time]
             graph.convert(frame, picture)
             for other, other_time in others:

@@ -20,7 +20,8 @@ from video_data.media.container import (
     probe_video,
 )
 from video_data.media.delivery import Delivery, Tally
-from video_data.media.filters import filter_graph, frame_rotation, rotation_filters
+from video_data.media.display import Display, Displays, Filters, frame_kind
+from video_data.media.filters import filter_graph, picture_filters
 from video_data.media.limits import DamagedVideo, UnindexableVideo, VideoError
 from video_data.media.times import repair_times
 from video_data.utils.errors import InputError
@@ -97,8 +98,9 @@ def reencode_video(
 ) -> bytes:
     """Decode a video and encode it again as H.264, yuv420p, BT.601 limited range, without sound.
 
-    Rotation and the shape of pixels are applied, every frame is kept with its time (counted from the first
-    frame; `repair_times` makes those that do not increase), and sides are rounded to even numbers.
+    Rotation, mirroring and the shape of pixels are applied, every frame is kept with its time (counted from the first
+    frame; `repair_times` makes those that do not increase), and sides are rounded to even numbers. Frames of another
+    shape than the first are fitted into it, with black bars.
 
     Args:
         source: Content of the video, or its path.
@@ -131,7 +133,9 @@ def reencode(
         with open_video(source) as (container, stream):
             tally = Tally(container, stream)
             frames = _timed_frames(container, stream, tally, span, times)
-            upright = _upright_frames(frames, max_short_side, stream.sample_aspect_ratio)
+            displays = Displays(stream)
+            displayed = ((frame, displays.of(frame)) for frame in frames)
+            upright = _upright_frames(displayed, max_short_side)
             content = encode_h264(upright, gop=gop, crf=crf)
             return content, tally.delivery()
 
@@ -161,10 +165,17 @@ def index_video(source: VideoSource) -> tuple[VideoSource, VideoInfo]:
 
 
 def reencode_pictures(
-    frames: Iterable[VideoFrame], *, max_short_side: int | None, gop: int, crf: int
+    frames: Iterable[tuple[VideoFrame, Display]], *, max_short_side: int | None, gop: int, crf: int
 ) -> bytes:
-    """Encode single pictures with times as `reencode_video` does; the first one decides the size."""
-    return encode_h264(_upright_frames(frames, max_short_side, None), gop=gop, crf=crf)
+    """Encode single pictures with times as `reencode_video` does; the first one decides the size.
+
+    Args:
+        frames: The pictures, each with how it is shown.
+        max_short_side: As `reencode_video` takes it.
+        gop: Frames from one keyframe to the next.
+        crf: Constant rate factor of x264.
+    """
+    return encode_h264(_upright_frames(frames, max_short_side), gop=gop, crf=crf)
 
 
 def _timed_frames(
@@ -257,19 +268,17 @@ def _decoded_span(
 
 
 def _upright_frames(
-    frames: Iterable[VideoFrame], max_short_side: int | None, pixel_aspect: Fraction | None
+    frames: Iterable[tuple[VideoFrame, Display]], max_short_side: int | None
 ) -> Iterator[VideoFrame]:
     """Turn frames upright and scale them to one size."""
     graph, kind, size = None, None, None
-    for frame in frames:
-        if kind != (frame.width, frame.height, frame.format.name):
-            kind = (frame.width, frame.height, frame.format.name)
-            rotation = frame_rotation(frame)
-            size = size or _target_size(frame, rotation, max_short_side, pixel_aspect)
+    for frame, display in frames:
+        if kind != (display, frame_kind(frame)):
+            kind = (display, frame_kind(frame))
+            size = size or _target_size(frame, display, max_short_side)
             graph = filter_graph(
                 frame,
-                *rotation_filters(rotation),
-                ("scale", f"{size[0]}:{size[1]}:flags=bicubic:out_color_matrix=bt601:out_range=limited"),
+                *_fit(frame, display, size),
                 ("setsar", "1"),
                 ("format", "yuv420p"),
             )
@@ -281,12 +290,21 @@ def _upright_frames(
         yield upright
 
 
-def _target_size(
-    frame: VideoFrame, rotation: int, max_short_side: int | None, pixel_aspect: Fraction | None
-) -> tuple[int, int]:
-    """Width and height of the upright picture: square pixels, even, its shorter side at most `max_short_side`."""
-    width, height = frame.width * float(pixel_aspect or 1), float(frame.height)
-    if rotation % 180:
-        width, height = height, width
+def _target_size(frame: VideoFrame, display: Display, max_short_side: int | None) -> tuple[int, int]:
+    """Width and height of the encoded picture: even, its shorter side at most `max_short_side`."""
+    width, height = display.size(frame.width, frame.height)
     scale = min(1.0, max_short_side / min(width, height)) if max_short_side else 1.0
     return max(2, 2 * round(width * scale / 2)), max(2, 2 * round(height * scale / 2))
+
+
+def _fit(frame: VideoFrame, display: Display, size: tuple[int, int]) -> Filters:
+    """Return the filters that show a frame in a picture of this size, between black bars where its shape is another."""
+    shown = display.size(frame.width, frame.height)
+    scale = min(size[0] / shown[0], size[1] / shown[1])
+    # A side that is rounded by less than two pixels has no bars.
+    width, height = (
+        whole if whole - side * scale < 2 else max(2, 2 * round(side * scale / 2))
+        for whole, side in zip(size, shown, strict=True)
+    )
+    filters = picture_filters(frame, display, (width, height), ":out_color_matrix=bt601:out_range=limited")
+    return filters if (width, height) == size else (*filters, ("pad", f"{size[0]}:{size[1]}:-1:-1"))

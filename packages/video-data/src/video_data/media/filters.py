@@ -6,41 +6,39 @@ import numpy as np
 from av.filter import Graph
 from av.video.frame import VideoFrame
 
+from video_data.media.display import EXACT, Display, Filters, color_filters
 from video_data.sampling.clips import Box
 
-_ROTATE: dict[int, tuple[tuple[str, str], ...]] = {
-    0: (),
-    90: (("transpose", "cclock"),),
-    180: (("hflip", ""), ("vflip", "")),
-    270: (("transpose", "clock"),),
-}
 # FFmpeg converts these to RGB with vector instructions when it need not scale in the same step.
 _FAST_TO_RGB = ("yuv420p", "yuvj420p", "yuv422p", "yuvj422p")
 
 
 class RgbGraph:
-    """Rotates, cuts and scales frames of one format to square RGB pictures.
+    """Cuts frames of one kind, turns them and scales them to square RGB pictures.
 
     The usual formats are scaled as they are and then converted, which takes half the time of doing both in one
-    step: that step has no vector code for RGB.
+    step: that step has no vector code for RGB. The conversion rounds down, by less than 3 of 255; others are exact.
 
     Args:
         frame: A frame of the kind to convert.
-        rotation: Degrees counter-clockwise by which the frames are turned first.
-        box: The part of the turned frame that is kept.
+        display: How it is shown.
+        box: The part of the displayed picture that is kept.
         size: Side of the result in pixels.
         flip: Whether the result is mirrored left to right.
     """
 
-    def __init__(self, frame: VideoFrame, rotation: int, box: Box, size: int, flip: bool = False) -> None:
+    def __init__(self, frame: VideoFrame, display: Display, box: Box, size: int, flip: bool = False) -> None:
         name = frame.format.name
+        crop, is_aligned = crop_filters(frame, display.stored_box(box, frame.width, frame.height))
+        is_fast = name in _FAST_TO_RGB and is_aligned
         self._graph = filter_graph(
             frame,
-            *rotation_filters(rotation),
-            ("crop", f"{box.width}:{box.height}:{box.x}:{box.y}"),
-            ("scale", f"{size}:{size}:flags=bilinear"),
+            *color_filters(frame),
+            *crop,
+            *display.turn(),
+            ("scale", f"{size}:{size}:flags=bilinear" + ("" if is_fast else f"+{EXACT}")),
             *([("hflip", "")] if flip else []),
-            *([("format", name), ("scale", "flags=bilinear")] if name in _FAST_TO_RGB else []),
+            *([("format", name), ("scale", "flags=bilinear")] if is_fast else []),
             ("format", "rgb24"),
         )
         self._size = size
@@ -56,6 +54,70 @@ class RgbGraph:
             return
         for channel in range(3):  # beside other channels: a sixth of the time that one assignment takes
             out[..., channel] = pixels[..., channel]
+
+
+class PictureGraph:
+    """Converts frames of one kind to their displayed pictures in RGB.
+
+    Args:
+        frame: A frame of the kind to convert.
+        display: How it is shown.
+        size: Width and height of the result; None takes those of the displayed picture.
+    """
+
+    def __init__(self, frame: VideoFrame, display: Display, size: tuple[int, int] | None = None) -> None:
+        width, height = size or display.size(frame.width, frame.height)
+        self._graph = filter_graph(
+            frame, *picture_filters(frame, display, (width, height)), ("format", "rgb24")
+        )
+
+    def convert(self, frame: VideoFrame) -> np.ndarray:
+        """Return the picture, uint8 [height, width, 3]."""
+        self._graph.vpush(frame)
+        picture = self._graph.vpull()
+        return plane_rows(picture, 0)[:, : 3 * picture.width].reshape(picture.height, picture.width, 3).copy()
+
+
+def picture_filters(
+    frame: VideoFrame, display: Display, size: tuple[int, int], scale_options: str = ""
+) -> Filters:
+    """Return the filters that turn frames and scale all of them to a size, with exact colors.
+
+    Args:
+        frame: A frame of the kind.
+        display: How it is shown.
+        size: Width and height of the result.
+        scale_options: Further options of the filter that scales and converts.
+    """
+    return (
+        *color_filters(frame),
+        *display.turn(),
+        ("scale", f"{size[0]}:{size[1]}:flags=bicubic+{EXACT}{scale_options}"),
+    )
+
+
+def crop_filters(frame: VideoFrame, box: Box) -> tuple[Filters, bool]:
+    """Return the filters that cut a part of the stored frame, and whether it lies on whole samples of chroma.
+
+    Where it does not, chroma is first given the resolution of luma: FFmpeg would cut another part.
+    """
+    across, down = (16 // samples(16) for samples in (frame.format.chroma_width, frame.format.chroma_height))
+    is_aligned = not (box.x % across or box.y % down or box.width % across or box.height % down)
+    if is_aligned:
+        return (_crop(box),), True
+    x, y = box.x // across * across, box.y // down * down
+    right = min(-(-(box.x + box.width) // across) * across, frame.width)
+    bottom = min(-(-(box.y + box.height) // down) * down, frame.height)
+    around, inside = (
+        Box(x, y, right - x, bottom - y),
+        Box(box.x - x, box.y - y, box.width, box.height),
+    )
+    to_444: Filters = (("scale", f"flags=bilinear+{EXACT}"), ("format", "yuv444p"))
+    return (_crop(around), *to_444, _crop(inside)), False
+
+
+def _crop(box: Box) -> tuple[str, str]:
+    return ("crop", f"{box.width}:{box.height}:{box.x}:{box.y}:exact=1")
 
 
 def plane_rows(frame: VideoFrame, index: int) -> np.ndarray:
@@ -84,14 +146,3 @@ def filter_graph(frame: VideoFrame, *filters: tuple[str, str]) -> Graph:
         node = following
     graph.configure()
     return graph
-
-
-def rotation_filters(rotation: int) -> tuple[tuple[str, str], ...]:
-    """Return the filters that turn frames by `rotation` degrees counter-clockwise: 0, 90, 180 or 270."""
-    return _ROTATE[rotation]
-
-
-def frame_rotation(frame: VideoFrame) -> int:
-    """Counter-clockwise rotation of a frame in degrees: 0, 90, 180 or 270; other angles count as 0."""
-    angle = frame.rotation % 360
-    return angle if angle % 90 == 0 else 0

@@ -18,8 +18,9 @@ from av.video.frame import VideoFrame
 
 from video_data.media.container import VideoInfo, VideoSource, decode_packets, open_video, video_errors
 from video_data.media.decode import read_frames, unique_frames
+from video_data.media.display import Displays, frame_kind
 from video_data.media.encode import encode_h264
-from video_data.media.filters import filter_graph, frame_rotation, plane_rows, rotation_filters
+from video_data.media.filters import filter_graph, picture_filters, plane_rows
 from video_data.media.limits import VideoError, check_frame_size
 from video_data.sampling.clips import Box
 from video_data.utils.errors import MissingPackageError, describe
@@ -70,12 +71,15 @@ def gray_pictures(source: VideoSource) -> Iterator[np.ndarray]:
     """Return the displayed pictures of a video, uint8 [H, W]."""
     with open_video(source) as (container, stream):
         graph: Graph | None = None
-        kind = None
+        kind: object = None
+        displays = Displays(stream)
         for _, frames in decode_packets(container, stream):
             for frame in frames:
-                if kind != (frame.width, frame.height, frame.format.name):
-                    kind = (frame.width, frame.height, frame.format.name)
-                    graph = filter_graph(frame, *rotation_filters(frame_rotation(frame)), ("format", "gray"))
+                display = displays.of(frame)
+                if kind != (display, frame_kind(frame)):
+                    kind = (display, frame_kind(frame))
+                    size = display.size(frame.width, frame.height)
+                    graph = filter_graph(frame, *picture_filters(frame, display, size), ("format", "gray"))
                 assert graph is not None
                 graph.vpush(frame)
                 gray = graph.vpull()

@@ -15,6 +15,7 @@ from av.packet import Packet
 from av.video.codeccontext import VideoCodecContext
 from av.video.frame import VideoFrame
 
+from video_data.media.display import Display, frame_display
 from video_data.media.encode import READABLE_CRF, READABLE_GOP, reencode_pictures
 from video_data.media.limits import MAX_FRAMES, MAX_PIXELS, UnindexableVideo, VideoError, check_frame_size
 from video_data.utils.errors import describe
@@ -139,8 +140,8 @@ def hash_pictures(pictures: list[Path]) -> str:
 
 def shorter_side(pictures: list[Path]) -> int:
     """Shorter side of the first picture in pixels."""
-    frame = _decode(pictures[0])
-    return min(frame.width, frame.height)
+    frame, display = _decode(pictures[0])
+    return min(display.size(frame.width, frame.height))
 
 
 def are_jpeg(pictures: list[Path]) -> bool:
@@ -180,14 +181,14 @@ def motion_jpeg(pictures: list[Path], frame_rate: Fraction) -> bytes:
         VideoError: One cannot be decoded, or ends early.
         UnindexableVideo: They are of several sizes or formats.
     """
-    first = _decode(pictures[0])
+    first, _ = _decode(pictures[0])
     buffer = io.BytesIO()
     with av.open(buffer, "w", format="mp4", container_options={"fflags": "+bitexact"}) as container:
         stream = container.add_stream("mjpeg", rate=frame_rate)
         stream.width, stream.height, stream.pix_fmt = first.width, first.height, first.format.name
         stream.time_base = 1 / frame_rate
         for number, path in enumerate(pictures):
-            frame = _decode(path)
+            frame, _ = _decode(path)
             if (frame.width, frame.height, frame.format.name) != (
                 first.width,
                 first.height,
@@ -203,16 +204,16 @@ def motion_jpeg(pictures: list[Path], frame_rate: Fraction) -> bytes:
     return buffer.getvalue()
 
 
-def picture_frames(pictures: list[Path], frame_rate: Fraction) -> Iterator[VideoFrame]:
-    """Decode pictures one after the other.
+def picture_frames(pictures: list[Path], frame_rate: Fraction) -> Iterator[tuple[VideoFrame, Display]]:
+    """Decode pictures one after the other, each with how it is shown.
 
     Raises:
         VideoError: One cannot be decoded; the message names it.
     """
     for number, path in enumerate(pictures):
-        frame = _decode(path)
+        frame, display = _decode(path)
         frame.pts, frame.time_base = number, 1 / frame_rate
-        yield frame
+        yield frame, display
 
 
 def _read(path: Path) -> bytes:
@@ -240,7 +241,7 @@ def _has_end(jpeg: bytes) -> bool:
     return False
 
 
-def _decode(path: Path) -> VideoFrame:
+def _decode(path: Path) -> tuple[VideoFrame, Display]:
     content, name = _read(path), display_text(path.name)
     codec = next((codec for start, codec in _CODECS.items() if content.startswith(start)), None)
     if codec is None:
@@ -257,4 +258,4 @@ def _decode(path: Path) -> VideoFrame:
     if len(frames) != 1 or not isinstance(frames[0], VideoFrame):
         raise VideoError(f"{name} holds {len(frames)} pictures, expected 1", reason="a file is no picture")
     check_frame_size(frames[0].width, frames[0].height)
-    return frames[0]
+    return frames[0], frame_display(frames[0], context.sample_aspect_ratio)

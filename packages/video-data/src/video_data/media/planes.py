@@ -15,17 +15,23 @@ from torch import Tensor
 
 from video_data.media.container import VideoInfo, VideoSource, video_errors
 from video_data.media.decode import read_frames
-from video_data.media.filters import filter_graph, plane_rows, rotation_filters
+from video_data.media.display import (
+    BT601,
+    EXACT,
+    Display,
+    Matrix,
+    color_filters,
+    color_matrix,
+    frame_kind,
+    is_full_range,
+)
+from video_data.media.filters import crop_filters, filter_graph, plane_rows
 from video_data.sampling.clips import Box
 from video_data.utils.loader import batch_buffer
 
 P = TypeVar("P", np.ndarray, Tensor)
 
 _PLANAR = ("yuv420p", "yuvj420p")
-_FULL_RANGE = 2  # FFmpeg's number of the range that uses all of 0 to 255
-# Weights of red and blue in luma, by FFmpeg's numbers of the matrices; others count as BT.601.
-_BT601 = (0.299, 0.114)
-_LUMA_WEIGHTS = {1: (0.2126, 0.0722), 4: (0.30, 0.11), 7: (0.212, 0.087), 9: (0.2627, 0.0593)}
 
 
 @dataclass(frozen=True)
@@ -47,7 +53,7 @@ class PlaneLayout:
     num_frames: int
     height: int
     width: int
-    luma_weights: tuple[float, float] = _BT601
+    luma_weights: tuple[float, float] = (BT601.red, BT601.blue)
     full_range: bool = False
     flip: bool = False
     clips: tuple[tuple[int, tuple[int, ...]], ...] = ()
@@ -174,13 +180,14 @@ def decode_planes(
 ) -> list[tuple[PlaneLayout, np.ndarray]]:
     """Decode frames of a video as Y, U and V planes of crops, without scaling.
 
-    Videos that are not 8-bit 4:2:0 are converted to that first.
+    Videos that are not 8-bit 4:2:0 are converted to that first. Pixels that are not square stay so; resizing makes
+    squares of the planes.
 
     Args:
         source: Content of the video, or its path.
         info: The index of the video's frames.
         frames: Indices into `info.pts`, strictly increasing.
-        boxes: Parts of the displayed (rotated) picture to cut; all numbers even.
+        boxes: Parts of the displayed picture to cut; all numbers even.
 
     Returns:
         For each box a layout without clips, and its planes, uint8 [layout.num_bytes].
@@ -188,7 +195,10 @@ def decode_planes(
     Raises:
         VideoError: A frame cannot be decoded or is not what the index says, or a limit is passed.
     """
-    cutters = [_PlaneCutter(info.rotation, box, len(frames)) for box in boxes]
+    cutters = [
+        _PlaneCutter(info.display, info.display.stored_box(box, info.width, info.height), len(frames))
+        for box in boxes
+    ]
     for slot, frame in read_frames(source, info, frames):
         for cutter in cutters:
             cutter.cut(frame, slot)
@@ -196,54 +206,64 @@ def decode_planes(
 
 
 class _PlaneCutter:
-    """Copies one crop of the planes of frames into a buffer."""
+    """Copies one part of the planes of stored frames into a buffer, turned as it is displayed."""
 
-    def __init__(self, rotation: int, box: Box, num_frames: int) -> None:
-        self.layout = PlaneLayout(num_frames, box.height, box.width)
+    def __init__(self, display: Display, box: Box, num_frames: int) -> None:
+        width, height = display.turned(box.width, box.height)
+        self.layout = PlaneLayout(num_frames, _even(height), _even(width))
         self.planes = np.empty(self.layout.num_bytes, dtype=np.uint8)
         self._targets = split_planes(self.planes, self.layout)
-        self._rotation = rotation
+        self._display = display
         self._box = box
-        self._kind: tuple[str, int, int] | None = None
+        self._kind: tuple[object, ...] | None = None
+        self._colors: tuple[Matrix, bool] = (BT601, False)
         self._graph: Graph | None = None
 
     def cut(self, frame: VideoFrame, slot: int) -> None:
-        kind = (frame.format.name, int(frame.colorspace), int(frame.color_range))
+        kind = frame_kind(frame)
         if kind != self._kind:
-            self._set_kind(frame, kind)
+            self._set_graph(frame, is_first=self._kind is None)
+            self._kind = kind
         if self._graph is not None:
             self._graph.vpush(frame)
             frame = self._graph.vpull()
-        box = self._box
+        x, y = (0, 0) if self._graph else (self._box.x, self._box.y)
         for index, target in enumerate(self._targets):
             half = 2 if index else 1
-            x, y = (0, 0) if self._graph else (box.x // half, box.y // half)
+            height, width = target.shape[1:]
             rows = plane_rows(frame, index)
-            target[slot] = rows[y : y + box.height // half, x : x + box.width // half]
+            target[slot] = rows[y // half : y // half + height, x // half : x // half + width]
 
-    def _set_kind(self, frame: VideoFrame, kind: tuple[str, int, int]) -> None:
-        """Take the matrix and range of the first frame; frames of other kinds are converted to the usual ones."""
-        name, matrix, color_range = kind
-        box = self._box
-        crop = ("crop", f"{box.width}:{box.height}:{box.x}:{box.y}")
-        if self._kind is None and name in _PLANAR:
-            self.layout = replace(
-                self.layout,
-                luma_weights=_LUMA_WEIGHTS.get(matrix, _BT601),
-                full_range=name == "yuvj420p" or color_range == _FULL_RANGE,
-            )
-            if self._rotation:
-                self._graph = filter_graph(frame, *rotation_filters(self._rotation), crop)
-        else:
-            full = self._kind is not None and self.layout.full_range
-            self._graph = filter_graph(
-                frame,
-                *rotation_filters(self._rotation),
-                crop,
-                ("scale", f"out_color_matrix=bt601:out_range={'full' if full else 'limited'}"),
-                ("format", "yuv420p"),
-            )
-        self._kind = kind
+    def _set_graph(self, frame: VideoFrame, *, is_first: bool) -> None:
+        """Take the colors of the first frame where its planes can be taken; frames of other kinds are converted."""
+        matrix = color_matrix(frame)
+        colors = None
+        if matrix is not None and frame.format.name in _PLANAR:
+            colors = (matrix, is_full_range(frame))
+            if is_first:
+                self._colors = colors
+                weights = (matrix.red, matrix.blue)
+                self.layout = replace(self.layout, luma_weights=weights, full_range=colors[1])
+        crop, is_aligned = crop_filters(frame, self._box)
+        turn = self._display.turn()
+        if is_aligned and colors == self._colors:
+            self._graph = filter_graph(frame, *crop, *turn) if turn else None
+            return
+        matrix, is_full = self._colors
+        colors_out = f":out_color_matrix={matrix.name}:out_range={'full' if is_full else 'limited'}"
+        self._graph = filter_graph(
+            frame,
+            *color_filters(frame),
+            *crop,
+            *turn,
+            ("scale", f"{self.layout.width}:{self.layout.height}:flags=bicubic+{EXACT}{colors_out}"),
+            ("format", "yuv420p"),
+        )
+
+
+def _even(side: int) -> int:
+    """Round up a side of the part of a frame whose pixels are not square."""
+    return side + side % 2
 
 
 def join_planes(

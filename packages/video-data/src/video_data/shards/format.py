@@ -11,6 +11,7 @@ from pydantic import BaseModel, Field, ValidationError, field_validator
 
 from video_data.media.container import VideoInfo
 from video_data.media.delivery import Delivery
+from video_data.media.display import Display
 from video_data.media.limits import MAX_BYTES, MAX_FRAMES, VIDEO_SUFFIXES
 from video_data.shards.pack_options import PackOptions, Positive, StrictModel
 from video_data.utils.errors import InputError
@@ -83,9 +84,11 @@ class SampleRecord(StrictModel):
         other_labels: Indices of further classes, where the data set gives several.
         format: Short name of the container format.
         codec: Name of the video codec.
-        width: Columns of a decoded frame in pixels, before `rotation`.
-        height: Rows of a decoded frame in pixels, before `rotation`.
+        width: Columns of a decoded frame in pixels, as stored.
+        height: Rows of a decoded frame in pixels, as stored.
         rotation: Degrees counter-clockwise by which frames are turned for display.
+        mirror: Whether frames are mirrored left to right before they are turned.
+        pixel_aspect: Width of a stored pixel divided by its height, as numerator and denominator.
         time_base: Seconds per pts unit as numerator and denominator.
         num_frames: Number of frames.
         pts: Times of the frames as runs (first, step, count).
@@ -110,6 +113,8 @@ class SampleRecord(StrictModel):
     width: Positive
     height: Positive
     rotation: int = Field(ge=0, le=270, multiple_of=90)
+    mirror: bool = False
+    pixel_aspect: tuple[Positive, Positive] = (1, 1)
     time_base: tuple[Positive, Positive]
     num_frames: Annotated[int, Field(ge=1, le=MAX_FRAMES)]
     pts: tuple[Run, ...]
@@ -117,6 +122,11 @@ class SampleRecord(StrictModel):
     flow: FlowRecord | None = None
     stream: NonNegative = 0
     delivery: Delivery | None = None
+
+    @property
+    def display(self) -> Display:
+        """How frames are shown."""
+        return Display(self.rotation, self.mirror, Fraction(*self.pixel_aspect))
 
     def video_info(self) -> VideoInfo:
         """Return the frame index in the form that the decoder takes.
@@ -130,7 +140,7 @@ class SampleRecord(StrictModel):
             codec=self.codec,
             width=self.width,
             height=self.height,
-            rotation=self.rotation,
+            display=self.display,
             time_base=Fraction(*self.time_base),
             pts=pts,
             keyframes=keyframes,
@@ -147,13 +157,13 @@ class SampleRecord(StrictModel):
         if self.flow is None:
             raise InputError(f"sample {self.key!r} has no optical flow")
         pts, keyframes = self._frame_index(self.flow.pts, self.flow.keyframes)
-        turned = self.rotation % 180 != 0
+        width, height = self.display.size(self.width, self.height)
         return VideoInfo(
             format="mov",
             codec="h264",
-            width=self.height if turned else self.width,
-            height=2 * (self.width if turned else self.height),
-            rotation=0,
+            width=width,
+            height=2 * height,
+            display=Display(),
             time_base=Fraction(*self.flow.time_base),
             pts=pts,
             keyframes=keyframes,

@@ -224,9 +224,7 @@ class _Totals:
     def add(self, split: str, records: Iterable[SampleRecord]) -> None:
         for record in records:
             seconds = seconds_of(record)
-            width, height = record.width, record.height
-            if record.rotation % 180:
-                width, height = height, width
+            width, height = record.display.size(record.width, record.height)
             self.sizes[f"{width}x{height}"] += 1
             self.codecs[record.codec] += 1
             self.containers[record.format] += 1

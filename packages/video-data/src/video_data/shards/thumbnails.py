@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
-from av.filter import Graph
 
 from video_data.media.container import VideoInfo, video_errors
 from video_data.media.decode import read_frames
-from video_data.media.filters import filter_graph, plane_rows, rotation_filters
+from video_data.media.display import frame_kind
+from video_data.media.filters import PictureGraph
 from video_data.media.limits import VideoError
 from video_data.sampling.order import permutation
 from video_data.shards.inspect import read_index, seconds_of
@@ -156,16 +156,10 @@ def _pictures(content: bytes, info: VideoInfo, num_frames: int, height: int) -> 
     # As wide as the picture is, within reason.
     width = round(height * min(4.0, max(0.25, info.display_size[0] / info.display_size[1])))
     pictures = np.empty((len(frames), height, width, 3), dtype=np.uint8)
-    graphs: dict[str, Graph] = {}
+    graphs: dict[tuple[object, ...], PictureGraph] = {}
     for slot, frame in read_frames(content, info, frames.tolist()):
-        if frame.format.name not in graphs:
-            graphs[frame.format.name] = filter_graph(
-                frame,
-                *rotation_filters(info.rotation),
-                ("scale", f"{width}:{height}:flags=bicubic"),
-                ("format", "rgb24"),
-            )
-        graph = graphs[frame.format.name]
-        graph.vpush(frame)
-        pictures[slot] = plane_rows(graph.vpull(), 0)[:, : 3 * width].reshape(height, width, 3)
+        kind = frame_kind(frame)
+        if kind not in graphs:
+            graphs[kind] = PictureGraph(frame, info.display, (width, height))
+        pictures[slot] = graphs[kind].convert(frame)
     return pictures

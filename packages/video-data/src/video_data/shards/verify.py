@@ -343,7 +343,9 @@ def _differences(found: VideoInfo, expected: VideoInfo) -> list[str]:
         ("container", found.format, expected.format),
         ("codec", found.codec, expected.codec),
         ("size", f"{found.width}x{found.height}", f"{expected.width}x{expected.height}"),
-        ("rotation", found.rotation, expected.rotation),
+        ("rotation", found.display.rotation, expected.display.rotation),
+        ("mirroring", found.display.mirror, expected.display.mirror),
+        ("pixel aspect", found.display.pixel_aspect, expected.display.pixel_aspect),
         ("time base", found.time_base, expected.time_base),
         ("number of frames", found.num_frames, expected.num_frames),
     ]

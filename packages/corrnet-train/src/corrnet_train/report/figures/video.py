@@ -14,7 +14,9 @@ from PIL import Image, ImageDraw, ImageFont
 from corrnet_train.inference.classifier import Prediction
 from corrnet_train.utils.errors import InputError
 from video_data.loading.live import WindowFrame
+from video_data.media.display import frame_kind
 from video_data.media.encode import check_encoder
+from video_data.media.filters import PictureGraph
 from video_data.utils.files import atomic_path
 
 _FALLBACK_RATE = 25  # frames a second of a stream without times
@@ -141,10 +143,15 @@ class AnnotatedVideo(VideoWriter):
     def __init__(self, path: Path, *, top: int = 3) -> None:
         super().__init__(path)
         self._top = top
+        self._kind: object = None
+        self._graph: PictureGraph | None = None
 
     def add_frame(self, frame: WindowFrame, prediction: Prediction | None) -> None:
         """Add a frame, as `classify_stream` hands it to `on_frame`."""
-        picture = Image.fromarray(frame.frame.to_ndarray(format="rgb24")).rotate(frame.rotation, expand=True)
+        kind = (frame.display, frame_kind(frame.frame))
+        if self._graph is None or kind != self._kind:
+            self._kind, self._graph = kind, PictureGraph(frame.frame, frame.display)
+        picture = Image.fromarray(self._graph.convert(frame.frame))
         if prediction is not None:
             draw_classes(picture, prediction, self._top)
         self.add(picture, frame.number / _FALLBACK_RATE if frame.seconds is None else frame.seconds)
