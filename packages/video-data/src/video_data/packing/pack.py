@@ -415,6 +415,7 @@ class _Totals:
     def add(self, split: Split, samples: Iterable[SampleRecord]) -> None:
         for sample in samples:
             self._counts[split][sample.label] += 1
+            self._sources[sample.source_sha256].add((split, sample.source, sample.label))
             if sample.delivery and sample.delivery.is_flawed:
                 self.flawed.append(FlawedVideo(split=split, source=sample.source, delivery=sample.delivery))
 
