@@ -35,7 +35,7 @@ from video_data.utils.errors import describe
 from video_data.utils.files import what_instead_of_file
 from video_data.utils.interrupts import called_by_c, is_put_off, put_off_until_end
 
-VideoSource = bytes | Path
+VideoSource = bytes | str | Path
 
 
 class _LimitedFile:
@@ -121,7 +121,7 @@ def open_video(
     with (
         put_off_until_end(),
         video_errors(),
-        io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as file,
+        io.BytesIO(source) if isinstance(source, bytes) else Path(source).open("rb") as file,
         av.open(
             _LimitedFile(file, Deadline(max_seconds)),
             "r",
