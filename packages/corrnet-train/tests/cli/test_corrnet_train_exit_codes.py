@@ -1,6 +1,7 @@
 """Exit codes that scripts rely on: 0 done, 1 failed, 2 bad input, 3 some videos left out, 70 a bug, 130 interrupted."""
 
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -18,6 +19,7 @@ from corrnet_train.cli import app, menu
 from corrnet_train.cli.menu import load_command
 from corrnet_train.config.recipes import ConfigError
 from corrnet_train.distributed.ranks import RanksError
+from corrnet_train.doctor import _shards
 from corrnet_train.utils.errors import InputError, MissingPackageError, WorkError, kind_of
 from video_data import PackOptions, RemoteError, ShardError, VideoError
 
@@ -237,6 +239,34 @@ def test_an_interrupted_training_says_how_it_goes_on(left, option, motionbench, 
     again = f"interrupted; continue with: corrnet {' '.join(line)} {option}\n"
     expected = again if option else "interrupted; the same command starts again\n"
     assert (result.exit_code, result.stderr) == (130, expected)
+
+
+def test_commands_that_are_told_are_quoted(motionbench, monkeypatch, tmp_path):
+    """What is told can be copied into a shell, whatever stands in the names."""
+    monkeypatch.setattr(
+        "corrnet_train.training.trainer.Trainer.run", lambda trainer: signal.raise_signal(signal.SIGINT)
+    )
+    run = tmp_path / "my run; (a) $5"
+    (run / "checkpoints").mkdir(parents=True)
+    line = [
+        "train", "motionbench", f"data.shards={motionbench[1]}", "data.num_workers=0", f"run.dir={run}2",
+        "run.device=cpu", "optim.batch_size=8", "model.options={dropout: 0.5}",
+    ]  # fmt: skip
+    monkeypatch.setattr("corrnet_train.cli.train._way_on", lambda config: "--resume")
+    told = runner.invoke(app, line).stderr.removeprefix("interrupted; continue with: ")
+    assert shlex.split(told) == ["corrnet", *line, "--resume"]
+
+    shards = tmp_path / "my shards"
+    options = ["--part", "1/2", "--num-workers", "1", "--copy"]
+    packed = runner.invoke(
+        app, ["pack", "csv", str(motionbench[0] / "motionbench.csv"), str(shards), *options]
+    )
+    told = next(line for line in packed.stderr.splitlines() if "pack-merge" in line)
+    assert shlex.split(told.partition(": ")[2]) == ["corrnet", "pack-merge", str(shards)]
+
+    wrong = runner.invoke(app, ["pack", "my videos", "to"], env={"COLUMNS": "300"})
+    assert "corrnet pack folder 'my videos' to" in " ".join(wrong.output.split())
+    assert _shards("my shards").advice == "corrnet verify 'my shards' looks closer"
 
 
 def test_batch_norm_of_one_value_is_bad_input(motionbench, tmp_path):

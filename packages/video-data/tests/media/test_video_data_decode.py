@@ -8,7 +8,9 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+import torch
 
+from video_data import ClipConfig, decode_views
 from video_data.media.container import decode_packets, open_video, probe_video
 from video_data.media.decode import decode_clips
 from video_data.media.display import Display
@@ -312,3 +314,14 @@ def test_decoding_leaves_no_open_files(make_video, tmp_path):
     for _ in range(5):
         decode_clips(path, info, [[1, 15]], [WHOLE], 64)[0]
     assert open_files() == before
+
+
+def test_a_path_may_be_text(make_video, tmp_path):
+    path = tmp_path / "video.mp4"
+    path.write_bytes(make_video(range(20)))
+    clip = ClipConfig(num_frames=4, crop_size=32)
+    assert probe_video(str(path)).num_frames == 20
+    assert torch.equal(decode_views(str(path), clip, 2), decode_views(path, clip, 2))
+    assert len(reencode_video(str(path), max_short_side=32, gop=4, crf=20)) > 0
+    with pytest.raises(VideoError, match=f"^{tmp_path}: "):
+        decode_views(str(tmp_path), clip, 2)

@@ -1,5 +1,6 @@
 """`corrnet demo` and `corrnet motionbench`."""
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -40,7 +41,7 @@ def demo(
         soft_wrap=True,
     )
     err.print(
-        escape(f"$ corrnet predict {outcome.checkpoint} {outcome.example}"),
+        escape(f"$ {shlex.join(['corrnet', 'predict', str(outcome.checkpoint), str(outcome.example)])}"),
         highlight=False,
         soft_wrap=True,
     )

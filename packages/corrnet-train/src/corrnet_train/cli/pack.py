@@ -1,5 +1,6 @@
 """`corrnet pack` and `corrnet pack-merge`: one command for each data set, with the same options for packing."""
 
+import shlex
 from collections import Counter
 from collections.abc import Callable, Sequence
 from fractions import Fraction
@@ -43,7 +44,7 @@ class _DataSets(TyperGroup):
             known = ", ".join(self.list_commands(ctx))
             raise typer.BadParameter(
                 f"no data set {args[0]!r}; there are {known}. "
-                f"To pack your own videos: corrnet pack {command} {' '.join(args)}"
+                f"To pack your own videos: {shlex.join(['corrnet', 'pack', command, *args])}"
             )
         return super().resolve_command(ctx, args)
 
@@ -147,7 +148,9 @@ def _pack(make_listing: "Callable[[], Listing]", dest: Path, options: PackOption
         number, count = options.part or (1, 1)
         out.print(f"part {number} of {count}: packed {report.num_packed} videos", highlight=False)
         err.print(
-            escape(f"when all parts are done: corrnet pack-merge {dest}"), highlight=False, soft_wrap=True
+            escape(f"when all parts are done: {shlex.join(['corrnet', 'pack-merge', str(dest)])}"),
+            highlight=False,
+            soft_wrap=True,
         )
     _summarize(report)
 

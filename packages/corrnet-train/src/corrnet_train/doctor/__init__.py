@@ -1,5 +1,6 @@
 """`corrnet doctor`: checks a machine, or all processes of a run, before an expensive one."""
 
+import shlex
 from collections.abc import Callable
 from typing import Any
 
@@ -8,6 +9,7 @@ from corrnet_train.doctor import correlation, folder, group, machine, video
 from corrnet_train.doctor.board import Board, connect
 from corrnet_train.doctor.checkup import Check, Context, Options, run_checks
 from corrnet_train.doctor.finding import CheckResult, Finding
+from video_data.utils.messages import hide_secrets
 
 __all__ = ["CheckResult", "Context", "Finding", "Options", "choose_checks", "examine"]
 
@@ -101,5 +103,5 @@ def _shards(path: str) -> Check:
         name="shards",
         run=video.shards,
         combine=video.same_shards,
-        advice=f"corrnet verify {path} looks closer",
+        advice=f"{hide_secrets(shlex.join(['corrnet', 'verify', path]))} looks closer",
     )

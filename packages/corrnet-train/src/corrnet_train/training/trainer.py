@@ -553,7 +553,7 @@ class Trainer:
         kept = self.last_checkpoint.with_name(f"step-{self.step:08d}.pt")
         return [kept, self.last_checkpoint] if self.schedule.keeps(self.step) else [self.last_checkpoint]
 
-    def save(self, *paths: Path) -> None:
+    def save(self, *paths: str | Path) -> None:
         """Start to write everything the run needs to continue to `paths`; all processes call it."""
         rng = {"cpu": torch.get_rng_state()}
         if self.device.type == "cuda":
@@ -579,7 +579,7 @@ class Trainer:
             replaced=self.replaced_before + sum(replaced),
             meter=self.meter.state_dict(),
         )
-        self.writer.save(checkpoint, *paths)
+        self.writer.save(checkpoint, *map(Path, paths))
 
     def _norm_batch(self) -> int:
         return self.config.train.norm_batch(self.config.optim.batch_size, world_size=self.ranks.world_size)

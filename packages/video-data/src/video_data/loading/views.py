@@ -175,10 +175,10 @@ def _decode_views(
     check_pixels(pixels)
     if clip.modality != "rgb" and pixels != "rgb":
         raise InputError(f"modality {clip.modality!r} needs pixels 'rgb', got {pixels!r}")
-    name = f"{source}: " if isinstance(source, Path) else ""
+    name = "" if isinstance(source, bytes) else f"{source}: "
     try:
-        if isinstance(source, Path) and holds_pictures(source):
-            source = pictures_video(source)
+        if not isinstance(source, bytes) and holds_pictures(Path(source)):
+            source = pictures_video(Path(source))
         views = _Views(num_clips, num_crops, clip)
         if clip.modality != "rgb":
             streams, info = _with_flow(source, clip)

@@ -40,7 +40,7 @@ from video_data.utils.errors import MissingPackageError, describe
 from video_data.utils.files import what_instead_of_file
 from video_data.utils.interrupts import called_by_c, is_put_off, put_off_until_end
 
-VideoSource = bytes | Path
+VideoSource = bytes | str | Path
 _STILLS = Disposition.attached_pic | Disposition.timed_thumbnails | Disposition.still_image
 _IMPAIRED = Disposition.hearing_impaired | Disposition.visual_impaired
 _PREDICTED = (PictureType.P, PictureType.B)
@@ -136,7 +136,7 @@ def open_video(
     with (
         put_off_until_end(),
         video_errors(),
-        io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as file,
+        io.BytesIO(source) if isinstance(source, bytes) else Path(source).open("rb") as file,
         _open_container(file, format, probe, max_seconds) as container,
     ):
         chosen = best_stream(container) if stream is None else _numbered_stream(container, stream)
@@ -363,7 +363,7 @@ def explained(source: VideoSource) -> Iterator[None]:
     try:
         yield
     except DamagedVideo as error:
-        with io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as file:
+        with io.BytesIO(source) if isinstance(source, bytes) else Path(source).open("rb") as file:
             reason = unreadable_reason(file)
         if reason is None:
             raise
