@@ -344,6 +344,23 @@ def test_classes_are_told(tmp_path):
     assert note == "taken 2 folders for classes: run, walk; all videos for the split train"
 
 
+def test_classes_that_training_never_sees_are_told(tmp_path):
+    names = ["train/run/1.mp4", "train/walk/2.mp4", "val/run/3.mp4", "val/walking/4.mp4"]
+    listing = list_folder(touch(tmp_path, *names))
+    note = "1 classes have videos in val or test and none in train: walking"
+    assert listing.notes[1:] == (note,) and listing.class_names == ("run", "walk", "walking")
+    rows = "".join(f"{name},{name.split('/')[1]},{name.split('/')[0]}\n" for name in names)
+    assert list_csv(text(tmp_path / "list.csv", f"path,label,split\n{rows}")).notes == (note,)
+    assert list_folder(tmp_path / "val").notes[1:] == ()
+
+
+def test_single_pictures_and_those_beside_videos_are_no_video(tmp_path):
+    touch(tmp_path, "a/1/1.jpg", "a/1/2.jpg", "a/cover.jpg", "b/v.mp4", "b/1.jpg", "b/2.jpg")
+    listing = list_folder(tmp_path, frame_rate=Fraction(25))
+    assert listed(listing) == {"a/1": ("train", "a"), "b/v.mp4": ("train", "b")}
+    assert passed_over(listing) == {"files with the ending .jpg": (3, ("a/cover.jpg", "b/1.jpg", "b/2.jpg"))}
+
+
 @pytest.mark.parametrize(
     ("names", "message"),
     [

@@ -15,6 +15,7 @@ from video_data.datasets.listing import (
     check_pictures,
     refuse_alike,
     require_two_classes,
+    unseen_classes,
 )
 from video_data.media.pictures import holds_pictures
 from video_data.utils.errors import InputError, describe
@@ -89,7 +90,7 @@ def list_csv(
     if not places:
         raise InputError(f"no row of {csv_path} has a label: all are -1")
     require_two_classes([*entries, *(entry for entry, _ in dropped if entry.label)], csv_path)
-    return Listing(entries, dropped, "csv")
+    return Listing(entries, dropped, "csv", notes=unseen_classes(entries))
 
 
 def _look_at(path: Path) -> tuple[str | None, object]:
