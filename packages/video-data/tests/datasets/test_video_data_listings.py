@@ -63,12 +63,13 @@ def passed_over(listing: Listing) -> dict[str, tuple[int, tuple[str, ...]]]:
     [
         (
             "path,label\na.mp4,throw, then catch\nb.mp4,x\n",
-            "line 2: 3 cells, the header has 2 columns; a cell with a comma needs quotes: 'a.mp4,throw,then catch'",
+            "line 2: 3 cells, the header names 2; a cell with a comma needs quotes: 'a.mp4,throw,then catch'",
         ),
-        ("path,label,split\na.mp4,x,train\nb.mp4,y\n", "line 3: 2 cells, the header has 3 columns"),
+        ("path,label,split\na.mp4,x,train\nb.mp4,y\n", "line 3: 2 cells, the header names 3"),
         ('path,label\na.mp4,"x\nb.mp4,y\nc.mp4,x\n', "is not a UTF-8 csv file: unexpected end of data"),
         ('path,label\na.mp4,"x" y\nb.mp4,y\n', "is not a UTF-8 csv file"),
-        ("path,label,label\na.mp4,x,y\n", "the column label is twice in the header"),
+        ("path,label,\na.mp4,x,\nb.mp4,y,z\n", "line 3: 3 cells, the header names 2"),
+        ("path,label,Label\na.mp4,x,y\n", "the column label is twice in the header"),
         (
             "path,label\na.mp4,x\nb.mp4,y\n./a.mp4,y\n",
             "line 4: ./a.mp4 was listed before with another label or split, in line 2 as a.mp4: 'y' in train, and 'x'",
@@ -96,7 +97,7 @@ def test_labels_of_a_csv_that_do_not_fit_are_refused_with_the_line(content, mess
 
 def test_a_video_under_two_spellings_with_one_label_is_listed_once(tmp_path):
     touch(tmp_path, "a.mp4", "b.mp4")
-    table = text(tmp_path / "list.csv", "path,label,,\na.mp4,x,,\n./a.mp4,x,,\n\nb.mp4,y,,,,\n")
+    table = text(tmp_path / "list.csv", "Path,label,,\na.mp4,x,,\n./a.mp4,x,,\n\nb.mp4,y,,,,\n")
     listing = list_csv(str(table), str(tmp_path))
     assert listed(listing) == {"a.mp4": ("train", "x"), "b.mp4": ("train", "y")}
     assert dropped(listing) == [("./a.mp4", "listed twice")]
@@ -144,6 +145,14 @@ def test_one_path_that_no_system_takes_does_not_end_packing(make_video, tmp_path
     assert report.num_packed == 2
     assert reasons[long] == "OSError: File name too long"
     assert "null" in reasons["nul\0.mp4"] and reasons["a.mp4/c.mp4"] == MISSING
+
+
+def test_the_header_of_a_csv_may_have_capitals_and_other_columns_are_named(tmp_path):
+    touch(tmp_path, "a.mp4", "b.mp4")
+    table = text(tmp_path / "list.csv", "PATH, Label,start,Split,Note\na.mp4,x,1,val,\nb.mp4,y,2,train,z\n")
+    listing = list_csv(table)
+    assert listed(listing) == {"a.mp4": ("val", "x"), "b.mp4": ("train", "y")}
+    assert listing.notes[0] == "columns that are not read: note, start"
 
 
 def test_splits_of_a_csv_have_their_common_names(tmp_path):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from corrnet_train.utils.errors import InputError
 from video_data import RemoteError
-from video_data.datasets.finder import Tally, Walker
+from video_data.datasets.finder import Tally, Walker, ending
 from video_data.media.limits import VIDEO_SUFFIXES
 from video_data.media.pictures import PICTURE_SUFFIXES, holds_pictures
 from video_data.utils.remote import fetch_bytes
@@ -68,7 +68,7 @@ def _in_folder(top: Path) -> list[Path]:
     """Video files and folders of frames; what is hidden is passed over, linked folders are followed."""
     found: list[Path] = []
     for folder, files in Walker(Tally(top)).walk(top):
-        suffixes = [Path(file).suffix[1:].lower() for file in files]
+        suffixes = [ending(file) for file in files]
         videos = [
             folder / file for file, suffix in zip(files, suffixes, strict=True) if suffix in VIDEO_SUFFIXES
         ]

@@ -4,7 +4,7 @@ from collections import defaultdict
 from fractions import Fraction
 from pathlib import Path
 
-from video_data.datasets.finder import Tally, Walker
+from video_data.datasets.finder import Tally, Walker, ending
 from video_data.datasets.listing import (
     SPLIT_NAMES,
     TWICE,
@@ -131,7 +131,7 @@ class _FolderListing:
         """Return the videos in a folder at any depth."""
         entries = []
         for place, files in Walker(self._tally, above).walk(folder):
-            suffixes = [Path(file).suffix[1:].lower() for file in files]
+            suffixes = [ending(file) for file in files]
             pictures = [suffix in PICTURE_SUFFIXES for suffix in suffixes]
             self._has_pictures |= any(pictures)
             has_videos = not VIDEO_SUFFIXES.isdisjoint(suffixes)
@@ -155,7 +155,7 @@ class _FolderListing:
         """Return the folders in a folder; files beside them are counted."""
         folders, files = Walker(self._tally, above).entries(folder)
         for file in files:
-            if Path(file).suffix[1:].lower() in VIDEO_SUFFIXES:
+            if ending(file) in VIDEO_SUFFIXES:
                 self._tally.add("videos beside the folders of classes", folder / file)
             else:
                 self._tally.add_ending(folder / file)
