@@ -8,6 +8,7 @@ from typer.testing import CliRunner
 from corrnet_train.cli import app
 from corrnet_train.config.schema import load_config
 from corrnet_train.evaluation.evaluate import EVALUATION_FILES
+from video_data.utils.files import locked
 
 runner = CliRunner()
 
@@ -178,6 +179,60 @@ def test_pack_shows_with_dry_run_what_a_data_set_has(kinetics, tmp_path):
     assert ["train", "2", "2", "0"] in lines and ["val", "3", "2", "1"] in lines
     assert "gone_000000_000010: missing" in output
     assert not (tmp_path / "shards").exists()
+
+
+def test_pack_says_what_it_takes_for_what_and_what_it_passes_over(motionbench, tmp_path):
+    source, shards = tmp_path / "videos", tmp_path / "shards"
+    for split, names in (("training", ("left", "right")), ("dev", ("left", "right"))):
+        for name in names:
+            shutil.copytree(motionbench[0] / "videos" / "val" / name, source / split / name)
+    (source / "annotations").mkdir()
+    (source / "annotations" / "train.csv").touch()
+    (source / "training" / "left" / "a.m2ts").touch()
+    (source / "training" / "loose [1].mp4").touch()
+    (source / "dev" / "left" / "gone.mp4").symlink_to("nowhere")
+    expected = [
+        "taken for splits: dev (val), training (train); in them 2 folders for classes: left, right",
+        "videos beside the folders of classes: 1, the first is training/loose [1].mp4",
+        "folders without videos: 1, the first is annotations",
+        "links that lead nowhere: 1, the first is dev/left/gone.mp4",
+        "files with the ending .m2ts: 1, the first is training/left/a.m2ts",
+        "files with the ending .csv: 1, the first is annotations/train.csv",
+    ]
+    for arguments in (["--dry-run"], ["--copy", "--num-workers", 1]):
+        output = corrnet("pack", "folder", source, shards, *arguments)
+        assert [text for text in expected if text not in output] == []
+    output = corrnet("inspect", shards)
+    assert [text for text in expected if text not in output] == []
+
+
+def test_a_second_pack_into_a_folder_is_told_before_videos_are_listed(kinetics, tmp_path, monkeypatch):
+    shards = tmp_path / "shards"
+    corrnet("pack", "kinetics", kinetics, shards, "--copy", "--num-workers", 1)
+
+    def list_kinetics(*args, **options):
+        raise AssertionError("videos are listed")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("video_data.datasets.list_kinetics", list_kinetics)
+        assert "holds a finished shard set" in corrnet("pack", "kinetics", kinetics, shards, code=2)
+        with locked(shards / ".lock", wait=False):
+            output = corrnet("pack", "kinetics", kinetics, shards, "--overwrite", code=2)
+        assert "another process packs into" in output
+    corrnet("pack", "kinetics", kinetics, shards, "--dry-run")
+
+
+def test_pack_warns_of_one_video_with_two_labels(motionbench, tmp_path):
+    for name in ("left", "right"):
+        (tmp_path / "videos" / name).mkdir(parents=True)
+        shutil.copy(
+            next((motionbench[0] / "videos" / "val" / "left").glob("*.mp4")),
+            tmp_path / "videos" / name / "v.mp4",
+        )
+    output = corrnet("pack", "folder", tmp_path / "videos", tmp_path / "shards", "--copy", "--num-workers", 1)
+    assert "1 videos are there with different labels" in output
+    output = corrnet("inspect", tmp_path / "shards")
+    assert "the same video with the labels left and right: train: left/v.mp4; train: right/v.mp4" in output
 
 
 def test_pack_in_parts_and_merge(kinetics, tmp_path):

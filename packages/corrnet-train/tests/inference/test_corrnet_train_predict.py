@@ -107,7 +107,7 @@ def test_a_folder_of_frames_is_a_video(trained, folder, tmp_path):
         frames = [frame.to_image() for frame in container.decode(video=0)]
     (tmp_path / "clips" / "jump").mkdir(parents=True)
     for number, frame in enumerate(frames):
-        frame.save(tmp_path / "clips" / "jump" / f"{number:04d}.png")
+        frame.save(tmp_path / "clips" / "jump" / f"{number}.png")
     (tmp_path / "clips" / "cover.jpg").touch()  # one picture is no video
     assert [video.name for video in find_videos([str(tmp_path / "clips")])] == [
         str(tmp_path / "clips" / "jump")
@@ -121,6 +121,39 @@ def test_a_folder_of_frames_is_a_video(trained, folder, tmp_path):
     assert of_frames["probabilities"] == pytest.approx(of_video["probabilities"], abs=0.05)
     output = corrnet("predict", trained, tmp_path / "clips" / "jump", "--hop", 2, "--top", 1)
     assert output.count(" ms)") == 3
+
+
+def test_frames_among_others_are_named_by_their_pattern(trained, folder, tmp_path):
+    frames = tmp_path / "frames"
+    frames.mkdir()
+    with av.open(str(folder / "sub 0" / "v.mp4")) as container:
+        for number, frame in enumerate(container.decode(video=0)):
+            frame.to_image().save(frames / f"img_{number}.png")
+            frame.to_image().save(frames / f"other_{11 - number}.png")
+    output = corrnet("predict", trained, frames, code=1)
+    assert "several sequences of pictures: img_*.png (12), other_*.png (12); give the pattern" in output
+    results = {}
+    for name, video in (
+        ("a", frames / "img_*.png"),
+        ("b", frames / "other_*.png"),
+        ("c", folder / "sub 0"),
+    ):
+        corrnet("predict", trained, video, "--top", 8, "--json", tmp_path / f"{name}.json")
+        results[name] = json.loads((tmp_path / f"{name}.json").read_text())[0]["probabilities"]
+    assert results["a"] == pytest.approx(results["c"], abs=0.05)
+    assert results["b"] != results["a"]  # backwards
+    with pytest.raises(ValueError, match="no file or folder"):
+        find_videos([str(tmp_path / "none" / "img_*.png")])
+
+
+def test_linked_folders_are_looked_into_once(folder):
+    (folder / "up").symlink_to("..")
+    (folder.parent / "elsewhere").mkdir()
+    (folder.parent / "elsewhere" / "a.mp4").touch()
+    (folder / "link").symlink_to("../elsewhere")
+    found = [video.name for video in find_videos([str(folder / "sub 0"), str(folder)])]
+    names = ["sub 0/v.mp4", "broken.mp4", "link/a.mp4", "sub 0/v.mp4", "sub 1/v.mp4", "sub 2/v.mp4"]
+    assert found == [str(folder / name) for name in names]
 
 
 def test_a_file_name_that_is_no_utf8_is_shown(trained, folder, tmp_path):

@@ -63,12 +63,13 @@ def passed_over(listing: Listing) -> dict[str, tuple[int, tuple[str, ...]]]:
     [
         (
             "path,label\na.mp4,throw, then catch\nb.mp4,x\n",
-            "line 2: 3 cells, the header has 2 columns; a cell with a comma needs quotes: 'a.mp4,throw,then catch'",
+            "line 2: 3 cells, the header names 2; a cell with a comma needs quotes: 'a.mp4,throw,then catch'",
         ),
-        ("path,label,split\na.mp4,x,train\nb.mp4,y\n", "line 3: 2 cells, the header has 3 columns"),
+        ("path,label,split\na.mp4,x,train\nb.mp4,y\n", "line 3: 2 cells, the header names 3"),
         ('path,label\na.mp4,"x\nb.mp4,y\nc.mp4,x\n', "is not a UTF-8 csv file: unexpected end of data"),
         ('path,label\na.mp4,"x" y\nb.mp4,y\n', "is not a UTF-8 csv file"),
-        ("path,label,label\na.mp4,x,y\n", "the column label is twice in the header"),
+        ("path,label,\na.mp4,x,\nb.mp4,y,z\n", "line 3: 3 cells, the header names 2"),
+        ("path,label,Label\na.mp4,x,y\n", "the column label is twice in the header"),
         (
             "path,label\na.mp4,x\nb.mp4,y\n./a.mp4,y\n",
             "line 4: ./a.mp4 was listed before with another label or split, in line 2 as a.mp4: 'y' in train, and 'x'",
@@ -96,7 +97,7 @@ def test_labels_of_a_csv_that_do_not_fit_are_refused_with_the_line(content, mess
 
 def test_a_video_under_two_spellings_with_one_label_is_listed_once(tmp_path):
     touch(tmp_path, "a.mp4", "b.mp4")
-    table = text(tmp_path / "list.csv", "path,label,,\na.mp4,x,,\n./a.mp4,x,,\n\nb.mp4,y,,,,\n")
+    table = text(tmp_path / "list.csv", "Path,label,,\na.mp4,x,,\n./a.mp4,x,,\n\nb.mp4,y,,,,\n")
     listing = list_csv(str(table), str(tmp_path))
     assert listed(listing) == {"a.mp4": ("train", "x"), "b.mp4": ("train", "y")}
     assert dropped(listing) == [("./a.mp4", "listed twice")]
@@ -144,6 +145,14 @@ def test_one_path_that_no_system_takes_does_not_end_packing(make_video, tmp_path
     assert report.num_packed == 2
     assert reasons[long] == "OSError: File name too long"
     assert "null" in reasons["nul\0.mp4"] and reasons["a.mp4/c.mp4"] == MISSING
+
+
+def test_the_header_of_a_csv_may_have_capitals_and_other_columns_are_named(tmp_path):
+    touch(tmp_path, "a.mp4", "b.mp4")
+    table = text(tmp_path / "list.csv", "PATH, Label,start,Split,Note\na.mp4,x,1,val,\nb.mp4,y,2,train,z\n")
+    listing = list_csv(table)
+    assert listed(listing) == {"a.mp4": ("val", "x"), "b.mp4": ("train", "y")}
+    assert listing.notes[0] == "columns that are not read: note, start"
 
 
 def test_splits_of_a_csv_have_their_common_names(tmp_path):
@@ -342,6 +351,23 @@ def test_folders_with_the_common_names_of_splits_are_splits(splits, tmp_path):
 def test_classes_are_told(tmp_path):
     (note,) = list_folder(touch(tmp_path, "run/a.mp4", "walk/b.mp4")).notes
     assert note == "taken 2 folders for classes: run, walk; all videos for the split train"
+
+
+def test_classes_that_training_never_sees_are_told(tmp_path):
+    names = ["train/run/1.mp4", "train/walk/2.mp4", "val/run/3.mp4", "val/walking/4.mp4"]
+    listing = list_folder(touch(tmp_path, *names))
+    note = "1 classes have videos in val or test and none in train: walking"
+    assert listing.notes[1:] == (note,) and listing.class_names == ("run", "walk", "walking")
+    rows = "".join(f"{name},{name.split('/')[1]},{name.split('/')[0]}\n" for name in names)
+    assert list_csv(text(tmp_path / "list.csv", f"path,label,split\n{rows}")).notes == (note,)
+    assert list_folder(tmp_path / "val").notes[1:] == ()
+
+
+def test_single_pictures_and_those_beside_videos_are_no_video(tmp_path):
+    touch(tmp_path, "a/1/1.jpg", "a/1/2.jpg", "a/cover.jpg", "b/v.mp4", "b/1.jpg", "b/2.jpg")
+    listing = list_folder(tmp_path, frame_rate=Fraction(25))
+    assert listed(listing) == {"a/1": ("train", "a"), "b/v.mp4": ("train", "b")}
+    assert passed_over(listing) == {"files with the ending .jpg": (3, ("a/cover.jpg", "b/1.jpg", "b/2.jpg"))}
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from fractions import Fraction
 from pathlib import Path
 
 import pytest
+import torch
 
 from video_data import ClipConfig, VideoError, decode_views
 from video_data.loading.live import open_frames
@@ -83,6 +84,10 @@ def test_what_is_not_one_sequence_without_gaps_is_refused(names, message, put):
 def test_a_pattern_says_which_sequence_is_meant(put, frame_numbers):
     folder = put("img_1.jpg", "flow_x_1.jpg", "img_2.jpg", "flow_x_2.jpg", "img_10.jpg", "old_img_1.jpg")
     assert shown(folder / "flow_x_*.jpg", frame_numbers) == [1, 3]
+    clip = ClipConfig(num_frames=2, crop_size=64, short_side=(64, 64))
+    assert torch.equal(
+        decode_views(str(folder / "flow_x_*.jpg"), clip, 1), decode_views(folder / "flow_x_*.jpg", clip, 1)
+    )
     with pytest.raises(VideoError, match=r"1 gap .* after img_2.jpg, before img_10.jpg"):
         list_pictures(folder / "img_*.jpg")
     with pytest.raises(VideoError, match=r"no pictures rgb_\*.jpg in this folder"):

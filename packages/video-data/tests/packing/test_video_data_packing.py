@@ -22,6 +22,7 @@ from video_data import (
     inspect_shards,
     merge_parts,
     open_shards,
+    pack_csv,
     pack_folder,
     pack_listing,
     verify_shards,
@@ -567,12 +568,28 @@ def test_the_journal_is_gone_when_all_is_done(class_folder, tmp_path):
 
 def test_two_processes_do_not_pack_into_one_folder(class_folder, tmp_path):
     part = COPY.model_copy(update={"part": (2, 2)})
-    with locked(tmp_path / ".lock", wait=False):
-        with pytest.raises(
-            InputError, match=r"another process packs into .*: wait for it, or choose another"
-        ):
+    refused = pytest.raises(
+        InputError, match=r"another process packs into .*: wait for it, or choose another"
+    )
+    with locked(tmp_path / ".lock", wait=False):  # another process packs the whole set
+        for options in (COPY, part):
+            with refused:
+                pack_folder(class_folder, tmp_path, options=options, progress=False)
+    with locked(tmp_path / ".lock", wait=False, shared=True):  # it packs a part
+        with refused:
             pack_folder(class_folder, tmp_path, options=COPY, progress=False)
-        with locked(tmp_path / ".lock-1", wait=False):  # another machine's part
+        with locked(tmp_path / ".lock-1", wait=False):
             pack_folder(class_folder, tmp_path, options=part, progress=False)
+        with locked(tmp_path / ".lock-2", wait=False), pytest.raises(InputError, match="packs part 2 into"):
+            pack_folder(class_folder, tmp_path, options=part, progress=False)
+        with refused:
+            merge_parts(tmp_path)
     pack_folder(class_folder, tmp_path, options=COPY, progress=False)
-    assert not list(tmp_path.glob(".lock*[!1]"))
+    assert not list(tmp_path.glob(".lock*[!12]"))
+
+
+def test_another_process_is_told_before_videos_are_listed(tmp_path):
+    with locked(tmp_path / ".lock", wait=False):
+        for pack in (pack_folder, pack_csv):
+            with pytest.raises(InputError, match="another process packs into"):
+                pack(tmp_path / "no videos", tmp_path, progress=False)

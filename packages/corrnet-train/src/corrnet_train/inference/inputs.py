@@ -1,14 +1,14 @@
 """What people classify: files, folders and URLs of videos, and folders of frames."""
 
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from corrnet_train.utils.errors import InputError
 from video_data import RemoteError
+from video_data.datasets.finder import Tally, Walker, ending
 from video_data.media.limits import VIDEO_SUFFIXES
-from video_data.media.pictures import PICTURE_SUFFIXES
+from video_data.media.pictures import PICTURE_SUFFIXES, holds_pictures
 from video_data.utils.files import what_instead_of_file
 from video_data.utils.messages import hide_secrets
 from video_data.utils.remote import fetch_bytes
@@ -47,7 +47,8 @@ class VideoInput:
 def find_videos(names: Sequence[str]) -> list[VideoInput]:
     """Videos by name: files and URLs as they are, of folders every video at any depth, sorted by path.
 
-    A folder with at least two pictures and no video file is one video, whose frames are the pictures by name.
+    A folder with at least two pictures and no video file is one video, whose frames are the pictures by number;
+    `folder/img_*.jpg` names some pictures of a folder.
 
     Raises:
         ValueError: A file is missing or no file, a folder has no video, or it is a camera or a stream.
@@ -98,29 +99,23 @@ def _find(name: str) -> Iterator[str]:
         yield from map(str, found)
     elif what := what_instead_of_file(path):
         raise InputError(f"{path} is {what}, and a video is a file or a folder")
-    elif path.exists():
+    elif path.exists() or holds_pictures(path):
         yield name
     else:
         raise InputError(f"no file or folder {name}")
 
 
 def _in_folder(top: Path) -> list[Path]:
-    """Video files and folders of frames; what is hidden is passed over."""
+    """Video files and folders of frames; what is hidden is passed over, linked folders are followed."""
     found: list[Path] = []
-    num_pictures: Counter[Path] = Counter()
-    for path in top.rglob("*"):
-        suffix = path.suffix[1:].lower()
-        if suffix not in VIDEO_SUFFIXES | PICTURE_SUFFIXES or not path.is_file():
-            continue
-        if any(part.startswith(".") for part in path.relative_to(top).parts):
-            continue
-        if suffix in VIDEO_SUFFIXES:
-            found.append(path)
-        else:
-            num_pictures[path.parent] += 1
-    with_videos = {path.parent for path in found}
-    folders = [path for path, number in num_pictures.items() if number > 1 and path not in with_videos]
-    return sorted(found + folders)
+    for folder, files in Walker(Tally(top)).walk(top):
+        suffixes = [ending(file) for file in files]
+        videos = [
+            folder / file for file, suffix in zip(files, suffixes, strict=True) if suffix in VIDEO_SUFFIXES
+        ]
+        num_pictures = sum(suffix in PICTURE_SUFFIXES for suffix in suffixes)
+        found += videos or ([folder] if num_pictures > 1 else [])
+    return sorted(found)
 
 
 def _fetch(url: str) -> bytes:

@@ -15,6 +15,7 @@ from video_data.datasets.listing import (
     check_pictures,
     refuse_alike,
     require_two_classes,
+    unseen_classes,
 )
 from video_data.media.pictures import holds_pictures
 from video_data.utils.errors import InputError, describe
@@ -27,8 +28,8 @@ def list_csv(
     frame_rate: Fraction | None = None,
     pictures: str | None = None,
 ) -> Listing:
-    """List the videos of a csv with the header `path,label` or `path,label,split` (other columns are
-    ignored).
+    """List the videos of a csv with the header `path,label` or `path,label,split`. The notes of the
+    listing name other columns, which are not read.
 
     Labels that are all numbers from 0 on are the labels themselves; -1 is no label, and its row is left out.
 
@@ -53,8 +54,10 @@ def list_csv(
     dropped: list[tuple[Entry, str]] = []
     seen: dict[object, tuple[int, Entry]] = {}
     places: dict[str, str] = {}
+    ignored: list[str] = []
     for line, row in read_csv(csv_path, ("path", "label"), "expected path,label[,split]"):
         source, label, split_name = row["path"], row["label"], row.get("split", "train")
+        ignored = sorted(row.keys() - {"path", "label", "split", ""})
         if not source or not label:
             raise InputError(f"{csv_path}, line {line}: path and label must not be empty")
         split = SPLIT_NAMES.get(split_name.lower())
@@ -89,7 +92,8 @@ def list_csv(
     if not places:
         raise InputError(f"no row of {csv_path} has a label: all are -1")
     require_two_classes([*entries, *(entry for entry, _ in dropped if entry.label)], csv_path)
-    return Listing(entries, dropped, "csv")
+    notes = [f"columns that are not read: {', '.join(ignored)}"] if ignored else []
+    return Listing(entries, dropped, "csv", notes=(*notes, *unseen_classes(entries)))
 
 
 def _look_at(path: Path) -> tuple[str | None, object]:

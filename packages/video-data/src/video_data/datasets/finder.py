@@ -21,6 +21,11 @@ _OTHER_FILES = "files with"
 _MOST_NAMES = 10  # paths that are reported of each reason
 
 
+def ending(name: str) -> str:
+    """Return what stands after the last dot of a file's name, in lower case."""
+    return name.rpartition(".")[2].lower() if "." in name else ""
+
+
 class Tally:
     """Counts what is passed over, by reason.
 
@@ -41,7 +46,7 @@ class Tally:
 
     def add_ending(self, path: Path) -> None:
         """Count a file with an ending that is none of a video."""
-        suffix = path.suffix[1:].lower()
+        suffix = ending(path.name)
         is_plain = suffix.isascii() and suffix.isalnum() and not suffix.isdecimal() and len(suffix) < 9
         self.add(f"{_OTHER_FILES} {f'the ending .{suffix}' if is_plain else 'no or another ending'}", path)
 
@@ -149,10 +154,10 @@ class Finder:
         self._taken: set[Path] = set()
         self._tally = Tally(self.root)
         for folder, files in Walker(self._tally).walk(self.root):
-            suffixes = [Path(file).suffix[1:].lower() for file in files]
+            suffixes = [ending(file) for file in files]
             for file, suffix in zip(files, suffixes, strict=True):
                 if suffix in VIDEO_SUFFIXES:
-                    self._videos[_composed(Path(file).stem)].append(folder / file)
+                    self._videos[_composed(file.rpartition(".")[0])].append(folder / file)
                 elif suffix not in PICTURE_SUFFIXES:
                     self._tally.add_ending(folder / file)
             if not PICTURE_SUFFIXES.isdisjoint(suffixes):
@@ -278,7 +283,7 @@ def read_lines(path: Path) -> list[tuple[int, str]]:
 
 
 def read_csv(path: Path, required: Iterable[str], expected: str) -> list[tuple[int, dict[str, str]]]:
-    """Line numbers and rows of a csv whose header has the required columns; cells without spaces around.
+    """Line numbers and rows of a csv whose header has the required columns, in any case; cells without spaces around.
 
     Raises:
         ValueError: It is no csv, a column is missing or there twice, or a row has other cells than the header; the
@@ -289,24 +294,27 @@ def read_csv(path: Path, required: Iterable[str], expected: str) -> list[tuple[i
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.reader(file, skipinitialspace=True, strict=True)
-            columns = [name.strip() for name in next(reader, [])]
+            header = next(reader, [])
+            columns = [name.strip().lower() for name in header]
             missing = [name for name in required if name not in columns]
             if missing:
                 raise InputError(
-                    f"{path}: no column {' and '.join(missing)} in the header {','.join(columns)!r}; {expected}"
+                    f"{path}: no column {' and '.join(missing)} in the header {','.join(header)!r}; {expected}"
                 )
             twice = [name for name, count in Counter(columns).items() if name and count > 1]
             if twice:
-                raise InputError(
-                    f"{path}: the column {twice[0]} is twice in the header {','.join(columns)!r}"
-                )
+                raise InputError(f"{path}: the column {twice[0]} is twice in the header {','.join(header)!r}")
             for row in reader:
                 cells = [cell.strip() for cell in row]
-                if len(cells) < len(columns) or any(cells[len(columns) :]):
+                unnamed = (
+                    cell for number, cell in enumerate(cells) if not "".join(columns[number : number + 1])
+                )
+                if len(cells) < len(columns) or any(unnamed):
                     if not any(cells):
                         continue
+                    named = sum(map(bool, columns))
                     raise InputError(
-                        f"{path}, line {reader.line_num}: {len(cells)} cells, the header has {len(columns)} columns; "
+                        f"{path}, line {reader.line_num}: {len(cells)} cells, the header names {named}; "
                         f"a cell with a comma needs quotes: {','.join(row)!r}"
                     )
                 rows.append((reader.line_num, dict(zip(columns, cells, strict=False))))

@@ -4,7 +4,7 @@ from collections import defaultdict
 from fractions import Fraction
 from pathlib import Path
 
-from video_data.datasets.finder import Tally, Walker
+from video_data.datasets.finder import Tally, Walker, ending
 from video_data.datasets.listing import (
     SPLIT_NAMES,
     TWICE,
@@ -13,6 +13,7 @@ from video_data.datasets.listing import (
     check_pictures,
     refuse_alike,
     require_two_classes,
+    unseen_classes,
 )
 from video_data.media.limits import VIDEO_SUFFIXES
 from video_data.media.pictures import PICTURE_SUFFIXES
@@ -35,7 +36,8 @@ def list_folder(
 
     Args:
         src: Folder of the videos.
-        frame_rate: Takes folders that hold pictures for videos too, with so many frames a second.
+        frame_rate: Takes folders that hold at least two pictures and no video for videos too, with so many frames a
+            second.
         pictures: Pattern of the pictures in these folders, where they hold several sequences: `img_*.jpg`.
 
     Raises:
@@ -81,7 +83,11 @@ class _FolderListing:
         require_two_classes(entries, src)
         kept, dropped, conflicts = _by_file(entries)
         return Listing(
-            kept, dropped, "folder", notes=(self._layout(splits), *conflicts), passed_over=self._tally.found()
+            kept,
+            dropped,
+            "folder",
+            notes=(self._layout(splits), *conflicts, *unseen_classes(kept)),
+            passed_over=self._tally.found(),
         )
 
     def _list_splits(self, splits: dict[Path, Split], others: list[Path]) -> None:
@@ -104,7 +110,12 @@ class _FolderListing:
         if not entries:
             self._tally.add("folders without videos", folder)
             return
-        below = {entry.path if entry.path.is_dir() else entry.path.parent for entry in entries}
+        # An entry is the folder itself where its pictures are named by no pattern.
+        is_folder = self._pictures is None
+        below = {
+            entry.path if entry.frame_rate is not None and is_folder else entry.path.parent
+            for entry in entries
+        }
         names = {folder.name, *(name for place in below for name in place.relative_to(folder).parts[:1])}
         inner = sorted(name for name in names if name.lower() in SPLIT_NAMES)
         if inner:
@@ -120,10 +131,11 @@ class _FolderListing:
         """Return the videos in a folder at any depth."""
         entries = []
         for place, files in Walker(self._tally, above).walk(folder):
-            suffixes = [Path(file).suffix[1:].lower() for file in files]
+            suffixes = [ending(file) for file in files]
             pictures = [suffix in PICTURE_SUFFIXES for suffix in suffixes]
             self._has_pictures |= any(pictures)
-            takes_pictures = self._frame_rate is not None and any(pictures)
+            has_videos = not VIDEO_SUFFIXES.isdisjoint(suffixes)
+            takes_pictures = self._frame_rate is not None and sum(pictures) > 1 and not has_videos
             for file, suffix, is_picture in zip(files, suffixes, pictures, strict=True):
                 if suffix in VIDEO_SUFFIXES:
                     entries.append(self._entry(place / file, label, split))
@@ -143,7 +155,7 @@ class _FolderListing:
         """Return the folders in a folder; files beside them are counted."""
         folders, files = Walker(self._tally, above).entries(folder)
         for file in files:
-            if Path(file).suffix[1:].lower() in VIDEO_SUFFIXES:
+            if ending(file) in VIDEO_SUFFIXES:
                 self._tally.add("videos beside the folders of classes", folder / file)
             else:
                 self._tally.add_ending(folder / file)

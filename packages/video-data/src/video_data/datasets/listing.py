@@ -35,6 +35,7 @@ SPLIT_NAMES: dict[str, Split] = {
 MISSING = "missing"  # the reason of an entry whose file is not there
 NO_LABEL = "no label"  # that of one whose class the data set does not say: an empty label, or -1
 TWICE = "listed twice"
+_MOST_NAMES = 10
 _MOST_NUMBERS = 10_000  # labels that are numbers are indices up to here
 
 
@@ -176,6 +177,16 @@ def require_two_classes(entries: list[Entry], origin: str | os.PathLike[str]) ->
     labels = sorted({entry.label for entry in entries})
     if len(labels) < 2:
         raise InputError(f"only one class in {origin}: {labels[0]!r}; a classifier needs at least two")
+
+
+def unseen_classes(entries: list[Entry]) -> tuple[str, ...]:
+    """Return a note of classes that training never sees, as those are that one split spells otherwise; else nothing."""
+    trained = {entry.label for entry in entries if entry.split == "train"}
+    unseen = sorted({entry.label for entry in entries} - trained) if trained else []
+    if not unseen:
+        return ()
+    shown = ", ".join(unseen[:_MOST_NAMES]) + (", ..." if len(unseen) > _MOST_NAMES else "")
+    return (f"{len(unseen)} classes have videos in val or test and none in train: {shown}",)
 
 
 def refuse_alike(places: Mapping[str, str]) -> None:

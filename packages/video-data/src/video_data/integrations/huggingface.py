@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from video_data.datasets import MISSING, SPLIT_NAMES, Entry, Listing
-from video_data.datasets.listing import NO_LABEL, refuse_alike, require_two_classes
+from video_data.datasets.listing import NO_LABEL, refuse_alike, require_two_classes, unseen_classes
 from video_data.media.container import open_video
 from video_data.media.limits import VIDEO_SUFFIXES, VideoError
 from video_data.packing.pack import PackReport, check_destination, pack_listing
@@ -154,7 +154,8 @@ def pack_hf_dataset(
             )
             raise InputError(f"the data set has no video with a label; its rows: {reasons or 'none'}")
         require_two_classes(entries, "the data set")
-        listing = Listing(entries, dropped, "datasets", None if classes is None else tuple(classes))
+        known = None if classes is None else tuple(classes)
+        listing = Listing(entries, dropped, "datasets", known, unseen_classes(entries))
         return pack_listing(listing, target, options=options, progress=progress)
 
 

@@ -100,7 +100,7 @@ def eval_loader(
 
 @overload
 def decode_views(
-    source: VideoSource,
+    source: VideoSource | str,
     clip: ClipConfig,
     num_clips: int,
     *,
@@ -111,18 +111,23 @@ def decode_views(
 
 @overload
 def decode_views(
-    source: VideoSource, clip: ClipConfig, num_clips: int, *, num_crops: int = 1, pixels: Literal["yuv"]
+    source: VideoSource | str, clip: ClipConfig, num_clips: int, *, num_crops: int = 1, pixels: Literal["yuv"]
 ) -> YuvClips: ...
 
 
 @overload
 def decode_views(
-    source: VideoSource, clip: ClipConfig, num_clips: int, *, num_crops: int = 1, pixels: PixelFormat
+    source: VideoSource | str, clip: ClipConfig, num_clips: int, *, num_crops: int = 1, pixels: PixelFormat
 ) -> Tensor | YuvClips: ...
 
 
 def decode_views(
-    source: VideoSource, clip: ClipConfig, num_clips: int, *, num_crops: int = 1, pixels: PixelFormat = "rgb"
+    source: VideoSource | str,
+    clip: ClipConfig,
+    num_clips: int,
+    *,
+    num_crops: int = 1,
+    pixels: PixelFormat = "rgb",
 ) -> Tensor | YuvClips:
     """Cut the test views of one video, exactly as `eval_loader` does for a packed one.
 
@@ -148,7 +153,7 @@ def decode_views(
 
 
 def decode_timed_views(
-    source: VideoSource, clip: ClipConfig, num_clips: int, *, pixels: PixelFormat = "rgb"
+    source: VideoSource | str, clip: ClipConfig, num_clips: int, *, pixels: PixelFormat = "rgb"
 ) -> tuple[Tensor | YuvClips, list[ViewStart]]:
     """Cut the test views of one video as `decode_views` does, and say where they begin.
 
@@ -169,16 +174,17 @@ def decode_timed_views(
 
 
 def _decode_views(
-    source: VideoSource, clip: ClipConfig, num_clips: int, *, num_crops: int, pixels: PixelFormat
+    source: VideoSource | str, clip: ClipConfig, num_clips: int, *, num_crops: int, pixels: PixelFormat
 ) -> tuple[Tensor | YuvClips, list[ViewStart]]:
     _check_views(num_clips, num_crops)
     check_pixels(pixels)
     if clip.modality != "rgb" and pixels != "rgb":
         raise InputError(f"modality {clip.modality!r} needs pixels 'rgb', got {pixels!r}")
+    source = Path(source) if isinstance(source, str) else source
     name = "" if isinstance(source, bytes) else f"{source}: "
     try:
-        if not isinstance(source, bytes) and holds_pictures(Path(source)):
-            source = pictures_video(Path(source))
+        if isinstance(source, Path) and holds_pictures(source):
+            source = pictures_video(source)
         views = _Views(num_clips, num_crops, clip)
         if clip.modality != "rgb":
             streams, info = _with_flow(source, clip)

@@ -185,18 +185,22 @@ def pack_listing(
 
 @contextmanager
 def _only_packer(dest: Path, part: tuple[int, int] | None) -> Iterator[None]:
-    """Keep other processes of this machine from packing the same into a folder."""
+    """Keep other processes of this machine from packing the same into a folder; those of other parts may."""
     dest.mkdir(parents=True, exist_ok=True)
-    path = dest / (".lock" if part is None else f".lock-{part[0]}")
     with ExitStack() as stack:
-        try:
-            stack.enter_context(locked(path, wait=False))
-        except BlockingIOError:
-            what = "" if part is None else f" part {part[0]}"
-            raise InputError(
-                f"another process packs{what} into {dest}: wait for it, or choose another folder"
-            ) from None
-        stack.callback(path.unlink, missing_ok=True)
+        for name, shared in ((".lock", part is not None), (f".lock-{part[0]}" if part else "", False)):
+            if not name:
+                continue
+            path = dest / name
+            try:
+                stack.enter_context(locked(path, wait=False, shared=shared))
+            except BlockingIOError:
+                what = f" part {part[0]}" if part and not shared else ""
+                raise InputError(
+                    f"another process packs{what} into {dest}: wait for it, or choose another folder"
+                ) from None
+            if not shared:
+                stack.callback(path.unlink, missing_ok=True)
         yield
 
 
@@ -209,7 +213,8 @@ def merge_parts(dest: str | Path, *folders: str | Path, progress: bool = True) -
         progress: Whether to show a progress bar on standard error.
 
     Raises:
-        ValueError: A folder has no part or one of another packing, or parts are missing; the message names them.
+        ValueError: A folder has no part or one of another packing, parts are missing, or another process packs into
+            `dest`; the message names them.
     """
     target = Journal(Path(dest))
     others = [Journal(Path(folder)) for folder in folders]
@@ -222,21 +227,22 @@ def merge_parts(dest: str | Path, *folders: str | Path, progress: bool = True) -
     for journal in journals[1:]:
         if difference := journal.difference(plan, listed):
             raise InputError(f"{journal.dest} holds a part of another packing: {difference}")
-    if target not in journals:
-        target.begin(plan, listed)
-    taken = map_in_order(
-        partial(_take_group, target, others), plan.groups, num_workers=1, title="merge", progress=progress
-    )
-    with closing(taken):
-        for _ in taken:
-            pass
-    missing = [group.name for group in plan.groups if target.record(group) is None]
-    if missing:
-        raise InputError(
-            f"parts are missing: {len(missing)} of {len(plan.groups)} groups of videos are not packed, "
-            f"the first is {missing[0]}"
+    with _only_packer(target.dest, None):
+        if target not in journals:
+            target.begin(plan, listed)
+        taken = map_in_order(
+            partial(_take_group, target, others), plan.groups, num_workers=1, title="merge", progress=progress
         )
-    return _finish(target, plan)
+        with closing(taken):
+            for _ in taken:
+                pass
+        missing = [group.name for group in plan.groups if target.record(group) is None]
+        if missing:
+            raise InputError(
+                f"parts are missing: {len(missing)} of {len(plan.groups)} groups of videos are not packed, "
+                f"the first is {missing[0]}"
+            )
+        return _finish(target, plan)
 
 
 def _take_group(target: Journal, others: Sequence[Journal], group: Group) -> None:

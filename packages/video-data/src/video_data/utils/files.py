@@ -126,7 +126,7 @@ def temporary_name(path: Path) -> Path:
 
 
 @contextmanager
-def locked(path: Path, *, wait: bool) -> Iterator[bool]:
+def locked(path: Path, *, wait: bool, shared: bool = False) -> Iterator[bool]:
     """Hold a lock on a file, which is made when it does not exist, among all threads and processes of this machine.
 
     It is free when the block ends or this process does, however it ends and whatever processes it leaves behind. On
@@ -135,6 +135,7 @@ def locked(path: Path, *, wait: bool) -> Iterator[bool]:
     Args:
         path: The file; what is in it stays. Who holds the lock may remove it.
         wait: Whether to wait until the lock is free.
+        shared: Whether others may hold it too that share it.
 
     Yields:
         Whether the lock is held; False where there are no locks.
@@ -153,7 +154,9 @@ def locked(path: Path, *, wait: bool) -> Iterator[bool]:
             _locks.add(file)
             is_held = False
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+                fcntl.flock(
+                    file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB)
+                )
                 is_held = True
             except (BlockingIOError, PermissionError):  # systems differ in how they say it
                 _locks.remove(file)
