@@ -117,9 +117,7 @@ def test_the_stream_that_ffmpeg_chooses_is_taken_everywhere(
         assert [frame_numbers(frame.to_ndarray(format="rgb24"))[0] for frame in frames] == numbers
 
 
-def test_the_choice_is_in_the_index_and_indexes_without_it_mean_the_first(
-    programs, frame_numbers, tmp_path
-):
+def test_the_choice_is_in_the_index_and_indexes_without_it_mean_the_first(programs, frame_numbers, tmp_path):
     video = join("mp4", (programs["small"], NO), (programs["large"], DISPOSITION.default))
     for name in "ab":
         path = tmp_path / "videos" / name / "video.mp4"
