@@ -1,6 +1,9 @@
+import io
 import json
+import re
 import shutil
 
+import av
 import numpy as np
 import pytest
 from typer.testing import CliRunner
@@ -118,6 +121,28 @@ def test_train_names_a_folder_that_holds_no_shards(tmp_path):
     assert str(tmp_path) in corrnet(
         "train", "motionbench", f"data.shards={tmp_path}", f"run.dir={tmp_path}/x", code=2
     )
+
+
+def test_pack_and_inspect_name_videos_that_end_early(motionbench, tmp_path):
+    source = tmp_path / "videos"
+    for name in ("left", "right"):
+        shutil.copytree(motionbench[0] / "videos" / "val" / name, source / name)
+    whole = next((source / "left").iterdir())
+    buffer = io.BytesIO()
+    with av.open(whole) as video, av.open(buffer, "w", format="matroska") as output:
+        stream = output.add_stream_from_template(video.streams.video[0])
+        for packet in video.demux(video=0):
+            if packet.pts is not None:
+                packet.stream = stream
+                output.mux(packet)
+    (source / "left" / "half [1].mkv").write_bytes(buffer.getvalue()[: len(buffer.getvalue()) * 7 // 10])
+    output = corrnet("pack", "folder", source, tmp_path / "shards", "--num-workers", 1)
+    assert "packed 3 videos" in output
+    assert "1 packed videos have damaged frames or end early" in output
+    named = r"left/half \[1\]\.mkv: (\d of \d+ frames are damaged, )?ends after 0\.\d\d of \d\.\d\d seconds"
+    assert re.search(named, output)
+    output = corrnet("inspect", tmp_path / "shards")
+    assert re.search(r"damaged or incomplete +1 videos", output) and re.search(f"train: {named}", output)
 
 
 def test_pack_folder_lists_what_it_leaves_out(motionbench, tmp_path):

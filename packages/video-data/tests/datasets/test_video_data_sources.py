@@ -31,7 +31,10 @@ def put(make_video):
         container = {".webm": "webm", ".avi": "avi", ".mkv": "matroska"}.get(path.suffix, "mp4")
         key = (number, container, num_frames)
         if key not in made:
-            codec = {"codec": "libvpx", "options": {"deadline": "realtime"}} if container == "webm" else {}
+            codec = {
+                "webm": {"codec": "libvpx", "options": {"deadline": "realtime"}},
+                "avi": {"codec": "mpeg4"},
+            }.get(container, {})
             made[key] = make_video([number + i for i in range(num_frames)], container=container, **codec)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(made[key])

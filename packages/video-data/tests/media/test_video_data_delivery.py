@@ -117,7 +117,7 @@ def test_the_stream_that_ffmpeg_chooses_is_taken_everywhere(
         assert [frame_numbers(frame.to_ndarray(format="rgb24"))[0] for frame in frames] == numbers
 
 
-def test_the_choice_is_in_the_index_and_indexes_without_it_mean_the_first(programs, tmp_path):
+def test_the_choice_is_in_the_index_and_indexes_without_it_mean_the_first(programs, frame_numbers, tmp_path):
     video = join("mp4", (programs["small"], NO), (programs["large"], DISPOSITION.default))
     for name in "ab":
         path = tmp_path / "videos" / name / "video.mp4"
@@ -131,8 +131,9 @@ def test_the_choice_is_in_the_index_and_indexes_without_it_mean_the_first(progra
     (batch,) = train_loader(shards, "train", CLIP, batch_size=2, seed=0)
     assert not batch.replaced
     old = record.model_dump(exclude={"stream", "delivery"})
-    info = type(record)(**old).video_info()
+    info = type(record)(**{**old, "width": 64}).video_info()
     assert (info.stream, info.delivery) == (0, None)
+    assert frame_numbers(decode_clips(video, info, [range(10)], [WHOLE], 64)[0][0]) == list(range(10))
 
 
 @pytest.mark.parametrize(

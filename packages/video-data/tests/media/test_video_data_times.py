@@ -95,6 +95,14 @@ def test_encoding_keeps_all_frames_their_order_and_their_durations(kind, disorde
     assert frame_numbers(shown) == list(range(40))
 
 
+@pytest.mark.parametrize("count", [3, 5, 8])
+def test_the_last_frames_of_an_avi_have_their_times(count, make_video):
+    """FFmpeg makes up one for the last packet, which another frame has already."""
+    video = make_video(range(count), container="avi")
+    packed = reencode_video(video, max_short_side=None, gop=12, crf=10)
+    assert seconds(packed) == pytest.approx(EXPECTED[:count])
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_copying_is_refused_with_the_remedy(kind, disordered):
     with pytest.raises(

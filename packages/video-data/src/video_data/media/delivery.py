@@ -101,12 +101,15 @@ class Tally:
     ) -> None:
         self._most_damaged = most_damaged
         self._promised = promised_seconds(container, stream)
+        name = container.format.name.split(",")[0]
         # A promised length counts from the stream's first frame, or from time 0 of the whole file.
-        self._is_from_zero = container.format.name.split(",")[0] in ("matroska", "flv")
+        self._is_from_zero = name in ("matroska", "flv")
+        self._stores_dts = name == "avi"  # FFmpeg makes up the times at which frames are shown
         self._tick = stream.time_base or Fraction(1)
         self._window: tuple[Fraction, Fraction] | None = None
         self._first: int | None = None
-        self._end = 0
+        self._last = 0
+        self._last_duration = 0
         self._num_frames = 0
         self._num_marked = 0
         self._num_refused = 0
@@ -119,8 +122,6 @@ class Tally:
         if self._promised is not None:
             promised_end = min(end, begin + Fraction(self._promised) / self._tick)
             self._promised = max(0.0, float((promised_end - start) * self._tick))
-        self._is_from_zero = False
-        self._first = int(start)
 
     def decode(self, packet: "Packet[VideoStream]") -> list[VideoFrame]:
         """Decode a packet; one that the decoder refuses is counted and gives no frames.
@@ -130,38 +131,43 @@ class Tally:
         """
         if packet.has_sidedata("encryption_info"):
             raise VideoError(ENCRYPTED)
+        if self._stores_dts and packet.size:
+            self._note_time(packet.dts, packet.duration)
         try:
             frames = packet.decode()
         except MemoryError:
             raise
         except av.FFmpegError as error:
-            self.refuse(error)
+            self._num_refused += 1
+            self._refusal = describe(error)
+            self._note_damage()
             return []
         for frame in frames:
             self._add(frame)
         return frames
 
-    def refuse(self, error: av.FFmpegError) -> None:
-        """Count a packet that cannot be read or decoded."""
-        self._num_refused += 1
-        self._refusal = describe(error)
-        self._note_damage()
+    def _is_wanted(self, time: int | None) -> bool:
+        return self._window is None or (time is not None and self._window[0] <= time < self._window[1])
+
+    def _note_time(self, time: int | None, duration: int | None) -> None:
+        if time is not None and self._is_wanted(time):
+            self._first = time if self._first is None else min(time, self._first)
+            if time >= self._last:
+                self._last, self._last_duration = time, duration or 0
 
     def _note_damage(self) -> None:
         if self._first_damaged is None:
             self._first_damaged = self._num_frames
 
     def _add(self, frame: VideoFrame) -> None:
-        pts = frame.pts
-        if self._window and (pts is None or not self._window[0] <= pts < self._window[1]):
+        if not self._is_wanted(frame.pts):
             return
         if frame.is_corrupt:
             self._num_marked += 1
             self._note_damage()
         self._num_frames += 1
-        if pts is not None:
-            self._first = pts if self._first is None else min(pts, self._first)
-            self._end = max(self._end, pts + frame.duration)
+        if not self._stores_dts:
+            self._note_time(frame.pts, frame.duration)
 
     def delivery(self) -> Delivery:
         """Return what was delivered until now.
@@ -182,12 +188,16 @@ class Tally:
                 f"allowed is a share of {self._most_damaged:g}",
                 reason="too many frames are damaged",
             )
-        missing = 0.0
-        if self._promised is not None and self._first is not None:
-            ticks = self._end - (min(0, self._first) if self._is_from_zero else self._first)
-            missing = self._promised - float(ticks * self._tick)
-            if (
-                missing * self._num_frames < self._promised - missing
-            ):  # less than a frame, as rounding makes it
-                missing = 0.0
-        return Delivery(self._promised, round(missing, 3), self._num_frames, num_damaged)
+        return Delivery(self._promised, round(self._missing_seconds(), 3), self._num_frames, num_damaged)
+
+    def _missing_seconds(self) -> float:
+        if self._promised is None or self._first is None:
+            return 0.0
+        usual = (self._last - self._first) / max(1, self._num_frames - 1)
+        end = self._last + max(usual, self._last_duration)
+        begin: float = min(0, self._first) if self._is_from_zero else self._first
+        if self._window is not None:
+            begin = float(self._window[0])
+        missing = self._promised - (end - begin) * float(self._tick)
+        # Less than a frame is rounding.
+        return missing if missing * self._num_frames > self._promised - missing else 0.0

@@ -224,10 +224,19 @@ def _repaired_times(source: VideoSource, span: tuple[float, float] | None) -> tu
     """Decode a whole video for the result of `repair_times`."""
     with open_video(source) as (container, stream):
         step = frame_duration(stream)
-        frames = [(frame.pts, frame.key_frame) for frame in _decoded(container, stream, None)]
-    if not frames:
+        pts: list[int | None] = []
+        is_key: list[bool] = []
+        dts: list[int | None] = []
+        for packet, frames in decode_packets(container, stream):
+            pts += [frame.pts for frame in frames]
+            is_key += [frame.key_frame for frame in frames]
+            if packet.size:
+                dts.append(packet.dts)
+        # AVI stores the order of decoding, in which FFmpeg makes up times that are wrong at the end.
+        if container.format.name == "avi" and len(dts) == len(pts):
+            pts = dts
+    if not pts:
         raise DamagedVideo("no frames")
-    pts, is_key = zip(*frames, strict=True)
     if span is not None and None in pts:
         raise VideoError("frames without time stamps, so that no span can be cut")
     return repair_times(pts, is_key, step)
