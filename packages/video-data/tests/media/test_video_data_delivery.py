@@ -114,7 +114,7 @@ def test_the_stream_that_ffmpeg_chooses_is_taken_everywhere(
     path = tmp_path / "video.mkv"
     path.write_bytes(video)
     with open_frames(str(path)) as frames:
-        assert [frame_numbers(frame.to_ndarray(format="rgb24"))[0] for frame in frames] == numbers
+        assert [frame_numbers(frame.to_ndarray(format="rgb24"))[0] for frame, _ in frames] == numbers
 
 
 def test_the_choice_is_in_the_index_and_indexes_without_it_mean_the_first(programs, frame_numbers, tmp_path):

@@ -190,9 +190,10 @@ def test_every_turn_is_shown_upright(size, turn, way):
     "aspect", [Fraction(8, 3), Fraction(16, 15), Fraction(8, 9), Fraction(1, 2)], ids=str
 )
 @pytest.mark.parametrize("turn", [TURNS["as stored"], TURNS["90"], TURNS["antitranspose"]], ids=str)
-def test_pixels_become_square(turn, aspect, way):
-    video = make(size=(120, 144), turn=turn, aspect=aspect)
-    shown = (round(120 * aspect), 144)
+@pytest.mark.parametrize("size", [(120, 144), (180, 180)], ids=str)
+def test_pixels_become_square(size, turn, aspect, way):
+    video = make(size=size, turn=turn, aspect=aspect)
+    shown = (round(size[0] * aspect), size[1])
     shown = shown if turn[0] else shown[::-1]
     assert probe_video(video).display == Display(
         0 if turn[0] else 90 if turn[1] < 0 < turn[2] else 270, turn[2] < 0, aspect
@@ -297,7 +298,7 @@ def test_colors_that_nothing_converts_are_refused_on_all_ways_with_the_matrix(ta
     for way in WAYS.values():
         with pytest.raises(VideoError, match=message):
             way(path)
-    with open_frames(str(path)) as frames, pytest.raises(VideoError, match=message):
+    with pytest.raises(VideoError, match=message), open_frames(str(path)) as frames:
         next(sliding_clips(frames, CLIP, hop=1))
     for mode in ("copy", "reencode"):
         report = pack_folder(
@@ -469,3 +470,10 @@ def test_pictures_are_turned_as_their_exif_says(orientation, tmp_path):
     ):
         assert probe_video(video).display_size == shown
         assert_shows(view(video), expected(shown, box, 64))
+
+
+def test_crops_of_pixels_that_are_not_square_keep_their_shape_and_mostly_lie_on_even_columns():
+    narrow, wide = Display(pixel_aspect=Fraction(8, 3)), Display(pixel_aspect=Fraction(224, 225))
+    assert narrow.stored_box(Box(60, 20, 200, 200), 120, 240) == Box(22, 20, 75, 200)
+    assert wide.stored_box(Box(30, 20, 224, 224), 340, 256) == Box(30, 20, 226, 224)
+    assert wide.stored_box(Box(114, 0, 224, 224), 340, 256) == Box(114, 0, 226, 224)

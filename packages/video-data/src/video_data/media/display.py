@@ -85,6 +85,7 @@ _YCGCO_FORMATS = frozenset(
     for bits in depths
 )
 _YCGCO_TO_BT709 = "ispace=ycgco:space=bt709:iprimaries=bt709:primaries=bt709:itrc=bt709:trc=bt709:fast=1"
+_MANY_COLUMNS = 100
 _FULL_RANGE = 2  # FFmpeg's number of the range that uses all of 0 to 255
 # These containers have no pixel aspect ratio of their own, so that of the codec counts, which may change.
 _NO_PIXEL_ASPECT = ("mpegts", "mpeg", "mpegvideo")
@@ -119,7 +120,8 @@ class Display:
     def stored_box(self, box: Box, width: int, height: int) -> Box:
         """Return the part of a stored frame that a part of the displayed picture shows.
 
-        Where pixels are not square its columns are rounded to whole ones.
+        Where pixels are not square its columns are rounded: to an even number, which most formats can be cut at, where
+        that changes the shape by at most one percent, else to a whole number.
 
         Args:
             box: Part of the displayed picture.
@@ -137,8 +139,9 @@ class Display:
             y = height - y - rows
         if square_width != width:
             scale = Fraction(width, square_width)
-            columns = min(max(2, round(columns * scale)), width)
-            x = min(round(x * scale), width - columns)
+            step = 2 if columns * scale >= _MANY_COLUMNS else 1
+            columns = min(max(2, step * round(columns * scale / step)), width // step * step)
+            x = min(step * round(x * scale / step), (width - columns) // step * step)
         return Box(x, y, columns, rows)
 
 
