@@ -30,6 +30,7 @@ from corrnet_train.distributed.ranks import Ranks, RanksError, joined_ranks
 from corrnet_train.distributed.rendezvous import meet
 from corrnet_train.evaluation.evaluate import evaluate
 from corrnet_train.inference.classifier import VideoClassifier
+from corrnet_train.training import trainer
 from corrnet_train.training.metrics_log import read_metrics
 from corrnet_train.training.trainer import Trainer
 from video_data import open_shards
@@ -247,6 +248,20 @@ def test_a_process_whose_torchrun_is_gone_does_not_wait_for_it(monkeypatch):
         joined_ranks("cpu", timeout=3600),
     ):
         pass
+
+
+def test_a_store_that_goes_while_a_run_is_set_up_is_no_bug(motionbench, tmp_path, monkeypatch):
+    """As of a torchrun that is killed."""
+
+    def lost(*args, **kwargs):
+        raise torch.distributed.DistNetworkError("Broken pipe")
+
+    monkeypatch.setattr(trainer, "Trainer", lost)
+    recipe = [f"data.shards={motionbench[1]}", f"run.dir={tmp_path}/run", "run.device=cpu"]
+    result = CliRunner().invoke(app, ["train", "motionbench", *recipe])
+    assert result.exit_code == 1
+    assert "lost another process, whose own message says why: Broken pipe" in result.stderr
+    assert "Traceback" not in result.stderr
 
 
 @pytest.mark.slow
