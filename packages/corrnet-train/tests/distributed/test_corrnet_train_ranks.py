@@ -90,6 +90,7 @@ def runs(motionbench, tmp_path_factory):
                 {"name": "full_disk", "check": "full_disk", "args": [str(folder / f"full{n}")]},
                 *([task("fsdp", n, "train.micro_batch=2", *ema, "train.parallel=fsdp")] if n < 4 else []),
                 *([{"name": name, "check": name} for name in ("shards_step", "compiled_step")] if n == 2 else []),
+                *([{"name": "first_steps", "check": "first_steps"}] if n == 4 else []),
             ],
         }
         for n in reversed(WORLD_SIZES)
@@ -286,6 +287,12 @@ def test_a_split_step_is_that_of_copies_in_every_precision(runs):
 def test_a_compiled_step_of_several_processes_is_that_of_an_eager_one(runs):
     seen, _ = runs
     assert [rank["error"] for rank in seen["compiled_step", 2]] == [None] * 2
+
+
+@pytest.mark.slow
+def test_a_run_that_goes_on_sums_gradients_in_the_same_order(runs):
+    seen, _ = runs
+    assert [rank["error"] for rank in seen["first_steps", 4]] == [None] * 4
 
 
 @pytest.mark.slow
