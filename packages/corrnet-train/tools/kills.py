@@ -222,7 +222,7 @@ def attempt(combination: Combination, folder: Path, name: str | None, rng: rando
         findings += judge(combination, name or "", victim, phase, code, step, after)
         combination.counts.update(["kills", phase, victim])
         combination.longest = max(combination.longest, seconds)
-    if b"Traceback" in output and not combination.launched:
+    if b"this is a bug in corrnet" in output or (b"Traceback" in output and not combination.launched):
         findings.append("shows a traceback")
     line = (
         f"{folder.parent.name}/{folder.name}: {moment:5.1f} s {phase:10} step {step:2}, {name} to {victim:8} "

@@ -30,6 +30,7 @@ from corrnet_train.distributed.ranks import Ranks, RanksError, joined_ranks
 from corrnet_train.distributed.rendezvous import meet
 from corrnet_train.evaluation.evaluate import evaluate
 from corrnet_train.inference.classifier import VideoClassifier
+from corrnet_train.training import trainer
 from corrnet_train.training.metrics_log import read_metrics
 from corrnet_train.training.trainer import Trainer
 from video_data import open_shards
@@ -89,6 +90,7 @@ def runs(motionbench, tmp_path_factory):
                 {"name": "full_disk", "check": "full_disk", "args": [str(folder / f"full{n}")]},
                 *([task("fsdp", n, "train.micro_batch=2", *ema, "train.parallel=fsdp")] if n < 4 else []),
                 *([{"name": name, "check": name} for name in ("shards_step", "compiled_step")] if n == 2 else []),
+                *([{"name": "first_steps", "check": "first_steps"}] if n == 4 else []),
             ],
         }
         for n in reversed(WORLD_SIZES)
@@ -249,6 +251,20 @@ def test_a_process_whose_torchrun_is_gone_does_not_wait_for_it(monkeypatch):
         pass
 
 
+def test_a_store_that_goes_while_a_run_is_set_up_is_no_bug(motionbench, tmp_path, monkeypatch):
+    """As of a torchrun that is killed."""
+
+    def lost(*args, **kwargs):
+        raise torch.distributed.DistNetworkError("Broken pipe")
+
+    monkeypatch.setattr(trainer, "Trainer", lost)
+    recipe = [f"data.shards={motionbench[1]}", f"run.dir={tmp_path}/run", "run.device=cpu"]
+    result = CliRunner().invoke(app, ["train", "motionbench", *recipe])
+    assert result.exit_code == 1
+    assert "lost another process, whose own message says why: Broken pipe" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
 @pytest.mark.slow
 def test_split_and_copied_models_learn_the_same(runs):
     """Losses up to rounding in float32; four processes are among the moves of the next test but one."""
@@ -271,6 +287,12 @@ def test_a_split_step_is_that_of_copies_in_every_precision(runs):
 def test_a_compiled_step_of_several_processes_is_that_of_an_eager_one(runs):
     seen, _ = runs
     assert [rank["error"] for rank in seen["compiled_step", 2]] == [None] * 2
+
+
+@pytest.mark.slow
+def test_a_run_that_goes_on_sums_gradients_in_the_same_order(runs):
+    seen, _ = runs
+    assert [rank["error"] for rank in seen["first_steps", 4]] == [None] * 4
 
 
 @pytest.mark.slow

@@ -69,7 +69,7 @@ def train(
 
     from corrnet_train.config.recipes import check_given_once
     from corrnet_train.config.schema import load_config
-    from corrnet_train.distributed.ranks import joined_ranks, on_every_rank
+    from corrnet_train.distributed.ranks import joined_ranks, on_every_rank, readable_errors
     from corrnet_train.training.trainer import Trainer
     from corrnet_train.utils.kernels import prepare_deterministic
 
@@ -83,7 +83,8 @@ def train(
     with joined_ranks(config.run.device, timeout=config.train.timeout) as ranks:
         requeue = requeue or ranks.was_restarted
         try:
-            trainer = Trainer(config, resume=resume, requeue=requeue, console=err, ranks=ranks)
+            with readable_errors(ranks, computes=True):
+                trainer = Trainer(config, resume=resume, requeue=requeue, console=err, ranks=ranks)
             if dry_run:
                 _print_plan(trainer)
                 return

@@ -201,11 +201,12 @@ class TrainStep:
         )
 
     def warm_up(self, clips: Tensor) -> None:
-        """Go through one step that changes nothing, before the first one.
+        """Go through steps that change nothing, before the first one.
 
-        A wrapped model arranges its exchange of gradients by what it sees in its first step. If that were a real one,
-        gradients would be summed in another order there than later, and a run that goes on would round its first
-        step otherwise than one that was never interrupted.
+        A wrapped model arranges its exchange of gradients by what it sees in its first two steps: how often each
+        gradient is ready, then in which order they are. If those were real ones, gradients would be summed in another
+        order there than later, and a run that goes on would round its first steps otherwise than one that was never
+        interrupted. Of two processes nothing would show, since a sum of two values has one order.
 
         Args:
             clips: Any clips [N, C, L, H, W] of the shape of a micro-batch, on the device.
@@ -213,10 +214,11 @@ class TrainStep:
         buffers = [buffer.clone() for buffer in self._model.buffers()]
         self._model.train()
         with compile_errors(), torch.random.fork_rng([self._device] if self._device.type == "cuda" else []):
-            with autocast(self._device, self._precision):
-                logits = self._model(clips)
-            (logits.float() * 0).sum().backward()
-        self._optimizer.zero_grad(set_to_none=True)
+            for _ in range(2):
+                with autocast(self._device, self._precision):
+                    logits = self._model(clips)
+                (logits.float() * 0).sum().backward()
+                self._optimizer.zero_grad(set_to_none=True)
         with torch.no_grad():
             for buffer, kept in zip(self._model.buffers(), buffers, strict=True):
                 buffer.copy_(kept)

@@ -65,6 +65,7 @@ CHECKS = {
     "one_rank_has_a_bug": one_rank_has_a_bug,
     "shards_step": shards.steps_equal_those_of_copies,
     "compiled_step": shards.compiled_steps_equal_eager_ones,
+    "first_steps": shards.first_steps_are_rounded_as_later_ones,
     "full_disk": shards.a_full_disk_keeps_the_checkpoint_before,
 }
 
