@@ -66,8 +66,8 @@ def passed_over(listing: Listing) -> dict[str, tuple[int, tuple[str, ...]]]:
             "line 2: 3 cells, the header names 2; a cell with a comma needs quotes: 'a.mp4,throw,then catch'",
         ),
         ("path,label,split\na.mp4,x,train\nb.mp4,y\n", "line 3: 2 cells, the header names 3"),
-        ('path,label\na.mp4,"x\nb.mp4,y\nc.mp4,x\n', "is not a UTF-8 csv file: unexpected end of data"),
-        ('path,label\na.mp4,"x" y\nb.mp4,y\n', "is not a UTF-8 csv file"),
+        ('path,label\na.mp4,"x\nb.mp4,y\nc.mp4,x\n', "line 2: unexpected end of data; a quote within"),
+        ('path,label\na.mp4,"x" y\nb.mp4,y\n', "line 2: ',' expected after"),
         ("path,label,\na.mp4,x,\nb.mp4,y,z\n", "line 3: 3 cells, the header names 2"),
         ("path,label,Label\na.mp4,x,y\n", "the column label is twice in the header"),
         (
