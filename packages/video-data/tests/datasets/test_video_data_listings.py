@@ -328,6 +328,7 @@ def test_names_that_differ_in_raw_bytes_alone_are_two_videos(make_video, tmp_pat
         {"training": "train", "testing": "test"},
         {"Train": "train", "dev": "val", "TEST": "test"},
         {"train": "train", "eval": "val"},
+        {"training_set": "train", "Test set": "test", "validation-videos": "val"},
         {"train": "train", "valid": "val", "validation": "val", "evaluation": "val", "development": "val"},
     ],
 )
@@ -361,6 +362,16 @@ def test_classes_that_training_never_sees_are_told(tmp_path):
     rows = "".join(f"{name},{name.split('/')[1]},{name.split('/')[0]}\n" for name in names)
     assert list_csv(text(tmp_path / "list.csv", f"path,label,split\n{rows}")).notes == (note,)
     assert list_folder(tmp_path / "val").notes[1:] == ()
+
+
+def test_two_folders_of_frames_with_one_name_are_refused(tmp_path):
+    text(tmp_path / "something-something-v1-labels.csv", "a\nb\n")
+    text(tmp_path / "something-something-v1-train.csv", "7;a\n8;b\n")
+    text(tmp_path / "something-something-v1-validation.csv", "")
+    touch(tmp_path, "rgb/7/1.jpg", "rgb/8/1.jpg", "flow/7/1.jpg")
+    with pytest.raises(ValueError, match=r"several folders of pictures are named 7: .*flow/7, .*rgb/7; give"):
+        list_something(tmp_path)
+    assert len(list_something(tmp_path / "rgb", annotations=tmp_path).entries) == 2
 
 
 def test_single_pictures_and_those_beside_videos_are_no_video(tmp_path):

@@ -181,8 +181,18 @@ class Finder:
         )
 
     def pictures(self, name: str) -> Path | None:
-        """Return the folder of pictures with this name."""
-        return self._nearest(self._folders.get(_composed(name), []), set())
+        """Return the folder of pictures with this name.
+
+        Raises:
+            ValueError: There are several.
+        """
+        paths = self._folders.get(_composed(name), [])
+        if len(paths) > 1:
+            raise InputError(
+                f"several folders of pictures are named {name}: {', '.join(map(str, paths))}; give the folder "
+                "above the right ones, and that of the annotation files with annotations (--annotations)"
+            )
+        return self._nearest(paths, set())
 
     def passed_over(self) -> tuple[PassedOver, ...]:
         """Return what was passed over, and which videos and folders of pictures nobody asked for."""

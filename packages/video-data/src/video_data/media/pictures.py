@@ -178,7 +178,7 @@ def motion_jpeg(pictures: list[Path], frame_rate: Fraction) -> bytes:
 
     Raises:
         VideoError: One cannot be decoded, or ends early.
-        UnindexableVideo: They are of several sizes or formats.
+        UnindexableVideo: They are of several sizes.
     """
     first = _decode(pictures[0])
     buffer = io.BytesIO()
@@ -188,12 +188,8 @@ def motion_jpeg(pictures: list[Path], frame_rate: Fraction) -> bytes:
         stream.time_base = 1 / frame_rate
         for number, path in enumerate(pictures):
             frame = _decode(path)
-            if (frame.width, frame.height, frame.format.name) != (
-                first.width,
-                first.height,
-                first.format.name,
-            ):
-                raise UnindexableVideo("pictures of several sizes or formats")
+            if (frame.width, frame.height) != (first.width, first.height):
+                raise UnindexableVideo("pictures of several sizes")
             packet = Packet(_read(path))
             packet.stream = stream
             packet.time_base = 1 / frame_rate
