@@ -81,7 +81,7 @@ def passed_over(listing: Listing) -> dict[str, tuple[int, tuple[str, ...]]]:
         ("path,label\ngone.mp4,x\nb.mp4,y\n./gone.mp4,y\n", "line 4: ./gone.mp4 was listed before"),
         ("path,label\na.mp4,Run\nb.mp4,run\n", r"classes 'Run' (line 2) and 'run' (line 3) differ in case"),
         ("path,label\na.mp4,go up\nb.mp4,go  up\n", "'go up' (line 2) and 'go  up' (line 3)"),
-        ("path,label\na.mp4,\u00e9t\u00e9\nb.mp4,e\u0301te\u0301\n", r"'\xe9t\xe9' (line 2) and 'e\u0301te\u0301' (line 3)"),
+        ("path,label\na.mp4,\u00e9t\u00e9\nb.mp4,e\u0301te\u0301\n", r"'\xe9t\xe9' (line 2) and 'e\u0301te"),
         ("path,label\na.mp4,-1\nb.mp4,-1\n", "no row of"),
     ],
 )  # fmt: skip
