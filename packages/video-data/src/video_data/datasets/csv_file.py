@@ -15,6 +15,7 @@ from video_data.datasets.listing import (
     check_pictures,
     refuse_alike,
     require_two_classes,
+    split_of,
     unseen_classes,
 )
 from video_data.media.pictures import holds_pictures
@@ -60,7 +61,7 @@ def list_csv(
         ignored = sorted(row.keys() - {"path", "label", "split", ""})
         if not source or not label:
             raise InputError(f"{csv_path}, line {line}: path and label must not be empty")
-        split = SPLIT_NAMES.get(split_name.lower())
+        split = split_of(split_name)
         if split is None:
             raise InputError(
                 f"{csv_path}, line {line}: split {split_name!r}, allowed are {', '.join(SPLIT_NAMES)}"

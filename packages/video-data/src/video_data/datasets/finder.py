@@ -2,6 +2,7 @@
 
 import csv
 import functools
+import itertools
 import json
 import os
 import re
@@ -180,8 +181,18 @@ class Finder:
         )
 
     def pictures(self, name: str) -> Path | None:
-        """Return the folder of pictures with this name."""
-        return self._nearest(self._folders.get(_composed(name), []), set())
+        """Return the folder of pictures with this name.
+
+        Raises:
+            ValueError: There are several.
+        """
+        paths = self._folders.get(_composed(name), [])
+        if len(paths) > 1:
+            raise InputError(
+                f"several folders of pictures are named {name}: {', '.join(map(str, paths))}; give the folder "
+                "above the right ones, and that of the annotation files with annotations (--annotations)"
+            )
+        return self._nearest(paths, set())
 
     def passed_over(self) -> tuple[PassedOver, ...]:
         """Return what was passed over, and which videos and folders of pictures nobody asked for."""
@@ -291,6 +302,7 @@ def read_csv(path: Path, required: Iterable[str], expected: str) -> list[tuple[i
     """
     check_file(path)
     rows: list[tuple[int, dict[str, str]]] = []
+    line = 1  # where the next row begins
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.reader(file, skipinitialspace=True, strict=True)
@@ -304,20 +316,24 @@ def read_csv(path: Path, required: Iterable[str], expected: str) -> list[tuple[i
             twice = [name for name, count in Counter(columns).items() if name and count > 1]
             if twice:
                 raise InputError(f"{path}: the column {twice[0]} is twice in the header {','.join(header)!r}")
+            line = reader.line_num + 1
             for row in reader:
                 cells = [cell.strip() for cell in row]
-                unnamed = (
-                    cell for number, cell in enumerate(cells) if not "".join(columns[number : number + 1])
-                )
-                if len(cells) < len(columns) or any(unnamed):
-                    if not any(cells):
-                        continue
-                    named = sum(map(bool, columns))
+                if cells in ([], [""]):  # an empty line
+                    line = reader.line_num + 1
+                    continue
+                named = itertools.zip_longest(columns, cells, fillvalue="")
+                if any(cell and not name for name, cell in named) or len(cells) < len(columns):
                     raise InputError(
-                        f"{path}, line {reader.line_num}: {len(cells)} cells, the header names {named}; "
-                        f"a cell with a comma needs quotes: {','.join(row)!r}"
+                        f"{path}, line {line}: {len(cells)} cells, the header names {sum(map(bool, columns))}; a cell "
+                        f"with a comma needs quotes: {','.join(row)!r}"
                     )
-                rows.append((reader.line_num, dict(zip(columns, cells, strict=False))))
-    except (csv.Error, UnicodeDecodeError) as error:
+                rows.append((line, dict(zip(columns, cells, strict=False))))
+                line = reader.line_num + 1
+    except csv.Error as error:
+        raise InputError(
+            f"{path}, line {line}: {error}; a quote within a quoted cell is written twice"
+        ) from error
+    except UnicodeDecodeError as error:
         raise InputError(f"{path} is not a UTF-8 csv file: {error}") from error
     return rows

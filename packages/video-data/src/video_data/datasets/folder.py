@@ -6,13 +6,13 @@ from pathlib import Path
 
 from video_data.datasets.finder import Tally, Walker, ending
 from video_data.datasets.listing import (
-    SPLIT_NAMES,
     TWICE,
     Entry,
     Listing,
     check_pictures,
     refuse_alike,
     require_two_classes,
+    split_of,
     unseen_classes,
 )
 from video_data.media.limits import VIDEO_SUFFIXES
@@ -29,8 +29,8 @@ def list_folder(
 ) -> Listing:
     """List `src/<class>/**/<video>` or `src/<split>/<class>/**/<video>`.
 
-    The second form is taken when folders in `src` have the name of a split (`SPLIT_NAMES`: train, training, val, dev,
-    test, ...) and the others hold no videos; in the first form all videos belong to train. The notes of the listing
+    The second form is taken when folders in `src` have the name of a split (train, training, val, dev, test, ...:
+    `split_of`) and the others hold no videos; in the first form all videos belong to train. The notes of the listing
     say which folders were taken for what. Links are followed. What is not taken is counted by reason: hidden files,
     other endings, links that lead nowhere, videos beside the folders of classes, folders without videos.
 
@@ -64,7 +64,7 @@ class _FolderListing:
     def listing(self) -> Listing:
         src = self._src
         tops = self._folders_in(src, [src])
-        splits = {top: SPLIT_NAMES[top.name.lower()] for top in tops if top.name.lower() in SPLIT_NAMES}
+        splits = {top: split for top in tops if (split := split_of(top.name))}
         if splits:
             self._list_splits(splits, [top for top in tops if top not in splits])
         else:
@@ -117,7 +117,7 @@ class _FolderListing:
             for entry in entries
         }
         names = {folder.name, *(name for place in below for name in place.relative_to(folder).parts[:1])}
-        inner = sorted(name for name in names if name.lower() in SPLIT_NAMES)
+        inner = sorted(name for name in names if split_of(name))
         if inner:
             raise InputError(
                 f"{folder} would be the folder of a class, and {', '.join(map(repr, inner))} is named as splits are: "

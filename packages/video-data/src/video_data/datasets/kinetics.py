@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from video_data.datasets.finder import Finder, find_files, read_csv
-from video_data.datasets.listing import SPLIT_NAMES, Collection, Listing, refuse_alike
+from video_data.datasets.listing import SPLIT_NAMES, Collection, Listing, refuse_alike, split_of
 from video_data.shards.format import Split
 from video_data.utils.errors import InputError
 from video_data.utils.files import check_file
@@ -84,7 +84,7 @@ def _read_clips(tables: list[Path]) -> tuple[list[_Clip], int]:
             if not row.get("label"):
                 num_unlabeled += 1
                 continue
-            split = SPLIT_NAMES.get(row["split"].lower())
+            split = split_of(row["split"])
             if split is None:
                 allowed = ", ".join(SPLIT_NAMES)
                 raise InputError(f"{path}, line {line}: split {row['split']!r}, allowed are {allowed}")

@@ -108,6 +108,11 @@ def label_order(names: Iterable[str]) -> tuple[str, ...]:
     return tuple(map(str, numbers))
 
 
+def split_of(name: str) -> Split | None:
+    """Return the split that a name means, also as `training_set` or `val-videos`; None where it means none."""
+    return SPLIT_NAMES.get(re.sub(r"[\W_]*(set|split|data|videos?)?[\W_]*$", "", name.lower()))
+
+
 class Collection:
     """Gathers the videos that a data set names.
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from video_data.datasets import MISSING, SPLIT_NAMES, Entry, Listing
-from video_data.datasets.listing import NO_LABEL, refuse_alike, require_two_classes, unseen_classes
+from video_data.datasets.listing import NO_LABEL, refuse_alike, require_two_classes, split_of, unseen_classes
 from video_data.media.container import open_video
 from video_data.media.limits import VIDEO_SUFFIXES, VideoError
 from video_data.packing.pack import PackReport, check_destination, pack_listing
@@ -108,7 +108,7 @@ def pack_hf_dataset(
     """
     datasets = _import_datasets()
     parts: dict[str, Any] = dict(dataset) if isinstance(dataset, Mapping) else {"train": dataset}
-    unknown = sorted(split for split in parts if split.lower() not in SPLIT_NAMES)
+    unknown = sorted(split for split in parts if split_of(split) is None)
     if unknown:
         raise InputError(f"splits {unknown}, allowed are {', '.join(SPLIT_NAMES)}")
     for split, part in parts.items():
@@ -137,7 +137,7 @@ def pack_hf_dataset(
                 class_name = _class_name(example[label], classes, place)
                 path = _write_video(example[video] or {}, folder / split, number)
                 source = path.relative_to(folder).as_posix()
-                entry = Entry(path, source, SPLIT_NAMES[split.lower()], class_name or "")
+                entry = Entry(path, source, split_of(split) or "train", class_name or "")
                 if class_name is None:
                     dropped.append((entry, NO_LABEL))
                     continue

@@ -179,22 +179,18 @@ def motion_jpeg(pictures: list[Path], frame_rate: Fraction) -> bytes:
 
     Raises:
         VideoError: One cannot be decoded, or ends early.
-        UnindexableVideo: They are of several sizes or formats.
+        UnindexableVideo: They are of several sizes, turns or pixel shapes.
     """
-    first, _ = _decode(pictures[0])
+    first, display = _decode(pictures[0])
     buffer = io.BytesIO()
     with av.open(buffer, "w", format="mp4", container_options={"fflags": "+bitexact"}) as container:
         stream = container.add_stream("mjpeg", rate=frame_rate)
         stream.width, stream.height, stream.pix_fmt = first.width, first.height, first.format.name
         stream.time_base = 1 / frame_rate
         for number, path in enumerate(pictures):
-            frame, _ = _decode(path)
-            if (frame.width, frame.height, frame.format.name) != (
-                first.width,
-                first.height,
-                first.format.name,
-            ):
-                raise UnindexableVideo("pictures of several sizes or formats")
+            frame, shown = _decode(path)
+            if (frame.width, frame.height, shown) != (first.width, first.height, display):
+                raise UnindexableVideo("pictures of several sizes or turns")
             packet = Packet(_read(path))
             packet.stream = stream
             packet.time_base = 1 / frame_rate

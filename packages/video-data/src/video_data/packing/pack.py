@@ -97,7 +97,7 @@ def pack_csv(
     """Pack the videos that a csv with the header `path,label[,split]` lists into shards, as `pack_listing` does.
 
     Args:
-        csv_path: UTF-8, comma separated; other columns are ignored. Without `split` all videos belong to
+        csv_path: UTF-8, comma separated; other columns are not read. Without `split` all videos belong to
             train.
         dest: Folder for the shards; it is made when it does not exist.
         root: Folder to which relative paths refer; None means the folder of the csv.
