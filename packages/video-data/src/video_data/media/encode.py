@@ -280,14 +280,15 @@ def _upright_frames(
     frames: Iterable[tuple[VideoFrame, Display]], max_short_side: int | None
 ) -> Iterator[VideoFrame]:
     """Turn frames upright and scale them to one size."""
-    graph, kind, size = None, None, None
+    graph, kind, first, size = None, None, None, None
     for frame, display in frames:
         if kind != (display, frame_kind(frame)):
             kind = (display, frame_kind(frame))
-            size = size or _target_size(frame, display, max_short_side)
+            first = first or display.size(frame.width, frame.height)
+            size = size or _target_size(first, max_short_side)
             graph = filter_graph(
                 frame,
-                *_fit(frame, display, size),
+                *_fit(frame, display, size, first),
                 ("setsar", "1"),
                 ("format", "yuv420p"),
             )
@@ -299,21 +300,27 @@ def _upright_frames(
         yield upright
 
 
-def _target_size(frame: VideoFrame, display: Display, max_short_side: int | None) -> tuple[int, int]:
+def _target_size(shown: tuple[int, int], max_short_side: int | None) -> tuple[int, int]:
     """Width and height of the encoded picture: even, its shorter side at most `max_short_side`."""
-    width, height = display.size(frame.width, frame.height)
+    width, height = shown
     scale = min(1.0, max_short_side / min(width, height)) if max_short_side else 1.0
     return max(2, 2 * round(width * scale / 2)), max(2, 2 * round(height * scale / 2))
 
 
-def _fit(frame: VideoFrame, display: Display, size: tuple[int, int]) -> Filters:
-    """Return the filters that show a frame in a picture of this size, between black bars where its shape is another."""
+def _fit(frame: VideoFrame, display: Display, size: tuple[int, int], first: tuple[int, int]) -> Filters:
+    """Return the filters that show a frame in a picture of this size, between black bars where its shape is another.
+
+    Args:
+        frame: A frame of the kind.
+        display: How it is shown.
+        size: Width and height of the encoded picture.
+        first: Those of the displayed picture that it was made for.
+    """
     shown = display.size(frame.width, frame.height)
-    scale = min(size[0] / shown[0], size[1] / shown[1])
-    # A side that is rounded by less than two pixels has no bars.
+    scale = min(first[0] / shown[0], first[1] / shown[1])
     width, height = (
-        whole if whole - side * scale < 2 else max(2, 2 * round(side * scale / 2))
-        for whole, side in zip(size, shown, strict=True)
+        max(2, 2 * round(whole * side * scale / full / 2))
+        for whole, side, full in zip(size, shown, first, strict=True)
     )
     filters = picture_filters(frame, display, (width, height), ":out_color_matrix=bt601:out_range=limited")
     return filters if (width, height) == size else (*filters, ("pad", f"{size[0]}:{size[1]}:-1:-1"))
