@@ -134,6 +134,9 @@ def test_the_choice_is_in_the_index_and_indexes_without_it_mean_the_first(progra
     info = type(record)(**{**old, "width": 64}).video_info()
     assert (info.stream, info.delivery) == (0, None)
     assert frame_numbers(decode_clips(video, info, [range(10)], [WHOLE], 64)[0][0]) == list(range(10))
+    assert probe_video(video, stream=0).width == 64
+    with pytest.raises(VideoError, match="no video stream 2, there are 2"):
+        probe_video(video, stream=2)
 
 
 @pytest.mark.parametrize(
