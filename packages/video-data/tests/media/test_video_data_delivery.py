@@ -282,6 +282,17 @@ def test_flawed_videos_are_in_index_manifest_report_and_inspection(make_video, t
         assert (inspection.num_flawed, inspection.flawed) == (1, report.flawed)
 
 
+def test_views_and_windows_of_a_flawed_video_say_so(make_video, tmp_path, caplog):
+    path = tmp_path / "half.mkv"
+    path.write_bytes(cut(make_video(range(50), container="matroska", options=SHORT_GROUPS), 0.7))
+    decode_views(path, CLIP, 1)
+    with open_frames(str(path)) as frames:
+        next(frames)
+    messages = [record.getMessage() for record in caplog.records]
+    assert len(messages) == 2 and messages[0] == messages[1]
+    assert messages[0].startswith(f"{path}: ") and "of 2.0" in messages[0]
+
+
 def fragments(video: bytes) -> list[bytes]:
     """Header and fragments of a fragmented mp4."""
     places = [0]
