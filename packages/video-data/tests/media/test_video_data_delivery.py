@@ -222,6 +222,8 @@ def test_few_damaged_frames_are_counted_and_many_refused(make_video, frame_numbe
     info = probe_video(few)
     frames = [0, 5, info.num_frames - 1]
     assert frame_numbers(decode_clips(few, info, [frames], [WHOLE], 64)[0][0]) == [0, 5, 39]
+    with pytest.raises(VideoError, match=r"damaged at 0\.68 seconds: InvalidDataError"):
+        decode_clips(few, probe_video(video), [[16, 17]], [WHOLE], 64)
     many = damage(video, set(range(12, 18)))
     for read in (probe_video, lambda v: reencode_video(v, max_short_side=None, gop=12, crf=20)):
         with pytest.raises(VideoError, match="6 of 40 frames are damaged, from frame 12 on") as error:
