@@ -98,7 +98,7 @@ def test_folders_and_urls_are_classified_and_written(trained, folder, tmp_path):
         == records[str(folder / "sub 0" / "v.mp4")]["probabilities"]
     )
     assert len(records[f"{url}/sub%200/v.mp4"]["probabilities"]) == 8
-    assert "InvalidData" in records[str(folder / "broken.mp4")]["error"]
+    assert "no video in a known container" in records[str(folder / "broken.mp4")]["error"]
     assert "cannot be fetched" in records[f"{url}/none.mp4"]["error"]
 
 
@@ -229,7 +229,7 @@ def test_a_video_that_is_too_short_says_so_and_leaves_no_file(trained, folder, t
         next(classify_stream(None, str(video), smoothing=1))
     (tmp_path / "broken.mp4").write_bytes(b"no video")
     command = ("predict", trained, tmp_path / "broken.mp4", "--hop", 1)
-    assert "InvalidData" in corrnet(*command, "--annotate", tmp_path / "out.mp4", code=2)
+    assert "no video in a known container" in corrnet(*command, "--annotate", tmp_path / "out.mp4", code=2)
     assert not (tmp_path / "out.mp4").exists()
 
 

@@ -134,6 +134,9 @@ def test_the_choice_is_in_the_index_and_indexes_without_it_mean_the_first(progra
     info = type(record)(**{**old, "width": 64}).video_info()
     assert (info.stream, info.delivery) == (0, None)
     assert frame_numbers(decode_clips(video, info, [range(10)], [WHOLE], 64)[0][0]) == list(range(10))
+    assert probe_video(video, stream=0).width == 64
+    with pytest.raises(VideoError, match="no video stream 2, there are 2"):
+        probe_video(video, stream=2)
 
 
 @pytest.mark.parametrize(
@@ -219,6 +222,8 @@ def test_few_damaged_frames_are_counted_and_many_refused(make_video, frame_numbe
     info = probe_video(few)
     frames = [0, 5, info.num_frames - 1]
     assert frame_numbers(decode_clips(few, info, [frames], [WHOLE], 64)[0][0]) == [0, 5, 39]
+    with pytest.raises(VideoError, match=r"damaged at 0\.68 seconds: InvalidDataError"):
+        decode_clips(few, probe_video(video), [[16, 17]], [WHOLE], 64)
     many = damage(video, set(range(12, 18)))
     for read in (probe_video, lambda v: reencode_video(v, max_short_side=None, gop=12, crf=20)):
         with pytest.raises(VideoError, match="6 of 40 frames are damaged, from frame 12 on") as error:
@@ -277,6 +282,17 @@ def test_flawed_videos_are_in_index_manifest_report_and_inspection(make_video, t
         assert missing["a/half.mkv"] > 0.5 and missing["a/whole.mkv"] == missing["b/whole.mkv"] == 0
         inspection = inspect_shards(open_shards(dest), progress=False)
         assert (inspection.num_flawed, inspection.flawed) == (1, report.flawed)
+
+
+def test_views_and_windows_of_a_flawed_video_say_so(make_video, tmp_path, caplog):
+    path = tmp_path / "half.mkv"
+    path.write_bytes(cut(make_video(range(50), container="matroska", options=SHORT_GROUPS), 0.7))
+    decode_views(path, CLIP, 1)
+    with open_frames(str(path)) as frames:
+        next(frames)
+    messages = [record.getMessage() for record in caplog.records]
+    assert len(messages) == 2 and messages[0] == messages[1]
+    assert messages[0].startswith(f"{path}: ") and "of 2.0" in messages[0]
 
 
 def fragments(video: bytes) -> list[bytes]:

@@ -266,7 +266,9 @@ def decode_packets(
     tally.delivery()
 
 
-def probe_video(source: VideoSource, *, most_damaged: float = MOST_DAMAGED) -> VideoInfo:
+def probe_video(
+    source: VideoSource, *, stream: int | None = None, most_damaged: float = MOST_DAMAGED
+) -> VideoInfo:
     """Decode a whole video once and index its frames.
 
     The index lists the frames that the decoder really delivers: declared frame counts and packet lists of
@@ -275,6 +277,7 @@ def probe_video(source: VideoSource, *, most_damaged: float = MOST_DAMAGED) -> V
 
     Args:
         source: Content of a video, or its path.
+        stream: Number of the stream among the video streams; None takes the one of `best_stream`.
         most_damaged: Share of damaged frames that is allowed.
 
     Raises:
@@ -282,16 +285,16 @@ def probe_video(source: VideoSource, *, most_damaged: float = MOST_DAMAGED) -> V
         UnindexableVideo: It has frames without a time, with times that go back or are there twice, or its picture size,
             rotation or pixel shape changes.
     """
-    with explained(source), open_video(source) as (container, stream):
+    with explained(source), open_video(source, stream=stream) as (container, chosen):
         format_name = container.format.name.split(",")[0]
-        codec = stream.codec_context.name
-        tally = Tally(container, stream, most_damaged)
+        codec = chosen.codec_context.name
+        tally = Tally(container, chosen, most_damaged)
         pts: list[int] = []
         key_pts: set[int] = set()
         predicted: set[int] = set()
         shape: tuple[int, int, Display] | None = None
-        displays = Displays(stream)
-        for packet, frames in decode_packets(container, stream, tally):
+        displays = Displays(chosen)
+        for packet, frames in decode_packets(container, chosen, tally):
             if packet.is_keyframe and packet.pts is not None:
                 key_pts.add(packet.pts)
             for frame in frames:
@@ -308,7 +311,7 @@ def probe_video(source: VideoSource, *, most_damaged: float = MOST_DAMAGED) -> V
                 shape = shape or frame_shape
                 if frame_shape != shape:
                     raise UnindexableVideo("picture size, rotation or pixel shape changes")
-        if shape is None or stream.time_base is None:
+        if shape is None or chosen.time_base is None:
             raise DamagedVideo("no frames")
         times = np.array(pts, dtype=np.int64)
         keys = sorted((key_pts - predicted).intersection(pts))
@@ -317,10 +320,10 @@ def probe_video(source: VideoSource, *, most_damaged: float = MOST_DAMAGED) -> V
             format_name,
             codec,
             *shape,
-            stream.time_base,
+            chosen.time_base,
             times,
             keyframes,
-            stream=container.streams.video.index(stream),
+            stream=container.streams.video.index(chosen),
             delivery=tally.delivery(),
         )
 

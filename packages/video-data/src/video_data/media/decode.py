@@ -17,6 +17,7 @@ from video_data.media.display import frame_kind
 from video_data.media.filters import RgbGraph
 from video_data.media.limits import MAX_CLIP_SECONDS, MAX_FRAMES, Deadline, VideoError
 from video_data.sampling.clips import Box
+from video_data.utils.errors import describe
 
 _STORES_TIMES = ("mov", "matroska")  # containers whose times do not depend on what the decoder found out
 _LEAST_GAP = 8  # frames between two wanted ones that are worth a seek
@@ -199,10 +200,16 @@ def _wanted_frames(
                 skips = unneeded
             try:
                 decoded = packet.decode()
-            except av.error.InvalidDataError:
-                if not skips_refused:
-                    raise
-                continue
+            except MemoryError:
+                raise
+            except av.FFmpegError as error:
+                if skips_refused:
+                    continue
+                at = f" at {float(pts * packet.time_base):.2f} seconds" if pts is not None else ""
+                raise VideoError(
+                    f"damaged{at}: {describe(error)}",
+                    reason="a packet is damaged",
+                ) from error
             for frame in decoded:
                 if frame.pts in remaining and (takes_damaged or not frame.is_corrupt):
                     remaining.remove(frame.pts)

@@ -1,8 +1,10 @@
 """Encoding H.264 for fast random access: short closed groups of pictures, no loop filter, no CABAC."""
 
 import io
+import logging
 from collections.abc import Iterable, Iterator
 from fractions import Fraction
+from pathlib import Path
 
 import av
 from av.container import InputContainer
@@ -26,6 +28,7 @@ from video_data.media.limits import DamagedVideo, UnindexableVideo, VideoError
 from video_data.media.times import repair_times
 from video_data.utils.errors import InputError
 
+_log = logging.getLogger(__name__)
 _ENCODER = "libx264"
 # Of videos that are encoded again only because they cannot be read as they are.
 READABLE_GOP, READABLE_CRF = 12, 12
@@ -149,7 +152,8 @@ def reencode(
 def index_video(source: VideoSource) -> tuple[VideoSource, VideoInfo]:
     """Return a video whose frames can be found by their times, and its index.
 
-    It is the source, or where its times, picture size or rotation forbid that, the source encoded again.
+    It is the source, or where its times, picture size or rotation forbid that, the source encoded again. Damaged frames
+    and a missing end are logged as a warning.
 
     Args:
         source: Content of a video, or its path.
@@ -157,11 +161,16 @@ def index_video(source: VideoSource) -> tuple[VideoSource, VideoInfo]:
     Raises:
         VideoError: The video cannot be decoded, or too much of it is damaged.
     """
+    content = source
     try:
-        return source, probe_video(source)
+        info = probe_video(source)
+        delivery = info.delivery
     except UnindexableVideo:
-        content = reencode_video(source, max_short_side=None, gop=READABLE_GOP, crf=READABLE_CRF)
-        return content, probe_video(content)
+        content, delivery = reencode(source, max_short_side=None, gop=READABLE_GOP, crf=READABLE_CRF)
+        info = probe_video(content)
+    if delivery is not None and delivery.is_flawed:
+        _log.warning("%s: %s", source if isinstance(source, Path) else "a video", delivery)
+    return content, info
 
 
 def reencode_pictures(

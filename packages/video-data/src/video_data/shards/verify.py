@@ -316,8 +316,9 @@ def _check_member(
     if not decode:
         return problems, 0
     try:
-        info = probe_video(content)
-        differences = _differences(info, expected())
+        wanted = expected()
+        info = probe_video(content, stream=wanted.stream)
+        differences = _differences(info, wanted)
     except VideoError as error:
         return [*problems, (f"does not decode: {error.reason}", f"does not decode: {error}")], 0
     except ValueError as error:  # runs that make no times
