@@ -17,7 +17,7 @@ WANTED = (
     "give a checkpoint that `corrnet train` wrote (checkpoints/last.pt), the folder of a run, or that of an exported "
     "model"
 )
-LIKE = "; --like CHECKPOINT names one whose recipe and classes they have"
+LIKE = "; or give --like CHECKPOINT, one whose recipe and classes the weights have"
 
 # Where a name of a format begins in a file, and what it is.
 _FORMATS = (
