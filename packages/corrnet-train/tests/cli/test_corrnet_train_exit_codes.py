@@ -47,7 +47,7 @@ CALLS = {
     "predict a b": "corrnet_train.inference.classifier.VideoClassifier.from_checkpoint",
     "features a b -o c.npz": "corrnet_train.inference.inputs.find_videos",
     "visualize filters a": "corrnet_train.inference.classifier.VideoClassifier.from_checkpoint",
-    "visualize motion a b": "corrnet_train.inference.classifier.VideoClassifier.from_checkpoint",
+    "visualize motion a b": "corrnet_train.inference.inputs.check_window_source",
     "export a b": "corrnet_train.inference.classifier.VideoClassifier.from_checkpoint",
     "inspect a": "video_data.open_shards",
     "verify a": "video_data.verify_shards",
