@@ -97,7 +97,7 @@ def evaluate_command(
 
         def check(output: Path) -> None:
             goes_on = (output / JOURNAL).exists()  # perhaps stopped while it wrote these files
-            inputs = [*read_of_checkpoint(checkpoint, like), shards]
+            inputs: list[str | Path] = [*read_of_checkpoint(checkpoint, like), shards]
             check_output(output, overwrite=overwrite or goes_on, inputs=inputs, files=EVALUATION_FILES)
 
         with ranks.together():
