@@ -127,7 +127,7 @@ def test_weights_without_a_recipe_load_with_one_that_they_are_like(how, trained,
     path = tmp_path / "weights.pth"
     torch.save(STATES[how](trained), path)
     with pytest.raises(
-        CheckpointError, match=r"; --like CHECKPOINT names one whose recipe and classes they have$"
+        CheckpointError, match=r"; or give --like CHECKPOINT, one whose recipe and classes the weights have$"
     ):
         VideoClassifier.from_checkpoint(path, device="cpu")
     classifier = VideoClassifier.from_checkpoint(str(path), device="cpu", like=str(model_folder))
@@ -200,7 +200,7 @@ def test_every_command_takes_weights_without_a_recipe(trained, model_folder, mot
         ["visualize", "motion", path, video, "-o", tmp_path / "motion.png", "--device", "cpu"],
     ):
         result = CliRunner().invoke(app, [*map(str, words)])
-        assert result.exit_code == 2 and "--like CHECKPOINT names one" in result.output, words
+        assert result.exit_code == 2 and "or give --like CHECKPOINT" in result.output, words
         result = CliRunner().invoke(app, [*map(str, words), "--like", str(model_folder)])
         assert result.exit_code == 0, result.output
     assert torch.equal(load_pretrained(tmp_path / "exported").model.fc.weight, trained.fc.weight)

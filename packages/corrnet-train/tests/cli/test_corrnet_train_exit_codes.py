@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from typer.testing import CliRunner
 
 from corrnet_models import ModelError
 from corrnet_train.checkpoint.state import CheckpointError
-from corrnet_train.cli import app, menu
+from corrnet_train.cli import app, common, menu
 from corrnet_train.cli.menu import load_command
 from corrnet_train.config.recipes import ConfigError
 from corrnet_train.distributed.ranks import RanksError
@@ -46,7 +47,7 @@ CALLS = {
     "predict a b": "corrnet_train.inference.classifier.VideoClassifier.from_checkpoint",
     "features a b -o c.npz": "corrnet_train.inference.inputs.find_videos",
     "visualize filters a": "corrnet_train.inference.classifier.VideoClassifier.from_checkpoint",
-    "visualize motion a b": "corrnet_train.inference.classifier.VideoClassifier.from_checkpoint",
+    "visualize motion a b": "corrnet_train.inference.inputs.check_window_source",
     "export a b": "corrnet_train.inference.classifier.VideoClassifier.from_checkpoint",
     "inspect a": "video_data.open_shards",
     "verify a": "video_data.verify_shards",
@@ -267,6 +268,23 @@ def test_commands_that_are_told_are_quoted(motionbench, monkeypatch, tmp_path):
     wrong = runner.invoke(app, ["pack", "my videos", "to"], env={"COLUMNS": "300"})
     assert "corrnet pack folder 'my videos' to" in " ".join(wrong.output.split())
     assert _shards("my shards").advice == "corrnet verify 'my shards' looks closer"
+
+
+def test_the_readme_has_every_exit_code():
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    table = re.findall(r"^\| (\d+) \| (.+?) \|", readme, re.MULTILINE)
+    codes = {value for name, value in vars(common).items() if name.startswith("EXIT_")}
+    assert {int(code) for code, _ in table} == {0, *codes}
+    for code in codes:
+        assert f"{code} " in app.info.help
+
+
+def test_the_home_folder_is_put_into_options_as_shells_do_it_for_words(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "a.json").touch()
+    for given, shown in (("~/a.json", f"{tmp_path}/a.json exists"), ("./~/a.json", "no folder of shards")):
+        result = runner.invoke(app, ["verify", "nothing", f"--json={given}"])
+        assert result.exit_code == 2 and shown in result.stderr
 
 
 def test_batch_norm_of_one_value_is_bad_input(motionbench, tmp_path):

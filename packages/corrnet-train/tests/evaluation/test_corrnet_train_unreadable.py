@@ -139,6 +139,15 @@ def test_the_command_writes_them_and_says_so_with_its_exit_code(command, broken,
     assert not (tmp_path / "unfinished.jsonl").exists()
 
 
+def test_of_many_that_are_not_counted_the_first_are_told_and_the_number(command, broken, monkeypatch):
+    monkeypatch.setattr("corrnet_train.cli.evaluate._MOST_LINES", 1)
+    result = CliRunner().invoke(app, command, env={"COLUMNS": "200"})
+    told = [line for line in result.stderr.splitlines() if line.startswith(("not counted", "and "))]
+    assert told[0].startswith("not counted: ") and told[1:] == [
+        "and 2 more; --output FOLDER writes all of them"
+    ]
+
+
 def test_a_stopped_evaluation_goes_on_to_the_same_result(classifier, broken, tmp_path, caplog):
     options = {"num_clips": 2, "batch_size": 3}
     whole = evaluate(classifier, broken, "test", **options)

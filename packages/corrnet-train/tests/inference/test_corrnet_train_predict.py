@@ -229,7 +229,7 @@ def test_a_video_that_is_too_short_says_so_and_leaves_no_file(trained, folder, t
         next(classify_stream(None, str(video), smoothing=1))
     (tmp_path / "broken.mp4").write_bytes(b"no video")
     command = ("predict", trained, tmp_path / "broken.mp4", "--hop", 1)
-    assert "no video in a known container" in corrnet(*command, "--annotate", tmp_path / "out.mp4", code=2)
+    assert "no video in a known container" in corrnet(*command, "--annotate", tmp_path / "out.mp4", code=1)
     assert not (tmp_path / "out.mp4").exists()
 
 

@@ -192,7 +192,7 @@ def test_the_command_draws_motion(folder, tmp_path):
         ((*command[2:], tmp_path / "x.gif"), "x.gif: expected a file that ends with .mp4 or .png or .html"),
         (
             (folder / "corrnet", folder / "none.mp4", "-o", tmp_path / "x.mp4"),
-            "none.mp4: FileNotFoundError: No such file",
+            "no file or folder",
         ),
     ):
         assert message in corrnet("visualize", "motion", *arguments, code=2)

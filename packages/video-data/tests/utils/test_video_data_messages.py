@@ -5,9 +5,10 @@ from threading import Thread
 
 import pytest
 
-from video_data import RemoteError, VideoError, open_shards, verify_shards
+from video_data import RemoteError, VideoError, WorkError, open_shards, verify_shards
 from video_data.loading.live import open_frames
 from video_data.utils import remote
+from video_data.utils.error_budget import ErrorBudget
 from video_data.utils.messages import hide_secrets, some_of
 from video_data.utils.remote import fetch_bytes
 
@@ -52,6 +53,16 @@ def test_long_lists_are_cut_with_a_count():
     assert some_of(names, most=3) == "class 0, class 1, class 2 and 4,997 more"
     assert some_of(iter(names[:2])) == "class 0, class 1"
     assert some_of([]) == ""
+
+
+def test_the_reasons_of_an_error_budget_are_cut_with_a_count():
+    budget = ErrorBudget(20)
+    for number in range(20):
+        budget.add(f"key {number}", f"reason {number}", "details")
+    with pytest.raises(
+        WorkError, match=r"21 samples .*: 2 x reason 0; 1 x reason 1; .*; and 10 more reasons\. Last"
+    ):
+        budget.add("key", "reason 0", "details")
 
 
 @pytest.fixture

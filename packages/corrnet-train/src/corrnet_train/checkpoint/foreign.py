@@ -17,7 +17,7 @@ WANTED = (
     "give a checkpoint that `corrnet train` wrote (checkpoints/last.pt), the folder of a run, or that of an exported "
     "model"
 )
-LIKE = "; --like CHECKPOINT names one whose recipe and classes they have"
+LIKE = "; or give --like CHECKPOINT, one whose recipe and classes the weights have"
 
 # Where a name of a format begins in a file, and what it is.
 _FORMATS = (
@@ -104,7 +104,7 @@ def weights_for(own: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
     """
     with path.open("rb") as file:
         is_torch = not _is_safetensors(file.read(9))
-    content = load_checked(path) if is_torch else load_file(path)
+    content: Any = load_checked(path) if is_torch else load_file(path)
     found = {place: names for place, names in _weights(content) if names}
     states = {
         place: unwrap_names({name: (content[place] if place else content)[name] for name in names})

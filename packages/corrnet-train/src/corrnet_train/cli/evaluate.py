@@ -97,7 +97,7 @@ def evaluate_command(
 
         def check(output: Path) -> None:
             goes_on = (output / JOURNAL).exists()  # perhaps stopped while it wrote these files
-            inputs = [*read_of_checkpoint(checkpoint, like), shards]
+            inputs: list[str | Path] = [*read_of_checkpoint(checkpoint, like), shards]
             check_output(output, overwrite=overwrite or goes_on, inputs=inputs, files=EVALUATION_FILES)
 
         with ranks.together():
@@ -193,7 +193,7 @@ def predict(
     """Classify videos and show the most probable classes.
 
     The exit code is 3 when some videos could not be read, and 1 when none could. With --hop a window slides over one
-    video, camera or stream, until it ends or Ctrl-C.
+    video, camera or stream, until it ends or Ctrl-C; without it a camera or a stream is refused.
 
     [bold]Examples[/]
 

@@ -67,7 +67,8 @@ def features(
 
     The file holds the array `features`, float32, a row for each video or clip. Its index, a csv, has a line for each
     row with the video, its class, and the clip's first frame and time. Stopped or killed, the same command goes on
-    where it was. Videos that cannot be read are named in the index and on the terminal; then the exit code is 3.
+    where it was. Videos that cannot be read are named in the index and on the terminal; then the exit code is 3, and 1
+    when none could be read.
 
     [bold]Examples[/]
 

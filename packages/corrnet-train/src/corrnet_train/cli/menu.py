@@ -3,6 +3,7 @@
 import importlib
 import inspect
 import re
+from pathlib import Path
 from typing import Any
 
 import typer
@@ -36,6 +37,7 @@ COMMANDS = {
         "motionbench": ("demo.motionbench", "Generate videos whose class is only the direction of motion."),
     },
 }
+_HOME_OF_OPTION = re.compile(r"^(--[a-z-]+=)~(?=/|$)")
 _PLACES = {name: entry[0] for commands in COMMANDS.values() for name, entry in commands.items()}
 
 
@@ -49,6 +51,13 @@ class Menu(TyperGroup):
             for panel, commands in COMMANDS.items()
             for name, (_, text) in commands.items()
         }
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Read the command line; in `--option=~/path` the home folder is put in, as shells do for `--option ~/path`."""
+        home = str(Path.home())
+        return super().parse_args(
+            ctx, [_HOME_OF_OPTION.sub(lambda found: found[1] + home, arg) for arg in args]
+        )
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """Return the command that is called, which is imported now."""

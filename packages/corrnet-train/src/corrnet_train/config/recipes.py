@@ -255,7 +255,7 @@ class _GivenTwiceError(yaml.YAMLError):
 class _Loader(yaml.SafeLoader):
     """Refuses a key that is given twice, of which YAML would take the last one, and reads 1e-3 as a number."""
 
-    def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         node = super().compose_mapping_node(anchor)
         lines: dict[tuple[str, str], int] = {}
         for key, _ in node.value:
