@@ -1,23 +1,43 @@
-"""Each package builds into a wheel and works with only that wheel and its declared dependencies.
+"""Each package builds into a wheel and works with only that wheel and its declared dependencies, old and new ones.
 
-There every test module is imported, and the tests run that between them use each dependency and extra.
+There every test module is imported, and the tests run that between them use each dependency and extra. torch is the
+release that the tests run with, since others take gigabytes. CORRNET_TEST_PYTHON names another Python to try.
 """
 
 import os
 import subprocess
 import sys
-import venv
+import zipfile
+from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+from packaging.metadata import Metadata
 
 ROOT = Path(__file__).parents[1]
+PYTHON = os.environ.get("CORRNET_TEST_PYTHON", sys.executable)
 # One environment a chain: a package's tests run before anything that depends on it is installed.
-CHAINS = {"video": ["video-data"], "models": ["corr-ops", "corrnet-models"]}
+CHAINS = {
+    "train": ["video-data", "corr-ops", "corrnet-models", "corrnet-train"],
+    "models": ["corr-ops", "corrnet-models"],
+}
 TESTS = {
     "video-data": ["adapters", "pack", "loader", "flow"],
     "corr-ops": ["import", "readme", "errors", "registration", "flops"],
     "corrnet-models": ["readme", "config", "counts"],
+    "corrnet-train": ["augment", "checkpoint", "config", "drawing", "help", "schedule"],
+}
+# What a package must be able to do without its extras and without what the tests take.
+ALONE = {
+    "video-data": "import video_data; "
+    "config = video_data.MotionBenchConfig(num_train=8, num_val=8, num_test=8);"
+    "video_data.generate_motionbench('videos', config, num_workers=1, progress=False);"
+    "video_data.pack_csv('videos/motionbench.csv', 'shards', progress=False)",
+    "corr-ops": "import corr_ops, torch; corr_ops.video_correlation(torch.ones(1, 2, 2, 4, 4), kernel_size=3)",
+    "corrnet-models": "from corrnet_models import create_model, load_pretrained, save_pretrained;"
+    "save_pretrained(create_model('r2d_tiny'), 'model'); load_pretrained('model')",
+    "corrnet-train": "import corrnet_train.cli",
 }
 
 
@@ -38,19 +58,49 @@ def run(command: list, **options) -> str:
     return result.stdout
 
 
+def oldest_versions(wheels: Path) -> Iterator[str]:
+    """Yield the oldest version that the wheels allow of each of their dependencies, those of extras included."""
+    own = {path.name.split("-")[0].replace("_", "-") for path in wheels.glob("*.whl")}
+    for wheel in wheels.glob("*.whl"):
+        with zipfile.ZipFile(wheel) as file:
+            (name,) = (name for name in file.namelist() if name.endswith(".dist-info/METADATA"))
+            metadata = Metadata.from_email(file.read(name), validate=False)
+        for requirement in metadata.requires_dist or []:
+            bounds = [bound.version for bound in requirement.specifier if bound.operator == ">="]
+            if requirement.name not in own | {"torch"}:
+                assert bounds, f"{wheel.name} takes any {requirement.name}, however old"
+                yield f"{requirement.name}=={bounds[0]}"
+
+
 @pytest.mark.slow
+@pytest.mark.parametrize("versions", ["oldest", "newest"])
 @pytest.mark.parametrize("chain", CHAINS)
-def test_packages_work_when_installed_alone(wheels, tmp_path, chain):
+def test_packages_work_when_installed_alone(wheels, tmp_path, chain, versions):
+    constraints = tmp_path / "constraints.txt"
+    lines = oldest_versions(wheels) if versions == "oldest" else []
+    constraints.write_text("\n".join({f"torch=={version('torch').partition('+')[0]}", *lines}))
     environment = tmp_path / "venv"
-    venv.create(environment, with_pip=True)
+    run([PYTHON, "-m", "venv", environment])
     python = environment / "bin" / "python"
+    pip = [
+        python,
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--no-compile",
+        "--disable-pip-version-check",
+        "-c",
+        constraints,
+    ]
     for package in CHAINS[chain]:
         (wheel,) = wheels.glob(f"{package.replace('-', '_')}-*.whl")
-        pip = [python, "-m", "pip", "install", "--quiet", "--no-compile", "--disable-pip-version-check"]
-        run([*pip, "-c", ROOT / "constraints.txt", f"{wheel}[test]"])
+        run([*pip, wheel])
+        run([python, "-c", ALONE[package]], cwd=tmp_path)
+        run([*pip, f"{wheel}[test]"])
         tests = ROOT / "packages" / package / "tests"
         stem = f"test_{package.replace('-', '_')}"
-        command = [
+        pytest_ = [
             python,
             "-m",
             "pytest",
@@ -61,15 +111,13 @@ def test_packages_work_when_installed_alone(wheels, tmp_path, chain):
             "-c",
             os.devnull,
         ]
-        assert " tests collected" in run([*command, "--collect-only", tests], cwd=tmp_path)
+        assert " tests collected" in run([*pytest_, "--collect-only", tests], cwd=tmp_path)
         chosen = [next(tests.rglob(f"{stem}_{name}.py")) for name in TESTS[package]]
-        assert " passed" in run([*command, *chosen], cwd=tmp_path)
+        assert " passed" in run([*pytest_, *chosen], cwd=tmp_path)
 
 
 @pytest.mark.slow
 def test_wheels_hold_code_and_license_but_no_tests(wheels):
-    import zipfile
-
     for package in ("corr_ops", "video_data", "corrnet_models", "corrnet_train"):
         (wheel,) = wheels.glob(f"{package}-*.whl")
         names = zipfile.ZipFile(wheel).namelist()
