@@ -295,6 +295,24 @@ def test_training_goes_on_while_copies_are_awaited_by_the_thread_that_writes(tmp
     assert writer.waits == 1
 
 
+def test_the_next_step_does_not_reach_what_is_being_written(tmp_path):
+    class Held(CheckpointWriter):
+        go = threading.Event()
+
+        def _store(self, *arguments):
+            self.go.wait(60)
+            super()._store(*arguments)
+
+    saved, writer = checkpoint(), Held()
+    expected = saved.model["weight"].clone()
+    writer.save(saved, tmp_path / "last.pt")
+    saved.model["weight"].fill_(7)
+    writer.go.set()
+    writer.wait()
+    assert torch.equal(Checkpoint.load(tmp_path / "last.pt").model["weight"], expected)
+    assert 0 < writer.stalled < 60, "training has waited for the copy, and not for the disk"
+
+
 def test_what_fails_while_copies_are_awaited_is_told_to_training(tmp_path):
     writer = LateCopies()
     writer.done.wait = lambda timeout: 1 / 0
