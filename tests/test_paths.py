@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-PACKAGES = ("video_data", "corrnet_models", "corrnet_train")
+PACKAGES = ("video_data", "video_data.datasets", "corrnet_models", "corrnet_train")
 
 
 def kinds(annotation):

@@ -142,6 +142,7 @@ def test_frames_among_others_are_named_by_their_pattern(trained, folder, tmp_pat
         results[name] = json.loads((tmp_path / f"{name}.json").read_text())[0]["probabilities"]
     assert results["a"] == pytest.approx(results["c"], abs=0.05)
     assert results["b"] != results["a"]  # backwards
+    assert " ms)" in corrnet("predict", trained, frames / "img_*.png", "--hop", 4, "--top", 1)
     with pytest.raises(ValueError, match="no file or folder"):
         find_videos([str(tmp_path / "none" / "img_*.png")])
 

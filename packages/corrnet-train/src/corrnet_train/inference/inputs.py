@@ -72,7 +72,7 @@ def check_has_end(name: str) -> None:
 
 
 def check_window_source(name: str) -> None:
-    """Check that what a window is to slide over is a camera, a URL, or a file or a folder that is there.
+    """Check that what a window is to slide over is a camera, a URL, or a file, folder or pattern that is there.
 
     Raises:
         InputError: It is none of them.
@@ -80,7 +80,9 @@ def check_window_source(name: str) -> None:
     if what := what_instead_of_file(name):
         if not Path(name).is_dir():
             raise InputError(f"{name} is {what}, and a video is a file or a folder")
-    elif not (name.startswith("camera:") or "://" in name or Path(name).exists()):
+    elif not (
+        name.startswith("camera:") or "://" in name or Path(name).exists() or holds_pictures(Path(name))
+    ):
         raise InputError(f"no file or folder {name}")
 
 

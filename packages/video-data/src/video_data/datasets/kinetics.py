@@ -9,6 +9,7 @@ from video_data.datasets.listing import SPLIT_NAMES, Collection, Listing, refuse
 from video_data.shards.format import Split
 from video_data.utils.errors import InputError
 from video_data.utils.files import check_file
+from video_data.utils.messages import some_of
 
 _EXPECTED = "expected label,youtube_id,time_start,time_end,split"
 
@@ -52,7 +53,7 @@ def list_kinetics(src: str | Path, *, annotations: str | Path | None = None) -> 
         raise InputError(f"no rows of the split train in {', '.join(map(str, tables))}: they give the labels")
     unknown = sorted({clip.label for clip in clips} - set(classes))
     if unknown:
-        raise InputError(f"classes {', '.join(unknown[:5])} are in val or test, but not in train")
+        raise InputError(f"classes {some_of(unknown)} are in val or test, but not in train")
     places: dict[str, str] = {}
     for clip in clips:
         places.setdefault(clip.label, clip.place)

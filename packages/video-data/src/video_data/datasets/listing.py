@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from video_data.shards.format import PassedOver, Split
 from video_data.utils.errors import InputError
 from video_data.utils.files import display_text
+from video_data.utils.messages import some_of
 
 if TYPE_CHECKING:
     from video_data.datasets.finder import Finder
@@ -35,7 +36,6 @@ SPLIT_NAMES: dict[str, Split] = {
 MISSING = "missing"  # the reason of an entry whose file is not there
 NO_LABEL = "no label"  # that of one whose class the data set does not say: an empty label, or -1
 TWICE = "listed twice"
-_MOST_NAMES = 10
 _MOST_NUMBERS = 10_000  # labels that are numbers are indices up to here
 
 
@@ -190,8 +190,7 @@ def unseen_classes(entries: list[Entry]) -> tuple[str, ...]:
     unseen = sorted({entry.label for entry in entries} - trained) if trained else []
     if not unseen:
         return ()
-    shown = ", ".join(unseen[:_MOST_NAMES]) + (", ..." if len(unseen) > _MOST_NAMES else "")
-    return (f"{len(unseen)} classes have videos in val or test and none in train: {shown}",)
+    return (f"{len(unseen)} classes have videos in val or test and none in train: {some_of(unseen)}",)
 
 
 def refuse_alike(places: Mapping[str, str]) -> None:
