@@ -108,7 +108,7 @@ def test_a_video_under_two_spellings_with_one_label_is_listed_once(tmp_path):
     [
         (["0", "2", "10"], tuple(map(str, range(11)))),
         (["1", "10", "9"], ("1", "9", "10")),
-        (["07", "1", "10"], ("07", "1", "10")),
+        (["07", "1", "10"], ("1", "07", "10")),
         (["b", "2", "10"], ("10", "2", "b")),
         (["2024", "0", "99999"], ("0", "2024", "99999")),
     ],
@@ -119,18 +119,30 @@ def test_labels_that_are_numbers_keep_their_order(labels, classes, tmp_path):
     assert list_csv(text(tmp_path / "list.csv", f"path,label\n{rows}")).class_names == classes
 
 
+def test_one_number_in_two_spellings_is_refused(tmp_path):
+    table = text(tmp_path / "list.csv", "path,label\na.mp4,1\nb.mp4,01\nc.mp4,2\n")
+    with pytest.raises(
+        ValueError, match=r"the classes '1' \(line 2\) and '01' \(line 3\) differ in .* a number"
+    ):
+        list_csv(table)
+
+
 def test_no_label_is_no_class_and_missing_videos_keep_theirs(make_video, tmp_path):
     for name in "abc":
         (tmp_path / f"{name}.mp4").write_bytes(make_video([1]))
-    table = text(tmp_path / "list.csv", "path,label\na.mp4,0\nb.mp4,2\nc.mp4,-1\ngone.mp4,1\nmore.mp4,4\n")
+    table = text(
+        tmp_path / "list.csv", "path,label\na.mp4,0\nb.mp4,2\nc.mp4,-1\nc.mp4,-1\ngone.mp4,1\nmore.mp4,4\n"
+    )
     listing = list_csv(table)
     assert listing.class_names == ("0", "1", "2", "3", "4")
-    assert dropped(listing) == [("c.mp4", "no label"), ("gone.mp4", MISSING), ("more.mp4", MISSING)]
+    assert dropped(listing) == [
+        ("c.mp4", "no label"), ("c.mp4", "listed twice"), ("gone.mp4", MISSING), ("more.mp4", MISSING)
+    ]  # fmt: skip
     report = pack_listing(listing, tmp_path / "shards", options=COPY, progress=False)
     shards = open_shards(tmp_path / "shards")
     assert {record.source: record.label for record in shards.samples("train")} == {"a.mp4": 0, "b.mp4": 2}
     assert ("c.mp4", "no label") in report.dropped
-    assert shards.manifest.coverage["train"].left_out == {"no label": 1}
+    assert shards.manifest.coverage["train"].left_out == {"no label": 1, "listed twice": 1}
 
 
 def test_one_path_that_no_system_takes_does_not_end_packing(make_video, tmp_path):
@@ -329,6 +341,8 @@ def test_names_that_differ_in_raw_bytes_alone_are_two_videos(make_video, tmp_pat
         {"Train": "train", "dev": "val", "TEST": "test"},
         {"train": "train", "eval": "val"},
         {"training_set": "train", "Test set": "test", "validation-videos": "val"},
+        {"videos_train": "train", "rawframes_val": "val"},
+        {"train2017": "train", "val_256": "val"},
         {"train": "train", "valid": "val", "validation": "val", "evaluation": "val", "development": "val"},
     ],
 )
@@ -392,7 +406,7 @@ def test_single_pictures_and_those_beside_videos_are_no_video(tmp_path):
         (["train/1.mp4", "test/2.mp4"], "no videos in .*; videos beside the folders of classes: 2"),
         (["train/Run/1.mp4", "val/run/2.mp4"], r"classes 'Run' \(.*train/Run'\) and 'run' \(.*val/run'\) differ"),
         (["run/1.mp4", "run /2.mp4"], "'run' .* and 'run ' .* differ in case, spaces"),
-        (["\u00e9t\u00e9/1.mp4", "e\u0301te\u0301/2.mp4"], "differ in case, spaces or Unicode form"),
+        (["\u00e9t\u00e9/1.mp4", "e\u0301te\u0301/2.mp4"], "differ in case, spaces, Unicode form"),
     ],
 )  # fmt: skip
 def test_ambiguous_layouts_are_refused(names, message, tmp_path):

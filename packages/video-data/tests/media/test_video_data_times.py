@@ -10,7 +10,7 @@ import pytest
 from video_data import ClipConfig, PackOptions, decode_views, open_shards, pack_folder
 from video_data.loading.live import open_frames, sliding_clips
 from video_data.loading.views import decode_timed_views
-from video_data.media.container import probe_video, video_seconds
+from video_data.media.container import open_video, probe_video, video_seconds
 from video_data.media.decode import decode_clips
 from video_data.media.encode import reencode_video
 from video_data.media.limits import UnindexableVideo
@@ -47,6 +47,12 @@ def test_time_goes_on_where_it_begins_anew(start):
     second = [start + time for time in range(0, 80, 2)]
     keys = [number in (0, len(first)) for number in range(len(first) + len(second))]
     assert repair_times(first + second, keys, 1) == (list(range(0, 200, 2)), 1)
+
+
+def test_one_wrong_time_moves_no_other():
+    pts = list(range(0, 1000, 10))
+    wrong = [*pts[:50], 0, *pts[51:]]
+    assert repair_times(wrong, [number % 10 == 0 for number in range(100)], 10) == (pts, 1)
 
 
 def test_short_parts_are_told_apart_by_their_keyframes():
@@ -136,6 +142,22 @@ def test_a_span_is_cut_by_the_repaired_times(kind, disordered, frame_numbers):
     packed = reencode_video(disordered[kind], max_short_side=None, gop=12, crf=10, span=(0.99, 1.19))
     shown = decode_clips(packed, probe_video(packed), [range(5)], [WHOLE], 64)[0][0]
     assert frame_numbers(shown) == [25, 26, 27, 28, 29]
+
+
+@pytest.mark.parametrize(
+    ("container", "options"),
+    [("mpegts", {"bf": "2", "g": "12"}), ("mpegts", {"bf": "2"}), ("avi", {"bf": "0"})],
+)
+@pytest.mark.parametrize("first", [0, 25])
+def test_a_span_has_its_frames_whatever_the_container_says_of_its_beginning(
+    container, options, first, make_video, frame_numbers
+):
+    video = make_video(range(50), container=container, options=options)
+    span = (first / 25, (first + 12) / 25)
+    packed = reencode_video(video, max_short_side=None, gop=12, crf=12, span=span)
+    with open_video(packed) as (source, stream):
+        shown = np.stack([frame.to_ndarray(format="rgb24") for frame in source.decode(stream)])
+    assert frame_numbers(shown) == list(range(first, first + 12))
 
 
 def test_the_length_of_joined_streams_is_that_of_both(disordered, make_video, remux):

@@ -61,6 +61,7 @@ def list_csv(
         ignored = sorted(row.keys() - {"path", "label", "split", ""})
         if not source or not label:
             raise InputError(f"{csv_path}, line {line}: path and label must not be empty")
+        label = "" if label == "-1" else label
         split = split_of(split_name)
         if split is None:
             raise InputError(
@@ -79,8 +80,8 @@ def list_csv(
             )
         if first is not entry:
             dropped.append((entry, TWICE))
-        elif label == "-1":
-            dropped.append((Entry(path, source, split, ""), NO_LABEL))
+        elif not label:
+            dropped.append((entry, NO_LABEL))
         else:
             places.setdefault(label, f"line {line}")
             if reason is None:

@@ -33,6 +33,23 @@ SPLIT_NAMES: dict[str, Split] = {
 }
 
 
+_NUMBER = re.compile(r"-?[0-9]{1,9}(\.[0-9]{1,9})?")
+# What the name of a split may hold beside it.
+_SPLIT_WORDS = frozenset(
+    (
+        "set",
+        "split",
+        "data",
+        "video",
+        "videos",
+        "rawvideos",
+        "frame",
+        "frames",
+        "rawframes",
+        "image",
+        "images",
+    )
+)
 MISSING = "missing"  # the reason of an entry whose file is not there
 NO_LABEL = "no label"  # that of one whose class the data set does not say: an empty label, or -1
 TWICE = "listed twice"
@@ -101,7 +118,8 @@ def label_order(names: Iterable[str]) -> tuple[str, ...]:
     """
     unique = set(names)
     if not all(re.fullmatch(r"0|[1-9][0-9]{0,9}", name) for name in unique):
-        return tuple(sorted(unique))
+        are_numbers = all(map(_NUMBER.fullmatch, unique))
+        return tuple(sorted(unique, key=float) if are_numbers else sorted(unique))
     numbers = sorted(map(int, unique))
     if numbers and numbers[0] == 0 and numbers[-1] < _MOST_NUMBERS:
         numbers = list(range(numbers[-1] + 1))
@@ -109,8 +127,13 @@ def label_order(names: Iterable[str]) -> tuple[str, ...]:
 
 
 def split_of(name: str) -> Split | None:
-    """Return the split that a name means, also as `training_set` or `val-videos`; None where it means none."""
-    return SPLIT_NAMES.get(re.sub(r"[\W_]*(set|split|data|videos?)?[\W_]*$", "", name.lower()))
+    """Return the split that a name means, also as `training_set`, `videos_val` or `train2017`; None for all others."""
+    words = re.findall(r"[^\W\d_]+", name.lower())
+    named = [
+        split for word in words if (split := SPLIT_NAMES.get(re.sub(r"(set|split|data|videos?)$", "", word)))
+    ]
+    others = [word for word in words if word not in _SPLIT_WORDS]
+    return named[0] if len(named) == len(others) == 1 else None
 
 
 class Collection:
@@ -194,18 +217,20 @@ def unseen_classes(entries: list[Entry]) -> tuple[str, ...]:
 
 
 def refuse_alike(places: Mapping[str, str]) -> None:
-    """Raise ValueError when two class names differ in case, spaces or Unicode form alone.
+    """Raise ValueError when two class names differ in case, spaces, Unicode form or the writing of a number alone.
 
     Args:
         places: For each class name where it stands.
     """
     first: dict[str, str] = {}
     for name, place in places.items():
-        other = first.setdefault(" ".join(unicodedata.normalize("NFC", name).casefold().split()), name)
+        plain = " ".join(unicodedata.normalize("NFC", name).casefold().split())
+        other = first.setdefault(str(float(plain)) if _NUMBER.fullmatch(plain) else plain, name)
         if other != name:
             raise InputError(
-                f"the classes {other!a} ({places[other]}) and {name!a} ({place}) differ in case, spaces or "
-                "Unicode form alone: spell them alike where they are one class, else in other words"
+                f"the classes {other!a} ({places[other]}) and {name!a} ({place}) differ in case, spaces, "
+                "Unicode form or the writing of a number alone: spell them alike where they are one class, else in "
+                "other words"
             )
 
 

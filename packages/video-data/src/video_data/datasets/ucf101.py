@@ -40,9 +40,10 @@ def list_ucf101(src: str | Path, *, fold: int = 1, annotations: str | Path | Non
         path = find_file(folder, [f"{split}list{fold:02d}.txt"], expected="<class>/<video> on each line")
         for line, text in read_lines(path):
             name, _, number = text.rpartition(" ")
-            video = PurePosixPath(name.strip() if name and number.isdecimal() else text)
+            has_number = bool(name) and number.isdecimal()
+            video = PurePosixPath(name.strip() if has_number else text)
             label = video.parent.name
-            if label not in classes or (str(video) != text and int(number) != classes.index(label) + 1):
+            if label not in classes or (has_number and int(number) != classes.index(label) + 1):
                 raise InputError(
                     f"{path}, line {line}: {text!r} is not <class>/<video> with a class of classInd.txt, for training "
                     "followed by its number"

@@ -116,7 +116,7 @@ def open_frames(source: str) -> Iterator[Iterator[tuple[VideoFrame, Display]]]:
     if separator and scheme == "camera":
         name, device = _CAMERA_FORMATS.get(sys.platform, _CAMERA_FORMATS["linux"])
         target, format_name = device.format(rest), name
-    elif separator and scheme in _LIVE_SCHEMES:
+    elif separator and scheme.lower() in _LIVE_SCHEMES:
         target, format_name = source, None
     else:
         path = Path(source)

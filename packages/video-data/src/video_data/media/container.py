@@ -79,7 +79,8 @@ class VideoInfo:
         pts: Presentation times of the frames, strictly increasing, int64 [num_frames].
         keyframes: Indices into `pts` where decoding can start, increasing, int64 [num_keyframes].
         stream: Number of the video stream among those of the file.
-        delivery: What was promised and delivered when the video was indexed; None where that is not known.
+        delivery: What its original promised and delivered; None where that is not known.
+        num_damaged: Frames of it that were damaged when it was indexed; None where that is not known.
     """
 
     format: str
@@ -92,6 +93,7 @@ class VideoInfo:
     keyframes: np.ndarray
     stream: int = 0
     delivery: Delivery | None = None
+    num_damaged: int | None = None
 
     @property
     def num_frames(self) -> int:
@@ -324,7 +326,8 @@ def probe_video(
             times,
             keyframes,
             stream=container.streams.video.index(chosen),
-            delivery=tally.delivery(),
+            delivery=(delivery := tally.delivery()),
+            num_damaged=delivery.num_damaged,
         )
 
 

@@ -99,7 +99,6 @@ def read_frames(
         VideoError: A frame cannot be decoded or is not what the index says, or a limit is passed.
     """
     deadline = Deadline(MAX_CLIP_SECONDS)
-    num_damaged = info.delivery.num_damaged if info.delivery else None
     slots = {pts: slot for slot, pts in enumerate(info.pts[np.asarray(frames, dtype=np.int64)].tolist())}
 
     def checked(frame: VideoFrame) -> tuple[int, VideoFrame]:
@@ -132,8 +131,8 @@ def read_frames(
                         deadline,
                         seeked=keyframe > 0,
                         skip=seek,
-                        skips_refused=bool(num_damaged),
-                        takes_damaged=not seek and num_damaged != 0,
+                        skips_refused=bool(info.num_damaged),
+                        takes_damaged=not seek and info.num_damaged != 0,
                     ):
                         yield checked(frame)
         except VideoError as error:

@@ -257,23 +257,31 @@ def _decoded(container: InputContainer, stream: VideoStream, tally: Tally | None
 
 def _ticks(stream: VideoStream, span: tuple[float, float]) -> tuple[Fraction, Fraction]:
     """Return a span in seconds as ticks of a stream."""
-    assert stream.time_base is not None
-    start, end = (Fraction(seconds).limit_denominator(10**6) / stream.time_base for seconds in span)
+    start, end = (Fraction(seconds).limit_denominator(10**6) / _tick(stream) for seconds in span)
     return start, end
+
+
+def _tick(stream: VideoStream) -> Fraction:
+    assert stream.time_base is not None
+    return stream.time_base
 
 
 def _decoded_span(
     container: InputContainer, stream: VideoStream, tally: Tally, start: Fraction, end: Fraction
 ) -> Iterator[VideoFrame]:
-    """Return the frames from `start` on and before `end`, in ticks from the beginning of the stream."""
-    begin = stream.start_time or 0
+    """Return the frames from `start` on and before `end`, in ticks from the first frame of the stream."""
+    beginning = next(
+        _decoded(container, stream, None), None
+    )  # a container's own beginning may be another one
+    begin = stream.start_time or 0 if beginning is None or beginning.pts is None else beginning.pts
     first, last = begin + start, begin + end
     tally.limit_to(first, last, begin)
     container.seek(int(first), stream=stream)
     shown = next(_decoded(container, stream, None), None)
     # Without an exact index it may be a later one, and the container's flag may be wrong.
     is_exact = shown is not None and shown.pts is not None and shown.pts <= first and not is_predicted(shown)
-    container.seek(int(first) if is_exact else begin, stream=stream)
+    # A second earlier than the first frame, since transport streams are sought by the order of decoding.
+    container.seek(int(first) if is_exact else begin - round(1 / _tick(stream)), stream=stream)
     is_empty = True
     for frame in _decoded(container, stream, tally):
         if frame.pts is not None and frame.pts >= last:

@@ -31,9 +31,10 @@ _MOST_NAMES = 4  # sequences that an error names
 
 def holds_pictures(path: Path) -> bool:
     """Whether a path is that of a folder, or that of pictures in one by their pattern, as `clip/img_*.jpg`."""
-    return os.path.isdir(path) or (  # noqa: PTH112  (which is False for names that no system takes)
-        "*" in path.name and not os.path.lexists(path) and os.path.isdir(path.parent)  # noqa: PTH112
-    )
+    if os.path.isdir(path):  # noqa: PTH112  (which is False for names that no system takes)
+        return True
+    is_pattern = "*" in path.name and path.suffix[1:].lower() in PICTURE_SUFFIXES
+    return is_pattern and not os.path.lexists(path) and os.path.isdir(path.parent)  # noqa: PTH112
 
 
 def list_pictures(path: Path) -> list[Path]:

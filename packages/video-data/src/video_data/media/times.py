@@ -26,24 +26,28 @@ def repair_times(pts: Sequence[int | None], is_key: Sequence[bool], step: int) -
     for value in pts:
         known.append(value if value is not None else known[-1] + step if known else 0)
     times: list[int] = []
-    for segment in _segments(known, is_key):
+    for segment in _segments(known, is_key, step):
         begin = times[-1] + step if times else 0
         step = _usual_step(segment, step)
         times += [begin + time - segment[0] for time in segment]
     return _spread(times, step)
 
 
-def _segments(pts: Sequence[int], is_key: Sequence[bool]) -> list[list[int]]:
-    """Return the sorted times of parts between which time begins anew."""
+def _segments(pts: Sequence[int], is_key: Sequence[bool], step: int) -> list[list[int]]:
+    """Return the sorted times of parts between which time begins anew; a time that alone goes back is replaced."""
     segments: list[list[int]] = []
     latest: list[
         int
-    ] = []  # the last frames' times, of which more than _MOST_REORDERED are never passed by one frame
-    for time, key in zip(pts, is_key, strict=True):
+    ] = []  # the last frames' times, of which one frame never passes more than _MOST_REORDERED
+    for number, (time, key) in enumerate(zip(pts, is_key, strict=True)):
         passed = sum(other > time for other in latest)
         if not segments or passed > _MOST_REORDERED or (passed and key and time <= min(segments[-1])):
-            segments.append([])
-            latest = []
+            following = pts[number + 1 : number + 3]
+            if segments and following and min(following) > max(latest):
+                time = latest[-1] + step
+            else:
+                segments.append([])
+                latest = []
         segments[-1].append(time)
         latest = [*latest[-_MOST_REORDERED:], time]
     return [sorted(segment) for segment in segments]

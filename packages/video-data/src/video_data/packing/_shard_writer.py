@@ -113,6 +113,7 @@ class ShardWriter:
             flow=None if loaded.flow is None else _flow_record(*loaded.flow, offsets[FLOW_SUFFIX]),
             stream=info.stream,
             delivery=info.delivery,
+            num_damaged=info.num_damaged,
         )
         self._samples.append(record)
 

@@ -96,6 +96,7 @@ class SampleRecord(StrictModel):
         flow: The sample's optical flow, where the set has it.
         stream: Number of the video stream among those of the file.
         delivery: What the original promised and delivered; None in sets that were packed before that was recorded.
+        num_damaged: Frames of the packed video that the decoder marked as damaged; None in such sets.
     """
 
     key: str = Field(pattern=r"^[0-9A-Za-z_][0-9A-Za-z_-]*$", max_length=90)
@@ -122,6 +123,7 @@ class SampleRecord(StrictModel):
     flow: FlowRecord | None = None
     stream: NonNegative = 0
     delivery: Delivery | None = None
+    num_damaged: NonNegative | None = None
 
     @property
     def display(self) -> Display:
@@ -146,6 +148,7 @@ class SampleRecord(StrictModel):
             keyframes=keyframes,
             stream=self.stream,
             delivery=self.delivery,
+            num_damaged=self.num_damaged,
         )
 
     def flow_info(self) -> VideoInfo:
@@ -167,6 +170,7 @@ class SampleRecord(StrictModel):
             time_base=Fraction(*self.flow.time_base),
             pts=pts,
             keyframes=keyframes,
+            num_damaged=0,
         )
 
     def _frame_index(
