@@ -164,8 +164,21 @@ def test_a_file_of_safetensors_loads_too(trained, model_folder, tmp_path):
         tmp_path / "weights.safetensors", device="cpu", like=model_folder
     )
     assert torch.equal(classifier.model.fc.weight, trained.fc.weight)
+    for name in ("", "model.safetensors"):  # whose classes have an order of their own
+        with pytest.raises(ValueError, match="has a recipe of its own: leave out --like"):
+            VideoClassifier.from_checkpoint(model_folder / name, device="cpu", like=model_folder)
+    content = (tmp_path / "weights.safetensors").read_bytes()
+    (tmp_path / "weights.safetensors").write_bytes(content[: len(content) // 2])
+    with pytest.raises(ValueError, match=r"weights\.safetensors cannot be read, it may be cut off"):
+        VideoClassifier.from_checkpoint(tmp_path / "weights.safetensors", device="cpu", like=model_folder)
     own = VideoClassifier.from_checkpoint(model_folder / "model.safetensors", device="cpu")
     assert torch.equal(own.model.fc.weight, load_pretrained(model_folder).model.fc.weight)
+
+
+def test_a_file_whose_names_are_no_text_is_no_bug(model_folder, trained, tmp_path):
+    torch.save({0: torch.ones(2), "model": trained.state_dict(), 5: {"a": torch.ones(1)}}, tmp_path / "a.pth")
+    classifier = VideoClassifier.from_checkpoint(tmp_path / "a.pth", device="cpu", like=model_folder)
+    assert torch.equal(classifier.model.fc.weight, trained.fc.weight)
 
 
 def test_weights_that_do_not_fit_are_told_by_their_first_names(model_folder, trained, tmp_path):
@@ -182,7 +195,7 @@ def test_weights_that_do_not_fit_are_told_by_their_first_names(model_folder, tra
         VideoClassifier.from_checkpoint(path, device="cpu", like=model_folder)
     empty = {"config": {}, "model": {}, "optimizer": {}, "loader": {}, "rng": [], "classes": ()}
     Checkpoint(step=0, best_top1=0.0, train_seconds=0.0, **empty).save(path)
-    with pytest.raises(ValueError, match=r"weights.pth has a recipe of its own: leave out what it is like"):
+    with pytest.raises(ValueError, match=r"weights.pth has a recipe of its own: leave out --like"):
         VideoClassifier.from_checkpoint(path, device="cpu", like=model_folder)
 
 

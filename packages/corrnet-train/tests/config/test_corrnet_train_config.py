@@ -264,6 +264,22 @@ def test_text_stays_text(text, tmp_path):
     assert load_config("motionbench", ["run.wandb=null"]).run.wandb is None
 
 
+@pytest.mark.parametrize("text", ["false", "no", "none", "off"])
+def test_no_log_is_no_project_of_that_name(text):
+    with pytest.raises(ValueError, match=r"run\.wandb is the name of a project, and null for no log"):
+        load_config("motionbench", [f"run.wandb={text}"])
+
+
+def test_shards_behind_a_url_are_refused_without_its_password():
+    with pytest.raises(ValueError, match=r"data.shards is a folder, and https://\*\*\*@host/shards is none"):
+        load_config("motionbench", ["data.shards=https://me:secret@host/shards"])
+
+
+def test_an_empty_section_takes_away_what_was_set():
+    config = load_config("motionbench", ["model.options={dropout: 0.5}", "model.options={}"])
+    assert config.model.options == {}
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [

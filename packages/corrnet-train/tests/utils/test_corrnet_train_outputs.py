@@ -8,6 +8,7 @@ from typer.testing import CliRunner
 
 from corrnet_train.checkpoint.state import Checkpoint, newest_intact
 from corrnet_train.cli import app
+from corrnet_train.cli.common import read_of_checkpoint
 from corrnet_train.inference.feature_file import check_path
 from corrnet_train.training.metrics_log import read_metrics
 from corrnet_train.utils.errors import InputError
@@ -49,6 +50,18 @@ def test_what_is_in_a_folder_that_is_read_is_never_replaced(tmp_path):
     with pytest.raises(InputError, match="is read"):
         check_output(tmp_path / "shards" / "manifest.json", overwrite=True, inputs=[tmp_path / "shards"])
     check_output(tmp_path / "shards" / "report.json", inputs=[tmp_path / "shards"])
+
+
+def test_pictures_that_are_read_by_their_pattern_are_never_replaced(tmp_path):
+    (tmp_path / "img_001.png").write_text("mine")
+    with pytest.raises(InputError, match="is read"):
+        check_output(tmp_path / "img_001.png", overwrite=True, inputs=[str(tmp_path / "img_*.png")])
+
+
+def test_the_rest_of_a_model_that_is_named_by_its_weights_is_never_replaced(model_folder):
+    read = read_of_checkpoint(model_folder / "model.safetensors")
+    with pytest.raises(InputError, match="is read"):
+        check_output(model_folder / "config.json", overwrite=True, inputs=read)
 
 
 def test_a_file_cannot_be_a_folder_or_lie_in_a_file(tmp_path):

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -104,7 +105,10 @@ def weights_for(own: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
     """
     with path.open("rb") as file:
         is_torch = not _is_safetensors(file.read(9))
-    content: Any = load_checked(path) if is_torch else load_file(path)
+    try:
+        content: Any = load_checked(path) if is_torch else load_file(path)
+    except SafetensorError as error:
+        raise InputError(f"{path} cannot be read, it may be cut off: {error}") from error
     found = {place: names for place, names in _weights(content) if names}
     states = {
         place: unwrap_names({name: (content[place] if place else content)[name] for name in names})
@@ -122,8 +126,11 @@ def weights_for(own: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
 def _weights(content: Mapping[Any, Any]) -> Iterator[tuple[str, list[str]]]:
     """Yield the tensors of a mapping by name, and those of each mapping in it, with the name of that."""
     for place, values in (("", content), *content.items()):
-        if isinstance(values, Mapping):
-            yield str(place), [str(name) for name, value in values.items() if isinstance(value, Tensor)]
+        if isinstance(place, str) and isinstance(values, Mapping):
+            names = [
+                name for name, value in values.items() if isinstance(name, str) and isinstance(value, Tensor)
+            ]
+            yield place, names
 
 
 def _is_safetensors(start: bytes) -> bool:

@@ -193,7 +193,8 @@ def read_of_checkpoint(*checkpoints: str | Path | None) -> list[Path]:
 
     read: list[Path] = []
     for path in (Path(checkpoint) for checkpoint in checkpoints if checkpoint is not None):
-        read += [path / name for name in ("checkpoints", *PRETRAINED_FILES)] if path.is_dir() else [path]
+        folder = path if path.is_dir() else path.parent if path.name in PRETRAINED_FILES else None
+        read += [path] if folder is None else [folder / name for name in ("checkpoints", *PRETRAINED_FILES)]
     return read
 
 

@@ -2,8 +2,8 @@
 
 import importlib
 import inspect
+import os
 import re
-from pathlib import Path
 from typing import Any
 
 import typer
@@ -54,7 +54,7 @@ class Menu(TyperGroup):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Read the command line; in `--option=~/path` the home folder is put in, as shells do for `--option ~/path`."""
-        home = str(Path.home())
+        home = os.path.expanduser("~")  # noqa: PTH111  (Path.home fails for a user without one)
         return super().parse_args(
             ctx, [_HOME_OF_OPTION.sub(lambda found: found[1] + home, arg) for arg in args]
         )

@@ -99,7 +99,7 @@ def apply_override(tree: Tree, override: str, *, text_keys: Collection[str] = ()
         node = node.setdefault(parent, {})
         if not isinstance(node, dict):
             raise ConfigError(f"override {override!r}: {parent} is a value, not a section")
-    node |= merge(node, {last: value})
+    node |= {last: value} if value == {} else merge(node, {last: value})
 
 
 def check_given_once(overrides: Sequence[str]) -> None:

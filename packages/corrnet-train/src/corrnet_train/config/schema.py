@@ -14,6 +14,7 @@ from pydantic import (
     PositiveFloat,
     PositiveInt,
     ValidationError,
+    field_validator,
     model_validator,
 )
 from pydantic.fields import FieldInfo
@@ -32,6 +33,7 @@ from video_data import ClipConfig
 from video_data.loading.batches import PixelFormat
 from video_data.media.planes import has_triton
 from video_data.sampling.clips import DEFAULT_NUM_CLIPS
+from video_data.utils.messages import hide_secrets
 
 BatchNorm = Literal["local", "sync"]
 Parallel = Literal["ddp", "fsdp"]
@@ -78,6 +80,17 @@ class DataConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     shards: Resumable[Path] = Field(description="folder written by `corrnet pack`")
+
+    @field_validator("shards", mode="before")
+    @classmethod
+    def _check_shards(cls, shards: object) -> object:
+        if isinstance(shards, str) and "://" in shards:
+            raise InputError(
+                f"data.shards is a folder, and {hide_secrets(shards)} is none: training reads no shards "
+                "behind a URL yet; copy or mount them"
+            )
+        return shards
+
     train_split: str = Field("train", description="split to learn from")
     eval_split: str = Field("val", description="split that accuracy is measured on while training")
     clip: ClipConfig = Field(default_factory=ClipConfig)
@@ -354,8 +367,15 @@ class RunSettings(BaseModel):
     checkpoint_every: Resumable[PositiveInt] = Field(500, description="steps between checkpoints")
     log_every: Resumable[PositiveInt] = Field(10, description="steps between lines of metrics.jsonl")
     wandb: Resumable[str | None] = Field(
-        None, description="project of Weights & Biases to log to as well (extra wandb); none: no such log"
+        None, description="project of Weights & Biases to log to as well (extra wandb); null: no such log"
     )
+
+    @field_validator("wandb")
+    @classmethod
+    def _check_wandb(cls, name: str | None) -> str | None:
+        if name is not None and name.lower() in ("", "none", "false", "no", "off"):
+            raise InputError("run.wandb is the name of a project, and null for no log")
+        return name
 
 
 class RunConfig(BaseModel):

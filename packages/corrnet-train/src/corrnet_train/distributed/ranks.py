@@ -268,7 +268,7 @@ def joined_ranks(device_name: str, *, timeout: float) -> Iterator[Ranks]:
         )
     except ConnectionRefusedError:
         raise RanksError(f"{ranks.name} ends, because the torchrun that started it has ended") from None
-    except (RuntimeError, ValueError, TimeoutError) as error:
+    except (RuntimeError, ValueError, OSError) as error:
         address = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
         raise RanksError(
             f"{ranks.name} did not find the other processes at {address} within {timeout:g} s: "

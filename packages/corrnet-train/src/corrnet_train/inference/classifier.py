@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 
 from corrnet_models import (
-    PRETRAINED_FILES,
     StageName,
     VideoModel,
     create_model,
@@ -27,6 +26,8 @@ from video_data import ClipConfig, decode_views, normalize
 from video_data.loading.batches import PixelFormat
 from video_data.media.planes import YuvClips
 from video_data.sampling.clips import DEFAULT_NUM_CLIPS
+
+_OF_A_MODEL = ("config.json", "model.safetensors")  # files that stand for the folder of an exported model
 
 
 def build_from_config(config: RunConfig, num_classes: int) -> VideoModel:
@@ -116,10 +117,12 @@ class VideoClassifier:
             ValueError: The folder holds no model, or one without classes or the recipe of clips.
         """
         path = Path(path)
-        if like is not None:
-            return cls._from_weights(path, cls.from_checkpoint(like, device=device))
-        if path.is_file() and path.name in PRETRAINED_FILES and is_pretrained(path.parent):
+        if path.is_file() and path.name in _OF_A_MODEL and is_pretrained(path.parent):
             path = path.parent
+        if like is not None:
+            if path.is_dir():
+                raise InputError(f"{path} has a recipe of its own: leave out --like (like=)")
+            return cls._from_weights(path, cls.from_checkpoint(like, device=device))
         if path.is_dir() and not is_sharded(path):
             if is_pretrained(path):
                 return cls._from_folder(path, device)
@@ -147,7 +150,7 @@ class VideoClassifier:
             weights = weights_for(classifier.model.state_dict(), path)
             load_weights(classifier.model, weights, source=str(path))
             return classifier
-        raise InputError(f"{path} has a recipe of its own: leave out what it is like")
+        raise InputError(f"{path} has a recipe of its own: leave out --like (like=)")
 
     @classmethod
     def _from_folder(cls, folder: Path, device: str) -> "VideoClassifier":

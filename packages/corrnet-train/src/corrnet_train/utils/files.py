@@ -62,6 +62,10 @@ def check_ending(path: Path, endings: Sequence[str]) -> None:
 
 
 def _is_or_holds(name: str, file: Path) -> bool:
+    from video_data.media.pictures import holds_pictures  # not above: it takes PyAV along
+
+    if holds_pictures(Path(name)):  # also by their pattern
+        name = name if os.path.isdir(name) else os.path.dirname(name) or "."  # noqa: PTH112, PTH120
     if not os.path.exists(name):  # noqa: PTH110  (Path.exists raises for a long URL)
         return False
     return file.samefile(name) or file.resolve().is_relative_to(Path(name).resolve())
