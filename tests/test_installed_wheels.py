@@ -17,6 +17,7 @@ from packaging.metadata import Metadata
 
 ROOT = Path(__file__).parents[1]
 PYTHON = os.environ.get("CORRNET_TEST_PYTHON", sys.executable)
+UV = [sys.executable, "-m", "uv"]
 # One environment a chain: a package's tests run before anything that depends on it is installed.
 CHAINS = {
     "train": ["video-data", "corr-ops", "corrnet-models", "corrnet-train"],
@@ -81,24 +82,16 @@ def test_packages_work_when_installed_alone(wheels, tmp_path, chain, versions):
     lines = oldest_versions(wheels) if versions == "oldest" else []
     constraints.write_text("\n".join({f"torch=={version('torch').partition('+')[0]}", *lines}))
     environment = tmp_path / "venv"
-    run([PYTHON, "-m", "venv", environment])
+    run([*UV, "venv", "--quiet", "--python", PYTHON, environment])
     python = environment / "bin" / "python"
-    pip = [
-        python,
-        "-m",
-        "pip",
-        "install",
-        "--quiet",
-        "--no-compile",
-        "--disable-pip-version-check",
-        "-c",
-        constraints,
-    ]
+    links = os.environ.get("PIP_FIND_LINKS")  # where pip would take a torch of this machine from
+    install = [*UV, "pip", "install", "--quiet", "--python", python, "-c", constraints]
+    install += ["--find-links", links] if links else []
     for package in CHAINS[chain]:
         (wheel,) = wheels.glob(f"{package.replace('-', '_')}-*.whl")
-        run([*pip, wheel])
+        run([*install, wheel])
         run([python, "-c", ALONE[package]], cwd=tmp_path)
-        run([*pip, f"{wheel}[test]"])
+        run([*install, f"{wheel}[test]"])
         tests = ROOT / "packages" / package / "tests"
         stem = f"test_{package.replace('-', '_')}"
         pytest_ = [
