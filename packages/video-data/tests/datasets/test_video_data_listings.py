@@ -119,6 +119,14 @@ def test_labels_that_are_numbers_keep_their_order(labels, classes, tmp_path):
     assert list_csv(text(tmp_path / "list.csv", f"path,label\n{rows}")).class_names == classes
 
 
+def test_numbers_that_do_not_begin_with_0_are_told(tmp_path):
+    touch(tmp_path, "a.mp4", "b.mp4")
+    rows = "path,label\na.mp4,{}\nb.mp4,5\n"
+    (note,) = list_csv(text(tmp_path / "list.csv", rows.format(3))).notes
+    assert note.endswith("the label of class 3 is 0")
+    assert list_csv(text(tmp_path / "list.csv", rows.format(0))).notes == ()
+
+
 def test_one_number_in_two_spellings_is_refused(tmp_path):
     table = text(tmp_path / "list.csv", "path,label\na.mp4,1\nb.mp4,01\nc.mp4,2\n")
     with pytest.raises(

@@ -189,19 +189,19 @@ def _show(listing: "Listing") -> None:
         out.print(f"  {escape(entry.source)}: {escape(reason)}", highlight=False, soft_wrap=True)
     if len(listing.dropped) > _MOST_LINES:
         out.print(f"  and {len(listing.dropped) - _MOST_LINES} more", highlight=False)
-    _show_passed_over(listing.passed_over, out)
+    _show_passed_over(listing.passed_over, out, "passed over:", len(listing.passed_over))
 
 
-def _show_passed_over(passed_over: "Sequence[PassedOver]", console: Console) -> None:
-    """Show what was found beside the listed videos, by reason."""
+def _show_passed_over(passed_over: "Sequence[PassedOver]", console: Console, title: str, most: int) -> None:
+    """Show what was found beside the listed videos, by reason: the first `most` of them."""
     if not passed_over:
         return
-    console.print("passed over (manifest.json has all reasons):", highlight=False)
-    for entry in passed_over[:_MOST_LINES]:
+    console.print(title, highlight=False)
+    for entry in passed_over[:most]:
         text = f"  {entry.reason}: {entry.count:,}, the first is {entry.first[0]}"
         console.print(escape(text), highlight=False, soft_wrap=True)
-    if more := sum(entry.count for entry in passed_over[_MOST_LINES:]):
-        console.print(f"  {more:,} for {len(passed_over) - _MOST_LINES} more reasons", highlight=False)
+    if more := sum(entry.count for entry in passed_over[most:]):
+        console.print(f"  {more:,} for {len(passed_over) - most} more reasons", highlight=False)
 
 
 def _summarize(report: "PackReport") -> None:
@@ -225,7 +225,7 @@ def _summarize(report: "PackReport") -> None:
             highlight=False,
             soft_wrap=True,
         )
-    _show_passed_over(report.passed_over, err)
+    _show_passed_over(report.passed_over, err, "passed over (manifest.json has all reasons):", _MOST_LINES)
     if report.flawed:
         err.print(
             f"[bold yellow]warning:[/] {len(report.flawed)} packed videos have damaged frames or end early "

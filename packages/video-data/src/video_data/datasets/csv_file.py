@@ -1,6 +1,7 @@
 """Listing the videos that a csv names."""
 
 import os
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from video_data.datasets.listing import (
     check_pictures,
     refuse_alike,
     require_two_classes,
+    shifted_numbers,
     split_of,
     unseen_classes,
 )
@@ -55,10 +57,8 @@ def list_csv(
     dropped: list[tuple[Entry, str]] = []
     seen: dict[object, tuple[int, Entry]] = {}
     places: dict[str, str] = {}
-    ignored: list[str] = []
     for line, row in read_csv(csv_path, ("path", "label"), "expected path,label[,split]"):
         source, label, split_name = row["path"], row["label"], row.get("split", "train")
-        ignored = sorted(row.keys() - {"path", "label", "split", ""})
         if not source or not label:
             raise InputError(f"{csv_path}, line {line}: path and label must not be empty")
         label = "" if label == "-1" else label
@@ -94,8 +94,10 @@ def list_csv(
     if not places:
         raise InputError(f"no row of {csv_path} has a label: all are -1")
     require_two_classes([*entries, *(entry for entry, _ in dropped if entry.label)], csv_path)
+    ignored = sorted(row.keys() - {"path", "label", "split", ""})
     notes = [f"columns that are not read: {', '.join(ignored)}"] if ignored else []
-    return Listing(entries, dropped, "csv", notes=(*notes, *unseen_classes(entries)))
+    listing = Listing(entries, dropped, "csv")
+    return replace(listing, notes=(*notes, *shifted_numbers(listing.class_names), *unseen_classes(entries)))
 
 
 def _look_at(path: Path) -> tuple[str | None, object]:

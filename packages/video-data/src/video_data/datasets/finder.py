@@ -9,6 +9,7 @@ import re
 import unicodedata
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -196,6 +197,7 @@ class Finder:
 
     def passed_over(self) -> tuple[PassedOver, ...]:
         """Return what was passed over, and which videos and folders of pictures nobody asked for."""
+        tally = deepcopy(self._tally)
         for kind, found in (("videos", self._videos), ("folders of pictures", self._folders)):
             for paths in found.values():
                 left = [path for path in paths if path not in self._taken]
@@ -206,8 +208,8 @@ class Finder:
                         if has_taken
                         else "that the annotations do not name"
                     )
-                    self._tally.add(f"{kind} {which}", path)
-        return self._tally.found()
+                    tally.add(f"{kind} {which}", path)
+        return tally.found()
 
     def _nearest(self, paths: list[Path], wanted: set[str]) -> Path | None:
         def strangeness(path: Path) -> tuple[int, str]:

@@ -216,6 +216,13 @@ def unseen_classes(entries: list[Entry]) -> tuple[str, ...]:
     return (f"{len(unseen)} classes have videos in val or test and none in train: {some_of(unseen)}",)
 
 
+def shifted_numbers(class_names: tuple[str, ...]) -> tuple[str, ...]:
+    """Return a note of class names that are numbers and do not begin with 0, so that others are their labels."""
+    if not all(map(_NUMBER.fullmatch, class_names)) or float(class_names[0]) == 0:
+        return ()
+    return (f"the classes are numbers that do not begin with 0: the label of class {class_names[0]} is 0",)
+
+
 def refuse_alike(places: Mapping[str, str]) -> None:
     """Raise ValueError when two class names differ in case, spaces, Unicode form or the writing of a number alone.
 

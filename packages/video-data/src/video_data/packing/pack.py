@@ -188,10 +188,12 @@ def _only_packer(dest: Path, part: tuple[int, int] | None) -> Iterator[None]:
     """Keep other processes of this machine from packing the same into a folder; those of other parts may."""
     dest.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
-        for name, shared in ((".lock", part is not None), (f".lock-{part[0]}" if part else "", False)):
-            if not name:
-                continue
-            path = dest / name
+        locks = (
+            [(dest / ".lock", False)]
+            if part is None
+            else [(dest / ".lock", True), (dest / f".lock-{part[0]}", False)]
+        )
+        for path, shared in locks:
             try:
                 stack.enter_context(locked(path, wait=False, shared=shared))
             except BlockingIOError:
