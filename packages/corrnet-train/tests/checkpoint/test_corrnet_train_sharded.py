@@ -2,6 +2,7 @@
 
 import pickle
 import shutil
+import threading
 import warnings
 
 import pytest
@@ -176,12 +177,20 @@ def test_another_state_of_one_step_gets_a_folder_of_its_own(mesh, writer, tmp_pa
     assert [Checkpoint.load(path).best_top1 for path in (kept, best, last)] == [0.5, 0.6, 0.7]
 
 
-def test_the_copy_is_taken_when_saving_begins(mesh, writer, tmp_path):
-    saved = checkpoint(mesh)
+def test_the_copy_is_taken_when_saving_begins(mesh, tmp_path):
+    class Held(ShardedCheckpointWriter):
+        go = threading.Event()
+
+        def _store(self, *arguments):
+            self.go.wait(60)
+            super()._store(*arguments)
+
+    saved, writer = checkpoint(mesh), Held(Ranks(launched=True), timeout=30)
     saved.model["copied"] = distribute_tensor(torch.ones(3), mesh, [Replicate()])
     writer.save(saved, tmp_path / "last.pt")
     for tensor in saved.model.values():
         tensor.zero_()
+    writer.go.set()
     writer.wait()
     loaded = Checkpoint.load(tmp_path / "last.pt")
     assert loaded.model["weight"].eq(5).all() and loaded.model["copied"].eq(1).all()

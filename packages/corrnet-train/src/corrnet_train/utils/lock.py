@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 from corrnet_train.utils.errors import InputError, WorkError
 from corrnet_train.utils.files import write_text
-from video_data.utils.files import check_file
+from video_data.utils.files import check_file, locked
 
 BEAT = 5.0
 """Seconds between two touches."""
@@ -152,8 +152,6 @@ def _enter(
 
 def _lock(path: Path, stack: ExitStack) -> bool:
     """Take the system's lock onto the stack; return whether it was free, as it is where there are no such locks."""
-    from video_data.utils.files import locked  # not above: it takes torch along
-
     with contextlib.suppress(BlockingIOError):
         stack.enter_context(locked(path, wait=False))
         return True
