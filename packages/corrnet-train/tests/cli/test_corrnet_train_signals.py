@@ -64,17 +64,25 @@ def start(command, out):
     )
 
 
-def wait_for_work(process, name, pattern, out):
+def send_while_at_work(process, name, pattern, out, number, to_group):
+    """Send a signal while the command stands still in the middle of its work, however fast that is."""
     deadline = time.monotonic() + 120
-    while True:
-        assert time.monotonic() < deadline and process.poll() is None, process.communicate()[1]
-        if pattern is None and name == "predict" and (out / "stdout").stat().st_size:
-            return
-        if pattern is None and name == "verify" and _is_reading(process.pid):
-            return
-        if pattern is not None and any((out / "out").glob(pattern)):
-            return
+    at_work = False
+    while not at_work:
         time.sleep(0.01)
+        assert time.monotonic() < deadline and process.poll() is None, process.communicate()[1]
+        os.killpg(process.pid, signal.SIGSTOP)
+        try:
+            if pattern is not None:
+                at_work = any((out / "out").glob(pattern))
+            else:
+                at_work = (
+                    _is_reading(process.pid) if name == "verify" else (out / "stdout").stat().st_size > 0
+                )
+            if at_work:
+                (os.killpg if to_group else os.kill)(process.pid, number)
+        finally:
+            os.killpg(process.pid, signal.SIGCONT)
 
 
 def _is_reading(group):
@@ -105,9 +113,7 @@ def test_a_signal_ends_a_command_and_leaves_nothing(name, num_workers, number, t
         command = (*command, "--num-workers", num_workers)
     process = start(command, tmp_path)
     try:
-        wait_for_work(process, name, pattern, tmp_path)
-        send = os.killpg if to_group else os.kill
-        send(process.pid, number)
+        send_while_at_work(process, name, pattern, tmp_path, number, to_group)
         _, errors = process.communicate(timeout=60)
         assert process.returncode == 130, errors
         assert "interrupted" in errors and "Traceback" not in errors, errors

@@ -1,4 +1,6 @@
+import importlib
 import signal
+import sys
 import threading
 import time
 
@@ -6,13 +8,13 @@ import pytest
 
 from video_data.media.container import open_video
 from video_data.utils import interrupts as module
-from video_data.utils.interrupts import called_by_c, interrupts, put_off_until_end
+from video_data.utils.interrupts import interrupts, not_interrupted, put_off_until_end
 from video_data.utils.pool import map_in_order
 
 SIGNALS = pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 
 
-@called_by_c
+@not_interrupted
 def read(number):
     """A signal while FFmpeg reads; no exception may come out of here."""
     signal.raise_signal(number)
@@ -134,11 +136,72 @@ def test_sigterm_can_be_left_alone_and_other_threads_change_nothing():
     assert seen == [(signal.default_int_handler, signal.SIG_DFL)]
 
 
-def test_an_interrupt_that_python_drops_comes_again(capsys):
-    class Half:
-        def __del__(self):
-            signal.raise_signal(signal.SIGTERM)
+@not_interrupted
+def read_in_two_parts():
+    with put_off_until_end():
+        read(signal.SIGINT)
+    return "whole"
 
+
+def test_what_must_not_be_left_half_made_is_made_whole():
+    done = []
+    with pytest.raises(KeyboardInterrupt), interrupts():
+        with put_off_until_end():
+            done.append(read_in_two_parts())
+        pytest.fail("it went on")
+    assert done == ["whole"]
+
+
+def test_other_threads_are_not_ended_in_the_place_of_this_one():
+    seen = []
+
+    def on_a_thread():
+        with put_off_until_end():
+            seen.append(module.is_put_off())
+
+    with pytest.raises(KeyboardInterrupt), interrupts():
+        read(signal.SIGINT)
+        thread = threading.Thread(target=on_a_thread)
+        thread.start()
+        thread.join()
+        seen.append(module.is_put_off())
+    assert seen == [False, True]
+
+
+@SIGNALS
+def test_a_signal_while_a_module_is_imported_acts_when_it_is(number, tmp_path, monkeypatch):
+    """Whatever catches all exceptions there."""
+    text = "import signal, time\n"
+    text += f"try:\n    signal.raise_signal({int(number)})\n    time.sleep(0.2)\nexcept:\n    whole = False\n"
+    name = f"raises_{number.name}"
+    (tmp_path / f"{name}.py").write_text(text + "whole = True\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(KeyboardInterrupt), interrupts():
+        assert importlib.import_module(name).whole
+        time.sleep(5)
+        pytest.fail("it went on")
+    assert sys.modules.pop(name).whole
+
+
+class Half:
+    def __del__(self):
+        signal.raise_signal(signal.SIGTERM)
+
+
+@pytest.mark.parametrize("put_off", [False, True])
+def test_no_interrupt_is_lost_at_the_very_end_of_the_work(put_off):
+    """Where it is put off, and where Python drops it."""
+    with pytest.raises(KeyboardInterrupt), interrupts():
+        if put_off:
+            read(signal.SIGTERM)
+        else:
+            half = Half()
+            del half
+    with interrupts():
+        time.sleep(0.2)  # it does not come twice
+
+
+def test_an_interrupt_that_python_drops_comes_again(capsys):
     with pytest.raises(KeyboardInterrupt), interrupts():
         half = Half()
         del half

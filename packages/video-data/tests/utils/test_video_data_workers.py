@@ -15,8 +15,9 @@ from video_data import ClipConfig, PackOptions, open_shards, pack_folder, sugges
 from video_data.utils import loader as loader_module
 from video_data.utils import workers as workers_module
 from video_data.utils.errors import WorkersError
+from video_data.utils.interrupts import interrupts
 from video_data.utils.loader import make_data_loader
-from video_data.utils.workers import available_cores, working_on
+from video_data.utils.workers import WorkerContext, available_cores, working_on
 
 CLIP = ClipConfig(num_frames=4, crop_size=16, short_side=(20, 24))
 
@@ -92,6 +93,23 @@ def test_a_worker_that_does_not_answer_is_named_with_what_it_is_at(monkeypatch):
 def test_a_loader_waits_longer_than_it_looks_after_its_workers(monkeypatch):
     monkeypatch.setattr(loader_module, "_LOOK_PERIOD", 0.05)
     assert len(list(make_data_loader(Steps(), [[0], [1], [2]], 2))) == 3  # the server takes seconds to start
+
+
+def test_an_interrupt_while_workers_start_leaves_no_loader_half_made(monkeypatch):
+    make_queue, calls = WorkerContext.Queue, []
+
+    def interrupted_queue(context):
+        calls.append(1)
+        if len(calls) == 1:
+            signal.raise_signal(signal.SIGINT)
+        return make_queue(context)
+
+    monkeypatch.setattr(WorkerContext, "Queue", interrupted_queue)
+    loader = make_data_loader(Steps(), [[0]], 2)
+    with pytest.raises(KeyboardInterrupt), interrupts():
+        list(loader)
+        pytest.fail("it went on")
+    assert [process.is_alive() for process in loader._workers.processes] == [True, True]
 
 
 SCRIPT = """

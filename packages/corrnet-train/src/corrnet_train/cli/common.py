@@ -16,7 +16,7 @@ from rich.console import Console
 
 from corrnet_train.utils.errors import InputError, kind_of, message_of
 from corrnet_train.utils.versions import version_of
-from video_data.utils.interrupts import interrupts
+from video_data.utils.interrupts import interrupts, put_off_until_end
 from video_data.utils.messages import hide_secrets
 
 EXIT_FAILED = 1
@@ -101,23 +101,18 @@ def reports_errors(command: F) -> F:
 
     @functools.wraps(command)
     def wrapped(*args: Any, **kwargs: Any) -> Any:
-        with interrupts(sigterm="RANK" not in os.environ) as has_signal:
+        with interrupts(sigterm="RANK" not in os.environ):
             try:
-                return command(*args, **kwargs)
+                with put_off_until_end():
+                    return command(*args, **kwargs)
             except (typer.Exit, typer.Abort, typer.BadParameter):  # typer has messages for these
                 raise
             except (Exception, KeyboardInterrupt) as error:
-                # A signal while a module of C is imported may come out as an error of the import.
-                is_signal = isinstance(error, ImportError) and has_signal()
-                if isinstance(error, Exception) and not is_signal:
+                if isinstance(error, Exception):
                     print_error(error)
                     raise typer.Exit(_EXIT_CODES[kind_of(error)]) from None
                 err.print("interrupted; the same command starts again")
                 raise typer.Exit(EXIT_INTERRUPTED) from None
-            finally:
-                # CPython would end with SIGINT in place of the exit code if the interrupt had come in an exec(), as
-                # dataclasses call it while modules are imported; the next exec() makes it forget that.
-                exec("")
 
     return wrapped  # type: ignore[return-value]
 

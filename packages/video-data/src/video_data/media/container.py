@@ -38,7 +38,7 @@ from video_data.media.reasons import UNKNOWN, unreadable_reason
 from video_data.media.times import repair_times
 from video_data.utils.errors import MissingPackageError, describe
 from video_data.utils.files import what_instead_of_file
-from video_data.utils.interrupts import called_by_c, is_put_off, put_off_until_end
+from video_data.utils.interrupts import is_put_off, not_interrupted, put_off_until_end
 
 VideoSource = bytes | str | Path
 _STILLS = Disposition.attached_pic | Disposition.timed_thumbnails | Disposition.still_image
@@ -54,12 +54,12 @@ class _LimitedFile:
         self._deadline = deadline
         self.tell = file.tell
 
-    @called_by_c
+    @not_interrupted
     def read(self, size: int) -> bytes:
         self._deadline.check()
         return b"" if is_put_off() else self._file.read(size)  # `open_video` ends with a KeyboardInterrupt
 
-    @called_by_c
+    @not_interrupted
     def seek(self, offset: int, whence: int = 0) -> int:
         self._deadline.check()
         return self._file.seek(offset, whence)

@@ -1,16 +1,17 @@
-"""Ctrl-C and SIGTERM end a command alike, and are not lost while C code calls Python.
+"""Ctrl-C and SIGTERM end a command alike, are never lost, and leave nothing half made.
 
-FFmpeg reads a file through Python functions, and an exception in one of them is printed and forgotten. So a signal that
-arrives there raises nothing until FFmpeg has returned.
+FFmpeg reads a file through Python functions, and an exception in one of them is printed and forgotten. So it is in
+callbacks of C code while a module is imported. A loader that is interrupted while it starts its workers cannot end
+them. A signal that arrives in one of these raises nothing until it is over.
 """
 
 import _thread
-import math
+import importlib
 import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Set
 from contextlib import contextmanager
 from types import CodeType, FrameType
 from typing import Any, TypeVar
@@ -20,86 +21,111 @@ F = TypeVar("F", bound=Callable[..., object])
 # What `timeout` and torchrun send to a process, they send to its group as well.
 ONE_SIGNAL = 0.5  # seconds within which signals count as one
 
-_COME_AGAIN = 0.05  # seconds after which an interrupt that Python dropped comes again
+_COME_AGAIN = 0.05  # seconds after which an interrupt comes again that was put off, or that Python dropped
 
-_callbacks: set[CodeType] = set()
-_put_off = False  # a signal came while C code called Python
+_IMPORT: CodeType = importlib._bootstrap._find_and_load.__code__  # type: ignore[attr-defined]
+_not_interrupted: set[CodeType] = set()
+_put_off = False  # a signal has come that is yet to raise KeyboardInterrupt
 
 
-def called_by_c(function: F) -> F:
-    """Decorate a function that C code calls, from which no exception but a plain `Exception` gets out."""
-    _callbacks.add(function.__code__)
+def not_interrupted(function: F) -> F:
+    """Decorate a function in which a signal is put off; its callers call it inside of `put_off_until_end`.
+
+    C code calls it, so that no exception but a plain `Exception` gets out, or it would leave something half made.
+    """
+    _not_interrupted.add(function.__code__)
     return function
 
 
 def is_put_off() -> bool:
-    """Whether a signal waits until C code has returned; what C code calls then ends its work."""
-    return _put_off
+    """Whether a signal to this thread waits until C code has returned; what C code calls then ends its work."""
+    return _put_off and _is_main_thread()
 
 
 @contextmanager
 def put_off_until_end() -> Iterator[None]:
-    """Enter a block that runs C code, at the end of which a signal that was put off raises KeyboardInterrupt."""
+    """Enter a block at the end of which a signal that was put off raises KeyboardInterrupt."""
     global _put_off
     try:
         yield
     finally:
-        if _put_off:
+        if is_put_off() and not _is_within(_not_interrupted, sys._getframe()):
             _put_off = False
             raise KeyboardInterrupt
 
 
-@contextmanager
-def interrupts(*, sigterm: bool = True) -> Iterator[Callable[[], bool]]:
-    """Enter a block in which Ctrl-C and SIGTERM raise KeyboardInterrupt, but not while C code calls Python.
+def _is_main_thread() -> bool:
+    return threading.current_thread() is threading.main_thread()
 
-    A second signal always does: a read may wait for a storage that is gone. Signals that the caller handles or ignores
-    are left to it, as is everything on another thread. Signals within half a second count as one. Where Python drops an
-    exception, as in a callback of a weak reference, the KeyboardInterrupt comes again.
+
+def _is_within(functions: Set[CodeType], frame: FrameType | None) -> bool:
+    while frame is not None:
+        if frame.f_code in functions:
+            return True
+        frame = frame.f_back
+    return False
+
+
+@contextmanager
+def interrupts(*, sigterm: bool = True) -> Iterator[None]:
+    """Enter a block in which Ctrl-C and SIGTERM raise KeyboardInterrupt, put off to its end at the latest.
+
+    A second signal is not put off: a read may wait for a storage that is gone. Signals that the caller handles or
+    ignores are left to it, as is everything on another thread. Signals within half a second count as one. Where Python
+    drops an exception, as in a callback of a weak reference, the KeyboardInterrupt comes again.
 
     Args:
         sigterm: Whether SIGTERM is meant, too.
-
-    Yields:
-        A function that says whether a signal has come in the block.
     """
     global _put_off
     first: float | None = None
-    come_again: threading.Timer | None = None
+    comes_again = False
+    timer: threading.Timer | None = None
 
-    def has_come() -> bool:
-        return first is not None
-
-    if threading.current_thread() is not threading.main_thread():
-        yield has_come
+    if not _is_main_thread():
+        yield
         return
 
     def handle(number: int, frame: FrameType | None) -> None:
         global _put_off
-        nonlocal first
+        nonlocal first, comes_again
         now = time.monotonic()
-        if first is not None and now - first < ONE_SIGNAL:
-            return
-        while frame is not None and first is None:
-            if frame.f_code in _callbacks:
-                first, _put_off = now, True
+        if comes_again:
+            comes_again = False
+            if not _put_off:  # it has been raised since
                 return
-            frame = frame.f_back
-        first = now
-        raise KeyboardInterrupt
+        elif first is not None:
+            if now - first < ONE_SIGNAL:
+                return
+            frame = None
+        first = first or now
+        _put_off = _is_within(_not_interrupted | {_IMPORT}, frame)
+        if not _put_off:
+            raise KeyboardInterrupt
+        come_again(signal.Signals(number))
 
-    def on_dropped(dropped: Any) -> None:
-        nonlocal first, come_again
-        if issubclass(dropped.exc_type, KeyboardInterrupt) and taken:
-            first = -math.inf  # so that it does not count as the same signal
-            come_again = threading.Timer(_COME_AGAIN, _thread.interrupt_main, [next(iter(taken))])
-            come_again.daemon = True
-            come_again.start()
+    def come_again(number: signal.Signals) -> None:
+        nonlocal timer
+
+        def come() -> None:
+            nonlocal comes_again
+            comes_again = True
+            _thread.interrupt_main(number)
+
+        timer = threading.Timer(_COME_AGAIN, come)
+        timer.daemon = True
+        timer.start()
+
+    def on_dropped(what: Any) -> None:
+        global _put_off
+        if issubclass(what.exc_type, KeyboardInterrupt) and taken:
+            _put_off = True
+            come_again(next(iter(taken)))
         elif first is None:  # afterwards it is of what was left half made
-            previous_hook(dropped)
+            previous_hook(what)
 
     previous_hook = sys.unraisablehook
-    defaults: dict[int, Any] = {signal.SIGINT: signal.default_int_handler}
+    defaults: dict[signal.Signals, Any] = {signal.SIGINT: signal.default_int_handler}
     if sigterm:
         defaults[signal.SIGTERM] = signal.SIG_DFL
     taken = {number: default for number, default in defaults.items() if signal.getsignal(number) is default}
@@ -107,11 +133,11 @@ def interrupts(*, sigterm: bool = True) -> Iterator[Callable[[], bool]]:
         for number in taken:
             signal.signal(number, handle)
         sys.unraisablehook = on_dropped
-        yield has_come
+        with put_off_until_end():
+            yield
     finally:
         sys.unraisablehook = previous_hook
-        if come_again is not None:
-            come_again.cancel()
+        if timer is not None:
+            timer.cancel()
         for number, default in taken.items():
             signal.signal(number, default)
-            _put_off = False

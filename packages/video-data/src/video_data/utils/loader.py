@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from video_data.utils.errors import InputError, MissingPackageError, WorkError, WorkersError
+from video_data.utils.interrupts import not_interrupted, put_off_until_end
 from video_data.utils.workers import (
     FULL_SHARED_MEMORY,
     WorkerContext,
@@ -112,7 +113,8 @@ class _Loader(DataLoader[Any]):
         self._describe: Callable[[int], str] = getattr(dataset, "describe", str)
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
-        batches = super().__iter__()
+        with put_off_until_end():
+            batches = self._start()
         since = time.monotonic()
         while True:
             try:
@@ -134,6 +136,10 @@ class _Loader(DataLoader[Any]):
             ):  # outside of the handler: torch's error would keep the batches that are ready
                 self._workers.end()
                 raise failure
+
+    @not_interrupted
+    def _start(self) -> Iterator[Any]:
+        return super().__iter__()
 
     def _failure(self, workers: WorkerContext, error: RuntimeError, waited: float) -> WorkersError | None:
         """Return what an error of torch means; None where it is right to wait longer for the next batch."""

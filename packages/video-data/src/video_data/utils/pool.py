@@ -18,7 +18,7 @@ from rich.progress import (
 )
 
 from video_data.utils.errors import WorkersError
-from video_data.utils.interrupts import interrupts
+from video_data.utils.interrupts import interrupts, not_interrupted, put_off_until_end
 from video_data.utils.progress import ProgressDisplay
 from video_data.utils.workers import (
     WorkerContext,
@@ -99,7 +99,8 @@ def _map_in_processes(
         num_results, finished = 0, False
         try:
             for number, item in enumerate(items):
-                pending.append((item, executor.submit(partial(_work, function, number), item)))
+                with put_off_until_end():
+                    pending.append((item, _submit(executor, partial(_work, function, number), item)))
                 if len(pending) >= _PENDING_PER_WORKER * num_workers:
                     yield pending[0][1].result()
                     pending.popleft()
@@ -118,6 +119,12 @@ def _map_in_processes(
             if not finished:
                 workers.end()  # after Ctrl-C nobody waits for what they are doing
             executor.shutdown(wait=True, cancel_futures=True)
+
+
+@not_interrupted
+def _submit(executor: ProcessPoolExecutor, function: Callable[[T], R], item: T) -> Future[R]:
+    """Hand an item to the workers, of which some may be started for it."""
+    return executor.submit(function, item)
 
 
 def _begin(num_begun: "Synchronized[int]", notes: WorkerNotes) -> None:
