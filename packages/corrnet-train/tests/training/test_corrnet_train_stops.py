@@ -3,6 +3,7 @@
 import contextlib
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -204,6 +205,27 @@ def test_a_signal_to_a_run_with_workers_ends_all_of_it_after_a_checkpoint(
     saved = Checkpoint.load(tmp_path / "run" / "checkpoints" / "last.pt")
     assert saved.step >= 3 and read_metrics(tmp_path / "run")[-1]["step"] == saved.step
     assert len(saved.rng) == world_size
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("lost_by", "what"), [("death", "died"), ("hang", "gave no batch for")])
+def test_a_run_of_several_is_saved_when_a_worker_of_one_dies_or_hangs(motionbench, tmp_path, lost_by, what):
+    script = Path(__file__).parents[1] / "distributed" / "ranks" / "lost_worker.py"
+    command = [
+        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", script, "train",
+        "motionbench", f"data.shards={motionbench[1]}", f"run.dir={tmp_path / 'run'}", "run.log_every=1",
+        "data.num_workers=1", "optim.batch_size=8", "run.device=cpu", "optim.epochs=200", "eval.every_epochs=0",
+        "model.name=r2d_tiny", "run.checkpoint_every=100000", "train.timeout=30",
+    ]  # fmt: skip
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "RUN_NAME": str(tmp_path), "LOST_BY": lost_by}
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=150)
+    told = re.findall(
+        rf"error: .*{what}.* The run is saved after step (\d+)", ended.stderr.replace("\n", " ")
+    )
+    assert told and ended.returncode == 1, ended.stderr
+    step = Checkpoint.load(tmp_path / "run" / "checkpoints" / "last.pt").step
+    assert told == [str(step)] and step >= 3
+    wait_until(lambda: not processes(tmp_path), 30)
 
 
 def test_a_repeated_evaluation_is_once_in_tensorboard(tmp_path):

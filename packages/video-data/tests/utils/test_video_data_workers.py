@@ -16,7 +16,7 @@ from video_data.utils import loader as loader_module
 from video_data.utils import workers as workers_module
 from video_data.utils.errors import WorkersError
 from video_data.utils.interrupts import interrupts
-from video_data.utils.loader import make_data_loader
+from video_data.utils.loader import batch_buffer, make_data_loader
 from video_data.utils.workers import WorkerContext, available_cores, working_on
 
 CLIP = ClipConfig(num_frames=4, crop_size=16, short_side=(20, 24))
@@ -80,6 +80,23 @@ def test_a_worker_that_dies_is_named_with_what_it_was_at():
         list(loader)
 
 
+class Tensors(Steps):
+    """A batch is memory that the worker hands over, and the number of its process."""
+
+    def __getitem__(self, numbers):
+        return batch_buffer(4), super().__getitem__(numbers)
+
+
+def test_a_worker_that_dies_with_batches_that_are_ready_is_named_too():
+    loader = make_data_loader(Tensors(), [[0], [1], [2], [3]], 1)
+    batches = iter(loader)
+    _, pid = next(batches)
+    time.sleep(1)  # the next two are ready, in memory that nobody else has
+    os.kill(pid, signal.SIGKILL)  # and whether it is alive is asked before the server has noticed
+    with pytest.raises(WorkersError, match=r"died \(SIGKILL; out of memory.*"):
+        list(batches)
+
+
 def test_a_worker_that_does_not_answer_is_named_with_what_it_is_at(monkeypatch):
     monkeypatch.setattr(loader_module, "_LOOK_PERIOD", 0.1)
     loader = make_data_loader(Steps(), [[0], [1000], [2]], 1)
@@ -115,7 +132,7 @@ def test_an_interrupt_while_workers_start_leaves_no_loader_half_made(monkeypatch
 SCRIPT = """
 import signal, sys, time
 from video_data.utils.pool import map_in_order
-from video_data.utils.loader import make_data_loader
+from video_data.utils.loader import batch_buffer, make_data_loader
 sys.path.insert(0, {folder!r})
 from {module} import Steps, pause
 

@@ -389,10 +389,10 @@ class Trainer:
         """Batches to the end of the run.
 
         When workers have died in the middle of a step, or others wait in it for this process, this one makes what the
-        step lacks by itself, and the run stops.
+        step lacks by itself, and the run stops. Where workers hang, so may this process: the others give it up then.
 
         Raises:
-            WorkersError: Workers died before the step began, or hang.
+            WorkersError: Workers of a single process died before the step began, or hang.
         """
         position = self.loader_state.position
         end = position + (self.schedule.num_steps - self.step) * self.config.optim.batch_size
@@ -402,7 +402,7 @@ class Trainer:
             return
         except WorkersError as error:
             half_done = self._loader.state != self.loader_state
-            if error.timed_out or not (half_done or self.ranks.world_size > 1):
+            if self.ranks.world_size == 1 and (error.timed_out or not half_done):
                 raise
             _log.error("%s; the step is finished without workers", error)
             self._workers_error = error.with_traceback(None)  # which would keep the batches that are ready

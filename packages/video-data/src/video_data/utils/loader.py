@@ -121,7 +121,7 @@ class _Loader(DataLoader[Any]):
                 batch = next(batches)
             except StopIteration:
                 return
-            except RuntimeError as error:
+            except (RuntimeError, OSError, EOFError) as error:
                 if self._workers is None:
                     raise
                 failure = self._failure(self._workers, error, time.monotonic() - since)
@@ -141,10 +141,11 @@ class _Loader(DataLoader[Any]):
     def _start(self) -> Iterator[Any]:
         return super().__iter__()
 
-    def _failure(self, workers: WorkerContext, error: RuntimeError, waited: float) -> WorkersError | None:
+    def _failure(self, workers: WorkerContext, error: Exception, waited: float) -> WorkersError | None:
         """Return what an error of torch means; None where it is right to wait longer for the next batch."""
         text = f"{error}"
-        if died := workers.died():
+        # A worker hands the memory of a batch over when that is asked for; it may have died before.
+        if died := workers.died(patience=0 if isinstance(error, RuntimeError) else _LOOK_PERIOD):
             return WorkersError(why_died(died, workers.notes, self._describe))
         if "exited unexpectedly" in text:
             return WorkersError(why_died([], workers.notes, self._describe))

@@ -146,8 +146,13 @@ class WorkerContext(_Context):  # type: ignore[misc]
         for process in self.processes:
             process.terminate()
 
-    def died(self) -> list[_Worker]:
-        """Return the processes that ended by themselves, and not as they should."""
+    def died(self, patience: float = 0) -> list[_Worker]:
+        """Return the processes that ended by themselves, and not as they should.
+
+        Args:
+            patience: Seconds to wait for the first that ends.
+        """
+        connection.wait([process.sentinel for process in self.processes if process.is_alive()], patience)
         return [
             process
             for process in self.processes
