@@ -14,6 +14,8 @@ from matplotlib.image import imread
 from pydantic import ValidationError
 from rich.console import Console
 
+from corrnet_train import report
+from corrnet_train.report.figures import confusion, style
 from corrnet_train.report.figures.confusion import confusion_figure, worst_confusion
 from corrnet_train.report.figures.curves import smoothing_window
 from corrnet_train.report.figures.filters import filter_figure, largest_offsets
@@ -513,11 +515,62 @@ def test_confusion_figure_holds_every_count_and_label():
 def test_confusion_figure_tells_right_from_wrong_by_color():
     text = confusion_figure([[3, 0], [2, 1]], ["a", "b"]).decode()
     fills = re.findall(r"fill: (var\(--(?:right|wrong)\))(?:; opacity: ([\d.]+))?", text)
-    # A cell's strength is 0.12 plus 0.88 of its share of the row.
+    # A cell's strength grows with its share of the row.
     assert [name for name, _ in fills] == ["var(--right)", "var(--wrong)", "var(--right)"]
     assert [float(opacity or 1) for _, opacity in fills] == pytest.approx(
-        [1.0, 0.12 + 0.88 * 2 / 3, 0.12 + 0.88 / 3], abs=1e-4
+        [0.52, 0.1 + 0.42 * 2 / 3, 0.1 + 0.42 / 3], abs=1e-4
     )
+
+
+TEMPLATES = Path(report.__file__).parent / "templates"
+
+
+@pytest.mark.parametrize("template", sorted(path.name for path in TEMPLATES.glob("*.html")))
+def test_every_color_of_a_page_is_defined_there(template):
+    """Also those of the figures that stand in it."""
+
+    def text(name):
+        found = (TEMPLATES / name).read_text()
+        return re.sub(r'{% (?:include|extends) "([^"]*)" %}', lambda match: text(match[1]), found)
+
+    page = text(template)
+    light, dark = (
+        re.findall(r"(--[a-z0-9-]+):", block) for block in re.findall(r":root \{(.*?)\}", page, re.DOTALL)
+    )
+    assert light == dark
+    needed = {*re.findall(r"var\((--[a-z0-9-]+)\)", page), *style._ROLES.values()} - {"currentColor"}
+    own = {name for name in re.findall(r"(--[a-z]+):", page) if name not in light}  # of single elements
+    assert {name.removeprefix("var(").rstrip(")") for name in needed} <= {*light, *own}
+
+
+def luminance(color):
+    """As WCAG defines it."""
+    parts = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in color]
+    return sum(factor * part for factor, part in zip((0.2126, 0.7152, 0.0722), parts, strict=True))
+
+
+def contrast(one, other):
+    dark, light = sorted((luminance(one), luminance(other)))
+    return (light + 0.05) / (dark + 0.05)
+
+
+@pytest.mark.parametrize("theme", [0, 1], ids=["light", "dark"])
+def test_text_can_be_read_on_every_color_that_it_stands_on(theme):
+    """With a contrast of 4.5, which WCAG asks of small text; counts stand on cells of a confusion matrix."""
+    block = re.findall(r":root \{(.*?)\}", (TEMPLATES / "colors.css").read_text(), re.DOTALL)[theme]
+    color = {
+        name: [int(value[place : place + 2], 16) / 255 for place in (0, 2, 4)]
+        for name, value in re.findall(r"--([a-z0-9-]+): #(\w{6})", block)
+    }
+    for name in ("right", "wrong"):
+        for opacity in (confusion._FAINTEST, confusion._STRONGEST):
+            pairs = zip(color[name], color["page"], strict=True)
+            cell = [opacity * own + (1 - opacity) * below for own, below in pairs]
+            assert contrast(color["ink"], cell) >= 4.5
+    for ground in ("page", "card", "mark"):
+        assert contrast(color["ink"], color[ground]) >= 4.5
+    for name in ("quiet", "wrong", "right"):
+        assert contrast(color[name], color["page"]) >= 4.5
 
 
 def test_class_names_are_not_read_as_formulas():

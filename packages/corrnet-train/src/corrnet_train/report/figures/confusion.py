@@ -8,10 +8,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from corrnet_train.report.figures.style import INK, ON_FILL, RIGHT, WRONG, figure_style, plain_label, render
+from corrnet_train.report.figures.style import INK, RIGHT, WRONG, figure_style, plain_label, render
 
 _MAX_NUMBERED = 20
 _MAX_LABELED = 40
+_FAINTEST, _STRONGEST = (
+    0.1,
+    0.52,
+)  # opacity of cells; a count can be read on the strongest, on light and dark pages
 
 
 def worst_confusion(confusion: Sequence[Sequence[int]]) -> tuple[int, int, int] | None:
@@ -61,7 +65,7 @@ def confusion_figure(confusion: Sequence[Sequence[int]], classes: Sequence[str])
                         1,
                         1,
                         facecolor=RIGHT if row == column else WRONG,
-                        alpha=0.12 + 0.88 * share,
+                        alpha=_FAINTEST + (_STRONGEST - _FAINTEST) * share,
                         linewidth=0,
                     )
                 )
@@ -73,7 +77,7 @@ def confusion_figure(confusion: Sequence[Sequence[int]], classes: Sequence[str])
                         ha="center",
                         va="center_baseline",
                         fontsize=9 if size <= 12 else 6,
-                        color=ON_FILL if share > 0.5 else INK,
+                        color=INK,
                     )
         _label_axes(axes, classes)
         return render(figure)

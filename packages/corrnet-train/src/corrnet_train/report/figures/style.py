@@ -19,12 +19,11 @@ from matplotlib.figure import Figure
 INK = "#010101"
 RIGHT = "#010102"
 WRONG = "#010103"
-ON_FILL = "#010104"
 NUM_SERIES = 6
 
 _PIXELS_PER_POINT = 1.4
 
-_ROLES = {INK: "currentColor", RIGHT: "var(--right)", WRONG: "var(--wrong)", ON_FILL: "var(--on-fill)"}
+_ROLES = {INK: "currentColor", RIGHT: "var(--right)", WRONG: "var(--wrong)"}
 _ROLES |= {f"#0102{index:02x}": f"var(--series-{index})" for index in range(NUM_SERIES)}
 _DASHES = ((), (6.0, 2.0), (2.0, 1.5), (7.0, 2.0, 2.0, 2.0))
 
