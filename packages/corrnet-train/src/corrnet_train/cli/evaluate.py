@@ -27,6 +27,7 @@ from corrnet_train.cli.common import (
     print_error,
     read_of_checkpoint,
     reports_errors,
+    show_passed_over,
 )
 from corrnet_train.cli.encoding import has_character
 from corrnet_train.utils.errors import InputError
@@ -237,8 +238,11 @@ def _predict_videos(
     from corrnet_train.inference.inputs import find_videos
     from corrnet_train.utils.files import write_json
     from corrnet_train.utils.progress import progress_bar
+    from video_data.datasets.finder import Tally
 
-    found = find_videos(names)
+    tally = Tally()
+    found = find_videos(names, tally)
+    show_passed_over(tally.found(), err)
     unreadable = 0
     records: list[dict[str, Any]] = []
     with progress_bar(err) as bar:
