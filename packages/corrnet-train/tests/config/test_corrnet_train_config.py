@@ -12,6 +12,7 @@ from corrnet_train.config.schema import (
     parse_config,
     recipe_schema,
 )
+from corrnet_train.inference.classifier import build_from_config
 
 COMPLETE = [recipe.name for recipe in list_recipes() if not recipe.is_part]
 PARTS = [recipe.name for recipe in list_recipes() if recipe.is_part]
@@ -132,7 +133,8 @@ def test_a_config_survives_its_own_file_format():
         ("optim.lrr=1", "did you mean optim.lr"),
         ("optm.lr=1", "unknown key optm: did you mean optim"),
         ("data.clip.crop=1", "did you mean data.clip.crop_size"),
-        ("optim.lr=fast", "optim.lr: Input should be a valid number"),
+        ("optim.lr=fast", "optim.lr: Input should be a number, got 'fast'"),
+        ("optim.clip_grad_norm=none", "optim.clip_grad_norm: Input should be a number or null, got 'none'"),
         ("optim.batch_size=0", "optim.batch_size: .* greater than 0, got 0"),
         ("optim.name=adam", "optim.name: .*'sgd' or 'adamw'"),
         ("optim.lr", "must have the form section.key=value"),
@@ -288,11 +290,34 @@ def test_an_empty_section_takes_away_what_was_set():
         ("run.deterministic=1", "run.deterministic: Input should be true or false, got 1"),
         ("optim.epochs=true", "optim.epochs: Input should be a number, got true"),
         ("data.clip.num_frames=yes", "data.clip.num_frames: Input should be a number, got true"),
+        ("data.clip.num_frames='8'", "data.clip.num_frames: Input should be a number, got '8'"),
+        (
+            "data.clip.short_side=[true, 40]",
+            "data.clip.short_side: Input should be a number or null, got true",
+        ),
+        ("optim.clip_grad_norm=false", "optim.clip_grad_norm: Input should be a number or null, got false"),
+        ("data.clip.flip='no'", "data.clip.flip: Input should be true or false, got 'no'"),
     ],
 )
-def test_numbers_are_neither_true_nor_false(override, message):
+def test_numbers_truth_and_text_are_not_taken_for_one_another(override, message):
     with pytest.raises(ConfigError) as error:
         load_config("motionbench", [override])
+    assert str(error.value) == message
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("{dropout: false}", "model.options.dropout: must be a number; got False"),
+        ("{zero_init_residual: 1}", "model.options.zero_init_residual: must be true or false; got 1"),
+        ("{depths: [1, 1, 0, 1]}", "model.options.depths: every stage needs at least 1; got (1, 1, 0, 1)"),
+        ("{dropout: 2}", "model.options.dropout: Input should be less than 1, got 2"),
+    ],
+)
+def test_a_wrong_option_of_the_model_is_named_in_a_line(options, message):
+    config = load_config("motionbench", [f"model.options={options}"])
+    with pytest.raises(ConfigError) as error:
+        build_from_config(config, 8)
     assert str(error.value) == message
 
 

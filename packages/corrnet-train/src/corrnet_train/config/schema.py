@@ -442,7 +442,19 @@ def parse_config(tree: dict[str, Any]) -> RunConfig:
     try:
         return RunConfig.model_validate(tree)
     except ValidationError as error:
-        raise ConfigError("\n".join(_explain(item) for item in error.errors())) from None
+        raise explained(error) from None
+
+
+def explained(error: ValidationError, section: str = "") -> ConfigError:
+    """Return pydantic's error about values with a line for each that names its key.
+
+    Args:
+        error: What pydantic found.
+        section: What stands before the keys, as `model.options`; empty where they are those of `RunConfig`.
+    """
+    return ConfigError(
+        "\n".join(_explain(item, section.split(".") if section else []) for item in error.errors())
+    )
 
 
 def config_to_dict(config: RunConfig) -> dict[str, Any]:
@@ -479,8 +491,8 @@ def recipe_schema() -> dict[str, Any]:
     return schema
 
 
-def _explain(error: Any) -> str:
-    location = [str(part) for part in error["loc"]]
+def _explain(error: Any, section: list[str]) -> str:
+    location = section + [str(part) for part in error["loc"]]
     key = ".".join(location)
     if error["type"] == "extra_forbidden":
         known = _known_keys(location[:-1])
@@ -489,8 +501,10 @@ def _explain(error: Any) -> str:
         return f"unknown key {key}: did you mean {hint}? Allowed here: {', '.join(known)}"
     if error["type"] == "missing":
         return f"missing key {key}: give it in the recipe or as {key}=..."
-    message = error["msg"].removeprefix("Value error, ")
-    return message if isinstance(error["input"], dict) else f"{key}: {message}, got {error['input']!r}"
+    message: str = error["msg"].removeprefix("Value error, ")
+    if isinstance(error["input"], dict):
+        return message
+    return f"{key}: {message}" if "; got " in message else f"{key}: {message}, got {error['input']!r}"
 
 
 def _kinds(annotation: Any) -> set[Any]:
@@ -502,13 +516,17 @@ def _kinds(annotation: Any) -> set[Any]:
 
 
 def _mixed_up(key: str, value: Any) -> str | None:
-    """Return what is wrong where a number stands for true or false, or the other way round; Python takes both."""
+    """Return what is wrong where a number, true or false, or a text stands for another of them; pydantic takes most."""
     field = settings().get(key)
     kinds = _kinds(field.annotation) if field else set()
-    if isinstance(value, bool) and bool not in kinds and kinds & {int, float}:
-        return f"{key}: Input should be a number, got {str(value).lower()}"
-    if type(value) in (int, float) and bool in kinds and not kinds & {int, float}:
-        return f"{key}: Input should be true or false, got {value!r}"
+    for item in value if isinstance(value, list) else [value]:
+        shown = str(item).lower() if isinstance(item, bool) else repr(item)
+        or_null = " or null" if type(None) in kinds else ""
+        if kinds & {int, float} and isinstance(item, bool | str):
+            return f"{key}: Input should be a number{or_null}, got {shown}"
+        is_number = type(item) in (int, float)
+        if bool in kinds and (is_number or (isinstance(item, str) and str not in kinds)):
+            return f"{key}: Input should be true or false, got {shown}"
     return None
 
 
