@@ -280,11 +280,19 @@ def read_json(path: Path) -> Any:
     """Return the content of a JSON file.
 
     Raises:
-        ValueError: It is none; the message names the file.
+        ValueError: It is none, or has a name twice in one object, of which Python takes the last; the message names
+            the file.
     """
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        twice = [name for name, count in Counter(name for name, _ in pairs).items() if count > 1]
+        if twice:
+            raise InputError(f"{path}: {twice[0]!r} is given twice in one object: keep one of them")
+        return dict(pairs)
+
     check_file(path)
     try:
-        return json.loads(path.read_text(encoding="utf-8-sig"))
+        return json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=once)
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{path} is not a JSON file: {error}") from error
 
