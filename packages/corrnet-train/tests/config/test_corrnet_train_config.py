@@ -1,4 +1,5 @@
 import os
+from pathlib import Path
 
 import pytest
 
@@ -11,6 +12,8 @@ from corrnet_train.config.schema import (
     load_config,
     parse_config,
     recipe_schema,
+    recipe_text,
+    text_keys,
 )
 from corrnet_train.inference.classifier import build_from_config
 
@@ -200,6 +203,9 @@ def test_a_key_that_is_given_twice_on_the_command_line_is_refused(first, second,
     assert str(error.value) == f"{key} is given twice, as {first!r} and as {second!r}: keep one of them"
 
     check_given_once(["optim={lr: 1}", "optim.epochs=5", "run.dir=[x"])
+    check_given_once(["run.dir={x", "run.wandb={a: 1, a: 2}"], text_keys=text_keys())
+    with pytest.raises(ConfigError, match=r"run\.dir is given twice"):
+        check_given_once(["run.dir={x", "run={dir: y}"], text_keys=text_keys())
 
 
 def test_a_yaml_merge_is_no_key_that_is_given_twice(tmp_path):
@@ -237,6 +243,21 @@ def test_what_only_looks_like_a_variable_stays(monkeypatch):
     config = load_config("motionbench", ["run.dir=a$5/~/b$", "run.wandb=$HOME", "data.train_split=~x"])
     assert (config.run.dir.as_posix(), config.run.wandb) == ("a$5/~/b$", "$HOME")
     assert config.data.train_split == "~x"
+
+
+def test_every_name_of_a_path_can_be_written_and_is_read_again(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", "/homes/me")
+    monkeypatch.setenv("SCRATCH", "/scratch/$name")
+    monkeypatch.delenv("name", raising=False)
+    overrides = ["run.dir=a$$name/$${b}/$$$$/$5$", "data.shards=./~/$$SCRATCH$SCRATCH", "model.init_from=~/x"]
+    config = load_config("motionbench", overrides)
+    assert config.run.dir == Path("a$name/${b}/$$/$5$")
+    assert config.data.shards == Path("~/$SCRATCH/scratch/$name")
+    assert config.model.init_from == Path("/homes/me/x")
+    (tmp_path / "config.yaml").write_text(recipe_text(config))
+    assert load_config(tmp_path / "config.yaml") == config
+    with pytest.raises(ConfigError, match=r"variable name is not set; \$\$ stands for a \$ in a name"):
+        load_config("motionbench", ["run.dir=a$name"])
 
 
 def test_a_variable_that_is_not_set_and_a_user_who_is_not_there_are_named(tmp_path, monkeypatch):

@@ -2,10 +2,11 @@
 
 import difflib
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar, get_args, get_origin
 
+import yaml
 from pydantic import (
     BaseModel,
     ConfigDict,
@@ -25,6 +26,7 @@ from corrnet_train.config.recipes import (
     default_run_dir,
     expand_path,
     flatten,
+    keep_path,
     read_recipe,
 )
 from corrnet_train.utils.errors import InputError
@@ -410,21 +412,17 @@ def load_config(recipe: str | Path, overrides: Sequence[str] | None = None) -> R
         overrides: `section.key=value` strings; values are read as YAML (`optim.clip_grad_norm=null`), and the later
             ones win.
 
-    `~` and `$VARIABLE` in paths are replaced by what they stand for; text stays text, also where it looks like a
-    number or a date.
+    `~` and `$VARIABLE` in paths are replaced by what they stand for, `$$` by a `$`; text stays text, also where it
+    looks like a number or a date.
 
     Raises:
         ConfigError: An unknown file, key or value; the message names it and what is allowed.
     """
-    kinds = {key: _kinds(field.annotation) - {type(None)} for key, field in settings().items()}
-    text_keys = {key for key, of_key in kinds.items() if of_key <= {str, Path}}
-    tree = read_recipe(recipe, text_keys=text_keys)
+    texts = text_keys()
+    tree = read_recipe(recipe, text_keys=texts)
     for override in overrides or []:
-        apply_override(tree, override, text_keys=text_keys)
-    for key, value in flatten(tree).items():
-        if isinstance(value, str) and Path in kinds.get(key, ()):
-            section, name = key.split(".")
-            tree[section][name] = expand_path(value, where=key)
+        apply_override(tree, override, text_keys=texts)
+    _change_paths(tree, lambda key, path: expand_path(path, where=key))
     if isinstance(tree.setdefault("run", {}), dict):
         tree["run"].setdefault("dir", default_run_dir(recipe))
     return parse_config(tree)
@@ -460,6 +458,28 @@ def explained(error: ValidationError, section: str = "") -> ConfigError:
 def config_to_dict(config: RunConfig) -> dict[str, Any]:
     """Return the configuration as plain JSON types (paths as strings)."""
     return config.model_dump(mode="json")
+
+
+def recipe_text(config: RunConfig) -> str:
+    """Return the configuration as a recipe: YAML of which `load_config` makes it again."""
+    tree = config_to_dict(config)
+    _change_paths(tree, lambda _, path: keep_path(path))
+    return yaml.safe_dump(tree, sort_keys=False)
+
+
+def _change_paths(tree: dict[str, Any], change: Callable[[str, str], str]) -> None:
+    """Replace the paths in a tree by what a function makes of their key and text."""
+    for key, value in flatten(tree).items():
+        field = settings().get(key)
+        if isinstance(value, str) and field and Path in _kinds(field.annotation):
+            section, name = key.split(".")
+            tree[section][name] = change(key, value)
+
+
+def text_keys() -> set[str]:
+    """Keys whose values are text or a path, and stay what is written."""
+    kinds = {key: _kinds(field.annotation) - {type(None)} for key, field in settings().items()}
+    return {key for key, of_key in kinds.items() if of_key <= {str, Path}}
 
 
 def settings(section: type[BaseModel] = RunConfig, prefix: str = "") -> dict[str, FieldInfo]:
