@@ -334,10 +334,12 @@ def test_a_window_over_what_cannot_be_read_fails_as_a_video_does(model_folder, t
     stream = "rtsp://user:secret@127.0.0.1:1/cam?token=secret"
     broken, missing = troubles["none can be read"][0][0], tmp_path / "none.mp4"
     for command in ("predict", "visualize motion"):
+        assert "camera:0" in corrnet(*command.split(), "--help")
         options = ["--hop", 4] if command == "predict" else ["-o", tmp_path / "out.png"]
         for video, code in ((stream, 1), (broken, 1), (missing, 2), (tmp_path / "pipe.mp4", 2)):
             output = corrnet(*command.split(), model_folder, video, *options, "--device", "cpu", code=code)
             assert "error:" in output and "secret" not in output
+            assert code == 1 or "; the first camera is camera:0" in output
 
 
 def test_a_camera_and_a_stream_are_told_to_need_hop(classifier):

@@ -168,7 +168,10 @@ def predict(
     checkpoint: CheckpointOrVideo = None,
     videos: Annotated[
         list[str] | None,
-        typer.Argument(help="Videos: files, folders, URLs; with --hop also camera:0 or a stream."),
+        typer.Argument(
+            help="Videos: files, folders, URLs; with --hop also a stream or a camera, as camera:0 for the first (on "
+            "Windows camera:NAME)."
+        ),
     ] = None,
     num_clips: NumClips = None,
     top: Annotated[int, typer.Option(help="Classes to show.", min=1)] = 5,

@@ -16,6 +16,7 @@ from video_data.utils.remote import fetch_bytes
 MAX_BYTES = 1 << 30  # of a video behind a URL
 _STREAMS = ("rtsp://", "rtsps://", "rtmp://", "rtmps://", "udp://", "rtp://", "srt://")
 _PLAYLISTS = (".m3u8", ".mpd")
+_CAMERAS = "; the first camera is camera:0"
 
 
 @dataclass(frozen=True)
@@ -85,11 +86,11 @@ def check_window_source(name: str) -> None:
     """
     if what := what_instead_of_file(name):
         if not Path(name).is_dir():
-            raise InputError(f"{name} is {what}, and a video is a file or a folder")
+            raise InputError(f"{name} is {what}, and a video is a file or a folder{_CAMERAS}")
     elif not (
         name.startswith("camera:") or "://" in name or Path(name).exists() or holds_pictures(Path(name))
     ):
-        raise InputError(f"no file or folder {name}")
+        raise InputError(f"no file or folder {name}{_CAMERAS}")
 
 
 def _find(name: str, tally: Tally) -> Iterator[str]:
