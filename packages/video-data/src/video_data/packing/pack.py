@@ -218,6 +218,7 @@ def merge_parts(dest: str | Path, *folders: str | Path, progress: bool = True) -
     Raises:
         ValueError: A folder has no part or one of another packing, parts are missing, or another process packs into
             `dest`; the message names them.
+        WorkError: No part has a video that can be read.
     """
     target = Journal(Path(dest))
     others = [Journal(Path(folder)) for folder in folders]
