@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 from pydantic import ValidationError
 
@@ -46,11 +47,28 @@ def clean_registry(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         ({"widths": (64, 128, 0, 512)}, "at least 1"),
         ({"in_channels": 2, "flow_channels": 2}, "flow_channels=2 of in_channels=2"),
         ({"dropout": 1.0}, "dropout"),
+        ({"dropout": False}, "must be a number; got False"),
+        ({"dropout": "0.5"}, "must be a number; got '0.5'"),
+        ({"corr_group_size": True}, "must be a number; got True"),
+        ({"num_classes": "8"}, "must be a number; got '8'"),
+        ({"depths": [2, True, 2, 2]}, "depths\\n.*must be a number; got True"),
+        ({"zero_init_residual": 1}, "must be true or false; got 1"),
+        ({"zero_init_residual": "no"}, "must be true or false; got 'no'"),
+        ({"temporal_convs": (0, 1, 1, 1)}, "must be true or false; got 0"),
+        ({"corr_block": True}, "'sum' or 'concat'"),
+        ({"corr_after": [True]}, "'res2'"),
     ],
 )
 def test_a_value_that_cannot_work_is_named(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         model_config("corrnet26", **changes)
+
+
+def test_numbers_of_every_kind_are_taken() -> None:
+    config = model_config(
+        "corrnet26", num_classes=np.int64(3), dropout=0, corr_group_size=None, widths=[64] * 4
+    )
+    assert (config.num_classes, config.dropout, config.widths) == (3, 0.0, (64, 64, 64, 64))
 
 
 def test_group_size_is_free_where_nothing_is_correlated() -> None:

@@ -106,7 +106,11 @@ def test_the_number_of_classes_must_be_that_of_the_outputs(tmp_path):
         (lambda folder: edit(folder, model=None), "is not the configuration of a model"),
         (
             lambda folder: edit_model(folder, num_classes=9),
-            "does not fit .* 2 tensors .* fc.bias, fc.weight",
+            r"does not fit .* 2 tensors .* fc.bias: \[8\], and \[9\] by the configuration; fc.weight: \[8, ",
+        ),
+        (
+            lambda folder: edit_model(folder, depths=(1, 1, 1, 2)),
+            r"does not fit .* 24 tensors .* backbone\.res5\.block2\.\S+: nothing, and \[",
         ),
         (lambda folder: (folder / WEIGHTS).write_bytes(b"\x00" * 100), "model.safetensors cannot be read"),
     ],

@@ -2,7 +2,7 @@
 
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from corrnet_models._errors import ModelError
 
@@ -81,6 +81,23 @@ class ModelConfig(BaseModel):
     corr_norm_after: Normalization = "none"
     zero_init_residual: bool = False
     dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _of_its_kind(cls, value: Any, info: ValidationInfo) -> Any:
+        """Refuse what Python, or pydantic, would take for a number, or for true or false."""
+        default = cls.model_fields[str(info.field_name)].default
+        wanted = default[0] if isinstance(default, tuple) and default else default
+        for item in value if isinstance(value, list | tuple) else [value]:
+            if (
+                isinstance(wanted, bool)
+                and isinstance(item, int | float | str)
+                and not isinstance(item, bool)
+            ):
+                raise ModelError(f"must be true or false; got {item!r}")
+            if not isinstance(wanted, bool | str) and isinstance(item, bool | str) and wanted != ():
+                raise ModelError(f"must be a number; got {item!r}")
+        return value
 
     @field_validator("stem_kernel_size", "corr_kernel_size")
     @classmethod

@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from corrnet_models._config import ModelConfig
 from corrnet_models._errors import MissingPackageError, ModelError
@@ -157,15 +158,16 @@ def load_pretrained(source: str | Path, *, revision: str | None = None) -> Pretr
             "digest, weights_sha256; save or fetch the model again"
         )
     own = model.state_dict()
-    differing = sorted(
-        name
-        for name in own.keys() | tensors.keys()
-        if getattr(own.get(name), "shape", None) != _shape(tensors, name)
-    )
+    shapes = {name: (_shape(tensors, name), _shape(own, name)) for name in own.keys() | tensors.keys()}
+    differing = [
+        f"{name}: {found}, and {wanted} by the configuration"
+        for name, (found, wanted) in sorted(shapes.items())
+        if found != wanted
+    ]
     if differing:
         raise ModelError(
             f"{folder / WEIGHTS} does not fit {CONFIG}: {len(differing)} tensors are missing, unexpected or of another "
-            f"shape, for example {', '.join(differing[:3])}"
+            f"shape, for example {'; '.join(differing[:3])}"
         )
     model.load_state_dict(tensors)
     return Pretrained(model.eval(), classes, metadata)
@@ -176,8 +178,8 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _shape(tensors: Mapping[str, Any], name: str) -> Any:
-    return getattr(tensors.get(name), "shape", None)
+def _shape(tensors: Mapping[str, Tensor], name: str) -> str:
+    return str(list(tensors[name].shape)) if name in tensors else "nothing"
 
 
 def _download(name: str, revision: str | None) -> Path:

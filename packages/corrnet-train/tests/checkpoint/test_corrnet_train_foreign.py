@@ -53,9 +53,10 @@ NO_CHECKPOINTS = {
     r"it holds a Python object \(\S*Plain\)": torch_file({"args": Plain(), "model": wrapped("")}),
     r"it holds 7 tensors, 0.weight for one, without the recipe": torch_file(MODEL.state_dict()),
     r"it holds 7 tensors under 'state_dict', 0.weight for one": torch_file({"state_dict": wrapped(""), "epoch": 3}),
-    r"7 tensors of a model in DistributedDataParallel or DataParallel \(names begin with 'module.'\) under 'model'":
+    r"7 tensors of a model in a wrapper, as .* \(names begin with 'module.'\) under 'model', module.0.weight":
         torch_file({"epoch": 3, "model": wrapped("module."), "optimizer": {"state": {}}}),
-    r"7 tensors of a model in torch.compile": torch_file(wrapped("_orig_mod.")),
+    r"7 tensors of a model in a wrapper.* 'module._orig_mod.'": torch_file(wrapped("module._orig_mod.")),
+    r"it holds 7 tensors, modules.0.weight for one": torch_file(wrapped("modules.")),
     r"it holds a tensor of shape \[2, 3\]": torch_file(torch.zeros(2, 3)),
     r"it holds a list": torch_file([1]),
     r'it holds no weights, but \["epoch"\]': torch_file(collections.OrderedDict(epoch=1)),
@@ -197,6 +198,33 @@ def test_weights_that_do_not_fit_are_told_by_their_first_names(model_folder, tra
     Checkpoint(step=0, best_top1=0.0, train_seconds=0.0, **empty).save(path)
     with pytest.raises(ValueError, match=r"weights.pth has a recipe of its own: leave out --like"):
         VideoClassifier.from_checkpoint(path, device="cpu", like=model_folder)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"num_frames": 16},
+            r"res2\.\S*correlation\.weight: \[16, 16, 5, 5\] in the checkpoint, \[8, 16, 5, 5\] in the model.*"
+            r"; it is for clips of 16 frames, the model for 8: take .* with data.clip.num_frames=16; ",
+        ),
+        (
+            {"num_frames": 4, "num_classes": 3},
+            r"it tells apart 3 classes, the model 8: .*model.new_head=true.*; it is for clips of 4 frames",
+        ),
+        (
+            {"in_channels": 2},
+            r"it takes clips of 2 channels, the model of 3: data.clip.modality decides on them$",
+        ),
+        ({"widths": (8, 16, 32, 64)}, r"of another shape: fc.weight: [^;]*$"),
+        ({"corr_filters": "shared"}, r"of another shape: \S*res2[^;]*$"),
+    ],
+)
+def test_a_shape_that_differs_is_told_with_what_it_means(changes, message, model_folder, tmp_path):
+    other = create_model("corrnet_tiny", **{"num_frames": 8, "num_classes": 8} | changes)
+    torch.save(prefixed("module.")(other), tmp_path / "weights.pth")
+    with pytest.raises(CheckpointError, match=message):
+        VideoClassifier.from_checkpoint(tmp_path / "weights.pth", device="cpu", like=model_folder)
 
 
 @pytest.mark.slow

@@ -158,6 +158,16 @@ def test_pack_folder_lists_what_it_leaves_out(motionbench, tmp_path):
     assert {entry["source"] for entry in dropped} == {"left/empty.mp4", "left/broken [1].mp4"}
 
 
+def test_pack_fails_as_predict_does_where_no_video_can_be_read(tmp_path):
+    for name in ("left", "right"):
+        (tmp_path / "videos" / name).mkdir(parents=True)
+        (tmp_path / "videos" / name / "broken.mp4").write_bytes(b"\x00" * 1000)
+    output = corrnet("pack", "folder", tmp_path / "videos", tmp_path / "shards", "--num-workers", 1, code=1)
+    assert "none of 2 videos can be read; " in output and "nothing but zeros" in output
+    (tmp_path / "gone.csv").write_text("path,label\na.mp4,a\nb.mp4,b\n")
+    assert "a.mp4: missing" in corrnet("pack", "csv", tmp_path / "gone.csv", tmp_path / "shards", code=2)
+
+
 def test_pack_refuses_an_empty_folder(tmp_path):
     (tmp_path / "empty").mkdir()
     assert "empty" in corrnet("pack", "folder", tmp_path / "empty", tmp_path / "shards", code=2)

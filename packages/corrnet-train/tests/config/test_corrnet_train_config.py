@@ -1,4 +1,5 @@
 import os
+from pathlib import Path
 
 import pytest
 
@@ -11,7 +12,10 @@ from corrnet_train.config.schema import (
     load_config,
     parse_config,
     recipe_schema,
+    recipe_text,
+    text_keys,
 )
+from corrnet_train.inference.classifier import build_from_config
 
 COMPLETE = [recipe.name for recipe in list_recipes() if not recipe.is_part]
 PARTS = [recipe.name for recipe in list_recipes() if recipe.is_part]
@@ -132,7 +136,8 @@ def test_a_config_survives_its_own_file_format():
         ("optim.lrr=1", "did you mean optim.lr"),
         ("optm.lr=1", "unknown key optm: did you mean optim"),
         ("data.clip.crop=1", "did you mean data.clip.crop_size"),
-        ("optim.lr=fast", "optim.lr: Input should be a valid number"),
+        ("optim.lr=fast", "optim.lr: Input should be a number, got 'fast'"),
+        ("optim.clip_grad_norm=none", "optim.clip_grad_norm: Input should be a number or null, got 'none'"),
         ("optim.batch_size=0", "optim.batch_size: .* greater than 0, got 0"),
         ("optim.name=adam", "optim.name: .*'sgd' or 'adamw'"),
         ("optim.lr", "must have the form section.key=value"),
@@ -198,6 +203,9 @@ def test_a_key_that_is_given_twice_on_the_command_line_is_refused(first, second,
     assert str(error.value) == f"{key} is given twice, as {first!r} and as {second!r}: keep one of them"
 
     check_given_once(["optim={lr: 1}", "optim.epochs=5", "run.dir=[x"])
+    check_given_once(["run.dir={x", "run.wandb={a: 1, a: 2}"], text_keys=text_keys())
+    with pytest.raises(ConfigError, match=r"run\.dir is given twice"):
+        check_given_once(["run.dir={x", "run={dir: y}"], text_keys=text_keys())
 
 
 def test_a_yaml_merge_is_no_key_that_is_given_twice(tmp_path):
@@ -235,6 +243,21 @@ def test_what_only_looks_like_a_variable_stays(monkeypatch):
     config = load_config("motionbench", ["run.dir=a$5/~/b$", "run.wandb=$HOME", "data.train_split=~x"])
     assert (config.run.dir.as_posix(), config.run.wandb) == ("a$5/~/b$", "$HOME")
     assert config.data.train_split == "~x"
+
+
+def test_every_name_of_a_path_can_be_written_and_is_read_again(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", "/homes/me")
+    monkeypatch.setenv("SCRATCH", "/scratch/$name")
+    monkeypatch.delenv("name", raising=False)
+    overrides = ["run.dir=a$$name/$${b}/$$$$/$5$", "data.shards=./~/$$SCRATCH$SCRATCH", "model.init_from=~/x"]
+    config = load_config("motionbench", overrides)
+    assert config.run.dir == Path("a$name/${b}/$$/$5$")
+    assert config.data.shards == Path("~/$SCRATCH/scratch/$name")
+    assert config.model.init_from == Path("/homes/me/x")
+    (tmp_path / "config.yaml").write_text(recipe_text(config))
+    assert load_config(tmp_path / "config.yaml") == config
+    with pytest.raises(ConfigError, match=r"variable name is not set; \$\$ stands for a \$ in a name"):
+        load_config("motionbench", ["run.dir=a$name"])
 
 
 def test_a_variable_that_is_not_set_and_a_user_who_is_not_there_are_named(tmp_path, monkeypatch):
@@ -288,11 +311,34 @@ def test_an_empty_section_takes_away_what_was_set():
         ("run.deterministic=1", "run.deterministic: Input should be true or false, got 1"),
         ("optim.epochs=true", "optim.epochs: Input should be a number, got true"),
         ("data.clip.num_frames=yes", "data.clip.num_frames: Input should be a number, got true"),
+        ("data.clip.num_frames='8'", "data.clip.num_frames: Input should be a number, got '8'"),
+        (
+            "data.clip.short_side=[true, 40]",
+            "data.clip.short_side: Input should be a number or null, got true",
+        ),
+        ("optim.clip_grad_norm=false", "optim.clip_grad_norm: Input should be a number or null, got false"),
+        ("data.clip.flip='no'", "data.clip.flip: Input should be true or false, got 'no'"),
     ],
 )
-def test_numbers_are_neither_true_nor_false(override, message):
+def test_numbers_truth_and_text_are_not_taken_for_one_another(override, message):
     with pytest.raises(ConfigError) as error:
         load_config("motionbench", [override])
+    assert str(error.value) == message
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("{dropout: false}", "model.options.dropout: must be a number; got False"),
+        ("{zero_init_residual: 1}", "model.options.zero_init_residual: must be true or false; got 1"),
+        ("{depths: [1, 1, 0, 1]}", "model.options.depths: every stage needs at least 1; got (1, 1, 0, 1)"),
+        ("{dropout: 2}", "model.options.dropout: Input should be less than 1, got 2"),
+    ],
+)
+def test_a_wrong_option_of_the_model_is_named_in_a_line(options, message):
+    config = load_config("motionbench", [f"model.options={options}"])
+    with pytest.raises(ConfigError) as error:
+        build_from_config(config, 8)
     assert str(error.value) == message
 
 

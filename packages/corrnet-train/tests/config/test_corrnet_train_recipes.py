@@ -55,6 +55,9 @@ def test_what_is_shown_is_a_recipe_again(tmp_path):
     mine = tmp_path / "mine.yaml"
     mine.write_text(shown)
     assert load_config(mine) == load_config(name, [change])
+    (tmp_path / "part.yaml").write_text("run: {wandb: 007}\n")
+    assert yaml.safe_load(corrnet("recipe", "show", str(tmp_path / "part.yaml"))) == {"run": {"wandb": "007"}}
+    assert yaml.safe_load(corrnet("recipe", "show", name, "run.dir=a$$b"))["run"]["dir"] == "a$$b"
     assert yaml.safe_load(corrnet("recipe", "show", "l16")) == {"data": {"clip": {"num_frames": 16}}}
 
 

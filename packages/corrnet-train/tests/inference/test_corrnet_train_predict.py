@@ -15,10 +15,12 @@ from typer.testing import CliRunner
 from corrnet_train.cli import app
 from corrnet_train.evaluation.evaluate import evaluate
 from corrnet_train.inference.classifier import VideoClassifier
+from corrnet_train.inference.features import extract_features
 from corrnet_train.inference.inputs import find_videos
 from corrnet_train.inference.stream import classify_stream
 from corrnet_train.training.trainer import Trainer
 from video_data import open_shards
+from video_data.datasets.finder import Tally
 
 runner = CliRunner()
 
@@ -102,12 +104,22 @@ def test_folders_and_urls_are_classified_and_written(trained, folder, tmp_path):
     assert "cannot be fetched" in records[f"{url}/none.mp4"]["error"]
 
 
-def test_a_folder_of_frames_is_a_video(trained, folder, tmp_path):
-    with av.open(str(folder / "sub 0" / "v.mp4")) as container:
-        frames = [frame.to_image() for frame in container.decode(video=0)]
-    (tmp_path / "clips" / "jump").mkdir(parents=True)
-    for number, frame in enumerate(frames):
-        frame.save(tmp_path / "clips" / "jump" / f"{number}.png")
+@pytest.fixture
+def make_pictures():
+    """Writes the frames of a video into a folder and returns it."""
+
+    def make(video, frames):
+        frames.mkdir(parents=True)
+        with av.open(str(video)) as container:
+            for number, frame in enumerate(container.decode(video=0)):
+                frame.to_image().save(frames / f"{number}.png")
+        return frames
+
+    return make
+
+
+def test_a_folder_of_frames_is_a_video(trained, folder, make_pictures, tmp_path):
+    make_pictures(folder / "sub 0" / "v.mp4", tmp_path / "clips" / "jump")
     (tmp_path / "clips" / "cover.jpg").touch()  # one picture is no video
     assert [video.name for video in find_videos([str(tmp_path / "clips")])] == [
         str(tmp_path / "clips" / "jump")
@@ -155,6 +167,56 @@ def test_linked_folders_are_looked_into_once(folder):
     found = [video.name for video in find_videos([str(folder / "sub 0"), str(folder)])]
     names = ["sub 0/v.mp4", "broken.mp4", "link/a.mp4", "sub 0/v.mp4", "sub 1/v.mp4", "sub 2/v.mp4"]
     assert found == [str(folder / name) for name in names]
+
+
+def test_what_is_passed_over_in_folders_is_counted_by_reason(trained, folder, tmp_path):
+    (folder / "gone").symlink_to("nowhere")
+    (folder / "sub 1" / "cover.jpg").touch()
+    (folder / "sub 2" / "more.txt").touch()
+    (folder / ".hidden.mp4").touch()
+    command = ("predict", trained, folder, "--num-clips", 1)
+    output = corrnet(*command, code=3)
+    assert "passed over:" in output
+    for line in (
+        f"hidden files and folders: 1, the first is {folder / '.hidden.mp4'}",
+        f"links that lead nowhere: 1, the first is {folder / 'gone'}",
+        f"files with the ending .txt: 2, the first is {folder / 'notes.txt'}",
+        f"files with the ending .jpg: 1, the first is {folder / 'sub 1' / 'cover.jpg'}",
+    ):
+        assert line in output
+    written = ("-o", tmp_path / "f.npz", "--num-workers", 0)
+    of_features = corrnet("features", trained, folder, *written, "--num-clips", 1, code=3)
+    assert "links that lead nowhere: 1, the first is" in of_features
+    assert "passed over" not in corrnet("predict", trained, folder / "sub 0", "--num-clips", 1)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "a.mp4").symlink_to("nowhere")
+    with pytest.raises(ValueError, match=r"no videos in .*; links that lead nowhere: 1$"):
+        find_videos([str(folder), str(tmp_path / "empty")])
+
+
+def test_files_beside_frames_are_counted_and_the_frames_are_not(classifier, folder, make_pictures, tmp_path):
+    frames = make_pictures(folder / "sub 0" / "v.mp4", tmp_path / "clips" / "jump")
+    (frames / "notes.txt").touch()
+    features = extract_features(classifier, tmp_path / "clips", tmp_path / "f.npz", num_clips=1)
+    assert features.num_rows == 1
+    assert [(entry.reason, entry.count) for entry in features.passed_over] == [
+        ("files with the ending .txt", 1)
+    ]
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root reads every folder")
+def test_folders_that_cannot_be_read_are_counted_too(folder):
+    (folder / "sub 1").chmod(0)
+    try:
+        tally = Tally()
+        assert len(find_videos([str(folder)], tally)) == 3
+        assert ("folders that cannot be read (Permission denied)", 1) in [
+            (entry.reason, entry.count) for entry in tally.found()
+        ]
+        with pytest.raises(ValueError, match=r"no videos in .*; folders that cannot be read"):
+            find_videos([str(folder / "sub 1")])
+    finally:
+        (folder / "sub 1").chmod(0o755)
 
 
 def test_a_file_name_that_is_no_utf8_is_shown(trained, folder, tmp_path):
@@ -272,10 +334,12 @@ def test_a_window_over_what_cannot_be_read_fails_as_a_video_does(model_folder, t
     stream = "rtsp://user:secret@127.0.0.1:1/cam?token=secret"
     broken, missing = troubles["none can be read"][0][0], tmp_path / "none.mp4"
     for command in ("predict", "visualize motion"):
+        assert "camera:0" in corrnet(*command.split(), "--help")
         options = ["--hop", 4] if command == "predict" else ["-o", tmp_path / "out.png"]
         for video, code in ((stream, 1), (broken, 1), (missing, 2), (tmp_path / "pipe.mp4", 2)):
             output = corrnet(*command.split(), model_folder, video, *options, "--device", "cpu", code=code)
             assert "error:" in output and "secret" not in output
+            assert code == 1 or "; the first camera is camera:0" in output
 
 
 def test_a_camera_and_a_stream_are_told_to_need_hop(classifier):

@@ -553,6 +553,13 @@ def test_folders_that_cannot_be_read_are_counted(tmp_path):
         (root / "b" / "closed").chmod(0o755)
 
 
+def test_a_missing_file_of_annotations_is_told_with_what_was_passed_over(tmp_path):
+    root = touch(tmp_path, "A/v1.avi", "B/v2.avi")
+    (root / "lists").symlink_to("nowhere")
+    with pytest.raises(ValueError, match=r"no file classInd\.txt in .*; links that lead nowhere: 1$"):
+        list_ucf101(root)
+
+
 def test_what_the_annotations_do_not_name_is_counted(tmp_path):
     ucf = touch(
         tmp_path,

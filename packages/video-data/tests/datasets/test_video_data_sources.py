@@ -258,6 +258,9 @@ def test_wrong_annotations_of_something_are_refused(put, tmp_path):
     text(tmp_path / "labels.json", json.dumps({"a": "0", "b": "2"}))
     with pytest.raises(ValueError, match=r"labels.json: expected .* indices 0, 1"):
         list_something(tmp_path)
+    text(tmp_path / "labels.json", '{"a": "0", "b": "1", "a": "2"}')
+    with pytest.raises(ValueError, match=r"labels.json: 'a' is given twice in one object: keep one of them"):
+        list_something(tmp_path)
     text(tmp_path / "labels.json", json.dumps({"a": "0", "b": "1"}))
     with pytest.raises(ValueError, match=r"train.json, entry 0: .* known class"):
         list_something(tmp_path)

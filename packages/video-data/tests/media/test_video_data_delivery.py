@@ -232,6 +232,25 @@ def test_few_damaged_frames_are_counted_and_many_refused(make_video, frame_numbe
         assert error.value.reason == "too many frames are damaged"
 
 
+def test_videos_left_out_for_one_reason_are_counted_together(make_video, tmp_path):
+    videos = {f"{label}/{number}": make_video(range(10)) for number, label in enumerate("ab")}
+    video = make_video(range(40), options=NO_B_FRAMES)
+    videos |= {f"a/damaged{count}": damage(video, set(range(12, 12 + count))) for count in (6, 7, 8)}
+    for name, content in videos.items():
+        path = tmp_path / "videos" / f"{name}.mp4"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    report = pack_folder(tmp_path / "videos", tmp_path / "shards", progress=False)
+    manifest, _ = load_manifest(tmp_path / "shards")
+    assert manifest.coverage["train"].left_out == {"too many frames are damaged": 3}
+    messages = dict(report.dropped)
+    assert len(set(messages.values())) == 3
+    assert messages["a/damaged7.mp4"].startswith("7 of 40 frames are damaged, from frame 12 on")
+    assert [(entry.reason, entry.message) for entry in manifest.dropped] == [
+        ("too many frames are damaged", messages[f"a/damaged{count}.mp4"]) for count in (6, 7, 8)
+    ]
+
+
 def test_what_was_damaged_after_packing_is_an_error_also_where_the_decoder_conceals_it(make_video):
     options = {"x264-params": "keyint=10:min-keyint=10:scenecut=0:bframes=0:slices=4"}
     video = make_video(range(40), options=options, size=(128, 128))

@@ -17,6 +17,7 @@ from video_data import (
     PackOptions,
     ShardError,
     VideoError,
+    WorkError,
     decode_views,
     inspect_shards,
     open_shards,
@@ -194,7 +195,7 @@ def test_a_csv_gives_labels_and_splits(make_video, tmp_path):
         ("path,label,split\na.mp4,x,dav\n", "line 2: split 'dav', allowed are train"),
         ("path,label\na.mp4,x\nb.mp4,x\n", "only one class in .*'x'"),
         ("path,label\na.mp4,x\na.mp4,y\n", "line 3: a.mp4 was listed before"),
-        ("path,label\na.mp4,x\nb.mp4,y\n", "none of 2 videos could be read; a.mp4: missing"),
+        ("path,label\na.mp4,x\nb.mp4,y\n", "none of 2 videos can be read; a.mp4: missing"),
     ],
 )
 def test_a_wrong_csv_is_refused(text, message, tmp_path):
@@ -217,8 +218,11 @@ def test_wrong_folders_are_refused(make_video, tmp_path):
         pack_folder(tmp_path / "one", tmp_path / "shards", progress=False)
     write(tmp_path / "bad" / "a" / "a.mp4", b"")
     write(tmp_path / "bad" / "b" / "b.mp4", b"text")
-    with pytest.raises(ValueError, match="none of 2 videos could be read"):
+    with pytest.raises(WorkError, match=r"none of 2 videos can be read; [ab]/[ab]\.mp4: (empty|no video)"):
         pack_folder(tmp_path / "bad", tmp_path / "shards", progress=False)
+    (tmp_path / "bad" / "list.csv").write_text("path,label\ngone.mp4,a\nb/b.mp4,b\na/a.mp4,a\n")
+    with pytest.raises(WorkError, match=r"none of 3 videos can be read; [ab]/[ab]\.mp4: (empty|no video)"):
+        pack_csv(tmp_path / "bad" / "list.csv", tmp_path / "shards", progress=False)
 
 
 @pytest.mark.parametrize("mode", ["reencode", "copy"])

@@ -383,6 +383,8 @@ def test_spans_that_cannot_be_cut_are_refused(make_video, tmp_path):
     entries = [entry, replace(entry, label="b", span=(0, 0.2))]
     report = pack_listing(listing(entries), tmp_path / "shards", progress=False)
     assert report.dropped == [("a.mp4", "no frames from 5 to 6 seconds")]
+    left_out = open_shards(tmp_path / "shards").manifest.coverage["train"].left_out
+    assert left_out == {"no frames in the span": 1}
 
 
 # --- folders of pictures

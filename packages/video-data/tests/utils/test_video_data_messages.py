@@ -27,6 +27,22 @@ from video_data.utils.remote import fetch_bytes
         ("url='https://h/a?v=1&token=secret', next", "url='https://h/a?v=1&token=***', next"),
         ("srt://h:1?passphrase=secret#t", "srt://h:1?passphrase=***#t"),
         ("https://h/a?sig=secret https://u:secret@h/b", "https://h/a?sig=*** https://***@h/b"),
+        ("rtsp://user:p/w@host/cam", "rtsp://***@host/cam"),
+        ("rtsp://user:12p/w:x/@host:554/cam", "rtsp://***@host:554/cam"),
+        ("rtsp://user:p'w\"x\\@host/cam", "rtsp://***@host/cam"),
+        ("'rtsp:/user:p/w@host/cam' is no file", "'rtsp:/***@host/cam' is no file"),
+        ("https://h/v#access_token=secret&v=1", "https://h/v#access_token=***&v=1"),
+        ("https://h/v?v=1#sig=secret", "https://h/v?v=1#sig=***"),
+        ("https://h/v;jsessionid=secret?sv=1&sig=se%2Fcret%3D", "https://h/v;jsessionid=***&sig=***"),
+        ("https://h/v?passphrase=se;cr'et next", "https://h/v?passphrase=*** next"),
+        (
+            "['https://h/v?jwt=secret', \"https://h/v?sid=secret\"]",
+            "['https://h/v?jwt=***', \"https://h/v?sid=***\"]",
+        ),
+        ("http://cam/v.cgi?loginuse=me&loginpas=secret", "http://cam/v.cgi?loginuse=me&loginpas=***"),
+        ("https://h/v?hdnts=exp=1~acl=/*~hmac=secret", "https://h/v?hdnts=***"),
+        ("rtsp://cam:554/user=me&password=secret&channel=1", "rtsp://cam:554/user=me&password=***&channel=1"),
+        ("rtsp://cam/user=me_password=secret_channel=1.sdp", "rtsp://cam/user=me_password=***"),
     ],
 )
 def test_what_opens_doors_is_hidden(text, shown):
@@ -39,6 +55,9 @@ def test_what_opens_doors_is_hidden(text, shown):
     [
         "https://example.org/a@b/v.mp4?start=3&end=5",
         "s3://bucket/shards",
+        "http://localhost:9000/bucket/a@2x.mp4#t=10,20",
+        "http://[::1]:9000/bucket/a@2x.mp4",
+        "https://h/v?side=left&spin=1&class=pin#part=2",
         "/videos/me@home/key=3.mp4",
         "C:/a@b.mp4",
         "a: b@c",

@@ -33,11 +33,6 @@ _FORMATS = (
     (0, b"version https://git-lfs", "a pointer of Git LFS; git lfs pull gets the file"),
     (0, b"<", "a page of the web, perhaps an error of a download"),
 )  # fmt: skip
-_PREFIXES = {
-    "module.": "DistributedDataParallel or DataParallel",
-    "_orig_mod.": "torch.compile",
-    "_forward_module.": "Lightning",
-}
 
 
 def what_file(path: Path, error: Exception) -> str | None:
@@ -70,8 +65,13 @@ def what_content(content: Any) -> str:
     if not names:
         return f"it holds no weights, but {json.dumps([str(key) for key in content][:5])}"
     where = f" under {place!r}" if place else ""
-    prefix = next((prefix for prefix in _PREFIXES if all(name.startswith(prefix) for name in names)), None)
-    of = f" of a model in {_PREFIXES[prefix]} (names begin with {prefix!r})" if prefix else ""
+    (own,) = unwrap_names({names[0]: None})
+    prefix = names[0].removesuffix(own)
+    of = (
+        f" of a model in a wrapper, as DistributedDataParallel or torch.compile (names begin with {prefix!r})"
+        if prefix and all(name.startswith(prefix) for name in names)
+        else ""
+    )
     return (
         f"it holds {len(names)} tensors{of}{where}, {names[0]} for one, without the recipe and the classes that belong "
         "to them, so another program wrote it"

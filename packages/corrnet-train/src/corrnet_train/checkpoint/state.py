@@ -3,7 +3,7 @@
 import contextlib
 import hashlib
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from corrnet_models import unwrap_names
+from corrnet_models import VideoModel, unwrap_names
 from corrnet_train.checkpoint.digest import load_checked, seal
 from corrnet_train.checkpoint.folders import LAST, checkpoint_names, is_sharded, step_in_name
 from corrnet_train.checkpoint.foreign import LIKE, WANTED, has_weights, what_content, what_file
@@ -204,26 +204,53 @@ def load_weights(model: nn.Module, state: dict[str, Any], *, source: str) -> Non
     Names that a wrapper like DistributedDataParallel or `torch.compile` has put around are taken off.
 
     Raises:
-        CheckpointError: Names the tensors that are missing, unexpected or of another shape.
+        CheckpointError: Names the tensors that are missing, unexpected or of another shape, and says of shapes what
+            they mean.
     """
     own = model.state_dict()
     if state.keys() != own.keys():
         state = unwrap_names(state)
     missing = [name for name in own if name not in state]
     unexpected = [name for name in state if name not in own]
+    differing = [name for name in own if name in state and state[name].shape != own[name].shape]
     shapes = [
         f"{name}: {list(state[name].shape)} in the checkpoint, {list(own[name].shape)} in the model"
-        for name in own
-        if name in state and state[name].shape != own[name].shape
+        for name in differing
     ]
     if missing or unexpected or shapes:
+        meanings = (_meaning(model, name, state[name].shape, own[name].shape) for name in differing)
         parts = [
             _some("missing", missing),
             _some("unexpected", unexpected),
             _some("of another shape", shapes),
+            *dict.fromkeys(meanings),
         ]
         raise CheckpointError(f"{source} belongs to another model: " + "; ".join(p for p in parts if p))
     model.load_state_dict(placed_state(state, own))
+
+
+def _meaning(model: nn.Module, name: str, found: Sequence[int], wanted: Sequence[int]) -> str:
+    """Return what one number in the shape of a tensor means and what helps; empty where that is not known."""
+    places = [place for place, (new, old) in enumerate(zip(found, wanted, strict=False)) if new != old]
+    if not isinstance(model, VideoModel) or len(found) != len(wanted) or len(places) != 1:
+        return ""
+    new, old = found[places[0]], wanted[places[0]]
+    match name.rpartition(".")[0].split(".")[-1], places[0]:
+        case "correlation", 0:
+            frames = model.config.num_frames * new // old
+            return (
+                f"it is for clips of {frames} frames, the model for {model.config.num_frames}: take a recipe, or a "
+                f"checkpoint for --like, with data.clip.num_frames={frames}; what has a recipe of its own starts runs "
+                "of any length (model.init_from)"
+            )
+        case "fc", 0:
+            return (
+                f"it tells apart {new} classes, the model {old}: take a checkpoint for --like with as many, or start "
+                "a run with a new classifier (model.init_from, model.new_head=true)"
+            )
+        case "conv", 1 if ".stem." in name:
+            return f"it takes clips of {new} channels, the model of {old}: data.clip.modality decides on them"
+    return ""
 
 
 def check_resumable(checkpoint: Checkpoint, config: RunConfig, *, source: str) -> None:

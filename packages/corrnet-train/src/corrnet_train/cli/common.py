@@ -3,12 +3,13 @@
 import functools
 import os
 import platform
+import re
 import shlex
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 from rich import markup
@@ -18,6 +19,9 @@ from corrnet_train.utils.errors import InputError, kind_of, message_of
 from corrnet_train.utils.versions import version_of
 from video_data.utils.interrupts import interrupts, put_off_until_end
 from video_data.utils.messages import hide_secrets
+
+if TYPE_CHECKING:
+    from video_data.shards.format import PassedOver
 
 EXIT_FAILED = 1
 EXIT_BAD_INPUT = 2
@@ -29,6 +33,9 @@ out = Console()
 err = Console(stderr=True)
 F = TypeVar("F", bound=Callable[..., Any])
 
+_STEERING = re.compile(
+    r"[\x00-\x08\x0b-\x1f\x7f-\x9f]"
+)  # control characters, but not the ends of lines and tabs
 _CHECKPOINT = "A checkpoint, the folder of a run (its last.pt), or that of an exported model"
 Checkpoint = Annotated[Path, typer.Argument(help=f"{_CHECKPOINT}.")]
 # Commands that take a checkpoint and videos take it as an option too.
@@ -162,8 +169,9 @@ def versions() -> str:
 
 
 def escape(text: str) -> str:
-    """Return text without meaning as markup; what no terminal takes is spelled out."""
-    return markup.escape(text.encode("utf-8", "backslashreplace").decode())
+    """Return text without meaning as markup; what no terminal takes, or what would steer it, is spelled out."""
+    text = text.encode("utf-8", "backslashreplace").decode()
+    return markup.escape(_STEERING.sub(lambda found: f"\\x{ord(found[0]):02x}", text))
 
 
 def checkpoint_and_videos(
@@ -180,6 +188,25 @@ def checkpoint_and_videos(
     if not given:
         raise InputError("give a checkpoint: a file, the folder of a run, or that of an exported model")
     return given[0], given[1:]
+
+
+def show_passed_over(
+    passed_over: "Sequence[PassedOver]",
+    console: Console,
+    title: str = "passed over:",
+    *,
+    most: int | None = None,
+) -> None:
+    """Show what was found and not taken, by reason: the first `most` of them, or all."""
+    if not passed_over:
+        return
+    most = len(passed_over) if most is None else most
+    console.print(title, highlight=False)
+    for entry in passed_over[:most]:
+        text = f"  {entry.reason}: {entry.count:,}, the first is {entry.first[0]}"
+        console.print(escape(text), highlight=False, soft_wrap=True)
+    if more := sum(entry.count for entry in passed_over[most:]):
+        console.print(f"  {more:,} for {len(passed_over) - most} more reasons", highlight=False)
 
 
 def read_of_checkpoint(*checkpoints: str | Path | None) -> list[Path]:

@@ -27,6 +27,7 @@ from corrnet_train.cli.common import (
     print_error,
     read_of_checkpoint,
     reports_errors,
+    show_passed_over,
 )
 from corrnet_train.cli.encoding import has_character
 from corrnet_train.utils.errors import InputError
@@ -167,7 +168,10 @@ def predict(
     checkpoint: CheckpointOrVideo = None,
     videos: Annotated[
         list[str] | None,
-        typer.Argument(help="Videos: files, folders, URLs; with --hop also camera:0 or a stream."),
+        typer.Argument(
+            help="Videos: files, folders, URLs; with --hop also a stream or a camera, as camera:0 for the first (on "
+            "Windows camera:NAME)."
+        ),
     ] = None,
     num_clips: NumClips = None,
     top: Annotated[int, typer.Option(help="Classes to show.", min=1)] = 5,
@@ -237,8 +241,11 @@ def _predict_videos(
     from corrnet_train.inference.inputs import find_videos
     from corrnet_train.utils.files import write_json
     from corrnet_train.utils.progress import progress_bar
+    from video_data.datasets.finder import Tally
 
-    found = find_videos(names)
+    tally = Tally()
+    found = find_videos(names, tally)
+    show_passed_over(tally.found(), err)
     unreadable = 0
     records: list[dict[str, Any]] = []
     with progress_bar(err) as bar:

@@ -22,6 +22,7 @@ from corrnet_train.cli.common import (
     out,
     read_of_checkpoint,
     reports_errors,
+    show_passed_over,
 )
 from corrnet_train.utils.errors import InputError
 
@@ -87,11 +88,14 @@ def features(
     from corrnet_train.inference.inputs import find_videos
     from corrnet_train.utils.progress import progress_bar
     from video_data import open_shards
+    from video_data.datasets.finder import Tally
 
     check_path(
         output, overwrite=overwrite, inputs=[*read_of_checkpoint(checkpoint, like), *names, shards or ""]
     )
-    found = find_videos(names) if names else PackedSplit(open_shards(shards or ""), split)
+    tally = Tally()
+    found = find_videos(names, tally) if names else PackedSplit(open_shards(shards or ""), split)
+    show_passed_over(tally.found(), err)
     total = num_videos(found)
     classifier = VideoClassifier.from_checkpoint(checkpoint, device=device, like=like)
     with progress_bar(err) as bar:

@@ -2,13 +2,12 @@
 
 import shlex
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 from typer.core import TyperGroup
 
@@ -21,6 +20,7 @@ from corrnet_train.cli.common import (
     escape,
     out,
     reports_errors,
+    show_passed_over,
     workers,
 )
 from corrnet_train.cli.options import Spelling, takes_model
@@ -30,7 +30,6 @@ from video_data.shards.pack_options import PackOptions
 if TYPE_CHECKING:
     from video_data import PackReport
     from video_data.datasets import Listing
-    from video_data.shards.format import PassedOver
 
 _MOST_LINES = 10
 
@@ -189,19 +188,7 @@ def _show(listing: "Listing") -> None:
         out.print(f"  {escape(entry.source)}: {escape(reason)}", highlight=False, soft_wrap=True)
     if len(listing.dropped) > _MOST_LINES:
         out.print(f"  and {len(listing.dropped) - _MOST_LINES} more", highlight=False)
-    _show_passed_over(listing.passed_over, out, "passed over:", len(listing.passed_over))
-
-
-def _show_passed_over(passed_over: "Sequence[PassedOver]", console: Console, title: str, most: int) -> None:
-    """Show what was found beside the listed videos, by reason: the first `most` of them."""
-    if not passed_over:
-        return
-    console.print(title, highlight=False)
-    for entry in passed_over[:most]:
-        text = f"  {entry.reason}: {entry.count:,}, the first is {entry.first[0]}"
-        console.print(escape(text), highlight=False, soft_wrap=True)
-    if more := sum(entry.count for entry in passed_over[most:]):
-        console.print(f"  {more:,} for {len(passed_over) - most} more reasons", highlight=False)
+    show_passed_over(listing.passed_over, out)
 
 
 def _summarize(report: "PackReport") -> None:
@@ -225,7 +212,8 @@ def _summarize(report: "PackReport") -> None:
             highlight=False,
             soft_wrap=True,
         )
-    _show_passed_over(report.passed_over, err, "passed over (manifest.json has all reasons):", _MOST_LINES)
+    title = "passed over (manifest.json has all reasons):"
+    show_passed_over(report.passed_over, err, title, most=_MOST_LINES)
     if report.flawed:
         err.print(
             f"[bold yellow]warning:[/] {len(report.flawed)} packed videos have damaged frames or end early "

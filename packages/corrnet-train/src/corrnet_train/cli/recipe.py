@@ -1,15 +1,17 @@
 """`corrnet recipe`."""
 
 import json
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-import yaml
 from rich.table import Table
 
 from corrnet_train.cli.common import escape, out, reports_errors
 from corrnet_train.cli.complete import recipe_names
 from corrnet_train.utils.errors import InputError
+
+if TYPE_CHECKING:
+    from corrnet_train.config.schema import RunConfig
 
 recipe_app = typer.Typer(
     add_completion=False,
@@ -49,7 +51,13 @@ def show(recipe: Recipe, overrides: Overrides = None) -> None:
 
     corrnet recipe show something_v1 optim.batch_size=64 > mine.yaml
     """
-    typer.echo(yaml.safe_dump(_settings(recipe, overrides), sort_keys=False), nl=False)
+    import yaml
+
+    from corrnet_train.config.schema import recipe_text
+
+    found = _settings(recipe, overrides)
+    text = yaml.safe_dump(found, sort_keys=False) if isinstance(found, dict) else recipe_text(found)
+    typer.echo(text, nl=False)
 
 
 @recipe_app.command()
@@ -64,8 +72,10 @@ def diff(first: Recipe, second: Recipe) -> None:
     corrnet recipe diff runs/a/config.yaml runs/b/config.yaml
     """
     from corrnet_train.config.recipes import flatten
+    from corrnet_train.config.schema import config_to_dict
 
-    a, b = flatten(_settings(first)), flatten(_settings(second))
+    found = (_settings(first), _settings(second))
+    a, b = (flatten(part if isinstance(part, dict) else config_to_dict(part)) for part in found)
     table = Table("setting", escape(first), escape(second), box=None, pad_edge=False, header_style="bold")
     for key in dict.fromkeys([*a, *b]):
         values = [escape(json.dumps(tree[key])) if key in tree else "-" for tree in (a, b)]
@@ -111,14 +121,15 @@ def schema() -> None:
     typer.echo(json.dumps(recipe_schema(), indent=2))
 
 
-def _settings(recipe: str, overrides: list[str] | None = None) -> dict[str, object]:
+def _settings(recipe: str, overrides: list[str] | None = None) -> "RunConfig | dict[str, Any]":
     """All settings of a recipe; of a part, those that it sets."""
     from corrnet_train.config.recipes import check_given_once, is_part, read_recipe
-    from corrnet_train.config.schema import config_to_dict, load_config
+    from corrnet_train.config.schema import load_config, text_keys
 
-    check_given_once(overrides or [])
-    tree = read_recipe(recipe)
-    return tree if is_part(tree) and not overrides else config_to_dict(load_config(recipe, overrides))
+    texts = text_keys()
+    check_given_once(overrides or [], text_keys=texts)
+    tree = read_recipe(recipe, text_keys=texts)
+    return tree if is_part(tree) and not overrides else load_config(recipe, overrides)
 
 
 def _plain(value: object) -> str:

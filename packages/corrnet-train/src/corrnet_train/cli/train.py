@@ -68,13 +68,13 @@ def train(
     import torch
 
     from corrnet_train.config.recipes import check_given_once
-    from corrnet_train.config.schema import load_config
+    from corrnet_train.config.schema import load_config, text_keys
     from corrnet_train.distributed.ranks import joined_ranks, on_every_rank, readable_errors
     from corrnet_train.training.trainer import Trainer
     from corrnet_train.utils.kernels import prepare_deterministic
 
     try:
-        check_given_once(overrides or [])
+        check_given_once(overrides or [], text_keys=text_keys())
         config = load_config(recipe, overrides)
         if config.run.deterministic and config.run.device != "cpu":
             prepare_deterministic()
@@ -137,16 +137,14 @@ def _say(line: str) -> None:
 
 def _print_plan(trainer: "Trainer") -> None:
     """Print what the run would be."""
-    import yaml
-
-    from corrnet_train.config.schema import config_to_dict
+    from corrnet_train.config.schema import recipe_text
     from corrnet_train.training.dry_run import make_plan
 
     plan = make_plan(trainer)
     if not trainer.ranks.is_first:
         return
     config, memory = trainer.config, plan.memory
-    typer.echo(yaml.safe_dump(config_to_dict(config), sort_keys=False))
+    typer.echo(recipe_text(config))
     batch = f"{plan.micro_batch} clips x {plan.num_micro_batches} accumulated x {plan.world_size} processes"
     table = Table(box=None, show_header=False, pad_edge=False)
     rows = {

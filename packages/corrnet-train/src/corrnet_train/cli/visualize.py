@@ -76,7 +76,13 @@ def filters(
 @reports_errors
 def motion(
     checkpoint: Checkpoint,
-    video: Annotated[str, typer.Argument(help="A video file, a folder of frames, camera:0 or a stream.")],
+    video: Annotated[
+        str,
+        typer.Argument(
+            help="A video file, a folder of frames, a stream, or a camera, as camera:0 for the first (on Windows "
+            "camera:NAME)."
+        ),
+    ],
     output: Annotated[Path, typer.Option("--output", "-o", help="A file .mp4, .png or .html.")] = Path(
         "motion.mp4"
     ),

@@ -21,7 +21,7 @@ from video_data.utils.files import what_instead_of_file
 Tree = dict[str, Any]
 
 _TEXT, _NULL, _MERGE = "tag:yaml.org,2002:str", "tag:yaml.org,2002:null", "tag:yaml.org,2002:merge"
-_VARIABLE = re.compile(r"\$(?:([A-Za-z_]\w*)|\{([^}]*)\})", re.ASCII)
+_VARIABLE = re.compile(r"\$(?:(\$)|([A-Za-z_]\w*)|\{([^}]*)\})", re.ASCII)
 
 
 class ConfigError(InputError):
@@ -102,8 +102,12 @@ def apply_override(tree: Tree, override: str, *, text_keys: Collection[str] = ()
     node |= {last: value} if value == {} else merge(node, {last: value})
 
 
-def check_given_once(overrides: Sequence[str]) -> None:
+def check_given_once(overrides: Sequence[str], *, text_keys: Collection[str] = ()) -> None:
     """Check that no two of the `section.key=value` of a command line set the same key.
+
+    Args:
+        overrides: What is given.
+        text_keys: As for `apply_override`.
 
     Raises:
         ConfigError: Two do; the message has both.
@@ -111,7 +115,7 @@ def check_given_once(overrides: Sequence[str]) -> None:
     given: dict[str, str] = {}
     for override in overrides:
         key, _, text = override.partition("=")
-        is_section = text.lstrip().startswith("{")
+        is_section = text.lstrip().startswith("{") and key not in text_keys
         keys = list(flatten(dict([_read_override(override, ())]))) if is_section else [key]
         for new in keys:
             for old, before in given.items():
@@ -123,10 +127,10 @@ def check_given_once(overrides: Sequence[str]) -> None:
 
 
 def expand_path(path: str, *, where: str) -> str:
-    """Return a path with `~` and `$VARIABLE` or `${VARIABLE}` replaced as a shell does.
+    """Return a path with `~` and `$VARIABLE` or `${VARIABLE}` replaced as a shell does, and `$$` by one `$`.
 
     Args:
-        path: The path; `$` before anything but a name stays.
+        path: The path; a single `$` before anything but a name stays.
         where: What names it in errors.
 
     Raises:
@@ -134,9 +138,13 @@ def expand_path(path: str, *, where: str) -> str:
     """
 
     def value(match: re.Match[str]) -> str:
-        name = match[1] or match[2]
+        if match[1]:
+            return "$"
+        name = match[2] or match[3]
         if name not in os.environ:
-            raise ConfigError(f"{where}: {path}: the environment variable {name} is not set")
+            raise ConfigError(
+                f"{where}: {path}: the environment variable {name} is not set; $$ stands for a $ in a name"
+            )
         return os.environ[name]
 
     expanded = os.path.expanduser(path)  # noqa: PTH111  (that of Path says nothing of which user)
@@ -144,6 +152,11 @@ def expand_path(path: str, *, where: str) -> str:
         user = path.partition("/")[0]
         raise ConfigError(f"{where}: {path}: {user} is no home folder; ./{user} is a folder of that name")
     return _VARIABLE.sub(value, expanded)
+
+
+def keep_path(path: str) -> str:
+    """Return a path as a recipe has it that means this one, whatever is in its name."""
+    return f"{'./' if path.startswith('~') else ''}{path.replace('$', '$$')}"
 
 
 def merge(base: Tree, changes: Tree) -> Tree:

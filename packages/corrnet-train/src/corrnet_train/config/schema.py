@@ -2,10 +2,11 @@
 
 import difflib
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar, get_args, get_origin
 
+import yaml
 from pydantic import (
     BaseModel,
     ConfigDict,
@@ -25,6 +26,7 @@ from corrnet_train.config.recipes import (
     default_run_dir,
     expand_path,
     flatten,
+    keep_path,
     read_recipe,
 )
 from corrnet_train.utils.errors import InputError
@@ -410,21 +412,17 @@ def load_config(recipe: str | Path, overrides: Sequence[str] | None = None) -> R
         overrides: `section.key=value` strings; values are read as YAML (`optim.clip_grad_norm=null`), and the later
             ones win.
 
-    `~` and `$VARIABLE` in paths are replaced by what they stand for; text stays text, also where it looks like a
-    number or a date.
+    `~` and `$VARIABLE` in paths are replaced by what they stand for, `$$` by a `$`; text stays text, also where it
+    looks like a number or a date.
 
     Raises:
         ConfigError: An unknown file, key or value; the message names it and what is allowed.
     """
-    kinds = {key: _kinds(field.annotation) - {type(None)} for key, field in settings().items()}
-    text_keys = {key for key, of_key in kinds.items() if of_key <= {str, Path}}
-    tree = read_recipe(recipe, text_keys=text_keys)
+    texts = text_keys()
+    tree = read_recipe(recipe, text_keys=texts)
     for override in overrides or []:
-        apply_override(tree, override, text_keys=text_keys)
-    for key, value in flatten(tree).items():
-        if isinstance(value, str) and Path in kinds.get(key, ()):
-            section, name = key.split(".")
-            tree[section][name] = expand_path(value, where=key)
+        apply_override(tree, override, text_keys=texts)
+    _change_paths(tree, lambda key, path: expand_path(path, where=key))
     if isinstance(tree.setdefault("run", {}), dict):
         tree["run"].setdefault("dir", default_run_dir(recipe))
     return parse_config(tree)
@@ -442,12 +440,46 @@ def parse_config(tree: dict[str, Any]) -> RunConfig:
     try:
         return RunConfig.model_validate(tree)
     except ValidationError as error:
-        raise ConfigError("\n".join(_explain(item) for item in error.errors())) from None
+        raise explained(error) from None
+
+
+def explained(error: ValidationError, section: str = "") -> ConfigError:
+    """Return pydantic's error about values with a line for each that names its key.
+
+    Args:
+        error: What pydantic found.
+        section: What stands before the keys, as `model.options`; empty where they are those of `RunConfig`.
+    """
+    return ConfigError(
+        "\n".join(_explain(item, section.split(".") if section else []) for item in error.errors())
+    )
 
 
 def config_to_dict(config: RunConfig) -> dict[str, Any]:
     """Return the configuration as plain JSON types (paths as strings)."""
     return config.model_dump(mode="json")
+
+
+def recipe_text(config: RunConfig) -> str:
+    """Return the configuration as a recipe: YAML of which `load_config` makes it again."""
+    tree = config_to_dict(config)
+    _change_paths(tree, lambda _, path: keep_path(path))
+    return yaml.safe_dump(tree, sort_keys=False)
+
+
+def _change_paths(tree: dict[str, Any], change: Callable[[str, str], str]) -> None:
+    """Replace the paths in a tree by what a function makes of their key and text."""
+    for key, value in flatten(tree).items():
+        field = settings().get(key)
+        if isinstance(value, str) and field and Path in _kinds(field.annotation):
+            section, name = key.split(".")
+            tree[section][name] = change(key, value)
+
+
+def text_keys() -> set[str]:
+    """Keys whose values are text or a path, and stay what is written."""
+    kinds = {key: _kinds(field.annotation) - {type(None)} for key, field in settings().items()}
+    return {key for key, of_key in kinds.items() if of_key <= {str, Path}}
 
 
 def settings(section: type[BaseModel] = RunConfig, prefix: str = "") -> dict[str, FieldInfo]:
@@ -479,8 +511,8 @@ def recipe_schema() -> dict[str, Any]:
     return schema
 
 
-def _explain(error: Any) -> str:
-    location = [str(part) for part in error["loc"]]
+def _explain(error: Any, section: list[str]) -> str:
+    location = section + [str(part) for part in error["loc"]]
     key = ".".join(location)
     if error["type"] == "extra_forbidden":
         known = _known_keys(location[:-1])
@@ -489,8 +521,10 @@ def _explain(error: Any) -> str:
         return f"unknown key {key}: did you mean {hint}? Allowed here: {', '.join(known)}"
     if error["type"] == "missing":
         return f"missing key {key}: give it in the recipe or as {key}=..."
-    message = error["msg"].removeprefix("Value error, ")
-    return message if isinstance(error["input"], dict) else f"{key}: {message}, got {error['input']!r}"
+    message: str = error["msg"].removeprefix("Value error, ")
+    if isinstance(error["input"], dict):
+        return message
+    return f"{key}: {message}" if "; got " in message else f"{key}: {message}, got {error['input']!r}"
 
 
 def _kinds(annotation: Any) -> set[Any]:
@@ -502,13 +536,17 @@ def _kinds(annotation: Any) -> set[Any]:
 
 
 def _mixed_up(key: str, value: Any) -> str | None:
-    """Return what is wrong where a number stands for true or false, or the other way round; Python takes both."""
+    """Return what is wrong where a number, true or false, or a text stands for another of them; pydantic takes most."""
     field = settings().get(key)
     kinds = _kinds(field.annotation) if field else set()
-    if isinstance(value, bool) and bool not in kinds and kinds & {int, float}:
-        return f"{key}: Input should be a number, got {str(value).lower()}"
-    if type(value) in (int, float) and bool in kinds and not kinds & {int, float}:
-        return f"{key}: Input should be true or false, got {value!r}"
+    for item in value if isinstance(value, list) else [value]:
+        shown = str(item).lower() if isinstance(item, bool) else repr(item)
+        or_null = " or null" if type(None) in kinds else ""
+        if kinds & {int, float} and isinstance(item, bool | str):
+            return f"{key}: Input should be a number{or_null}, got {shown}"
+        is_number = type(item) in (int, float)
+        if bool in kinds and (is_number or (isinstance(item, str) and str not in kinds)):
+            return f"{key}: Input should be true or false, got {shown}"
     return None
 
 

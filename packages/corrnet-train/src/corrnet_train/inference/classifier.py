@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from pydantic import ValidationError
 from torch import Tensor, nn
 
 from corrnet_models import (
@@ -17,7 +18,7 @@ from corrnet_models import (
 from corrnet_train.checkpoint.folders import LAST, is_sharded
 from corrnet_train.checkpoint.foreign import weights_for
 from corrnet_train.checkpoint.state import Checkpoint, PlainWeightsError, load_weights
-from corrnet_train.config.schema import RunConfig, parse_config
+from corrnet_train.config.schema import RunConfig, explained, parse_config
 from corrnet_train.distributed.ranks import resolve_device
 from corrnet_train.inference.inputs import VideoInput
 from corrnet_train.utils.errors import InputError
@@ -34,15 +35,19 @@ def build_from_config(config: RunConfig, num_classes: int) -> VideoModel:
     """Return the model of a run, for its clip length and classes.
 
     Raises:
-        ValueError: The model takes other channels than the clips of `data.clip.modality` have.
+        ValueError: An option of the model has a wrong value, or it takes other channels than the clips of
+            `data.clip.modality` have.
     """
     clip = config.data.clip
-    model = create_model(
-        config.model.name,
-        num_frames=clip.num_frames,
-        num_classes=num_classes,
-        **config.model.options,
-    )
+    try:
+        model = create_model(
+            config.model.name,
+            num_frames=clip.num_frames,
+            num_classes=num_classes,
+            **config.model.options,
+        )
+    except ValidationError as error:
+        raise explained(error, "model.options") from None
     if model.config.in_channels != clip.num_channels:
         raise InputError(
             f"{config.model.name} takes {model.config.in_channels} channels, the clips have {clip.num_channels} "

@@ -17,9 +17,11 @@ from corrnet_train.inference.feature_file import FeatureFile, VideoRecord, check
 from corrnet_train.inference.inputs import VideoInput, find_videos
 from corrnet_train.utils.errors import InputError
 from video_data import ClipConfig, ShardSet, eval_loader
+from video_data.datasets.finder import Tally
 from video_data.loading.batches import PixelFormat, ViewStart
 from video_data.loading.views import decode_timed_views
 from video_data.media.planes import YuvClips
+from video_data.shards.format import PassedOver
 from video_data.utils.loader import make_data_loader
 from video_data.utils.workers import working_on
 
@@ -45,6 +47,7 @@ class Features:
         num_rows: Clips or videos.
         num_features: Values of a row.
         unreadable: Videos that could not be read.
+        passed_over: What was found in folders and not taken, by reason.
     """
 
     path: Path
@@ -52,6 +55,7 @@ class Features:
     num_rows: int
     num_features: int
     unreadable: list[VideoRecord]
+    passed_over: tuple[PassedOver, ...] = ()
 
 
 def extract_features(
@@ -97,7 +101,8 @@ def extract_features(
         )
     path = Path(path)
     check_path(path, overwrite=overwrite)
-    found = _find(videos)
+    tally = Tally()
+    found = _find(videos, tally)
     info = classifier.video_model.feature_info
     num_features = sum(entry.channels for entry in info if entry.module.endswith(stage))
     settings = {
@@ -123,16 +128,18 @@ def extract_features(
         num_rows, unreadable = file.finish()
     finally:
         file.close()
-    return Features(path, file.index_path, num_rows, num_features, unreadable)
+    return Features(path, file.index_path, num_rows, num_features, unreadable, tally.found())
 
 
 def _find(
-    videos: str | Path | Sequence[str | Path | VideoInput] | PackedSplit,
+    videos: str | Path | Sequence[str | Path | VideoInput] | PackedSplit, tally: Tally
 ) -> list[VideoInput] | PackedSplit:
     if isinstance(videos, PackedSplit):
         return videos
     named = [videos] if isinstance(videos, (str, Path)) else videos
-    found = ([video] if isinstance(video, VideoInput) else find_videos([str(video)]) for video in named)
+    found = (
+        [video] if isinstance(video, VideoInput) else find_videos([str(video)], tally) for video in named
+    )
     listed = [video for some in found for video in some]
     if not listed:
         raise InputError("there is no video to take features of: give files, folders or URLs")

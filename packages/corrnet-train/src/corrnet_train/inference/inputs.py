@@ -16,6 +16,7 @@ from video_data.utils.remote import fetch_bytes
 MAX_BYTES = 1 << 30  # of a video behind a URL
 _STREAMS = ("rtsp://", "rtsps://", "rtmp://", "rtmps://", "udp://", "rtp://", "srt://")
 _PLAYLISTS = (".m3u8", ".mpd")
+_CAMERAS = "; the first camera is camera:0"
 
 
 @dataclass(frozen=True)
@@ -44,16 +45,22 @@ class VideoInput:
         return _fetch(self.name) if "://" in self.name else Path(self.name)
 
 
-def find_videos(names: Sequence[str]) -> list[VideoInput]:
+def find_videos(names: Sequence[str], tally: Tally | None = None) -> list[VideoInput]:
     """Videos by name: files and URLs as they are, of folders every video at any depth, sorted by path.
 
     A folder with at least two pictures and no video file is one video, whose frames are the pictures by number;
     `folder/img_*.jpg` names some pictures of a folder.
 
+    Args:
+        names: What is named.
+        tally: Counts what is passed over in folders, by reason: other files, links that lead nowhere, folders that
+            cannot be read.
+
     Raises:
         ValueError: A file is missing or no file, a folder has no video, or it is a camera or a stream.
     """
-    return [VideoInput(found) for name in names for found in _find(name)]
+    tally = Tally() if tally is None else tally
+    return [VideoInput(found) for name in names for found in _find(name, tally)]
 
 
 def check_has_end(name: str) -> None:
@@ -79,24 +86,26 @@ def check_window_source(name: str) -> None:
     """
     if what := what_instead_of_file(name):
         if not Path(name).is_dir():
-            raise InputError(f"{name} is {what}, and a video is a file or a folder")
+            raise InputError(f"{name} is {what}, and a video is a file or a folder{_CAMERAS}")
     elif not (
         name.startswith("camera:") or "://" in name or Path(name).exists() or holds_pictures(Path(name))
     ):
-        raise InputError(f"no file or folder {name}")
+        raise InputError(f"no file or folder {name}{_CAMERAS}")
 
 
-def _find(name: str) -> Iterator[str]:
+def _find(name: str, tally: Tally) -> Iterator[str]:
     check_has_end(name)
     path = Path(name)
     if "://" in name:
         yield name
     elif path.is_dir():
-        found = _in_folder(path)
+        found = _in_folder(path, tally)
         if not found:
+            own = Tally()  # the other one may have counted in another folder
+            _in_folder(path, own)
             raise InputError(
                 f"no videos in {path}; endings that count: {', '.join(sorted(VIDEO_SUFFIXES))}, and folders of "
-                f"frames: {', '.join(sorted(PICTURE_SUFFIXES))}"
+                f"frames: {', '.join(sorted(PICTURE_SUFFIXES))}{own}"
             )
         yield from map(str, found)
     elif what := what_instead_of_file(path):
@@ -107,16 +116,16 @@ def _find(name: str) -> Iterator[str]:
         raise InputError(f"no file or folder {name}")
 
 
-def _in_folder(top: Path) -> list[Path]:
+def _in_folder(top: Path, tally: Tally) -> list[Path]:
     """Video files and folders of frames; what is hidden is passed over, linked folders are followed."""
     found: list[Path] = []
-    for folder, files in Walker(Tally(top)).walk(top):
-        suffixes = [ending(file) for file in files]
-        videos = [
-            folder / file for file, suffix in zip(files, suffixes, strict=True) if suffix in VIDEO_SUFFIXES
-        ]
-        num_pictures = sum(suffix in PICTURE_SUFFIXES for suffix in suffixes)
-        found += videos or ([folder] if num_pictures > 1 else [])
+    for folder, files in Walker(tally).walk(top):
+        videos = [file for file in files if ending(file) in VIDEO_SUFFIXES]
+        pictures = [file for file in files if ending(file) in PICTURE_SUFFIXES]
+        takes_pictures = len(pictures) > 1 and not videos
+        found += [folder] if takes_pictures else [folder / file for file in videos]
+        for file in sorted(set(files) - set(pictures if takes_pictures else videos)):
+            tally.add_ending(folder / file)
     return sorted(found)
 
 

@@ -4,10 +4,9 @@ from collections import defaultdict
 from datetime import timedelta
 
 import torch
-import yaml
 from rich.console import Console
 
-from corrnet_train.config.schema import RunConfig, config_to_dict
+from corrnet_train.config.schema import RunConfig, config_to_dict, recipe_text
 from corrnet_train.evaluation.evaluate import EvalResult
 from corrnet_train.training.metrics_log import MetricsLog
 from corrnet_train.training.mfu import memory_gib
@@ -101,14 +100,13 @@ class RunLog:
         self._device = device
         self._metrics: MetricsLog | None = None
         if writes:
-            settings = config_to_dict(config)
-            write_text(config.run.dir / "config.yaml", yaml.safe_dump(settings, sort_keys=False))
+            write_text(config.run.dir / "config.yaml", recipe_text(config))
             self._metrics = MetricsLog(
                 config.run.dir,
                 step=step,
                 evaluation_due=evaluation_due,
                 wandb=config.run.wandb,
-                config=settings,
+                config=config_to_dict(config),
             )
 
     def train(self, step: int, figures: dict[str, float]) -> None:

@@ -32,19 +32,20 @@ class Tally:
     """Counts what is passed over, by reason.
 
     Args:
-        root: Folder to which the reported paths refer.
+        root: Folder to which the reported paths refer; None reports them as they are.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path | None = None) -> None:
         self._root = root
         self._counts: Counter[str] = Counter()
         self._first: dict[str, list[str]] = defaultdict(list)
 
     def add(self, reason: str, path: Path) -> None:
-        """Count a file or folder under the root."""
+        """Count a file or folder, under the root where there is one."""
         self._counts[reason] += 1
         if len(self._first[reason]) < _MOST_NAMES:
-            self._first[reason].append(display_text(path.relative_to(self._root)))
+            shown = path if self._root is None else path.relative_to(self._root)
+            self._first[reason].append(display_text(shown))
 
     def add_ending(self, path: Path) -> None:
         """Count a file with an ending that is none of a video."""
@@ -63,6 +64,10 @@ class Tally:
             PassedOver(reason=reason, count=count, first=tuple(self._first[reason]))
             for reason, count in ranked
         )
+
+    def __str__(self) -> str:
+        """Return the counts for the end of a message; empty where nothing was passed over."""
+        return "".join(f"; {passed.reason}: {passed.count}" for passed in self.found())
 
 
 class Walker:
@@ -243,9 +248,10 @@ def find_file(folder: str | Path, names: Iterable[str], *, expected: str) -> Pat
         ValueError: There is none, or there are several; the message says what is expected.
     """
     wanted = list(names)
-    found = find_files(folder, wanted)
+    tally = Tally()
+    found = find_files(folder, wanted, tally=tally)
     if not found:
-        raise InputError(f"no file {' or '.join(wanted)} in {folder}: {expected}")
+        raise InputError(f"no file {' or '.join(wanted)} in {folder}: {expected}{tally}")
     if len(found) > 1:
         raise InputError(
             f"several files {' or '.join(wanted)} in {folder}: {', '.join(map(str, found))}; "
@@ -254,7 +260,9 @@ def find_file(folder: str | Path, names: Iterable[str], *, expected: str) -> Pat
     return found[0]
 
 
-def find_files(folder: str | Path, names: Iterable[str], depth: int = 3) -> list[Path]:
+def find_files(
+    folder: str | Path, names: Iterable[str], depth: int = 3, *, tally: Tally | None = None
+) -> list[Path]:
     """Files with one of these names in a folder and its subfolders, down to `depth` levels; names may have `*`."""
     folder = Path(folder)
     if not folder.is_dir():
@@ -262,7 +270,7 @@ def find_files(folder: str | Path, names: Iterable[str], depth: int = 3) -> list
     patterns = [re.compile(".*".join(map(re.escape, name.split("*"))), re.IGNORECASE) for name in names]
     return [
         place / file
-        for place, files in Walker(Tally(folder)).walk(folder, depth)
+        for place, files in Walker(tally or Tally()).walk(folder, depth)
         for file in files
         if any(pattern.fullmatch(file) for pattern in patterns)
     ]
@@ -272,11 +280,19 @@ def read_json(path: Path) -> Any:
     """Return the content of a JSON file.
 
     Raises:
-        ValueError: It is none; the message names the file.
+        ValueError: It is none, or has a name twice in one object, of which Python takes the last; the message names
+            the file.
     """
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        twice = [name for name, count in Counter(name for name, _ in pairs).items() if count > 1]
+        if twice:
+            raise InputError(f"{path}: {twice[0]!r} is given twice in one object: keep one of them")
+        return dict(pairs)
+
     check_file(path)
     try:
-        return json.loads(path.read_text(encoding="utf-8-sig"))
+        return json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=once)
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{path} is not a JSON file: {error}") from error
 

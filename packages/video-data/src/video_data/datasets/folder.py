@@ -75,9 +75,8 @@ class _FolderListing:
             hint = (
                 "; folders of pictures are taken when their frame rate is given" if self._has_pictures else ""
             )
-            found = "".join(f"; {passed.reason}: {passed.count}" for passed in self._tally.found())
             raise InputError(
-                f"no videos in {src}: expected <class>/<video> or <split>/<class>/<video>{hint}{found}"
+                f"no videos in {src}: expected <class>/<video> or <split>/<class>/<video>{hint}{self._tally}"
             )
         refuse_alike({name: ascii(str(folders[0])) for name, folders in self._folders.items()})
         require_two_classes(entries, src)

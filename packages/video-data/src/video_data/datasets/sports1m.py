@@ -92,11 +92,11 @@ def _parse(text: str, num_classes: int, place: str) -> tuple[str, list[int]]:
 
 
 def _seconds(path: Path) -> float | str:
-    """Length of a video; a text is the reason why it is not known."""
+    """Length of a video; a text is the reason why it is not known, to count by."""
     try:
         return video_seconds(path)
     except VideoError as error:
-        return str(error)
+        return error.reason
 
 
 def _spans(length: float, clip: float, most: int | None) -> list[tuple[float, float]]:

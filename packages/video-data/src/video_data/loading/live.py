@@ -100,10 +100,14 @@ def sliding_clips(
 def open_frames(source: str) -> Iterator[Iterator[tuple[VideoFrame, Display]]]:
     """Open a video file, a camera or a network stream.
 
+    A camera or a stream is decoded as it comes. A file or a folder of pictures is decoded from end to end before its
+    first frame, and then again: so damage is told first, and times are put right as everywhere in this package.
+
     Args:
-        source: A path, also of a folder of pictures or of a pattern in one, as `clip/img_*.jpg`; `camera:0` for the
-            first camera; or a URL of rtsp, rtmp, rtp, udp, srt, http or https. Files are read as safely as everywhere
-            in this package; a URL is given to FFmpeg as it is.
+        source: A path, also of a folder of pictures or of a pattern in one, as `clip/img_*.jpg`; a camera; or a URL of
+            rtsp, rtmp, rtp, udp, srt, http or https. Cameras are `camera:0` (/dev/video0), `camera:1` and so on; on
+            Windows `camera:` and the name that it has there. Files are read as safely as everywhere in this package; a
+            URL is given to FFmpeg as it is.
 
     Yields:
         The frames, each with how it is shown.
@@ -112,11 +116,10 @@ def open_frames(source: str) -> Iterator[Iterator[tuple[VideoFrame, Display]]]:
         VideoError: It cannot be opened.
     """
     format_name: str | None
-    scheme, separator, rest = source.partition(":")
-    if separator and scheme == "camera":
+    if source.startswith("camera:") and not Path(source).exists():
         name, device = _CAMERA_FORMATS.get(sys.platform, _CAMERA_FORMATS["linux"])
-        target, format_name = device.format(rest), name
-    elif separator and scheme.lower() in _LIVE_SCHEMES:
+        target, format_name = device.format(source.removeprefix("camera:")), name
+    elif "://" in source and source.partition("://")[0].lower() in _LIVE_SCHEMES:
         target, format_name = source, None
     else:
         path = Path(source)
@@ -132,7 +135,8 @@ def open_frames(source: str) -> Iterator[Iterator[tuple[VideoFrame, Display]]]:
         container = av.open(target, "r", format=format_name, timeout=_TIMEOUT)
     except Exception as error:  # a device or a server may fail in any way
         what = f"cannot be opened: {describe(error)}"
-        raise VideoError(f"{hide_secrets(source)} {what}", reason=what) from error
+        device = f" ({target})" if format_name else ""
+        raise VideoError(f"{hide_secrets(source)}{device} {what}", reason=what) from error
     with container, _naming(source):
         yield _frames_of_stream(container, best_stream(container), source)
 

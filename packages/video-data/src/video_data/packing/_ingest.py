@@ -2,6 +2,7 @@
 
 import hashlib
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from video_data.datasets import Entry
 from video_data.media.container import VideoInfo, probe_video, video_errors
@@ -41,8 +42,15 @@ class Loaded:
     flow: tuple[bytes, VideoInfo] | None
 
 
-def load(entry: Entry, options: PackOptions) -> Loaded | str:
-    """Read or re-encode a video and index its frames; a text is the reason why that failed."""
+class Refused(NamedTuple):
+    """Why a video cannot be packed: in words to count by, and with the details."""
+
+    reason: str
+    message: str
+
+
+def load(entry: Entry, options: PackOptions) -> Loaded | Refused:
+    """Read or re-encode a video and index its frames."""
     try:
         with video_errors():
             loaded = (
@@ -50,7 +58,7 @@ def load(entry: Entry, options: PackOptions) -> Loaded | str:
             )
             return replace(loaded, flow=_flow(loaded.content, options)) if options.flow else loaded
     except VideoError as error:
-        return str(error)
+        return Refused(error.reason, str(error))
 
 
 def _from_file(entry: Entry, options: PackOptions) -> Loaded:
@@ -72,9 +80,15 @@ def _from_file(entry: Entry, options: PackOptions) -> Loaded:
         return _indexed(content, "mp4", digest, delivery)
     suffix = entry.path.suffix[1:].lower()
     if suffix not in VIDEO_SUFFIXES:
-        raise VideoError(f"unknown ending {suffix!r}; mode reencode takes it")
+        raise VideoError(
+            f"unknown ending {suffix!r}; mode reencode takes it",
+            reason="unknown ending; mode reencode takes it",
+        )
     if size > MAX_BYTES:
-        raise VideoError(f"{size} bytes, allowed are {MAX_BYTES}; mode reencode takes it")
+        raise VideoError(
+            f"{size} bytes, allowed are {MAX_BYTES}; mode reencode takes it",
+            reason="too large; mode reencode takes it",
+        )
     content = entry.path.read_bytes()
     return _indexed(content, suffix, hashlib.sha256(content).hexdigest())
 
@@ -111,7 +125,9 @@ def _indexed(
 ) -> Loaded:
     """Index a video; `delivery` is that of the original where it was encoded again."""
     if len(content) > MAX_BYTES:
-        raise VideoError(f"{len(content)} bytes after encoding, allowed are {MAX_BYTES}")
+        raise VideoError(
+            f"{len(content)} bytes after encoding, allowed are {MAX_BYTES}", reason="too large after encoding"
+        )
     info = probe_video(content, most_damaged=most_damaged)
     return Loaded(content, suffix, replace(info, delivery=delivery or info.delivery), source_sha256, None)
 

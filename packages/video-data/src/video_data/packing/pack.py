@@ -9,9 +9,10 @@ from functools import partial
 from pathlib import Path
 
 from video_data.datasets import MISSING, Entry, Listing, list_csv, list_folder
+from video_data.datasets.listing import NO_LABEL, TWICE
 from video_data.media.encode import check_encoder
 from video_data.media.flow import check_flow
-from video_data.packing._ingest import load
+from video_data.packing._ingest import Refused, load
 from video_data.packing._journal import (
     Group,
     GroupRecord,
@@ -41,7 +42,7 @@ from video_data.shards.format import (
     parse_file,
 )
 from video_data.shards.pack_options import PackOptions
-from video_data.utils.errors import InputError
+from video_data.utils.errors import InputError, WorkError
 from video_data.utils.files import locked, write_atomic
 from video_data.utils.pool import map_in_order
 
@@ -55,7 +56,7 @@ class PackReport:
 
     Attributes:
         num_packed: Videos in the shards; of a part, those of the part.
-        dropped: Source and reason of each video that was left out.
+        dropped: Source of each video that was left out, and why, with the details.
         manifest: Path of the manifest; None after a part, since `merge_parts` writes it.
         num_duplicates: Groups of samples of different splits that were packed from equal files.
         num_conflicts: Groups of samples that were packed from equal files and have different labels.
@@ -132,9 +133,9 @@ def pack_listing(
 ) -> PackReport:
     """Pack the videos of a data set into shards.
 
-    Videos that cannot be read are listed in the manifest with the reason. The same videos and options give
-    byte-identical shards, whatever the number of workers or parts. When it is stopped, at any moment and in any way,
-    the same call goes on: shards that were finished are not made again.
+    Videos that cannot be read are listed in the manifest with the reason, and counted by it for each split. The same
+    videos and options give byte-identical shards, whatever the number of workers or parts. When it is stopped, at any
+    moment and in any way, the same call goes on: shards that were finished are not made again.
 
     Args:
         listing: What to pack, as the functions `list_...` return it.
@@ -143,11 +144,11 @@ def pack_listing(
         progress: Whether to show a progress bar on standard error.
 
     Raises:
-        ValueError: No video can be read; another process packs into `dest`; that holds a finished set, or an unfinished
-            one of other videos or options, and `options.overwrite` is off; it is on for a part; a video has a span and
-            is not to be re-encoded; or this FFmpeg cannot encode H.264.
+        ValueError: No listed video is there; another process packs into `dest`; that holds a finished set, or an
+            unfinished one of other videos or options, and `options.overwrite` is off; it is on for a part; a video has
+            a span and is not to be re-encoded; or this FFmpeg cannot encode H.264.
         ImportError: `options.flow` is on and OpenCV is missing.
-        WorkError: A worker process died.
+        WorkError: No video can be read, or a worker process died.
         OSError: Writing failed. No file is left half-written under its final name.
     """
     options = options or PackOptions()
@@ -180,7 +181,7 @@ def pack_listing(
     records = [journal.record(group) for group, _ in groups]
     shards = [shard for record in records if record for shard in record.shards]
     dropped = [entry for record in records if record for entry in record.dropped]
-    return PackReport(sum(shard.num_samples for shard in shards), _reasons(dropped), None)
+    return PackReport(sum(shard.num_samples for shard in shards), _messages(dropped), None)
 
 
 @contextmanager
@@ -217,6 +218,7 @@ def merge_parts(dest: str | Path, *folders: str | Path, progress: bool = True) -
     Raises:
         ValueError: A folder has no part or one of another packing, parts are missing, or another process packs into
             `dest`; the message names them.
+        WorkError: No part has a video that can be read.
     """
     target = Journal(Path(dest))
     others = [Journal(Path(folder)) for folder in folders]
@@ -348,8 +350,8 @@ def _pack_groups(
             with ShardWriter(journal.dest, group.name, group.split, labels, options) as writer:
                 for entry in entries:
                     result = next(results)
-                    if isinstance(result, str):
-                        dropped.append(_dropped(entry, result))
+                    if isinstance(result, Refused):
+                        dropped.append(_dropped(entry, *result))
                     else:
                         writer.add(entry, result)
             journal.write(group, GroupRecord(shards=tuple(writer.shards), dropped=tuple(dropped)))
@@ -364,8 +366,10 @@ def _finish(journal: Journal, plan: Plan) -> PackReport:
     dropped = [*plan.dropped, *(entry for record in records for entry in record.dropped)]
     if not shards:
         journal.remove()
-        first = dropped[0]
-        raise InputError(f"none of {len(dropped)} videos could be read; {first.source}: {first.reason}")
+        unread = [entry for entry in dropped if entry.reason not in (MISSING, NO_LABEL, TWICE)]
+        ((source, message), *_) = _messages(unread or dropped)
+        failure = WorkError if unread else InputError
+        raise failure(f"none of {len(dropped)} videos can be read; {source}: {message}")
     totals = _Totals(plan.classes)
     for shard in shards:
         path = dest / f"{shard.name}.json"
@@ -402,7 +406,7 @@ def _finish(journal: Journal, plan: Plan) -> PackReport:
     num_packed = sum(shard.num_samples for shard in shards)
     return PackReport(
         num_packed,
-        _reasons(manifest.dropped),
+        _messages(manifest.dropped),
         dest / MANIFEST_NAME,
         len(duplicates),
         num_conflicts,
@@ -477,12 +481,15 @@ def _coverage(shards: Iterable[ShardEntry], dropped: Iterable[DroppedEntry]) -> 
     }
 
 
-def _dropped(entry: Entry, reason: str) -> DroppedEntry:
-    return DroppedEntry(source=entry.source, split=entry.split, label=entry.label, reason=reason)
+def _dropped(entry: Entry, reason: str, message: str = "") -> DroppedEntry:
+    details = "" if message == reason else message
+    return DroppedEntry(
+        source=entry.source, split=entry.split, label=entry.label, reason=reason, message=details
+    )
 
 
-def _reasons(dropped: Iterable[DroppedEntry]) -> list[tuple[str, str]]:
-    return [(entry.source, entry.reason) for entry in dropped]
+def _messages(dropped: Iterable[DroppedEntry]) -> list[tuple[str, str]]:
+    return [(entry.source, entry.message or entry.reason) for entry in dropped]
 
 
 def _shuffled(entries: Iterable[Entry], seed: int) -> list[Entry]:

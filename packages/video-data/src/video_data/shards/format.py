@@ -212,12 +212,21 @@ class ShardEntry(StrictModel):
 
 
 class DroppedEntry(StrictModel):
-    """A video that was listed but not packed, and why."""
+    """A video that was listed but not packed, and why.
+
+    Attributes:
+        source: Path of the video, as it was listed.
+        split: Its split.
+        label: Its class.
+        reason: What was wrong, in the same words for all videos of which it is true.
+        message: What was wrong, with the details; empty where the reason says all.
+    """
 
     source: str
     split: Split
     label: str
     reason: str
+    message: str = ""
 
 
 class PassedOver(StrictModel):

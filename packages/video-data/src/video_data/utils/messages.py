@@ -6,10 +6,18 @@ from itertools import islice
 
 MOST_NAMES = 10
 
-# `scheme://user:password@`; a `Path` makes one slash of two.
-_USER = re.compile(r"(?<![a-z0-9+.-])([a-z][a-z0-9+.-]+:/{1,2})[^\s/'\"]*@", re.IGNORECASE)
+# `scheme://user:password@`; a `Path` makes one slash of two. The password may hold what it should not, as a slash, but
+# what begins with digits and a slash is a port and a path, in which `@` is allowed.
+_USER = re.compile(
+    r"""(?<![a-z0-9+.-])([a-z][a-z0-9+.-]+:/{1,2})(?:[^\s/'"]*@|(?!\[)[^\s/:@]*:(?!\d+/)\S*@)""",
+    re.IGNORECASE,
+)
+# In a query, a fragment or behind `;`, and `user=NAME_password=` as in the paths of some cameras. A quote within a
+# value belongs to it, one at its end to the text.
 _SECRET = re.compile(
-    r"([?&;][^=&?;\s]*(?:sign|sig|token|secret|pass|pwd|credential|key|auth|policy)[^=&?;\s]*=)[^&;#\s'\"]+",
+    r"([?&;#](?:[^=&?;#\s]*(?:auth|bearer|cookie|credential|hdn|hmac|jwt|key|otp|pas|policy|psw|pwd|secret|session|sig"
+    r"|ticket|token)[^=&?;#\s]*|md5|pin|pw|sas|sid)=|_password=)"
+    r"""(?:[^&#\s'"]|['"](?=\w))+""",
     re.IGNORECASE,
 )
 
@@ -17,8 +25,9 @@ _SECRET = re.compile(
 def hide_secrets(text: object) -> str:
     """Return a text in which the URLs have `***` for what opens doors.
 
-    That is what stands before `@` in them, as a user and a password, and in their queries the values of names such as
-    `token`, `password`, `X-Amz-Signature` and `key`.
+    That is what stands before `@` in them, as a user and a password, and in their queries and fragments the values of
+    names such as `token`, `password`, `X-Amz-Signature`, `sig` and `key`. A password with a space in it is not known
+    from the text around it, nor is a secret that is a part of the path.
     """
     return _SECRET.sub(r"\1***", _USER.sub(r"\1***@", str(text)))
 
