@@ -21,7 +21,7 @@ from video_data import (
     verify_shards,
 )
 from video_data.loading.live import open_frames
-from video_data.media.container import open_video, probe_video
+from video_data.media.container import open_video, probe_video, video_seconds
 from video_data.media.decode import decode_clips
 from video_data.media.encode import reencode, reencode_video
 from video_data.media.limits import VideoError
@@ -183,11 +183,61 @@ def test_a_video_that_ends_early_is_kept_and_told(container, make_video):
     assert f"ends after {delivery.promised_seconds - delivery.missing_seconds:.2f}" in str(delivery)
 
 
+def with_sound(container, seconds, untagged, make_video) -> bytes:
+    """A video of 2 seconds and a sound of another length; without the length of each track where it is untagged."""
+    x264 = {"x264-params": "keyint=5:min-keyint=5:scenecut=0:bframes=0"}
+    picture = make_video(
+        range(50), container=container, pts=range(50), time_base=Fraction(1, 25), options=x264
+    )
+    buffer = io.BytesIO()
+    with (
+        av.open(buffer, "w", format=container) as output,
+        av.open(io.BytesIO(picture)) as source,
+    ):
+        stream = output.add_stream_from_template(source.streams.video[0])
+        audio = output.add_stream("aac", rate=16000)
+        samples = np.random.default_rng(0).uniform(-0.1, 0.1, (1, round(16000 * seconds))).astype(np.float32)
+        noise = av.AudioFrame.from_ndarray(samples, format="fltp", layout="mono")
+        noise.sample_rate, noise.pts, noise.time_base = 16000, 0, Fraction(1, 16000)
+        packets = [*audio.encode(noise), *audio.encode()]
+        for packet in source.demux(video=0):
+            if packet.pts is not None:
+                packet.stream = stream
+                packets.append(packet)
+        for packet in sorted(packets, key=lambda packet: packet.dts * packet.time_base):
+            output.mux(packet)
+    return buffer.getvalue().replace(b"DURATION", b"DURATIOM") if untagged else buffer.getvalue()
+
+
+@pytest.mark.parametrize("seconds", [1, 4])
+@pytest.mark.parametrize(
+    ("container", "untagged"),
+    [("mp4", False), ("matroska", False), ("matroska", True), ("flv", False), ("avi", False)],
+)
+def test_the_length_of_the_sound_makes_no_video_incomplete(container, untagged, seconds, make_video):
+    video = with_sound(container, seconds, untagged, make_video)
+    for delivery in (
+        probe_video(video).delivery,
+        reencode(video, max_short_side=None, gop=12, crf=20)[1],
+        reencode(video, max_short_side=None, gop=12, crf=20, span=(0.5, 1.5))[1],
+        reencode(video, max_short_side=None, gop=12, crf=20, span=(1.5, 2.5))[1],
+    ):
+        assert delivery.num_frames and not delivery.is_incomplete, delivery
+    if container != "mp4":  # which has its header at the end
+        with av.open(io.BytesIO(video)) as opened:
+            middle = [packet.pos for packet in opened.demux(video=0) if packet.size][25]
+        assert probe_video(video[:middle]).delivery.is_incomplete
+    if container in ("mp4", "avi") or (container == "matroska" and not untagged):
+        assert video_seconds(video) == pytest.approx(2, abs=0.1)
+
+
 def test_trimmed_and_late_videos_and_transport_streams_are_complete(make_video, remux):
     late = make_video(range(30), container="matroska", pts=[60_000 + 40 * i for i in range(30)])
     stream = cut(make_video(range(50), container="mpegts"), 0.5)  # states no length
     for video in (late, stream):
         assert not probe_video(video).delivery.is_incomplete
+    part = reencode(late, max_short_side=None, gop=12, crf=20, span=(0.4, 5.0))[1]
+    assert part.num_frames == 20 and not part.is_incomplete
 
 
 def test_a_span_is_measured_by_itself(make_video):

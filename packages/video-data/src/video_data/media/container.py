@@ -11,17 +11,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import av
 import numpy as np
 from av.container import InputContainer
 from av.packet import Packet
-from av.stream import Disposition
+from av.stream import Disposition, Stream
 from av.video.frame import PictureType, VideoFrame
 from av.video.stream import VideoStream
 
-from video_data.media.delivery import MOST_DAMAGED, Delivery, Tally
+from video_data.media.delivery import MOST_DAMAGED, Delivery, Tally, stream_seconds
 from video_data.media.display import Display, Displays
 from video_data.media.limits import (
     FORMAT_WHITELIST,
@@ -226,9 +226,9 @@ def video_errors() -> Iterator[None]:
 
 
 @contextmanager
-def demux(container: InputContainer, stream: VideoStream) -> Iterator[Iterator["Packet[VideoStream]"]]:
-    """Return the packets of a stream. PyAV loses 300 bytes for each iterator that is left early and not closed."""
-    packets = container.demux(stream)
+def demux(container: InputContainer, *streams: Stream) -> Iterator[Iterator["Packet[Any]"]]:
+    """Return the packets of streams. PyAV loses 300 bytes for each iterator that is left early and not closed."""
+    packets = container.demux(*streams)
     try:
         yield packets
     finally:
@@ -254,10 +254,14 @@ def decode_packets(
     """
     deadline = Deadline(MAX_SECONDS)
     tally = tally or Tally(container, stream)
-    num_frames = 0
-    with demux(container, stream) as packets:
-        for num_packets, packet in enumerate(packets):
+    num_packets = num_frames = 0
+    with demux(container, *tally.streams) as packets:
+        for packet in packets:
             deadline.check()
+            if packet.stream.index != stream.index:
+                tally.note_other(packet)
+                continue
+            num_packets += 1
             frames = tally.decode(packet)
             num_frames += len(frames)
             if max(num_packets, num_frames) > MAX_FRAMES:
@@ -345,7 +349,9 @@ def video_seconds(source: VideoSource) -> float:
             step = frame_duration(stream)
             times, parts = repair_times([dts for dts, _ in found], [is_key for _, is_key in found], step)
             return float((Fraction(times[-1], parts) + step) * stream.time_base) if times else 0.0
-        if container.duration is not None:
+        if (seconds := stream_seconds(container, stream)) is not None:
+            return seconds
+        if container.duration is not None:  # of the whole file
             return container.duration / av.time_base
         if stream.duration is not None and stream.time_base is not None:
             return float(stream.duration * stream.time_base)
