@@ -34,7 +34,7 @@ from video_data.media.limits import (
     VideoError,
     check_frame_size,
 )
-from video_data.media.reasons import UNKNOWN, unreadable_reason
+from video_data.media.reasons import ENCRYPTED, UNKNOWN, unreadable_reason
 from video_data.media.times import repair_times
 from video_data.utils.errors import MissingPackageError, describe
 from video_data.utils.files import what_instead_of_file
@@ -142,9 +142,13 @@ def open_video(
         _open_container(file, format, probe, max_seconds) as container,
     ):
         chosen = best_stream(container) if stream is None else _numbered_stream(container, stream)
+        if _is_encrypted(container, chosen):
+            raise VideoError(ENCRYPTED)
         if chosen.codec_context is None:
-            raise VideoError("no decoder for this kind of video")
-        if probe or chosen.width:
+            raise VideoError(unreadable_reason(file) or "no decoder for this kind of video")
+        if probe and not chosen.width:
+            raise VideoError(unreadable_reason(file) or "no frame at its start can be decoded")
+        if chosen.width:
             check_frame_size(chosen.width, chosen.height)
         context = chosen.codec_context
         context.options = {**context.options, "max_pixels": str(MAX_PIXELS)}
@@ -201,6 +205,14 @@ def _rank(stream: VideoStream) -> tuple[bool, bool, bool, bool, int, int]:
         stream.width * stream.height,
         stream.codec_context.bit_rate or 0,
     )
+
+
+def _is_encrypted(container: InputContainer, stream: VideoStream) -> bool:
+    """Return whether FFmpeg says so of a Matroska track or an ASF file; of mp4 it marks the packets."""
+    of_asf = (
+        container.format.name == "asf" and {"encryption", "ASF_Protection_Type"} & container.metadata.keys()
+    )
+    return bool(of_asf) or "enc_key_id" in stream.metadata
 
 
 def _numbered_stream(container: InputContainer, number: int) -> VideoStream:
