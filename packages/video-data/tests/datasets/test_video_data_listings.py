@@ -450,10 +450,16 @@ def test_folders_of_pictures_with_several_sequences_take_a_pattern(make_picture,
         ValueError, match=r"none of 2 videos .*several sequences of pictures: img_\*.jpg \(3\), flow_x"
     ):
         pack_listing(list_folder(tmp_path / "videos", frame_rate=rate), tmp_path / "no", progress=False)
-    with pytest.raises(ValueError, match=r"expected a name with one \* for the number"):
-        list_folder(tmp_path / "videos", frame_rate=rate, pictures="img_.jpg")
+    for pattern in ("img_.jpg", "img_*_*.jpg", "*/img_*.jpg", "img_*.mp4"):
+        with pytest.raises(ValueError, match=r"expected a name with one \* for the number"):
+            list_folder(tmp_path / "videos", frame_rate=rate, pictures=pattern)
     with pytest.raises(ValueError, match="give the frame rate too"):
         list_csv(table, pictures="img_*.jpg")
+    patterns = "videos/*/clip/img_*.jpg,a\nvideos/a/clip/*_*.jpg,a\nvideos/a/none/img_*.jpg,a"
+    table = text(tmp_path / "list.csv", f"path,label\nvideos/b/clip/img_*.jpg,b\n{patterns}\n")
+    reasons = [reason for _, reason in list_csv(table, frame_rate=rate).dropped]
+    assert reasons[2] == MISSING
+    assert all("needs one *, which stands for the number in the names" in reason for reason in reasons[:2])
 
 
 # --- what is passed over
