@@ -3,6 +3,7 @@
 import functools
 import os
 import platform
+import re
 import shlex
 import sys
 import traceback
@@ -29,6 +30,9 @@ out = Console()
 err = Console(stderr=True)
 F = TypeVar("F", bound=Callable[..., Any])
 
+_STEERING = re.compile(
+    r"[\x00-\x08\x0b-\x1f\x7f-\x9f]"
+)  # control characters, but not the ends of lines and tabs
 _CHECKPOINT = "A checkpoint, the folder of a run (its last.pt), or that of an exported model"
 Checkpoint = Annotated[Path, typer.Argument(help=f"{_CHECKPOINT}.")]
 # Commands that take a checkpoint and videos take it as an option too.
@@ -167,8 +171,9 @@ def versions() -> str:
 
 
 def escape(text: str) -> str:
-    """Return text without meaning as markup; what no terminal takes is spelled out."""
-    return markup.escape(text.encode("utf-8", "backslashreplace").decode())
+    """Return text without meaning as markup; what no terminal takes, or what would steer it, is spelled out."""
+    text = text.encode("utf-8", "backslashreplace").decode()
+    return markup.escape(_STEERING.sub(lambda found: f"\\x{ord(found[0]):02x}", text))
 
 
 def checkpoint_and_videos(

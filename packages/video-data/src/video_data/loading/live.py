@@ -112,11 +112,10 @@ def open_frames(source: str) -> Iterator[Iterator[tuple[VideoFrame, Display]]]:
         VideoError: It cannot be opened.
     """
     format_name: str | None
-    scheme, separator, rest = source.partition(":")
-    if separator and scheme == "camera":
+    if source.startswith("camera:") and not Path(source).exists():
         name, device = _CAMERA_FORMATS.get(sys.platform, _CAMERA_FORMATS["linux"])
-        target, format_name = device.format(rest), name
-    elif separator and scheme.lower() in _LIVE_SCHEMES:
+        target, format_name = device.format(source.removeprefix("camera:")), name
+    elif "://" in source and source.partition("://")[0].lower() in _LIVE_SCHEMES:
         target, format_name = source, None
     else:
         path = Path(source)

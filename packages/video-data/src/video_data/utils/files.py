@@ -14,6 +14,7 @@ from typing import IO, BinaryIO
 from video_data.utils.errors import InputError, WorkError
 
 _STORAGE_FAULTS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.ESTALE}
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _OF_TORCH = ("PytorchStreamWriter failed", "inline_container.cc", "iostream error")
 
 _KINDS = {
@@ -50,9 +51,13 @@ def check_file(path: str | Path) -> None:
 
 
 def display_text(path: str | os.PathLike[str]) -> str:
-    """Return a path as text that everything takes: bytes that are no UTF-8 as escapes, and a backslash as two."""
+    """Return a path as one line of text that everything takes.
+
+    Bytes that are no UTF-8 and control characters, as line breaks, are escapes in it, and a backslash is two.
+    """
     text = os.fspath(path).replace("\\", "\\\\") if os.sep == "/" else Path(path).as_posix()
-    return os.fsencode(text).decode("utf-8", "backslashreplace")
+    text = os.fsencode(text).decode("utf-8", "backslashreplace")
+    return _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
 
 
 @contextmanager
