@@ -527,11 +527,24 @@ def test_linked_folders_are_followed_without_loops(tmp_path):
     }
     assert dropped(listing) == [("walk/link.mp4", "listed twice")]
     assert (
-        "1 videos have two labels through links, the first is run/again/4.mp4 and jump/4.mp4" in listing.notes
+        "1 videos are in two classes or splits through links, the first is run/again/4.mp4 and jump/4.mp4"
+        in listing.notes
     )
     assert passed_over(listing)["linked folders that are listed elsewhere"] == (
         3, ("run/part2", "run/up", "walk/more/loop"),
     )  # fmt: skip
+
+
+def test_a_link_from_one_split_into_another_is_told(tmp_path):
+    touch(tmp_path, "train/a/1.mp4", "train/b/2.mp4", "val/b/3.mp4")
+    (tmp_path / "val" / "a").symlink_to("../train/a")
+    listing = list_folder(tmp_path)
+    assert sorted((entry.source, entry.split) for entry in listing.entries)[2:] == [
+        ("val/a/1.mp4", "val"),
+        ("val/b/3.mp4", "val"),
+    ]
+    told = "1 videos are in two classes or splits through links, the first is val/a/1.mp4 and train/a/1.mp4"
+    assert told in listing.notes
 
 
 def test_the_finder_follows_links_without_loops_and_prefers_what_is_no_link(tmp_path):
