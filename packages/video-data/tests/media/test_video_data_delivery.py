@@ -227,8 +227,7 @@ def test_the_length_of_the_sound_makes_no_video_incomplete(container, untagged, 
         with av.open(io.BytesIO(video)) as opened:
             middle = [packet.pos for packet in opened.demux(video=0) if packet.size][25]
         assert probe_video(video[:middle]).delivery.is_incomplete
-    if container in ("mp4", "avi") or (container == "matroska" and not untagged):
-        assert video_seconds(video) == pytest.approx(2, abs=0.1)
+    assert video_seconds(video) == pytest.approx(2, abs=0.1)
 
 
 def test_trimmed_and_late_videos_and_transport_streams_are_complete(make_video, remux):

@@ -351,23 +351,23 @@ def video_seconds(source: VideoSource) -> float:
     """Return how long a video is, without decoding it.
 
     Raises:
-        VideoError: It cannot be opened, or its container does not say it.
+        VideoError: It cannot be opened, or nothing in it says that.
     """
     with open_video(source) as (container, stream):
-        # Of these FFmpeg compares the first and the last time alone, and in between time may begin anew.
-        if container.format.name in ("mpegts", "mpeg") and stream.time_base is not None:
-            with demux(container, stream) as packets:
-                found = [(packet.dts, packet.is_keyframe) for packet in packets if packet.dts is not None]
-            step = frame_duration(stream)
-            times, parts = repair_times([dts for dts, _ in found], [is_key for _, is_key in found], step)
-            return float((Fraction(times[-1], parts) + step) * stream.time_base) if times else 0.0
         if (seconds := stream_seconds(container, stream)) is not None:
             return seconds
-        if container.duration is not None:  # of the whole file
+        # Other containers state the length of the longest stream. Of transport and program streams FFmpeg compares the
+        # first and the last time alone, and in between time may begin anew.
+        is_alone = len(container.streams) == 1 and container.format.name not in ("mpegts", "mpeg")
+        if is_alone and container.duration is not None:
             return container.duration / av.time_base
-        if stream.duration is not None and stream.time_base is not None:
-            return float(stream.duration * stream.time_base)
-    raise VideoError("the container does not say how long the video is")
+        with demux(container, stream) as packets:
+            found = [(packet.dts, packet.is_keyframe) for packet in packets if packet.dts is not None]
+        if not found or stream.time_base is None:
+            raise VideoError("nothing in it says how long the video is")
+        step = frame_duration(stream)
+        times, parts = repair_times([dts for dts, _ in found], [is_key for _, is_key in found], step)
+        return float((Fraction(times[-1], parts) + step) * stream.time_base)
 
 
 def frame_duration(stream: VideoStream) -> int:
