@@ -26,6 +26,8 @@ def test_escaped_text_comes_out_as_it_went_in():
 
     for text in ("a[/b]c", "a\\[/b]", "[red]", "plain"):
         assert Text.from_markup(escape(text)).plain == text
+    steering = Text.from_markup(escape("a\x1b[2Jb\r\x07\x9b1mc\td\n")).plain
+    assert steering == r"a\x1b[2Jb\x0d\x07\x9b1mc" + "\td\n"
 
 
 @pytest.mark.parametrize("override", ["optim.lr=2026-13-26", "optim.lr=!!float x", "optim.lr=" + "[" * 5000])

@@ -450,10 +450,16 @@ def test_folders_of_pictures_with_several_sequences_take_a_pattern(make_picture,
         ValueError, match=r"none of 2 videos .*several sequences of pictures: img_\*.jpg \(3\), flow_x"
     ):
         pack_listing(list_folder(tmp_path / "videos", frame_rate=rate), tmp_path / "no", progress=False)
-    with pytest.raises(ValueError, match=r"expected a name with one \* for the number"):
-        list_folder(tmp_path / "videos", frame_rate=rate, pictures="img_.jpg")
+    for pattern in ("img_.jpg", "img_*_*.jpg", "*/img_*.jpg", "img_*.mp4"):
+        with pytest.raises(ValueError, match=r"expected a name with one \* for the number"):
+            list_folder(tmp_path / "videos", frame_rate=rate, pictures=pattern)
     with pytest.raises(ValueError, match="give the frame rate too"):
         list_csv(table, pictures="img_*.jpg")
+    patterns = "videos/*/clip/img_*.jpg,a\nvideos/a/clip/*_*.jpg,a\nvideos/a/none/img_*.jpg,a"
+    table = text(tmp_path / "list.csv", f"path,label\nvideos/b/clip/img_*.jpg,b\n{patterns}\n")
+    reasons = [reason for _, reason in list_csv(table, frame_rate=rate).dropped]
+    assert reasons[2] == MISSING
+    assert all("needs one *, which stands for the number in the names" in reason for reason in reasons[:2])
 
 
 # --- what is passed over
@@ -521,11 +527,24 @@ def test_linked_folders_are_followed_without_loops(tmp_path):
     }
     assert dropped(listing) == [("walk/link.mp4", "listed twice")]
     assert (
-        "1 videos have two labels through links, the first is run/again/4.mp4 and jump/4.mp4" in listing.notes
+        "1 videos are in two classes or splits through links, the first is run/again/4.mp4 and jump/4.mp4"
+        in listing.notes
     )
     assert passed_over(listing)["linked folders that are listed elsewhere"] == (
         3, ("run/part2", "run/up", "walk/more/loop"),
     )  # fmt: skip
+
+
+def test_a_link_from_one_split_into_another_is_told(tmp_path):
+    touch(tmp_path, "train/a/1.mp4", "train/b/2.mp4", "val/b/3.mp4")
+    (tmp_path / "val" / "a").symlink_to("../train/a")
+    listing = list_folder(tmp_path)
+    assert sorted((entry.source, entry.split) for entry in listing.entries)[2:] == [
+        ("val/a/1.mp4", "val"),
+        ("val/b/3.mp4", "val"),
+    ]
+    told = "1 videos are in two classes or splits through links, the first is val/a/1.mp4 and train/a/1.mp4"
+    assert told in listing.notes
 
 
 def test_the_finder_follows_links_without_loops_and_prefers_what_is_no_link(tmp_path):

@@ -21,7 +21,7 @@ from video_data import (
     verify_shards,
 )
 from video_data.loading.live import open_frames
-from video_data.media.container import open_video, probe_video
+from video_data.media.container import open_video, probe_video, video_seconds
 from video_data.media.decode import decode_clips
 from video_data.media.encode import reencode, reencode_video
 from video_data.media.limits import VideoError
@@ -183,11 +183,60 @@ def test_a_video_that_ends_early_is_kept_and_told(container, make_video):
     assert f"ends after {delivery.promised_seconds - delivery.missing_seconds:.2f}" in str(delivery)
 
 
+def with_sound(container, seconds, untagged, make_video) -> bytes:
+    """A video of 2 seconds and a sound of another length; without the length of each track where it is untagged."""
+    x264 = {"x264-params": "keyint=5:min-keyint=5:scenecut=0:bframes=0"}
+    picture = make_video(
+        range(50), container=container, pts=range(50), time_base=Fraction(1, 25), options=x264
+    )
+    buffer = io.BytesIO()
+    with (
+        av.open(buffer, "w", format=container) as output,
+        av.open(io.BytesIO(picture)) as source,
+    ):
+        stream = output.add_stream_from_template(source.streams.video[0])
+        audio = output.add_stream("aac", rate=16000)
+        samples = np.random.default_rng(0).uniform(-0.1, 0.1, (1, round(16000 * seconds))).astype(np.float32)
+        noise = av.AudioFrame.from_ndarray(samples, format="fltp", layout="mono")
+        noise.sample_rate, noise.pts, noise.time_base = 16000, 0, Fraction(1, 16000)
+        packets = [*audio.encode(noise), *audio.encode()]
+        for packet in source.demux(video=0):
+            if packet.pts is not None:
+                packet.stream = stream
+                packets.append(packet)
+        for packet in sorted(packets, key=lambda packet: packet.dts * packet.time_base):
+            output.mux(packet)
+    return buffer.getvalue().replace(b"DURATION", b"DURATIOM") if untagged else buffer.getvalue()
+
+
+@pytest.mark.parametrize("seconds", [1, 4])
+@pytest.mark.parametrize(
+    ("container", "untagged"),
+    [("mp4", False), ("matroska", False), ("matroska", True), ("flv", False), ("avi", False)],
+)
+def test_the_length_of_the_sound_makes_no_video_incomplete(container, untagged, seconds, make_video):
+    video = with_sound(container, seconds, untagged, make_video)
+    for delivery in (
+        probe_video(video).delivery,
+        reencode(video, max_short_side=None, gop=12, crf=20)[1],
+        reencode(video, max_short_side=None, gop=12, crf=20, span=(0.5, 1.5))[1],
+        reencode(video, max_short_side=None, gop=12, crf=20, span=(1.5, 2.5))[1],
+    ):
+        assert delivery.num_frames and not delivery.is_incomplete, delivery
+    if container != "mp4":  # which has its header at the end
+        with av.open(io.BytesIO(video)) as opened:
+            middle = [packet.pos for packet in opened.demux(video=0) if packet.size][25]
+        assert probe_video(video[:middle]).delivery.is_incomplete
+    assert video_seconds(video) == pytest.approx(2, abs=0.1)
+
+
 def test_trimmed_and_late_videos_and_transport_streams_are_complete(make_video, remux):
     late = make_video(range(30), container="matroska", pts=[60_000 + 40 * i for i in range(30)])
     stream = cut(make_video(range(50), container="mpegts"), 0.5)  # states no length
     for video in (late, stream):
         assert not probe_video(video).delivery.is_incomplete
+    part = reencode(late, max_short_side=None, gop=12, crf=20, span=(0.4, 5.0))[1]
+    assert part.num_frames == 20 and not part.is_incomplete
 
 
 def test_a_span_is_measured_by_itself(make_video):
@@ -285,6 +334,84 @@ def test_encrypted_video_is_refused_as_such(make_video, remux):
         for read in (probe_video, lambda v: reencode_video(v, max_short_side=None, gop=12, crf=20)):
             with pytest.raises(VideoError, match="encrypted: it plays with a key alone"):
                 read(content)
+
+
+def scrambled(video: bytes) -> bytes:
+    """The same with the content of its packets changed, as if it were encrypted."""
+    content = bytearray(video)
+    with av.open(io.BytesIO(video)) as container:
+        for packet in container.demux(video=0):
+            if packet.size:
+                start, end = packet.pos + 12, packet.pos + packet.size
+                content[start:end] = bytes(byte ^ 0x5A for byte in content[start:end])
+    return bytes(content)
+
+
+def element(number: str, *parts: bytes) -> bytes:
+    """An element of Matroska; its number is in hexadecimal digits."""
+    body = b"".join(parts)
+    return bytes.fromhex(number) + bytes([0x80 | len(body)]) + body
+
+
+def matroska_with_encryption(video: bytes, *, has_key_id: bool) -> bytes:
+    """Scramble a Matroska file as FFmpeg writes it and put ContentEncodings at the end of its only track."""
+    key_id = element("47e2", bytes(range(16))) if has_key_id else b""
+    encryption = element("5035", element("47e1", b"\5"), key_id)
+    kind = element("5033", b"\1")
+    added = element("6d80", element("6240", element("5031", b"\0"), element("5032", b"\1"), kind, encryption))
+    head, rest = scrambled(video).split(bytes.fromhex("1654ae6b40"), 1)
+    before, track = rest[1:].split(b"\xae\x01" + bytes(6), 1)
+    size, end = track[0], track[0] + 1
+    tracks = (0x4000 + rest[0] + len(added)).to_bytes(2)
+    track = bytes([size + len(added)]) + track[1:end] + added + track[end:]
+    start, void = head.split(b"\xec\x01" + bytes(6), 1)  # empty room before, which shrinks as much
+    head = start + b"\xec\x01" + bytes(6) + bytes([void[0] - len(added)]) + void[1 + len(added) :]
+    return head + bytes.fromhex("1654ae6b") + tracks + before + b"\xae\x01" + bytes(6) + track
+
+
+def asf_with(video: bytes, guid: str, *parts: bytes) -> bytes:
+    """An ASF file with one more object in its header, made of texts of stated length."""
+    body = b"".join(struct.pack("<I", len(part)) + part for part in parts)
+    added = bytes.fromhex(guid) + struct.pack("<Q", 24 + len(body)) + body
+    size, count = struct.unpack("<QI", video[16:28])
+    return video[:16] + struct.pack("<QI", size + len(added), count + 1) + video[28:30] + added + video[30:]
+
+
+def scrambled_packets(stream: bytes) -> bytes:
+    """A transport stream whose packets of video are encrypted."""
+    packets = []
+    for place in range(0, len(stream), 188):
+        packet = bytearray(stream[place : place + 188])
+        if packet[1] & 0x1F == 1 and packet[2] == 0:  # of the first stream
+            packet[3] |= 0x80
+            start = 5 + packet[4] if packet[3] & 0x20 else 4
+            packet[start:] = bytes(byte ^ 0x5A for byte in packet[start:])
+        packets.append(bytes(packet))
+    return b"".join(packets)
+
+
+@pytest.mark.parametrize("kind", ["mkv", "mkv without key id", "wmv", "wmv extended", "ts", "iTunes"])
+def test_what_other_containers_mark_as_encrypted_is_refused_as_such(kind, make_video):
+    if kind.startswith("mkv"):
+        plain = make_video(range(30), container="matroska")
+        video = matroska_with_encryption(plain, has_key_id=kind == "mkv")
+    elif kind.startswith("wmv"):
+        plain = make_video(range(30), container="asf", codec="wmv2")
+        if kind == "wmv":
+            texts = (b"secret", b"DRM\0", b"key\0", b"https://example.org\0")
+            video = asf_with(plain, "fbb3112223bdd211b4b700a0c955fc6e", *texts)
+        else:
+            video = asf_with(plain, "14e68a292226174cb935dae07ee9289c", b"<WRMHEADER/>")
+    elif kind == "ts":
+        plain = make_video(range(30), container="mpegts")
+        video = scrambled_packets(plain)
+    else:
+        plain = make_video(range(30))
+        video = scrambled(plain).replace(b"avc1", b"drmi")
+    assert probe_video(plain).num_frames == 30
+    for read in (probe_video, lambda v: reencode_video(v, max_short_side=None, gop=12, crf=20)):
+        with pytest.raises(VideoError, match="encrypted: it plays with a key alone"):
+            read(video)
 
 
 def test_flawed_videos_are_in_index_manifest_report_and_inspection(make_video, tmp_path):

@@ -355,3 +355,13 @@ def test_without_opencv_packing_names_the_extra(videos, tmp_path, monkeypatch):
     with pytest.raises(ImportError, match=r"video-data\[flow\]"):
         pack_folder(videos, tmp_path / "shards", options=PackOptions(flow=True), progress=False)
     assert not (tmp_path / "shards").exists()
+
+
+def test_views_of_the_flow_of_a_flawed_video_say_so(make_video, tmp_path, caplog):
+    groups = {"x264-params": "keyint=5:min-keyint=5:scenecut=0"}  # the bytes are spread over the frames
+    path = tmp_path / "half.mkv"
+    video = make_video(range(50), container="matroska", options=groups)
+    path.write_bytes(video[: len(video) * 7 // 10])
+    decode_views(path, CLIP, 1)
+    (record,) = caplog.records
+    assert record.getMessage().startswith(f"{path}: ends after ")

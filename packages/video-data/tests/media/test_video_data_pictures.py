@@ -96,6 +96,27 @@ def test_a_pattern_says_which_sequence_is_meant(put, frame_numbers):
         assert len(list(frames)) == 2
 
 
+@pytest.mark.parametrize("pattern", ["img_*_*.jpg", "*/img_*.jpg", "*/img_1.jpg", "**/*.jpg"])
+def test_a_pattern_has_one_star_in_the_names_of_pictures_alone(pattern, put):
+    folder = put("img_1_1.jpg", "img_1_2.jpg")
+    for read in (
+        list_pictures,
+        lambda path: decode_views(path, ClipConfig(num_frames=1, crop_size=32), 1),
+        lambda path: open_frames(str(path)).__enter__(),
+    ):
+        with pytest.raises(VideoError, match=r"needs one \*, which stands for the number in the names"):
+            read(folder / pattern)
+
+
+def test_a_star_may_be_a_part_of_names(put, frame_numbers):
+    folder = put("img_1.jpg", "img_2.jpg")
+    starred = folder.rename(folder.with_name("a*b"))
+    assert shown(starred / "img_*.jpg", frame_numbers) == [0, 1]
+    (starred / "img_2.jpg").rename(starred / "img_*.jpg")
+    with pytest.raises(VideoError, match="a picture, not a video"):
+        decode_views(starred / "img_*.jpg", ClipConfig(num_frames=1, crop_size=32), 1)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -28,13 +28,18 @@ LARGEST, MEAN = 5, 0.5  # of 255, as the docstring of to_rgb says
 
 
 def textured_video(
-    pix_fmt: str = "yuv420p", size: tuple[int, int] = (96, 72), codec: str = "libx264", **tags: int
+    pix_fmt: str = "yuv420p",
+    size: tuple[int, int] = (96, 72),
+    codec: str = "libx264",
+    container: str = "mp4",
+    **tags: int,
 ) -> bytes:
     """Eight frames of moving colored waves."""
     buffer = io.BytesIO()
     rows, columns = np.mgrid[0 : size[1], 0 : size[0]]
-    with av.open(buffer, "w", format="mp4") as output:
-        stream = output.add_stream(codec, rate=25, options={"crf": "8"})
+    with av.open(buffer, "w", format=container) as output:
+        options = {"crf": "8"} if codec != "amv" else {}
+        stream = output.add_stream(codec, rate=25, options=options)
         stream.width, stream.height, stream.pix_fmt = *size, pix_fmt
         for name, value in tags.items():
             setattr(stream.codec_context, name, value)
@@ -91,6 +96,14 @@ def test_matrix_and_range_are_those_of_the_video(codec, decoded_as, tags):
     with av.open(io.BytesIO(video)) as container:
         frame = next(container.decode(video=0))
         assert (frame.format.name, int(frame.color_range)) == (decoded_as, tags["color_range"])
+    expected = decode_clips(video, probe_video(video), [[1, 4, 6]], [box], 48)[0][0]
+    assert_equal_pictures(torch.tensor(on_device(video, box, 48)), torch.tensor(expected))
+
+
+def test_planes_whose_rows_lie_backwards_in_memory_are_upright():
+    video, box = textured_video("yuvj420p", (96, 80), "amv", "avi"), Box(8, 4, 56, 56)
+    with av.open(io.BytesIO(video)) as container:
+        assert next(container.decode(video=0)).planes[0].line_size < 0
     expected = decode_clips(video, probe_video(video), [[1, 4, 6]], [box], 48)[0][0]
     assert_equal_pictures(torch.tensor(on_device(video, box, 48)), torch.tensor(expected))
 

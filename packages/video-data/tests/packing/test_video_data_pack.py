@@ -1,5 +1,6 @@
 """Packing: what is in the shards, what is left out and why, and what remains after a failure."""
 
+import csv
 import hashlib
 import json
 import os
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import tarfile
 import time
+from fractions import Fraction
 from pathlib import Path
 
 import pytest
@@ -23,9 +25,12 @@ from video_data import (
     open_shards,
     pack_csv,
     pack_folder,
+    pack_listing,
     sample_thumbnails,
     verify_shards,
 )
+from video_data.datasets import list_folder
+from video_data.loading.live import open_frames
 from video_data.media.decode import decode_clips
 from video_data.packing._shard_writer import sample_key
 from video_data.sampling.clips import Box, ClipConfig
@@ -279,6 +284,45 @@ def test_odd_file_names_keep_their_samples_apart(make_video, tmp_path):
     for record in records:
         assert "." not in record.key and not record.key.startswith("-") and record.key.isascii()
     assert sample_key("a/v.mp4") != sample_key("a/v.avi")
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["-i.mp4", "file:x.mp4", "http:x.mp4", "rtp:x.mp4", "camera:0.mp4", "pipe:0.mp4", "concat:a|b.mp4", "s3:x.mp4",
+     "a?b.mp4", "a#b.mp4", "[1].mp4", "a*b.mp4", "%05d.mp4", "$HOME.mp4", "~.mp4", "line\nbreak.mp4", "a\x1b[2Jb.mp4"],
+)  # fmt: skip
+def test_a_name_is_nothing_but_a_name_to_all_that_opens_videos(
+    name, make_video, make_picture, frame_numbers, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    for number, label in enumerate("ab"):
+        write(tmp_path / "videos" / label / name, make_video([number] * 4))
+        for picture in range(2):
+            path = tmp_path / "pictures" / label / name / f"{name}{picture}.jpg"
+            write(path, make_picture(number, (64, 64)))
+    with (tmp_path / "list.csv").open("w", newline="") as file:
+        csv.writer(file).writerows(
+            [("path", "label"), *((f"videos/{label}/{name}", label) for label in "ab")]
+        )
+    pack_folder(tmp_path / "videos", tmp_path / "folder", options=COPY, progress=False)
+    pack_csv(tmp_path / "list.csv", tmp_path / "csv", progress=False)
+    frames = list_folder(tmp_path / "pictures", frame_rate=Fraction(25))
+    pack_listing(frames, tmp_path / "frames", progress=False)
+    clip = ClipConfig(num_frames=2, crop_size=64, short_side=(64, 64))
+    for dest in ("folder", "csv", "frames"):
+        shards = open_shards(tmp_path / dest)
+        shown = {}
+        for index, record in enumerate(shards.samples("train")):
+            views = decode_views(shards.read("train", index), clip, 1)
+            shown[shards.classes[record.label]] = frame_numbers(views[0].permute(1, 2, 3, 0).numpy())[0]
+        assert shown == {"a": 0, "b": 1}
+        assert dest == "csv" or not any(
+            set(record.source) & set("\n\x1b") for record in shards.samples("train")
+        )
+    monkeypatch.chdir(tmp_path / "videos" / "b")
+    assert frame_numbers(decode_views(name, clip, 1)[0].permute(1, 2, 3, 0).numpy()) == [1] * 2
+    with open_frames(name) as opened:
+        assert [frame_numbers(frame.to_ndarray(format="rgb24"))[0] for frame, _ in opened] == [1] * 4
 
 
 def test_a_finished_set_is_replaced_only_when_asked(class_folder, make_video, tmp_path):

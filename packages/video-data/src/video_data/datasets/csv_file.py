@@ -20,7 +20,7 @@ from video_data.datasets.listing import (
     split_of,
     unseen_classes,
 )
-from video_data.media.pictures import holds_pictures
+from video_data.media.pictures import holds_pictures, pattern_fault
 from video_data.utils.errors import InputError, describe
 
 
@@ -104,6 +104,8 @@ def _look_at(path: Path) -> tuple[str | None, object]:
     """Return why a file cannot be packed, if it cannot, and what identifies it under all its spellings."""
     pattern = ""
     if holds_pictures(path) and not path.is_dir():
+        if fault := pattern_fault(path):
+            return fault, os.path.normpath(path)
         path, pattern = path.parent, path.name
     try:
         status = path.stat()

@@ -172,7 +172,7 @@ class _FolderListing:
 
 
 def _by_file(entries: list[Entry]) -> tuple[list[Entry], list[tuple[Entry, str]], list[str]]:
-    """Return the entries without those of files that are listed twice, these, and what to say of other labels."""
+    """Return the entries without those of files that are listed twice, these, and notes on other labels or splits."""
     kept, dropped, conflicts = [], [], []
     first: dict[Path, Entry] = {}
     parents: dict[Path, Path] = {}
@@ -186,11 +186,11 @@ def _by_file(entries: list[Entry]) -> tuple[list[Entry], list[tuple[Entry, str]]
         if other is not entry and (other.label, other.split) == (entry.label, entry.split):
             dropped.append((entry, TWICE))
             continue
-        if other.label != entry.label:
+        if other is not entry:
             conflicts.append(f"{entry.source} and {other.source}")
         kept.append(entry)
     notes = (
-        [f"{len(conflicts)} videos have two labels through links, the first is {conflicts[0]}"]
+        [f"{len(conflicts)} videos are in two classes or splits through links, the first is {conflicts[0]}"]
         if conflicts
         else []
     )

@@ -9,6 +9,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from video_data.media.pictures import pattern_fault
 from video_data.shards.format import PassedOver, Split
 from video_data.utils.errors import InputError
 from video_data.utils.files import display_text
@@ -242,10 +243,10 @@ def refuse_alike(places: Mapping[str, str]) -> None:
 
 
 def check_pictures(pictures: str | None, frame_rate: Fraction | None) -> None:
-    """Raise ValueError unless a pattern of pictures has one `*`, and the frame rate is given with it."""
+    """Raise ValueError unless a pattern of pictures is the name of some, and the frame rate is given with it."""
     if pictures is None:
         return
-    if pictures.count("*") != 1 or "/" in pictures:
+    if "/" in pictures or pattern_fault(Path(pictures)):
         raise InputError(f"pictures {pictures!r}: expected a name with one * for the number, as img_*.jpg")
     if frame_rate is None:
         raise InputError(f"pictures {pictures!r}: give the frame rate too")

@@ -21,7 +21,7 @@ from video_data.loading.batches import (
 )
 from video_data.media.container import VideoInfo, VideoSource, probe_video
 from video_data.media.decode import unique_frames
-from video_data.media.encode import index_video, reencode_video
+from video_data.media.encode import index_video, reencode, warn_of_flaws
 from video_data.media.flow import flow_video
 from video_data.media.limits import VideoError
 from video_data.media.pictures import holds_pictures, pictures_video
@@ -205,7 +205,10 @@ def _decode_views(
 def _with_flow(source: VideoSource, clip: ClipConfig) -> tuple[Streams, VideoInfo]:
     """Return what `clip` needs of a video and its flow as packing makes them, and the video's index."""
     options = PackOptions()
-    content = reencode_video(source, max_short_side=options.max_short_side, gop=options.gop, crf=options.crf)
+    content, delivery = reencode(
+        source, max_short_side=options.max_short_side, gop=options.gop, crf=options.crf
+    )
+    warn_of_flaws(source, delivery)
     flow = flow_video(content, gop=options.gop)
     info = probe_video(content)
     rgb = None if clip.modality == "flow" else (content, info)

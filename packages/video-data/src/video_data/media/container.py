@@ -11,17 +11,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import av
 import numpy as np
 from av.container import InputContainer
 from av.packet import Packet
-from av.stream import Disposition
+from av.stream import Disposition, Stream
 from av.video.frame import PictureType, VideoFrame
 from av.video.stream import VideoStream
 
-from video_data.media.delivery import MOST_DAMAGED, Delivery, Tally
+from video_data.media.delivery import MOST_DAMAGED, Delivery, Tally, stream_seconds
 from video_data.media.display import Display, Displays
 from video_data.media.limits import (
     FORMAT_WHITELIST,
@@ -34,7 +34,7 @@ from video_data.media.limits import (
     VideoError,
     check_frame_size,
 )
-from video_data.media.reasons import UNKNOWN, unreadable_reason
+from video_data.media.reasons import ENCRYPTED, UNKNOWN, unreadable_reason
 from video_data.media.times import repair_times
 from video_data.utils.errors import MissingPackageError, describe
 from video_data.utils.files import what_instead_of_file
@@ -142,9 +142,13 @@ def open_video(
         _open_container(file, format, probe, max_seconds) as container,
     ):
         chosen = best_stream(container) if stream is None else _numbered_stream(container, stream)
+        if _is_encrypted(container, chosen):
+            raise VideoError(ENCRYPTED)
         if chosen.codec_context is None:
-            raise VideoError("no decoder for this kind of video")
-        if probe or chosen.width:
+            raise VideoError(unreadable_reason(file) or "no decoder for this kind of video")
+        if probe and not chosen.width:
+            raise VideoError(unreadable_reason(file) or "no frame at its start can be decoded")
+        if chosen.width:
             check_frame_size(chosen.width, chosen.height)
         context = chosen.codec_context
         context.options = {**context.options, "max_pixels": str(MAX_PIXELS)}
@@ -203,6 +207,14 @@ def _rank(stream: VideoStream) -> tuple[bool, bool, bool, bool, int, int]:
     )
 
 
+def _is_encrypted(container: InputContainer, stream: VideoStream) -> bool:
+    """Return whether FFmpeg says so of a Matroska track or an ASF file; of mp4 it marks the packets."""
+    of_asf = (
+        container.format.name == "asf" and {"encryption", "ASF_Protection_Type"} & container.metadata.keys()
+    )
+    return bool(of_asf) or "enc_key_id" in stream.metadata
+
+
 def _numbered_stream(container: InputContainer, number: int) -> VideoStream:
     streams = container.streams.video
     if number >= len(streams):
@@ -226,9 +238,9 @@ def video_errors() -> Iterator[None]:
 
 
 @contextmanager
-def demux(container: InputContainer, stream: VideoStream) -> Iterator[Iterator["Packet[VideoStream]"]]:
-    """Return the packets of a stream. PyAV loses 300 bytes for each iterator that is left early and not closed."""
-    packets = container.demux(stream)
+def demux(container: InputContainer, *streams: Stream) -> Iterator[Iterator["Packet[Any]"]]:
+    """Return the packets of streams. PyAV loses 300 bytes for each iterator that is left early and not closed."""
+    packets = container.demux(*streams)
     try:
         yield packets
     finally:
@@ -254,10 +266,14 @@ def decode_packets(
     """
     deadline = Deadline(MAX_SECONDS)
     tally = tally or Tally(container, stream)
-    num_frames = 0
-    with demux(container, stream) as packets:
-        for num_packets, packet in enumerate(packets):
+    num_packets = num_frames = 0
+    with demux(container, *tally.streams) as packets:
+        for packet in packets:
             deadline.check()
+            if packet.stream.index != stream.index:
+                tally.note_other(packet)
+                continue
+            num_packets += 1
             frames = tally.decode(packet)
             num_frames += len(frames)
             if max(num_packets, num_frames) > MAX_FRAMES:
@@ -335,21 +351,23 @@ def video_seconds(source: VideoSource) -> float:
     """Return how long a video is, without decoding it.
 
     Raises:
-        VideoError: It cannot be opened, or its container does not say it.
+        VideoError: It cannot be opened, or nothing in it says that.
     """
     with open_video(source) as (container, stream):
-        # Of these FFmpeg compares the first and the last time alone, and in between time may begin anew.
-        if container.format.name in ("mpegts", "mpeg") and stream.time_base is not None:
-            with demux(container, stream) as packets:
-                found = [(packet.dts, packet.is_keyframe) for packet in packets if packet.dts is not None]
-            step = frame_duration(stream)
-            times, parts = repair_times([dts for dts, _ in found], [is_key for _, is_key in found], step)
-            return float((Fraction(times[-1], parts) + step) * stream.time_base) if times else 0.0
-        if container.duration is not None:
+        if (seconds := stream_seconds(container, stream)) is not None:
+            return seconds
+        # Other containers state the length of the longest stream. Of transport and program streams FFmpeg compares the
+        # first and the last time alone, and in between time may begin anew.
+        is_alone = len(container.streams) == 1 and container.format.name not in ("mpegts", "mpeg")
+        if is_alone and container.duration is not None:
             return container.duration / av.time_base
-        if stream.duration is not None and stream.time_base is not None:
-            return float(stream.duration * stream.time_base)
-    raise VideoError("the container does not say how long the video is")
+        with demux(container, stream) as packets:
+            found = [(packet.dts, packet.is_keyframe) for packet in packets if packet.dts is not None]
+        if not found or stream.time_base is None:
+            raise VideoError("nothing in it says how long the video is")
+        step = frame_duration(stream)
+        times, parts = repair_times([dts for dts, _ in found], [is_key for _, is_key in found], step)
+        return float((Fraction(times[-1], parts) + step) * stream.time_base)
 
 
 def frame_duration(stream: VideoStream) -> int:

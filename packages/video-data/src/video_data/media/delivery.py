@@ -10,6 +10,7 @@ from fractions import Fraction
 import av
 from av.container import InputContainer
 from av.packet import Packet
+from av.stream import Stream
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
@@ -62,18 +63,22 @@ class Delivery:
         return ", ".join(flaws)
 
 
-def promised_seconds(container: InputContainer, stream: VideoStream) -> float | None:
-    """Return the length of a stream that its container states; None where it is not stated, or an estimate."""
+def stream_seconds(container: InputContainer, stream: VideoStream) -> float | None:
+    """Return the length of one stream that its container states; None where it states none, or that of the file."""
     name = container.format.name.split(",")[0]
     tick = stream.time_base
     if name == "mov" and stream.duration and tick:
         return float(stream.duration * tick)
     if name == "avi" and stream.frames and tick:
         return float(stream.frames * tick)
+    return _tagged_seconds(stream) if name == "matroska" else None
+
+
+def _file_seconds(container: InputContainer, stream: VideoStream) -> float | None:
+    """Return the length of a whole file, that of its longest stream; None where it is not stated, or an estimate."""
     # A stream has a duration here where FFmpeg estimated it from the size of the file.
-    if name in ("matroska", "flv") and container.duration and stream.duration is None:
-        stated = container.duration / av.time_base
-        return min(stated, _tagged_seconds(stream) or stated)
+    if container.format.name.split(",")[0] in ("matroska", "flv") and stream.duration is None:
+        return container.duration / av.time_base if container.duration else None
     return None
 
 
@@ -84,7 +89,7 @@ def _tagged_seconds(stream: VideoStream) -> float | None:
         hours, minutes, seconds = (float(part) for part in parts)
     except ValueError:
         return None
-    return 3600 * hours + 60 * minutes + seconds
+    return 3600 * hours + 60 * minutes + seconds or None
 
 
 class Tally:
@@ -94,16 +99,23 @@ class Tally:
         container: The open container.
         stream: The stream that is decoded.
         most_damaged: Share of damaged frames that is allowed.
+
+    Attributes:
+        streams: The streams to read: others too where the length of the file is all that is stated, since the longest
+            of them decides whether it is complete.
     """
 
     def __init__(
         self, container: InputContainer, stream: VideoStream, most_damaged: float = MOST_DAMAGED
     ) -> None:
         self._most_damaged = most_damaged
-        self._promised = promised_seconds(container, stream)
+        own, whole = stream_seconds(container, stream), _file_seconds(container, stream)
+        self._promised = min((seconds for seconds in (own, whole) if seconds is not None), default=None)
+        self.streams: list[Stream] = [stream] if own is not None or whole is None else list(container.streams)
+        self._others_end = 0.0
         name = container.format.name.split(",")[0]
         # A promised length counts from the stream's first frame, or from time 0 of the whole file.
-        self._is_from_zero = name in ("matroska", "flv")
+        self._is_from_zero = name in ("matroska", "flv", "avi")
         self._stores_dts = name == "avi"  # FFmpeg makes up the times at which frames are shown
         self._tick = stream.time_base or Fraction(1)
         self._window: tuple[Fraction, Fraction] | None = None
@@ -120,7 +132,8 @@ class Tally:
         """Count what is shown from `start` and before `end` alone, in ticks; the stream begins at `begin`."""
         self._window = (start, end)
         if self._promised is not None:
-            promised_end = min(end, begin + Fraction(self._promised) / self._tick)
+            origin = 0 if self._is_from_zero else begin
+            promised_end = min(end, origin + Fraction(self._promised) / self._tick)
             self._promised = max(0.0, float((promised_end - start) * self._tick))
 
     def decode(self, packet: "Packet[VideoStream]") -> list[VideoFrame]:
@@ -145,6 +158,12 @@ class Tally:
         for frame in frames:
             self._add(frame)
         return frames
+
+    def note_other(self, packet: "Packet[Stream]") -> None:
+        """Note how far another stream goes."""
+        if packet.pts is not None and packet.time_base is not None:
+            end = float((packet.pts + (packet.duration or 0)) * packet.time_base)
+            self._others_end = max(self._others_end, end)
 
     def _is_wanted(self, time: int | None) -> bool:
         return self._window is None or (time is not None and self._window[0] <= time < self._window[1])
@@ -198,6 +217,7 @@ class Tally:
         begin: float = min(0, self._first) if self._is_from_zero else self._first
         if self._window is not None:
             begin = float(self._window[0])
-        missing = self._promised - (end - begin) * float(self._tick)
+        tick = float(self._tick)
+        missing = self._promised - max(end * tick, self._others_end) + begin * tick
         # Less than a frame is rounding.
         return missing if missing * self._num_frames > self._promised - missing else 0.0

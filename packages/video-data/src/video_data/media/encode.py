@@ -4,7 +4,6 @@ import io
 import logging
 from collections.abc import Iterable, Iterator
 from fractions import Fraction
-from pathlib import Path
 
 import av
 from av.container import InputContainer
@@ -168,9 +167,14 @@ def index_video(source: VideoSource) -> tuple[VideoSource, VideoInfo]:
     except UnindexableVideo:
         content, delivery = reencode(source, max_short_side=None, gop=READABLE_GOP, crf=READABLE_CRF)
         info = probe_video(content)
-    if delivery is not None and delivery.is_flawed:
-        _log.warning("%s: %s", source if isinstance(source, Path) else "a video", delivery)
+    warn_of_flaws(source, delivery)
     return content, info
+
+
+def warn_of_flaws(source: VideoSource, delivery: Delivery | None) -> None:
+    """Log damaged frames and a missing end of a video as a warning."""
+    if delivery is not None and delivery.is_flawed:
+        _log.warning("%s: %s", "a video" if isinstance(source, bytes) else source, delivery)
 
 
 def reencode_pictures(

@@ -33,8 +33,21 @@ def holds_pictures(path: Path) -> bool:
     """Whether a path is that of a folder, or that of pictures in one by their pattern, as `clip/img_*.jpg`."""
     if os.path.isdir(path):  # noqa: PTH112  (which is False for names that no system takes)
         return True
-    is_pattern = "*" in path.name and path.suffix[1:].lower() in PICTURE_SUFFIXES
-    return is_pattern and not os.path.lexists(path) and os.path.isdir(path.parent)  # noqa: PTH112
+    if "*" not in str(path) or path.suffix[1:].lower() not in PICTURE_SUFFIXES or os.path.lexists(path):
+        return False
+    return "*" in str(path.parent) or os.path.isdir(path.parent)  # noqa: PTH112
+
+
+def pattern_fault(path: Path) -> str | None:
+    """Return what is wrong with pictures by their pattern; None where one `*` stands for the number, in their names."""
+    is_elsewhere = "*" in str(path.parent) and not os.path.isdir(path.parent)  # noqa: PTH112
+    if path.name.count("*") == 1 and path.suffix[1:].lower() in PICTURE_SUFFIXES and not is_elsewhere:
+        return None
+    endings = " or ".join(f".{suffix}" for suffix in sorted(PICTURE_SUFFIXES))
+    return (
+        f"the pattern {display_text(path)} needs one *, which stands for the number in the names of pictures of one "
+        f"folder, and the ending {endings}, as in clip/img_*.jpg"
+    )
 
 
 def list_pictures(path: Path) -> list[Path]:
@@ -52,6 +65,8 @@ def list_pictures(path: Path) -> list[Path]:
             are missing. The message names them.
     """
     folder, pattern = (path, None) if path.is_dir() else (path.parent, path.name)
+    if pattern is not None and (fault := pattern_fault(path)):
+        raise VideoError(fault, reason="a pattern of pictures that is none")
     names = sorted(
         file.name
         for file in folder.iterdir()

@@ -19,6 +19,7 @@ from video_data.media.display import (
     BT601,
     EXACT,
     Display,
+    Filters,
     Matrix,
     color_filters,
     color_matrix,
@@ -247,7 +248,9 @@ class _PlaneCutter:
         crop, is_aligned = crop_filters(frame, self._box)
         turn = self._display.turn()
         if is_aligned and colors == self._colors:
-            self._graph = filter_graph(frame, *crop, *turn) if turn else None
+            is_backwards = frame.planes[0].line_size < 0  # in memory, as frames of AMV
+            copied: Filters = (("copy", ""),) if is_backwards else ()
+            self._graph = filter_graph(frame, *crop, *copied, *turn) if turn or copied else None
             return
         matrix, is_full = self._colors
         colors_out = f":out_color_matrix={matrix.name}:out_range={'full' if is_full else 'limited'}"

@@ -22,6 +22,9 @@ _STARTS = {
 _BOXES = frozenset(
     (b"ftyp", b"styp", b"moov", b"moof", b"mdat", b"sidx", b"free", b"skip", b"wide", b"uuid", b"pdin")
 )
+_EBML = b"\x1a\x45\xdf\xa3"  # what Matroska begins with
+_ENCRYPTED_TRACK = b"\x50\x33\x81\x01"  # a ContentEncodingType of 1
+_TS_PACKET, _TS_SYNC = 188, 0x47
 UNKNOWN = "no video in a known container, or damaged at its start"
 
 
@@ -41,9 +44,18 @@ def unreadable_reason(file: BinaryIO) -> str | None:
         return "a web page, not a video"
     if b"<mpd" in text or text.startswith(b"<asx"):
         return "a playlist, which names other files: give the videos themselves"
+    if (head.startswith(_EBML) and _ENCRYPTED_TRACK in head) or _is_scrambled(head):
+        return ENCRYPTED
     if head[4:8] in _BOXES:
         return _reason_of_boxes(file)
     return None
+
+
+def _is_scrambled(head: bytes) -> bool:
+    """Whether most packets of a transport stream are marked as encrypted."""
+    packets = [head[place : place + 4] for place in range(0, len(head) - 3, _TS_PACKET)]
+    marked = sum(packet[3] >> 7 for packet in packets)
+    return all(packet[0] == _TS_SYNC for packet in packets) and 2 * marked > len(packets)
 
 
 def _reason_of_boxes(file: BinaryIO) -> str | None:
@@ -52,7 +64,7 @@ def _reason_of_boxes(file: BinaryIO) -> str | None:
     if b"moov" in boxes:
         file.seek(boxes[b"moov"][0])
         header = file.read(min(boxes[b"moov"][1], _MOST_HEADER))
-        if b"encv" in header:
+        if b"encv" in header or b"drmi" in header:
             return ENCRYPTED
         if kinds & {b"mdat", b"moof"}:
             return None
