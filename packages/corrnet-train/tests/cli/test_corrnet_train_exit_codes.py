@@ -191,26 +191,17 @@ def test_ctrl_c_has_an_exit_code_of_its_own(line, monkeypatch, tmp_path):
     assert result.exit_code == 130 and "interrupted" in result.stderr
 
 
-@pytest.mark.parametrize(
-    ("error", "code", "text"),
-    [
-        (OSError(28, "No space left on device", "/a/b"), 1, "'/a/b'; free some space"),
-        (ImportError("cannot import name"), 130, "interrupted; the same command starts again"),
-    ],
-)
-def test_an_error_after_ctrl_c_shows_its_cause_unless_an_import_was_cut(
-    error, code, text, monkeypatch, tmp_path
-):
+def test_an_error_after_ctrl_c_shows_its_cause(monkeypatch, tmp_path):
     def fail(*args, **kwargs):
         try:
             signal.raise_signal(signal.SIGINT)
         finally:
-            raise error
+            raise OSError(28, "No space left on device", "/a/b")
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(CALLS["verify a"], fail)
     result = runner.invoke(app, ["verify", "a"])
-    assert result.exit_code == code and text in result.stderr
+    assert result.exit_code == 1 and "'/a/b'; free some space" in result.stderr
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

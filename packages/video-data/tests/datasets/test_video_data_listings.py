@@ -24,6 +24,7 @@ from video_data.datasets import (
     list_ucf101,
 )
 from video_data.datasets.finder import Finder
+from video_data.utils.errors import WorkError
 
 COPY = PackOptions(mode="copy")
 
@@ -447,7 +448,7 @@ def test_folders_of_pictures_with_several_sequences_take_a_pattern(make_picture,
     pack_listing(list_csv(table, frame_rate=rate, pictures="img_*.jpg"), tmp_path / "all", progress=False)
     assert [record.num_frames for record in open_shards(tmp_path / "all").samples("train")] == [3, 3]
     with pytest.raises(
-        ValueError, match=r"none of 2 videos .*several sequences of pictures: img_\*.jpg \(3\), flow_x"
+        WorkError, match=r"none of 2 videos .*several sequences of pictures: img_\*.jpg \(3\), flow_x"
     ):
         pack_listing(list_folder(tmp_path / "videos", frame_rate=rate), tmp_path / "no", progress=False)
     for pattern in ("img_.jpg", "img_*_*.jpg", "*/img_*.jpg", "img_*.mp4"):

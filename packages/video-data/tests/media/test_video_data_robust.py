@@ -118,7 +118,7 @@ def test_absurd_declared_sizes_are_refused_before_memory_is_taken(tmp_path):
     assert len(reasons) == len(videos)
     assert all(
         r.startswith(
-            ("frames are too", "no packet can be decoded", "too many frames are damaged", "no frames")
+            ("frames are too", "no packet can be decoded", "too many frames are damaged", "no frame")
         )
         for r in reasons
     )

@@ -24,7 +24,7 @@ from video_data.datasets import list_csv
 from video_data.media.container import probe_video
 from video_data.shards.untrusted_tar import tar_samples
 from video_data.utils.error_budget import ErrorBudget
-from video_data.utils.errors import InputError
+from video_data.utils.errors import InputError, WorkError
 from video_data.utils.files import check_file, locked, what_instead_of_file
 
 HOLD = """
@@ -162,7 +162,7 @@ def test_nothing_waits_for_a_pipe_in_place_of_a_video_or_a_listing(not_files, tm
         with pytest.raises(ValueError, match="is a named pipe, and a file is wanted"):
             call()
     options = PackOptions(mode="copy")
-    with pytest.raises(ValueError, match="a named pipe, and a file is wanted"):
+    with pytest.raises(WorkError, match="a named pipe, and a file is wanted"):
         pack_csv(tmp_path / "list.csv", tmp_path / "shards", options=options, progress=False)
 
 
