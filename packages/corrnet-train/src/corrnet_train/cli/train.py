@@ -152,7 +152,7 @@ def _print_plan(trainer: "Trainer") -> None:
     rows = {
         "model": f"{config.model.name}, {plan.num_parameters / 1e6:.2f} M parameters, {plan.gmacs:.4g} GMACs a clip",
         "clip": f"{' x '.join(map(str, plan.clip_shape))} (channels, frames, height, width)",
-        "videos": f"{plan.num_train} to learn from, {plan.num_eval} to evaluate",
+        "videos": f"{plan.num_train} to learn from, {plan.num_eval or 'none'} to evaluate",
         "batch": f"{batch} = {config.optim.batch_size}",
         "steps": f"{plan.num_steps}, {plan.num_warmup_steps} of them warm-up to a learning rate of {plan.peak_lr:g}",
         "memory": f"about {_gib(memory.total)} on each device ({trainer.device}): activations "

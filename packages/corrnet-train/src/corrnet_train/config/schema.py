@@ -92,7 +92,15 @@ class DataConfig(BaseModel):
         return shards
 
     train_split: str = Field("train", description="split to learn from")
-    eval_split: str = Field("val", description="split that accuracy is measured on while training")
+    eval_split: str | None = Field(
+        "val", description="split that accuracy is measured on while training; none: it is not measured"
+    )
+
+    @field_validator("eval_split")
+    @classmethod
+    def _check_eval_split(cls, name: str | None) -> str | None:
+        return None if name is not None and name.lower() == "none" else name
+
     clip: ClipConfig = Field(default_factory=ClipConfig)
     num_workers: Resumable[NonNegativeInt] = Field(
         2, description="decoding processes; 0 decodes in the training process"
@@ -397,6 +405,15 @@ class RunConfig(BaseModel):
             raise InputError(
                 f"augment.rand_augment is for RGB: data.clip.modality is {self.data.clip.modality}, and turning a "
                 "picture would have to turn its optical flow"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_eval(self) -> Self:
+        if self.data.eval_split is None and self.eval.precise_bn:
+            raise InputError(
+                f"eval.precise_bn={self.eval.precise_bn} is for the evaluations while training, and "
+                "data.eval_split=none makes none of them: give eval.precise_bn=0 or a split"
             )
         return self
 

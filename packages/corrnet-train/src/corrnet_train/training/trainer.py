@@ -192,7 +192,7 @@ class Trainer:
         config.train.check_parallel(launched=self.ranks.launched)
         self.shards: ShardSet = open_shards(config.data.shards)
         num_samples = self.shards.num_samples(config.data.train_split)
-        self.shards.num_samples(config.data.eval_split)
+        self._check_eval_split()
         batch_size = config.optim.batch_size
         self.micro_batch, self.num_micro_batches = config.train.accumulation(
             batch_size, world_size=self.ranks.world_size
@@ -210,6 +210,15 @@ class Trainer:
             micro_batch=self.micro_batch,
             dtype=clip_dtype(config.run.precision),
         )
+
+    def _check_eval_split(self) -> None:
+        split, splits = self.config.data.eval_split, self.shards.splits
+        if split is not None and split not in splits:
+            raise InputError(
+                f"no split {split!r} in {self.shards.path} to measure accuracy on; it has {', '.join(splits)}. Pack "
+                "the videos again with one (corrnet pack folder SRC DEST --val-fraction 0.2), name another one "
+                "(data.eval_split=...), or train without (data.eval_split=none)"
+            )
 
     def _build_model(self, *, fresh: bool) -> VideoModel:
         config = self.config.model
@@ -506,7 +515,7 @@ class Trainer:
         with torch.compiler.set_stance("force_eager") if compiled else nullcontext():
             result = self._accuracy(interrupted)
         averaged_steps = None if self.averaged is None else self.averaged.num_steps
-        self.log.evaluation(self.step, self.config.data.eval_split, result, averaged_steps=averaged_steps)
+        self.log.evaluation(self.step, self._eval_split, result, averaged_steps=averaged_steps)
         self.evaluation_due = False
         names = self._names()
         if result.video_top1 > self.best_top1:
@@ -515,8 +524,7 @@ class Trainer:
         self.save(*names)
 
     def _accuracy(self, interrupted: Flag) -> EvalResult:
-        config = self.config
-        split = config.data.eval_split
+        config, split = self.config, self._eval_split
         if config.eval.precise_bn:
             self._estimate_statistics(interrupted)
         copy_buffers(self.classifier.model, self.ranks)
@@ -534,6 +542,12 @@ class Trainer:
                 stop=lambda: self._has_to_stop(interrupted),
                 timeout=self._loader_timeout,
             )
+
+    @property
+    def _eval_split(self) -> str:
+        """The split of an evaluation, of which there is none without."""
+        assert self.config.data.eval_split is not None
+        return self.config.data.eval_split
 
     def _estimate_statistics(self, interrupted: Flag) -> None:
         """Estimate batch norm's statistics from the clips that come next."""
