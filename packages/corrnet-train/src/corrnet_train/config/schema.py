@@ -433,18 +433,31 @@ def load_config(recipe: str | Path, overrides: Sequence[str] | None = None) -> R
     Raises:
         ConfigError: An unknown file, key or value; the message names it and what is allowed.
     """
-    kinds = {key: _kinds(field.annotation) - {type(None)} for key, field in settings().items()}
-    text_keys = {key for key, of_key in kinds.items() if of_key <= {str, Path}}
-    tree = read_recipe(recipe, text_keys=text_keys)
-    for override in overrides or []:
-        apply_override(tree, override, text_keys=text_keys)
-    for key, value in flatten(tree).items():
-        if isinstance(value, str) and Path in kinds.get(key, ()):
-            section, name = key.split(".")
-            tree[section][name] = expand_path(value, where=key)
+    tree = read_recipe(recipe, text_keys=text_keys())
     if isinstance(tree.setdefault("run", {}), dict):
         tree["run"].setdefault("dir", default_run_dir(recipe))
+    return complete_config(tree, overrides or [])
+
+
+def complete_config(tree: dict[str, Any], overrides: Sequence[str]) -> RunConfig:
+    """Apply overrides to the settings of a recipe that was read with `text_keys`, as `load_config` does.
+
+    Raises:
+        ConfigError: An unknown key or value.
+    """
+    for override in overrides:
+        apply_override(tree, override, text_keys=text_keys())
+    for key, value in flatten(tree).items():
+        if isinstance(value, str) and key in settings() and Path in _kinds(settings()[key].annotation):
+            section, name = key.split(".")
+            tree[section][name] = expand_path(value, where=key)
     return parse_config(tree)
+
+
+def text_keys() -> set[str]:
+    """Keys whose values are text or paths, also where YAML would make a number or a date of them."""
+    kinds = {key: _kinds(field.annotation) - {type(None)} for key, field in settings().items()}
+    return {key for key, of_key in kinds.items() if of_key <= {str, Path}}
 
 
 def parse_config(tree: dict[str, Any]) -> RunConfig:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from corrnet_models import VideoModel
 from corrnet_train.checkpoint.async_writer import CheckpointWriter, ShardedCheckpointWriter, remove_unfinished
-from corrnet_train.checkpoint.folders import BEST, LAST, link
+from corrnet_train.checkpoint.folders import BEST, LAST, link, resume_command
 from corrnet_train.checkpoint.state import Checkpoint, check_resumable, load_weights
 from corrnet_train.config.schema import RunConfig, config_to_dict
 from corrnet_train.distributed.parallelize import (
@@ -90,6 +90,8 @@ class Trainer:
         config: The run.
         resume: Continue from the last checkpoint in `config.run.dir`, or where it is gone from the newest intact one.
         requeue: Continue where there is a checkpoint, else begin, also in a folder in which a run has begun.
+        extend: Let a run that continues have more `optim.epochs` than it began with: from the next step on the learning
+            rate follows the cosine to the new end.
         console: Where progress and messages go.
         ranks: The processes that train together.
 
@@ -103,6 +105,7 @@ class Trainer:
         *,
         resume: bool = False,
         requeue: bool = False,
+        extend: bool = False,
         console: Console | None = None,
         ranks: Ranks = ONE_RANK,
     ) -> None:
@@ -111,7 +114,7 @@ class Trainer:
         self.console = (console or Console(stderr=True)) if ranks.is_first else Console(quiet=True)
         self.folder = config.run.dir
         self.last_checkpoint = last_checkpoint(config)
-        self._resume, self._requeue = resume, requeue
+        self._resume, self._requeue, self._extend = resume, requeue, extend
         self._check_owner: Callable[[], None] = lambda: None
         if config.data.num_workers:
             start_worker_server()  # it imports what workers need meanwhile
@@ -227,7 +230,7 @@ class Trainer:
         if fresh and config.init_from is not None:
             classes = self.shards.classes
             message = initialize(model, config.init_from, classes=classes, new_head=config.new_head)
-            self.console.print(message, markup=False, highlight=False, soft_wrap=True)
+            self._say(message)
         if self.config.run.deterministic and self.device.type == "cuda":
             check_deterministic(model, self.config.model.name)
         model.to(self.device)
@@ -432,7 +435,9 @@ class Trainer:
         self._workers_error = error
 
     def _with_way_on(self, error: WorkersError) -> WorkersError:
-        return WorkersError(f"{error}. The run is saved after step {self.step}; --resume continues it")
+        return WorkersError(
+            f"{error}. The run is saved after step {self.step}; {resume_command(self.folder)} continues it"
+        )
 
     def loader(
         self, *, num_samples: int, position: int | None = None, num_workers: int | None = None
@@ -611,7 +616,8 @@ class Trainer:
         )
         self._settle_pixels(checkpoint)
         if checkpoint is not None:
-            check_resumable(checkpoint, self.config, source=str(self.run_folder.source))
+            source = str(self.run_folder.source)
+            check_resumable(checkpoint, self.config, source=source, extend=self._extend)
         return checkpoint
 
     def _warn(self, line: str) -> None:
@@ -626,6 +632,24 @@ class Trainer:
             data = data.model_copy(update={"pixels": pixels})
             self.config = self.config.model_copy(update={"data": data})
 
+    def _tell_length(self, checkpoint: Checkpoint) -> None:
+        """Say that a run is trained longer than it began with, or is at its end."""
+        schedule, epochs = self.schedule, self.config.optim.epochs
+        before = checkpoint.config["optim"]["epochs"]
+        if epochs != before:
+            self._say(
+                f"optim.epochs is {epochs:g}, before {before:g}: from step {self.step} on the learning rate follows "
+                f"the cosine that ends at step {schedule.num_steps}, from {schedule.rate(self.step):.3g}"
+            )
+        elif self.step >= schedule.num_steps and not checkpoint.evaluation_due:
+            self._say(
+                f"the run has all of its {schedule.num_steps} steps (optim.epochs={epochs:g}); to train it longer: "
+                f"{resume_command(self.folder)} optim.epochs=..."
+            )
+
+    def _say(self, line: str) -> None:
+        self.console.print(line, markup=False, highlight=False, soft_wrap=True)
+
     def _restore(self, checkpoint: Checkpoint) -> None:
         self.loader_state = LoaderState.from_dict(checkpoint.loader, expected=self.loader_state)
         check_classes(checkpoint.classes, self.shards)
@@ -636,6 +660,7 @@ class Trainer:
         if checkpoint.scaler:
             self.train_step.scaler.load_state_dict(checkpoint.scaler)
         self.step = checkpoint.step
+        self._tell_length(checkpoint)
         self.best_top1 = checkpoint.best_top1
         self.evaluation_due = checkpoint.evaluation_due
         self.train_seconds = checkpoint.train_seconds
