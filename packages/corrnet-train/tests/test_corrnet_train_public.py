@@ -10,7 +10,7 @@ import corrnet_train
 from corrnet_train import evaluate, export_model, extract_features
 
 SIGNATURES = {
-    "Trainer": "config, *, resume, requeue, console, ranks",
+    "Trainer": "config, *, resume, requeue, extend, console, ranks",
     "Trainer.run": "self",
     "VideoClassifier": "model, *, classes, clip, device, precision, num_clips, pixels",
     "VideoClassifier.from_checkpoint": "path, *, device, like",

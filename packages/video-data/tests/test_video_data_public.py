@@ -32,7 +32,7 @@ FACE = {
     ),
     "PackOptions": (
         "mode='reencode' max_short_side=256 gop=12 crf=20 shard_size=256 "
-        "max_shard_bytes=1073741824 flow=False seed=0 num_workers=1 part=None overwrite=False"
+        "max_shard_bytes=1073741824 flow=False val_fraction=None seed=0 num_workers=1 part=None overwrite=False"
     ),
     "PackReport": "num_packed dropped manifest num_duplicates=0 num_conflicts=0 passed_over=() flawed=()",
     "RemoteError": "status",
@@ -58,8 +58,8 @@ FACE = {
     "merge_parts": "(dest, *folders, progress=True)",
     "normalize": "(video, dtype=torch.float32, *, clip=None)",
     "open_shards": "(path, *, verify=False, cache=None, cache_bytes=68719476736, storage_options=None)",
-    "pack_csv": "(csv_path, dest, *, root=None, options=None, progress=True)",
-    "pack_folder": "(src, dest, *, options=None, progress=True)",
+    "pack_csv": "(csv_path, dest, *, root=None, group_by=None, options=None, progress=True)",
+    "pack_folder": "(src, dest, *, group_by=None, options=None, progress=True)",
     "pack_listing": "(listing, dest, *, options=None, progress=True)",
     "sample_thumbnails": (
         "(shards, *, num_classes=50, clips_per_class=2, num_frames=8, height=96, seed=0, "

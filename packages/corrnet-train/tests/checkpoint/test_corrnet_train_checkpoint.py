@@ -166,7 +166,8 @@ def test_the_newest_intact_checkpoint_is_found_whatever_its_name(tmp_path):
         Checkpoint.load(tmp_path / "last.pt")
     assert str(error.value).endswith(
         "; the newest intact one beside it is best.pt, of step 10 (there are also step-00000016.pt, step-00000012.pt, "
-        "step-00000008.pt, step-00000004.pt): once last.pt is removed, corrnet train --resume goes on from that"
+        "step-00000008.pt, step-00000004.pt): once last.pt is removed, "
+        f"corrnet resume {tmp_path.parent} goes on from that"
     )
     with pytest.raises(
         CheckpointError, match=r"no checkpoint at .*gone.pt; the newest intact one beside it is best"

@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 from corrnet_train.cli import app
 from corrnet_train.config.schema import load_config
 from corrnet_train.evaluation.evaluate import EVALUATION_FILES
+from video_data import open_shards
 from video_data.utils.files import locked
 
 runner = CliRunner()
@@ -239,6 +240,39 @@ def test_pack_says_what_it_takes_for_what_and_what_it_passes_over(motionbench, t
         assert [text for text in expected if text not in output] == []
     output = corrnet("inspect", shards)
     assert [text for text in expected if text not in output] == []
+
+
+def test_pack_makes_a_validation_split_and_tells_it_in_dry_run_summary_and_manifest(motionbench, tmp_path):
+    for name in ("left", "right"):
+        shutil.copytree(motionbench[0] / "videos" / "train" / name, tmp_path / "videos" / name)
+        number = len(list((tmp_path / "videos" / name).iterdir()))
+    arguments = (
+        "pack",
+        "folder",
+        tmp_path / "videos",
+        tmp_path / "shards",
+        "--val-fraction",
+        0.4,
+        "--seed",
+        1,
+    )
+    num_val = round(0.4 * number)
+    told = (
+        f"val gets {2 * num_val} of the {2 * number} videos of train (val_fraction 0.4, seed 1): "
+        f"left {num_val} of {number}, right {num_val} of {number}"
+    )
+    output = corrnet(*arguments, "--dry-run")
+    assert told in output
+    assert ["val", str(2 * num_val), str(2 * num_val)] in [line.split() for line in output.splitlines()]
+    assert told in corrnet(*arguments, "--copy", "--num-workers", 1)
+    assert told in corrnet("inspect", tmp_path / "shards")
+    assert open_shards(tmp_path / "shards").num_samples("val") == 2 * num_val
+    with_val = ("pack", "folder", motionbench[0] / "videos", tmp_path / "other", "--val-fraction", 0.4)
+    assert "there is a split val already" in corrnet(*with_val, "--dry-run", code=2)
+    output = corrnet(*arguments[:4], "--group-by", "[0-9]", "--dry-run", code=2)
+    assert "give that too, as 0.2" in output
+    output = corrnet(*arguments, "--group-by", "[0-9]+", "--dry-run")
+    assert "'[0-9]+' finds" in output and "groups of videos" in output
 
 
 def test_a_second_pack_into_a_folder_is_told_before_videos_are_listed(kinetics, tmp_path, monkeypatch):

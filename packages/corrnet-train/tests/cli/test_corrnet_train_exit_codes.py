@@ -38,6 +38,7 @@ CALLS = {
     "pack ucf101 a b": "video_data.datasets.list_ucf101",
     "pack hmdb51 a b": "video_data.datasets.list_hmdb51",
     "train motionbench": "corrnet_train.config.schema.load_config",
+    "resume a": "corrnet_train.training.run_folder.settings_of_run",
     "recipe list": "corrnet_train.config.recipes.list_recipes",
     "recipe show motionbench": "corrnet_train.config.recipes.read_recipe",
     "recipe diff motionbench motionbench": "corrnet_train.config.recipes.read_recipe",
@@ -211,11 +212,8 @@ def test_a_signal_while_a_command_is_imported(number, monkeypatch):
     assert result.exit_code == 130 and result.stderr == "interrupted; the same command starts again\n"
 
 
-@pytest.mark.parametrize(
-    ("left", "option"),
-    [("checkpoints/last.pt", "--resume"), ("metrics.jsonl", "--requeue"), (None, None)],
-)
-def test_an_interrupted_training_says_how_it_goes_on(left, option, motionbench, monkeypatch, tmp_path):
+@pytest.mark.parametrize("left", ["checkpoints/last.pt", "config.yaml", None])
+def test_an_interrupted_training_says_how_it_goes_on(left, motionbench, monkeypatch, tmp_path):
     def run(trainer):
         if left is not None:
             (trainer.folder / left).parent.mkdir(parents=True)
@@ -228,8 +226,8 @@ def test_an_interrupted_training_says_how_it_goes_on(left, option, motionbench, 
         "run.device=cpu", "optim.batch_size=8",
     ]  # fmt: skip
     result = runner.invoke(app, line)
-    again = f"interrupted; continue with: corrnet {' '.join(line)} {option}\n"
-    expected = again if option else "interrupted; the same command starts again\n"
+    again = f"interrupted; continue with: corrnet resume {tmp_path}/run\n"
+    expected = again if left else "interrupted; the same command starts again\n"
     assert (result.exit_code, result.stderr) == (130, expected)
 
 
@@ -244,9 +242,9 @@ def test_commands_that_are_told_are_quoted(motionbench, monkeypatch, tmp_path):
         "train", "motionbench", f"data.shards={motionbench[1]}", "data.num_workers=0", f"run.dir={run}2",
         "run.device=cpu", "optim.batch_size=8", "model.options={dropout: 0.5}",
     ]  # fmt: skip
-    monkeypatch.setattr("corrnet_train.cli.train._way_on", lambda config: "--resume")
+    monkeypatch.setattr("corrnet_train.cli.train._has_begun", lambda config: True)
     told = runner.invoke(app, line).stderr.removeprefix("interrupted; continue with: ")
-    assert shlex.split(told) == ["corrnet", *line, "--resume"]
+    assert shlex.split(told) == ["corrnet", "resume", f"{run}2"]
 
     shards = tmp_path / "my shards"
     options = ["--part", "1/2", "--num-workers", "1", "--copy"]

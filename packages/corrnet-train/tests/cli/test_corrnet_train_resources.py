@@ -53,8 +53,8 @@ def test_the_last_checkpoint_stays_when_the_disk_is_full(motionbench, tmp_path):
         "run.checkpoint_every=1", "run.device=cpu", kept=kept,
     )  # fmt: skip
     check_told(
-        result, "No space left on device", f"{disk}/run/checkpoints/", "free some space", "go on with: corrnet train",
-        "--resume",
+        result, "No space left on device", f"{disk}/run/checkpoints/", "free some space",
+        f"go on with: corrnet resume {disk}/run",
     )  # fmt: skip
     assert Checkpoint.load(kept / "run/checkpoints/last.pt").step >= 1
     assert not list(kept.rglob("*.tmp"))

@@ -41,6 +41,21 @@ def test_every_recipe_trains_and_evaluates(recipe, motionbench, tmp_path):
     ]
 
 
+@pytest.mark.parametrize("recipe", ["own", "own+finetune"])
+def test_own_trains_on_a_few_videos(recipe, motionbench, model_folder, tmp_path):
+    """Only the model and the size of clips are smaller, and there are two steps."""
+    small = [
+        "model.name=corrnet_tiny", f"data.shards={motionbench[1]}", "data.clip.num_frames=8", "data.clip.crop_size=32",
+        "data.num_workers=0", "optim.samples_per_epoch=16", "optim.epochs=1", "optim.warmup_epochs=0.5",
+        "run.device=cpu", f"run.dir={tmp_path}", "run.log_every=1",
+    ]  # fmt: skip
+    is_finetuning = recipe.endswith("finetune")
+    config = load_config(recipe, [*small, *([f"model.init_from={model_folder}"] if is_finetuning else [])])
+    assert Trainer(config).run().finished
+    rates = [line["lr"] for line in read_metrics(tmp_path) if line["kind"] == "train"]
+    assert rates == pytest.approx([(0.01 if is_finetuning else 0.1) / 8] * 2)
+
+
 def test_the_list_names_recipes_and_parts():
     output = corrnet("recipe", "list")
     for recipe in list_recipes():

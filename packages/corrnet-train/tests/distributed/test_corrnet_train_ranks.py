@@ -418,9 +418,13 @@ def test_a_split_run_goes_on_from_what_is_left_of_its_checkpoints(runs, motionbe
     ):
         Trainer(recipe)
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(config_to_dict(recipe)))
+    goes_on = {
+        "link": ["resume", tmp_path / "run"],
+        "shards": ["train", tmp_path / "recipe.yaml", "--requeue"],
+    }
     command = [
         sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=1", "-m", "corrnet_train.cli",
-        "train", tmp_path / "recipe.yaml", "--requeue",
+        *goes_on[lost],
     ]  # fmt: skip
     done = subprocess.run(
         command, stderr=subprocess.PIPE, text=True, timeout=300, env={**os.environ, "OMP_NUM_THREADS": "1"}

@@ -133,7 +133,7 @@ def test_a_run_whose_workers_die_is_saved_and_goes_on_to_the_same_bits(make_conf
     assert Trainer(straight).run().finished
     config = make_config(*options, "data.num_workers=1", model="r2d_tiny")
     with pytest.raises(
-        WorkError, match=r"died \(SIGKILL; out of memory.*saved after step \d; --resume"
+        WorkError, match=r"died \(SIGKILL; out of memory.*saved after step \d; corrnet resume"
     ) as found:
         KillsWorkers(config).run()
     assert ("is finished without workers" in caplog.text) == (micro_batch == 2)

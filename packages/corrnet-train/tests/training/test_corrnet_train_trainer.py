@@ -10,7 +10,8 @@ import time
 import pytest
 import torch
 
-from corrnet_train.checkpoint.state import Checkpoint, CheckpointError
+from corrnet_train.checkpoint.folders import checkpoint_names
+from corrnet_train.checkpoint.state import Checkpoint, CheckpointError, weights_hash
 from corrnet_train.evaluation.evaluate import evaluate
 from corrnet_train.inference.classifier import VideoClassifier
 from corrnet_train.training import trainer as trainer_module
@@ -255,7 +256,7 @@ def test_a_diverged_run_stops_names_its_samples_and_keeps_the_checkpoint(make_co
 def test_a_folder_with_a_run_is_not_overwritten(make_config):
     config = make_config("optim.epochs=0.25")
     Trainer(config).run()
-    with pytest.raises(ValueError, match="already holds a run: continue it with --resume"):
+    with pytest.raises(ValueError, match=r"already holds a run: continue it with corrnet resume .*/run, or"):
         Trainer(config)
 
 
@@ -313,7 +314,7 @@ def test_a_damaged_last_checkpoint_stops_and_names_the_others(make_config, capsy
     last.write_bytes((checkpoints / "step-00000004.pt").read_bytes()[:-1000])
     message = (
         r"last.pt is not a readable checkpoint: .*; the newest intact one beside it is step-00000004.pt, of step 4 "
-        r"\(there are also step-00000002.pt\): once last.pt is removed, corrnet train --resume goes on from that"
+        r"\(there are also step-00000002.pt\): once last.pt is removed, corrnet resume .*/run goes on from that"
     )
     for how in ("resume", "requeue"):
         with pytest.raises(CheckpointError, match=message):
@@ -381,11 +382,30 @@ def test_resuming_with_another_model_says_what_differs(make_config):
         Trainer(make_config("optim.epochs=0.25", model="r2d_tiny"), resume=True)
 
 
+@pytest.mark.parametrize("none", ["none", "null"])
+def test_without_a_split_to_evaluate_a_run_trains_alike_and_measures_nothing(make_config, none):
+    plain = Trainer(make_config())
+    plain.run()
+    config = make_config(f"data.eval_split={none}", name="without")
+    without = Trainer(config)
+    assert without.run().finished
+    assert weights_hash(without.model) == weights_hash(plain.model)
+    assert {line["kind"] for line in read_metrics(config.run.dir)} == {"train"}
+    assert [path.name for path in checkpoint_names(config.run.dir / "checkpoints")] == ["last.pt"]
+    again = Trainer(config, resume=True)
+    assert again.run().finished and again.step == without.step
+    with pytest.raises(ValueError, match=r"eval.precise_bn=8 is for the evaluations while training"):
+        make_config(f"data.eval_split={none}", "eval.precise_bn=8")
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [
         ("data.train_split=training", "no split 'training'.*train"),
-        ("data.eval_split=holdout", "no split 'holdout'"),
+        (
+            "data.eval_split=holdout",
+            r"no split 'holdout' .*it has train, val, test.*--val-fraction 0.2.*data.eval_split=none",
+        ),
         ("run.device=cuda:63", "device cuda:63 is not there"),
         ("optim.batch_size=64", "batch_size=64 is more than the 32 samples of split train: .* at most 32"),
         ("run.device=gpu", "unknown device 'gpu'"),
@@ -459,8 +479,7 @@ def test_ctrl_c_on_the_command_saves_and_says_how_to_resume(motionbench, tmp_pat
     finally:
         process.kill()
     assert process.returncode == 130, errors
-    assert "continue with: corrnet train motionbench" in errors and errors.rstrip().endswith("--resume")
-    assert "'model.options={dropout: 0.5}'" in errors
+    assert errors.rstrip().endswith(f"continue with: corrnet resume {tmp_path / 'run'}")
     assert "Traceback" not in errors
     step = Checkpoint.load(tmp_path / "run" / "checkpoints" / "last.pt").step
     assert 3 <= step < 400

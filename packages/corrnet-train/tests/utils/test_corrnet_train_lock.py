@@ -253,7 +253,7 @@ def test_a_run_that_another_process_has_taken_further_goes_on_from_there(make_co
     first._train_step = fail_after_two
     with pytest.raises(WorkError, match="ended"):
         first.run()
-    with pytest.raises(ValueError, match="already holds a run: continue it with --resume"):
+    with pytest.raises(ValueError, match="already holds a run: continue it with corrnet resume"):
         early.run()
     step_requeued = requeued._train_step
     requeued._train_step = lambda *args: (rates.append(requeued.step), step_requeued(*args))[1]

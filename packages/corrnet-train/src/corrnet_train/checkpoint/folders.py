@@ -8,6 +8,7 @@ who only asks for the kind of a checkpoint need not wait for.
 import math
 import os
 import re
+import shlex
 import shutil
 from pathlib import Path
 
@@ -15,6 +16,12 @@ from video_data.utils.files import temporary_name
 
 LAST, BEST = "last.pt", "best.pt"
 REST, DESCRIPTION = "rest.pt", ".metadata"
+
+
+def resume_command(folder: Path) -> str:
+    """Return the command that goes on with the run of a folder, for messages."""
+    launch = "torchrun ... -m corrnet_train.cli" if "RANK" in os.environ else "corrnet"
+    return f"{launch} {shlex.join(['resume', str(folder)])}"
 
 
 def is_sharded(path: Path) -> bool:

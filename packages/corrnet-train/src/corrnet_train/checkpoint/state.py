@@ -14,7 +14,7 @@ from torch import nn
 
 from corrnet_models import VideoModel, unwrap_names
 from corrnet_train.checkpoint.digest import load_checked, seal
-from corrnet_train.checkpoint.folders import LAST, checkpoint_names, is_sharded, step_in_name
+from corrnet_train.checkpoint.folders import LAST, checkpoint_names, is_sharded, resume_command, step_in_name
 from corrnet_train.checkpoint.foreign import LIKE, WANTED, has_weights, what_content, what_file
 from corrnet_train.config.recipes import flatten
 from corrnet_train.config.schema import RunConfig, config_to_dict, resumable_keys
@@ -25,6 +25,7 @@ from video_data.utils.messages import some_of
 from video_data.utils.settings import changed_settings
 
 FORMAT_VERSION = 2
+_EPOCHS = "optim.epochs"
 
 
 class CheckpointError(InputError):
@@ -193,7 +194,9 @@ def _others(path: Path) -> str:
     others = some_of([other.name for other in names if other != newest])
     also = f" (there are also {others})" if others else ""
     remedy = (
-        f": once {LAST} is removed, corrnet train --resume goes on from that" if path.name == LAST else ""
+        f": once {LAST} is removed, {resume_command(path.parent.parent)} goes on from that"
+        if path.name == LAST
+        else ""
     )
     return f"; the newest intact one beside it is {newest.name}, of step {checkpoint.step}{also}{remedy}"
 
@@ -253,14 +256,23 @@ def _meaning(model: nn.Module, name: str, found: Sequence[int], wanted: Sequence
     return ""
 
 
-def check_resumable(checkpoint: Checkpoint, config: RunConfig, *, source: str) -> None:
+def check_resumable(checkpoint: Checkpoint, config: RunConfig, *, source: str, extend: bool = False) -> None:
     """Refuse to continue a run under settings that would change what is learned.
+
+    Args:
+        checkpoint: Where it would go on.
+        config: The settings.
+        source: What the checkpoint is called in errors.
+        extend: Whether it may go on for more epochs than it began with.
 
     Raises:
         CheckpointError: Lists every setting that differs, with both values.
     """
     old, new = flatten(checkpoint.config), flatten(config_to_dict(config))
     changed = changed_settings(old, new, names=sorted((old.keys() | new.keys()) - resumable_keys()))
+    before, now = changed.get(_EPOCHS, (0, 0))
+    if extend and now > before:
+        del changed[_EPOCHS]
     if changed:
         lines = [
             f"  {key}: {before!r} in the checkpoint, {now!r} now" for key, (before, now) in changed.items()
@@ -268,6 +280,7 @@ def check_resumable(checkpoint: Checkpoint, config: RunConfig, *, source: str) -
         raise CheckpointError(
             f"{source} was trained under other settings:\n" + "\n".join(lines) + "\n"
             "give the old values to continue it, or another run.dir to start a new run"
+            + ("" if extend or now <= before else "; corrnet resume trains for more epochs")
         )
 
 

@@ -24,6 +24,7 @@ COMMANDS = {
         "recipe": ("recipe.recipe_app", "Look at recipes: what there is, what they set."),
         "models": ("models.models", "Show the models with parameters and GMACs."),
         "train": ("train.train", "Train a model as a recipe says."),
+        "resume": ("resume.resume", "Go on with a run, or train it longer."),
     },
     "Use of a trained model": {
         "eval": ("evaluate.evaluate_command", "Measure accuracy over a split."),

@@ -79,6 +79,23 @@ Pictures = Annotated[
 ]
 
 
+_GROUP_BY = "With --val-fraction: videos of one recording stay on one side. "
+GroupByPath = Annotated[
+    str | None,
+    typer.Option(
+        "--group-by",
+        metavar="PATTERN",
+        help=_GROUP_BY
+        + "A regular expression over the path below SRC; what its first group in parentheses matches, or "
+        "without any all of it, names the recording: 'session[0-9]+', '([^/]+)_cut'.",
+    ),
+]
+GroupByColumn = Annotated[
+    str | None,
+    typer.Option(
+        "--group-by", metavar="COLUMN", help=_GROUP_BY + "The column of the csv that names the recording."
+    ),
+]
 Dest = Annotated[Path, typer.Argument(help="Folder for the shards.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would be packed, and stop.")]
 
@@ -128,15 +145,19 @@ _with_options = takes_model(
 
 def _pack(make_listing: "Callable[[], Listing]", dest: Path, options: PackOptions, dry_run: bool) -> None:
     """Pack what is listed, or show it."""
+    from video_data.datasets.validation import split_validation
     from video_data.packing.pack import check_destination, pack_listing
 
     if not dry_run:
         check_destination(dest, options)
     listing = make_listing()
-    for note in listing.notes:
+    shown = listing
+    if options.val_fraction is not None:
+        shown = split_validation(listing, options.val_fraction, seed=options.seed)
+    for note in shown.notes:
         err.print(escape(note), highlight=False, soft_wrap=True)
     if dry_run:
-        _show(listing)
+        _show(shown)
         return
     try:
         report = pack_listing(listing, dest, options=options)
@@ -239,26 +260,38 @@ def pack_folder_command(
     src: Annotated[Path, typer.Argument(help="Folder of SPLIT/CLASS/VIDEO or CLASS/VIDEO.")],
     dest: Dest,
     *,
+    group_by: GroupByPath = None,
     frame_rate: FrameRate = None,
     pictures: Pictures = None,
     options: PackOptions,
     dry_run: DryRun = False,
 ) -> None:
-    """Pack a folder with one subfolder a class.
+    r"""Pack a folder with one subfolder a class.
 
     Where the folders at the top are named as splits are (train, training, val, dev, test, ...), they are taken for
     splits and hold those of the classes; else all videos belong to train. What was taken for what is printed, and what
-    was passed over is counted; --dry-run shows both and stops. A folder of pictures holds one sequence with numbers
-    without gaps, or --pictures names the one that is meant.
+    was passed over is counted; --dry-run shows both and stops. With --val-fraction a share of each class becomes the
+    split val: the same videos each time, and almost the same where some were added. A folder of pictures holds one
+    sequence with numbers without gaps, or --pictures names the one that is meant.
 
-    [bold]Example[/]
+    [bold]Examples[/]
 
-    corrnet pack folder my-videos data/shards
+    corrnet pack folder my-videos data/shards --val-fraction 0.2
+
+    corrnet pack folder my-videos data/shards --val-fraction 0.2 \
+      --group-by 'session[0-9]+'
     """
     from video_data.datasets import list_folder
+    from video_data.packing.pack import check_group_by
 
     rate = _frame_rate(frame_rate)
-    _pack(lambda: list_folder(src, frame_rate=rate, pictures=pictures), dest, options, dry_run)
+    check_group_by(group_by, options)
+    _pack(
+        lambda: list_folder(src, frame_rate=rate, pictures=pictures, group_by=group_by),
+        dest,
+        options,
+        dry_run,
+    )
 
 
 @pack_app.command("csv")
@@ -271,6 +304,7 @@ def pack_csv_command(
     root: Annotated[
         Path | None, typer.Option(help="Folder that paths refer to; default: that of the csv.")
     ] = None,
+    group_by: GroupByColumn = None,
     frame_rate: FrameRate = None,
     pictures: Pictures = None,
     options: PackOptions,
@@ -286,9 +320,16 @@ def pack_csv_command(
     corrnet pack csv videos.csv data/shards --root /data/videos
     """
     from video_data.datasets import list_csv
+    from video_data.packing.pack import check_group_by
 
     rate = _frame_rate(frame_rate)
-    _pack(lambda: list_csv(src, root, frame_rate=rate, pictures=pictures), dest, options, dry_run)
+    check_group_by(group_by, options)
+    _pack(
+        lambda: list_csv(src, root, frame_rate=rate, pictures=pictures, group_by=group_by),
+        dest,
+        options,
+        dry_run,
+    )
 
 
 @pack_app.command("kinetics")

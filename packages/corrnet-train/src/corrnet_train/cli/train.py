@@ -1,7 +1,5 @@
 """`corrnet train`."""
 
-import os
-import shlex
 from datetime import timedelta
 from typing import TYPE_CHECKING, Annotated
 
@@ -60,22 +58,40 @@ def train(
 
     corrnet train kinetics400+corrnet50+l16 data.shards=data/shards --dry-run
 
-    corrnet train my.yaml run.dir=runs/first --resume
+    corrnet resume runs/first
 
     torchrun --nproc-per-node 8 -m corrnet_train.cli train my.yaml \
       train.batch_norm=sync
     """
-    import torch
-
     from corrnet_train.config.recipes import check_given_once
     from corrnet_train.config.schema import load_config, text_keys
+    from corrnet_train.distributed.ranks import on_every_rank
+
+    try:
+        check_given_once(overrides or [], text_keys=text_keys())
+        config = load_config(recipe, overrides)
+    except InputError as error:
+        raise on_every_rank(error) from None
+    run_training(config, resume=resume, requeue=requeue, dry_run=dry_run)
+
+
+def run_training(
+    config: "RunConfig",
+    *,
+    resume: bool = False,
+    requeue: bool = False,
+    extend: bool = False,
+    dry_run: bool = False,
+) -> None:
+    """Train, and say how it ended and how it goes on."""
+    import torch
+
+    from corrnet_train.checkpoint.folders import resume_command
     from corrnet_train.distributed.ranks import joined_ranks, on_every_rank, readable_errors
     from corrnet_train.training.trainer import Trainer
     from corrnet_train.utils.kernels import prepare_deterministic
 
     try:
-        check_given_once(overrides or [], text_keys=text_keys())
-        config = load_config(recipe, overrides)
         if config.run.deterministic and config.run.device != "cpu":
             prepare_deterministic()
     except InputError as error:
@@ -84,23 +100,23 @@ def train(
         requeue = requeue or ranks.was_restarted
         try:
             with readable_errors(ranks, computes=True):
-                trainer = Trainer(config, resume=resume, requeue=requeue, console=err, ranks=ranks)
+                trainer = Trainer(
+                    config, resume=resume, requeue=requeue, extend=extend, console=err, ranks=ranks
+                )
             if dry_run:
                 _print_plan(trainer)
                 return
             result = trainer.run()
         except KeyboardInterrupt:
-            option = None if dry_run else _way_on(config)
-            if option is None:
+            if dry_run or not _has_begun(config):
                 raise
             if ranks.is_first:
-                _say(f"interrupted; continue with: {_command(recipe, overrides, option)}")
+                _say(f"interrupted; continue with: {resume_command(config.run.dir)}")
             raise typer.Exit(EXIT_INTERRUPTED) from None
         except OSError as error:  # a full disk, for one
-            option = None if dry_run else _way_on(config)
-            if option is None:
+            if dry_run or not _has_begun(config):
                 raise
-            way_on = WorkError(f"{message_of(error)}; then go on with: {_command(recipe, overrides, option)}")
+            way_on = WorkError(f"{message_of(error)}; then go on with: {resume_command(config.run.dir)}")
             raise (on_every_rank(way_on) if getattr(error, "on_every_rank", False) else way_on) from error
         except torch.OutOfMemoryError as error:
             raise WorkError(
@@ -110,25 +126,18 @@ def train(
     if not ranks.is_first:
         raise typer.Exit(0 if result.finished else EXIT_INTERRUPTED)
     if not result.finished:
-        _say(f"stopped after step {result.step}; continue with: {_command(recipe, overrides, '--resume')}")
+        _say(f"stopped after step {result.step}; continue with: {resume_command(config.run.dir)}")
         raise typer.Exit(EXIT_INTERRUPTED)
     _say(f"done: {result.checkpoint}")
 
 
-def _way_on(config: "RunConfig") -> str | None:
-    """Return the option with which an interrupted run goes on; None where it has left nothing and needs none."""
+def _has_begun(config: "RunConfig") -> bool:
+    """Whether an interrupted run has left anything; else the same command begins it."""
     from corrnet_train.checkpoint.folders import checkpoint_names
-    from corrnet_train.training.run_log import RECORDS
     from corrnet_train.training.trainer import last_checkpoint
 
-    if checkpoint_names(last_checkpoint(config).parent):
-        return "--resume"
-    return "--requeue" if any((config.run.dir / name).exists() for name in RECORDS) else None
-
-
-def _command(recipe: str, overrides: list[str] | None, option: str) -> str:
-    launch = "torchrun ... -m corrnet_train.cli train" if "RANK" in os.environ else "corrnet train"
-    return f"{launch} {shlex.join([recipe, *(overrides or []), option])}"
+    has_settings = (config.run.dir / "config.yaml").exists()
+    return has_settings or bool(checkpoint_names(last_checkpoint(config).parent))
 
 
 def _say(line: str) -> None:
@@ -150,7 +159,7 @@ def _print_plan(trainer: "Trainer") -> None:
     rows = {
         "model": f"{config.model.name}, {plan.num_parameters / 1e6:.2f} M parameters, {plan.gmacs:.4g} GMACs a clip",
         "clip": f"{' x '.join(map(str, plan.clip_shape))} (channels, frames, height, width)",
-        "videos": f"{plan.num_train} to learn from, {plan.num_eval} to evaluate",
+        "videos": f"{plan.num_train} to learn from, {plan.num_eval or 'none'} to evaluate",
         "batch": f"{batch} = {config.optim.batch_size}",
         "steps": f"{plan.num_steps}, {plan.num_warmup_steps} of them warm-up to a learning rate of {plan.peak_lr:g}",
         "memory": f"about {_gib(memory.total)} on each device ({trainer.device}): activations "

@@ -1,5 +1,6 @@
 """The configuration of a run: one pydantic tree, filled from a YAML recipe and `key=value` overrides."""
 
+import copy
 import difflib
 import math
 from collections.abc import Callable, Sequence
@@ -94,7 +95,15 @@ class DataConfig(BaseModel):
         return shards
 
     train_split: str = Field("train", description="split to learn from")
-    eval_split: str = Field("val", description="split that accuracy is measured on while training")
+    eval_split: str | None = Field(
+        "val", description="split that accuracy is measured on while training; none: it is not measured"
+    )
+
+    @field_validator("eval_split")
+    @classmethod
+    def _check_eval_split(cls, name: str | None) -> str | None:
+        return None if name is not None and name.lower() == "none" else name
+
     clip: ClipConfig = Field(default_factory=ClipConfig)
     num_workers: Resumable[NonNegativeInt] = Field(
         2, description="decoding processes; 0 decodes in the training process"
@@ -402,6 +411,15 @@ class RunConfig(BaseModel):
             )
         return self
 
+    @model_validator(mode="after")
+    def _check_eval(self) -> Self:
+        if self.data.eval_split is None and self.eval.precise_bn:
+            raise InputError(
+                f"eval.precise_bn={self.eval.precise_bn} is for the evaluations while training, and "
+                "data.eval_split=none makes none of them: give eval.precise_bn=0 or a split"
+            )
+        return self
+
 
 def load_config(recipe: str | Path, overrides: Sequence[str] | None = None) -> RunConfig:
     """Read a recipe and apply overrides.
@@ -418,14 +436,28 @@ def load_config(recipe: str | Path, overrides: Sequence[str] | None = None) -> R
     Raises:
         ConfigError: An unknown file, key or value; the message names it and what is allowed.
     """
-    texts = text_keys()
-    tree = read_recipe(recipe, text_keys=texts)
-    for override in overrides or []:
-        apply_override(tree, override, text_keys=texts)
-    _change_paths(tree, lambda key, path: expand_path(path, where=key))
+    tree = read_recipe(recipe, text_keys=text_keys())
     if isinstance(tree.setdefault("run", {}), dict):
-        tree["run"].setdefault("dir", default_run_dir(recipe))
+        tree["run"].setdefault("dir", keep_path(default_run_dir(recipe)))
+    return complete_config(tree, overrides or [])
+
+
+def complete_config(tree: dict[str, Any], overrides: Sequence[str]) -> RunConfig:
+    """Apply overrides to the settings of a recipe that was read with `text_keys`, as `load_config` does.
+
+    Raises:
+        ConfigError: An unknown key or value.
+    """
+    for override in overrides:
+        apply_override(tree, override, text_keys=text_keys())
+    _change_paths(tree, lambda key, path: expand_path(path, where=key))
     return parse_config(tree)
+
+
+def text_keys() -> set[str]:
+    """Keys whose values are text or paths, also where YAML would make a number or a date of them."""
+    kinds = {key: _kinds(field.annotation) - {type(None)} for key, field in settings().items()}
+    return {key for key, of_key in kinds.items() if of_key <= {str, Path}}
 
 
 def parse_config(tree: dict[str, Any]) -> RunConfig:
@@ -462,9 +494,14 @@ def config_to_dict(config: RunConfig) -> dict[str, Any]:
 
 def recipe_text(config: RunConfig) -> str:
     """Return the configuration as a recipe: YAML of which `load_config` makes it again."""
-    tree = config_to_dict(config)
+    return yaml.safe_dump(recipe_tree(config_to_dict(config)), sort_keys=False)
+
+
+def recipe_tree(tree: dict[str, Any]) -> dict[str, Any]:
+    """Return what `config_to_dict` gives as `complete_config` takes it: each path stands for itself."""
+    tree = copy.deepcopy(tree)
     _change_paths(tree, lambda _, path: keep_path(path))
-    return yaml.safe_dump(tree, sort_keys=False)
+    return tree
 
 
 def _change_paths(tree: dict[str, Any], change: Callable[[str, str], str]) -> None:
@@ -474,12 +511,6 @@ def _change_paths(tree: dict[str, Any], change: Callable[[str, str], str]) -> No
         if isinstance(value, str) and field and Path in _kinds(field.annotation):
             section, name = key.split(".")
             tree[section][name] = change(key, value)
-
-
-def text_keys() -> set[str]:
-    """Keys whose values are text or a path, and stay what is written."""
-    kinds = {key: _kinds(field.annotation) - {type(None)} for key, field in settings().items()}
-    return {key for key, of_key in kinds.items() if of_key <= {str, Path}}
 
 
 def settings(section: type[BaseModel] = RunConfig, prefix: str = "") -> dict[str, FieldInfo]:

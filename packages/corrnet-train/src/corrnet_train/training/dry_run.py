@@ -104,7 +104,7 @@ def make_plan(trainer: Trainer) -> Plan:
         gmacs=gmacs,
         clip_shape=(clip.num_channels, clip.num_frames, clip.crop_size, clip.crop_size),
         num_train=trainer.shards.num_samples(config.data.train_split),
-        num_eval=trainer.shards.num_samples(config.data.eval_split),
+        num_eval=0 if (split := config.data.eval_split) is None else trainer.shards.num_samples(split),
         world_size=trainer.ranks.world_size,
         micro_batch=trainer.micro_batch,
         num_micro_batches=trainer.num_micro_batches,

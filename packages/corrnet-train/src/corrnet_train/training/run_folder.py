@@ -1,15 +1,51 @@
 """What a run folder holds of a run, and from which of its checkpoints that goes on."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from corrnet_train.checkpoint.folders import LAST, checkpoint_names
+from corrnet_train.checkpoint.folders import LAST, checkpoint_names, resume_command
 from corrnet_train.checkpoint.state import Checkpoint, newest_intact
-from corrnet_train.config.recipes import read_recipe
+from corrnet_train.config.recipes import keep_path, read_recipe
+from corrnet_train.config.schema import RunConfig, complete_config, recipe_tree, text_keys
 from corrnet_train.training.metrics_log import read_metrics
 from corrnet_train.training.run_log import RECORDS
 from corrnet_train.utils.errors import InputError
+
+
+def settings_of_run(folder: Path, overrides: Sequence[str] = (), *, shards: Path | None = None) -> RunConfig:
+    """Return the settings with which a run goes on: those that its folder holds, wherever that lies now.
+
+    Args:
+        folder: That of the run.
+        overrides: Changes to them, `section.key=value`.
+        shards: Where its shards are; None means where they were.
+
+    Raises:
+        InputError: It is not the folder of a run, its shards are not where they were, or a change is wrong.
+    """
+    config, last = folder / "config.yaml", folder / "checkpoints" / LAST
+    if config.is_file():
+        tree = read_recipe(config, text_keys=text_keys())
+    elif checkpoint_names(last.parent):
+        tree = recipe_tree(Checkpoint.load(last).config)
+    else:
+        raise InputError(
+            f"{folder} is not the folder of a run: it holds neither config.yaml nor checkpoints; give the "
+            "run.dir of one"
+        )
+    tree["run"] = {**tree.get("run", {}), "dir": keep_path(str(folder))}
+    if shards is not None:
+        tree["data"] = {**tree.get("data", {}), "shards": keep_path(str(shards))}
+    settings = complete_config(tree, overrides)
+    if settings.run.dir != folder:
+        raise InputError(f"run.dir is the folder that is given, {folder}: leave it out")
+    if not settings.data.shards.exists():
+        raise InputError(
+            f"{settings.data.shards}, the shards of {folder}, is not there (any more, or from here): "
+            "give --shards FOLDER"
+        )
+    return settings
 
 
 class RunFolder:
@@ -55,7 +91,8 @@ class RunFolder:
             newest = None if self._last.exists() else newest_intact(self._last.parent)
             where = "" if newest is None else f", whose newest intact checkpoint is {_told(*newest)}"
             raise InputError(
-                f"{self._folder} already holds a run{where}: continue it with --resume, or choose another run.dir"
+                f"{self._folder} already holds a run{where}: continue it with "
+                f"{resume_command(self._folder)}, or choose another run.dir"
             )
         elif found := self._records():
             raise InputError(

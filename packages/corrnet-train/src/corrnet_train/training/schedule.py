@@ -42,6 +42,8 @@ class Schedule:
 
     def evaluates(self, done: int) -> bool:
         """Whether an evaluation follows `done` steps."""
+        if self._config.data.eval_split is None:
+            return False
         if done == self.num_steps:
             return True
         period = self._config.eval.every_epochs * self._epoch_steps

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from corrnet_models import VideoModel
 from corrnet_train.checkpoint.async_writer import CheckpointWriter, ShardedCheckpointWriter, remove_unfinished
-from corrnet_train.checkpoint.folders import BEST, LAST, link
+from corrnet_train.checkpoint.folders import BEST, LAST, link, resume_command
 from corrnet_train.checkpoint.state import Checkpoint, check_resumable, load_weights
 from corrnet_train.config.schema import RunConfig, config_to_dict
 from corrnet_train.distributed.parallelize import (
@@ -90,6 +90,8 @@ class Trainer:
         config: The run.
         resume: Continue from the last checkpoint in `config.run.dir`, or where it is gone from the newest intact one.
         requeue: Continue where there is a checkpoint, else begin, also in a folder in which a run has begun.
+        extend: Let a run that continues have more `optim.epochs` than it began with: from the next step on the learning
+            rate follows the cosine to the new end.
         console: Where progress and messages go.
         ranks: The processes that train together.
 
@@ -103,6 +105,7 @@ class Trainer:
         *,
         resume: bool = False,
         requeue: bool = False,
+        extend: bool = False,
         console: Console | None = None,
         ranks: Ranks = ONE_RANK,
     ) -> None:
@@ -111,7 +114,7 @@ class Trainer:
         self.console = (console or Console(stderr=True)) if ranks.is_first else Console(quiet=True)
         self.folder = config.run.dir
         self.last_checkpoint = last_checkpoint(config)
-        self._resume, self._requeue = resume, requeue
+        self._resume, self._requeue, self._extend = resume, requeue, extend
         self._check_owner: Callable[[], None] = lambda: None
         if config.data.num_workers:
             start_worker_server()  # it imports what workers need meanwhile
@@ -192,7 +195,7 @@ class Trainer:
         config.train.check_parallel(launched=self.ranks.launched)
         self.shards: ShardSet = open_shards(config.data.shards)
         num_samples = self.shards.num_samples(config.data.train_split)
-        self.shards.num_samples(config.data.eval_split)
+        self._check_eval_split()
         batch_size = config.optim.batch_size
         self.micro_batch, self.num_micro_batches = config.train.accumulation(
             batch_size, world_size=self.ranks.world_size
@@ -211,6 +214,15 @@ class Trainer:
             dtype=clip_dtype(config.run.precision),
         )
 
+    def _check_eval_split(self) -> None:
+        split, splits = self.config.data.eval_split, self.shards.splits
+        if split is not None and split not in splits:
+            raise InputError(
+                f"no split {split!r} in {self.shards.path} to measure accuracy on; it has {', '.join(splits)}. Pack "
+                "the videos again with one (corrnet pack folder SRC DEST --val-fraction 0.2), name another one "
+                "(data.eval_split=...), or train without (data.eval_split=none)"
+            )
+
     def _build_model(self, *, fresh: bool) -> VideoModel:
         config = self.config.model
         torch.manual_seed(self.config.run.seed)
@@ -218,7 +230,7 @@ class Trainer:
         if fresh and config.init_from is not None:
             classes = self.shards.classes
             message = initialize(model, config.init_from, classes=classes, new_head=config.new_head)
-            self.console.print(message, markup=False, highlight=False, soft_wrap=True)
+            self._say(message)
         if self.config.run.deterministic and self.device.type == "cuda":
             check_deterministic(model, self.config.model.name)
         model.to(self.device)
@@ -423,7 +435,9 @@ class Trainer:
         self._workers_error = error
 
     def _with_way_on(self, error: WorkersError) -> WorkersError:
-        return WorkersError(f"{error}. The run is saved after step {self.step}; --resume continues it")
+        return WorkersError(
+            f"{error}. The run is saved after step {self.step}; {resume_command(self.folder)} continues it"
+        )
 
     def loader(
         self, *, num_samples: int, position: int | None = None, num_workers: int | None = None
@@ -506,7 +520,7 @@ class Trainer:
         with torch.compiler.set_stance("force_eager") if compiled else nullcontext():
             result = self._accuracy(interrupted)
         averaged_steps = None if self.averaged is None else self.averaged.num_steps
-        self.log.evaluation(self.step, self.config.data.eval_split, result, averaged_steps=averaged_steps)
+        self.log.evaluation(self.step, self._eval_split, result, averaged_steps=averaged_steps)
         self.evaluation_due = False
         names = self._names()
         if result.video_top1 > self.best_top1:
@@ -515,8 +529,7 @@ class Trainer:
         self.save(*names)
 
     def _accuracy(self, interrupted: Flag) -> EvalResult:
-        config = self.config
-        split = config.data.eval_split
+        config, split = self.config, self._eval_split
         if config.eval.precise_bn:
             self._estimate_statistics(interrupted)
         copy_buffers(self.classifier.model, self.ranks)
@@ -534,6 +547,12 @@ class Trainer:
                 stop=lambda: self._has_to_stop(interrupted),
                 timeout=self._loader_timeout,
             )
+
+    @property
+    def _eval_split(self) -> str:
+        """The split of an evaluation, of which there is none without."""
+        assert self.config.data.eval_split is not None
+        return self.config.data.eval_split
 
     def _estimate_statistics(self, interrupted: Flag) -> None:
         """Estimate batch norm's statistics from the clips that come next."""
@@ -597,7 +616,8 @@ class Trainer:
         )
         self._settle_pixels(checkpoint)
         if checkpoint is not None:
-            check_resumable(checkpoint, self.config, source=str(self.run_folder.source))
+            source = str(self.run_folder.source)
+            check_resumable(checkpoint, self.config, source=source, extend=self._extend)
         return checkpoint
 
     def _warn(self, line: str) -> None:
@@ -612,6 +632,24 @@ class Trainer:
             data = data.model_copy(update={"pixels": pixels})
             self.config = self.config.model_copy(update={"data": data})
 
+    def _tell_length(self, checkpoint: Checkpoint) -> None:
+        """Say that a run is trained longer than it began with, or is at its end."""
+        schedule, epochs = self.schedule, self.config.optim.epochs
+        before = checkpoint.config["optim"]["epochs"]
+        if epochs != before:
+            self._say(
+                f"optim.epochs is {epochs:g}, before {before:g}: from step {self.step} on the learning rate follows "
+                f"the cosine that ends at step {schedule.num_steps}, from {schedule.rate(self.step):.3g}"
+            )
+        elif self.step >= schedule.num_steps and not checkpoint.evaluation_due:
+            self._say(
+                f"the run has all of its {schedule.num_steps} steps (optim.epochs={epochs:g}); to train it longer: "
+                f"{resume_command(self.folder)} optim.epochs=..."
+            )
+
+    def _say(self, line: str) -> None:
+        self.console.print(line, markup=False, highlight=False, soft_wrap=True)
+
     def _restore(self, checkpoint: Checkpoint) -> None:
         self.loader_state = LoaderState.from_dict(checkpoint.loader, expected=self.loader_state)
         check_classes(checkpoint.classes, self.shards)
@@ -622,6 +660,7 @@ class Trainer:
         if checkpoint.scaler:
             self.train_step.scaler.load_state_dict(checkpoint.scaler)
         self.step = checkpoint.step
+        self._tell_length(checkpoint)
         self.best_top1 = checkpoint.best_top1
         self.evaluation_due = checkpoint.evaluation_due
         self.train_seconds = checkpoint.train_seconds

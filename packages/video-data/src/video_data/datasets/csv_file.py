@@ -20,6 +20,7 @@ from video_data.datasets.listing import (
     split_of,
     unseen_classes,
 )
+from video_data.datasets.validation import note_of_groups
 from video_data.media.pictures import holds_pictures, pattern_fault
 from video_data.utils.errors import InputError, describe
 
@@ -30,6 +31,7 @@ def list_csv(
     *,
     frame_rate: Fraction | None = None,
     pictures: str | None = None,
+    group_by: str | None = None,
 ) -> Listing:
     """List the videos of a csv with the header `path,label` or `path,label,split`. The notes of the
     listing name other columns, which are not read.
@@ -42,6 +44,7 @@ def list_csv(
         frame_rate: Frames a second where a path is that of a folder of pictures, or of pictures in one by their
             pattern, as `clip/img_*.jpg`.
         pictures: Pattern of the pictures in all such folders, as `img_*.jpg`.
+        group_by: A further column, whose text becomes `Entry.group`.
 
     Raises:
         ValueError: The csv is missing or not text, a column is missing, a row has more or fewer cells than the header,
@@ -57,7 +60,8 @@ def list_csv(
     dropped: list[tuple[Entry, str]] = []
     seen: dict[object, tuple[int, Entry]] = {}
     places: dict[str, str] = {}
-    for line, row in read_csv(csv_path, ("path", "label"), "expected path,label[,split]"):
+    group_column = [] if group_by is None else [group_by.strip().lower()]
+    for line, row in read_csv(csv_path, ("path", "label", *group_column), "expected path,label[,split]"):
         source, label, split_name = row["path"], row["label"], row.get("split", "train")
         if not source or not label:
             raise InputError(f"{csv_path}, line {line}: path and label must not be empty")
@@ -70,7 +74,8 @@ def list_csv(
         path = folder / source
         if pictures is not None and os.path.isdir(path):  # noqa: PTH112  (False for a name that is too long)
             path /= pictures
-        entry = Entry(path, source, split, label, frame_rate=frame_rate)
+        group = "".join(row[column] for column in group_column)
+        entry = Entry(path, source, split, label, frame_rate=frame_rate, group=group)
         reason, identity = _look_at(path)
         first_line, first = seen.setdefault(identity, (line, entry))
         if (first.label, first.split) != (label, split):
@@ -94,8 +99,10 @@ def list_csv(
     if not places:
         raise InputError(f"no row of {csv_path} has a label: all are -1")
     require_two_classes([*entries, *(entry for entry, _ in dropped if entry.label)], csv_path)
-    ignored = sorted(row.keys() - {"path", "label", "split", ""})
+    ignored = sorted(row.keys() - {"path", "label", "split", "", *group_column})
     notes = [f"columns that are not read: {', '.join(ignored)}"] if ignored else []
+    if group_by is not None and entries:
+        notes.append(note_of_groups(entries, group_by))
     listing = Listing(entries, dropped, "csv")
     return replace(listing, notes=(*notes, *shifted_numbers(listing.class_names), *unseen_classes(entries)))
 

@@ -1,6 +1,7 @@
 """Listing the videos of a folder that has a folder for each class."""
 
 from collections import defaultdict
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from video_data.datasets.listing import (
     split_of,
     unseen_classes,
 )
+from video_data.datasets.validation import group_of_path, note_of_groups
 from video_data.media.limits import VIDEO_SUFFIXES
 from video_data.media.pictures import PICTURE_SUFFIXES
 from video_data.shards.format import Split
@@ -25,7 +27,11 @@ _MOST_NAMES = 10
 
 
 def list_folder(
-    src: str | Path, *, frame_rate: Fraction | None = None, pictures: str | None = None
+    src: str | Path,
+    *,
+    frame_rate: Fraction | None = None,
+    pictures: str | None = None,
+    group_by: str | None = None,
 ) -> Listing:
     """List `src/<class>/**/<video>` or `src/<split>/<class>/**/<video>`.
 
@@ -39,16 +45,24 @@ def list_folder(
         frame_rate: Takes folders that hold at least two pictures and no video for videos too, with so many frames a
             second.
         pictures: Pattern of the pictures in these folders, where they hold several sequences: `img_*.jpg`.
+        group_by: Regular expression that is searched for in the path of each video below `src`. Its first group in
+            parentheses, or without any all that it matches, becomes `Entry.group`.
 
     Raises:
         ValueError: `src` is not a folder, or has no videos, or only one class; a folder of a split is where that of a
-            class is expected; two classes are spelled almost alike.
+            class is expected; two classes are spelled almost alike; or `group_by` is no regular expression or matches
+            nowhere.
     """
     src = Path(src)
     if not src.is_dir():
         raise InputError(f"no folder {src}")
     check_pictures(pictures, frame_rate)
-    return _FolderListing(src, frame_rate, pictures).listing()
+    if group_by is None:
+        return _FolderListing(src, frame_rate, pictures).listing()
+    group_of = group_of_path(group_by)
+    listing = _FolderListing(src, frame_rate, pictures).listing()
+    entries = [replace(entry, group=group_of(entry.source)) for entry in listing.entries]
+    return replace(listing, entries=entries, notes=(*listing.notes, note_of_groups(entries, group_by)))
 
 
 class _FolderListing:

@@ -69,6 +69,8 @@ class Entry:
         other_labels: Further classes, where a data set gives several.
         span: Start and end in seconds of the part of the video that is meant; None means all of it.
         frame_rate: Frames a second of a folder of pictures.
+        group: The recording that the video was cut from: `PackOptions.val_fraction` keeps those of one group together.
+            Empty means that it belongs with those of the same `source` alone.
     """
 
     path: Path
@@ -78,6 +80,7 @@ class Entry:
     other_labels: tuple[str, ...] = ()
     span: tuple[float, float] | None = None
     frame_rate: Fraction | None = None
+    group: str = ""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "path", Path(self.path))  # text is taken too

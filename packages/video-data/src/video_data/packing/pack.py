@@ -10,6 +10,7 @@ from pathlib import Path
 
 from video_data.datasets import MISSING, Entry, Listing, list_csv, list_folder
 from video_data.datasets.listing import NO_LABEL, TWICE
+from video_data.datasets.validation import split_validation
 from video_data.media.encode import check_encoder
 from video_data.media.flow import check_flow
 from video_data.packing._ingest import Refused, load
@@ -74,17 +75,32 @@ class PackReport:
 
 
 def pack_folder(
-    src: str | Path, dest: str | Path, *, options: PackOptions | None = None, progress: bool = True
+    src: str | Path,
+    dest: str | Path,
+    *,
+    group_by: str | None = None,
+    options: PackOptions | None = None,
+    progress: bool = True,
 ) -> PackReport:
     """Pack a folder of videos, `src/<class>/<video>` or `src/<split>/<class>/<video>`, into shards.
 
     What the folders are taken for is described at `list_folder`. Otherwise as `pack_listing`.
 
+    Args:
+        src: Folder of the videos.
+        dest: Folder for the shards; it is made when it does not exist.
+        group_by: With `PackOptions.val_fraction`: regular expression over the path of a video below `src`, whose first
+            group in parentheses, or else all that it matches, names the recording; its videos stay together.
+        options: How to pack; None means the defaults.
+        progress: Whether to show a progress bar on standard error.
+
     Raises:
         ValueError: There are no videos or only one class, or as in `list_folder` and `pack_listing`.
     """
+    check_group_by(group_by, options)
     check_destination(dest, options)
-    return pack_listing(list_folder(src), dest, options=options, progress=progress)
+    listing = list_folder(src, group_by=group_by)
+    return pack_listing(listing, dest, options=options, progress=progress)
 
 
 def pack_csv(
@@ -92,6 +108,7 @@ def pack_csv(
     dest: str | Path,
     *,
     root: str | Path | None = None,
+    group_by: str | None = None,
     options: PackOptions | None = None,
     progress: bool = True,
 ) -> PackReport:
@@ -102,14 +119,27 @@ def pack_csv(
             train.
         dest: Folder for the shards; it is made when it does not exist.
         root: Folder to which relative paths refer; None means the folder of the csv.
+        group_by: With `PackOptions.val_fraction`: a column that names the recording. Videos of one recording stay
+            together.
         options: How to pack; None means the defaults.
         progress: Whether to show a progress bar on standard error.
 
     Raises:
         ValueError: The csv has no column path or label or a wrong row, or as in `list_csv` and `pack_listing`.
     """
+    check_group_by(group_by, options)
     check_destination(dest, options)
-    return pack_listing(list_csv(csv_path, root), dest, options=options, progress=progress)
+    listing = list_csv(csv_path, root, group_by=group_by)
+    return pack_listing(listing, dest, options=options, progress=progress)
+
+
+def check_group_by(group_by: str | None, options: PackOptions | None) -> None:
+    """Raise ValueError where groups are named and no split is made that could part them."""
+    if group_by is not None and (options is None or options.val_fraction is None):
+        raise InputError(
+            f"group_by {group_by!r} (--group-by) keeps videos together in a validation split that val_fraction "
+            "(--val-fraction) makes: give that too, as 0.2"
+        )
 
 
 def check_destination(dest: str | Path, options: PackOptions | None = None) -> None:
@@ -146,7 +176,8 @@ def pack_listing(
     Raises:
         ValueError: No listed video is there; another process packs into `dest`; that holds a finished set, or an
             unfinished one of other videos or options, and `options.overwrite` is off; it is on for a part; a video has
-            a span and is not to be re-encoded; or this FFmpeg cannot encode H.264.
+            a span and is not to be re-encoded; `options.val_fraction` is given and there is
+            a split val already; or this FFmpeg cannot encode H.264.
         ImportError: `options.flow` is on and OpenCV is missing.
         WorkError: No video can be read, or a worker process died.
         OSError: Writing failed. No file is left half-written under its final name.
@@ -164,6 +195,8 @@ def pack_listing(
     if options.flow:
         check_encoder()
         check_flow()
+    if options.val_fraction is not None:
+        listing = split_validation(listing, options.val_fraction, seed=options.seed)
     _check_listing(listing)
     entries = _shuffled(listing.entries, options.seed)
     listed = [listing_line(entry) for entry in entries]

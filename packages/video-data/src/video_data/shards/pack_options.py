@@ -39,8 +39,18 @@ class PackOptions(StrictModel):
         default=False,
         description="compute optical flow too, for two-stream models (extra flow; about 10 times as long)",
     )
+    val_fraction: float | None = Field(
+        default=None,
+        gt=0,
+        lt=1,
+        description="share of the training videos of each class that become the split val, where there is none: 0.2 is "
+        "usual",
+    )
     seed: int = Field(
-        default=0, ge=0, lt=1 << 63, description="seed of the shuffle that mixes classes over the shards"
+        default=0,
+        ge=0,
+        lt=1 << 63,
+        description="seed of the shuffle that mixes classes over the shards, and of the choice of val_fraction",
     )
     num_workers: int = Field(
         default=1,
