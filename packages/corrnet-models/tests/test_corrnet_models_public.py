@@ -18,7 +18,13 @@ PRETRAINED_FILES
 STAGES
 Complexity(name, num_frames, resolution, num_parameters, gmacs, gmacs_fvcore, paper_gmacs)
 Complexity.difference
+CorrelationBlock(channels, num_frames, config)
+CorrelationBlock.forward(x)
+CorrelationConfig(*, kernel_size=7, dilation=2, group_size=32, filters='per_frame', searched='previous',
+    norm_before='bn', norm_after='none', relu=False, grid=None, token_order='THW', prefix_tokens=0)
 FeatureInfo(module, channels, temporal_stride, spatial_stride)
+FrameByFrame(network, num_frames)
+FrameByFrame.forward(x)
 MissingPackageError
 ModelConfig(*, num_frames=32, num_classes=400, in_channels=3, flow_channels=0, stem_width=64,
     stem_kernel_size=7, stem_stride=2, depths=(2, 2, 2, 2), widths=(64, 128, 256, 512), temporal_convs=(True,
@@ -51,6 +57,7 @@ VideoModel.set_num_frames(num_frames)
 VideoModel.set_grad_checkpointing(enable=True)
 VideoResNet(config)
 VideoResNet.backbones()
+add_correlation(model, blocks, example)
 build_model(config)
 complexity_table(names=None, num_frames=(16, 32))
 count_gmacs(config, *, resolution=224)
