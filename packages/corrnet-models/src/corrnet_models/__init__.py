@@ -13,7 +13,7 @@ from corrnet_models._complexity import (
 from corrnet_models._config import STAGES, CorrelationConfig, ModelConfig, StageName
 from corrnet_models._errors import MissingPackageError, ModelError
 from corrnet_models._insertion import FrameByFrame, add_correlation
-from corrnet_models._network import FeatureInfo, Stage, VideoModel, VideoResNet
+from corrnet_models._network import FeatureInfo, FeatureInfos, Stage, VideoFeatures, VideoModel, VideoResNet
 from corrnet_models._pretrained import (
     PRETRAINED_FILES,
     Pretrained,
@@ -42,6 +42,7 @@ __all__ = [
     "CorrelationBlock",
     "CorrelationConfig",
     "FeatureInfo",
+    "FeatureInfos",
     "FrameByFrame",
     "MissingPackageError",
     "ModelConfig",
@@ -51,6 +52,7 @@ __all__ = [
     "Stage",
     "StageName",
     "TwoStreamResNet",
+    "VideoFeatures",
     "VideoModel",
     "VideoResNet",
     "add_correlation",

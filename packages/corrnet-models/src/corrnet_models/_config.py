@@ -88,7 +88,7 @@ class ModelConfig(BaseModel):
 
     Attributes:
         num_frames: Frames of an input clip, L. Correlation filters per frame are made for this length.
-        num_classes: Outputs of the classifier.
+        num_classes: Outputs of the classifier; 0 is none, the model then puts out pooled features.
         in_channels: Channels of the input: 3 for RGB, 2 for optical flow, 5 for both.
         flow_channels: How many of the input's last channels are optical flow and go through a
             backbone of their own (Table 5, two-stream); 0 for a single stream.
@@ -121,7 +121,7 @@ class ModelConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     num_frames: int = Field(default=32, ge=1)
-    num_classes: int = Field(default=400, ge=1)
+    num_classes: int = Field(default=400, ge=0)
     in_channels: int = Field(default=3, ge=1)
     flow_channels: int = Field(default=0, ge=0)
     stem_width: int = Field(default=64, ge=1)

@@ -37,7 +37,7 @@ def build_from_config(config: RunConfig, num_classes: int) -> VideoModel:
         ValueError: The model takes other channels than the clips of `data.clip.modality` have.
     """
     clip = config.data.clip
-    model = create_model(
+    model: VideoModel = create_model(
         config.model.name,
         num_frames=clip.num_frames,
         num_classes=num_classes,
