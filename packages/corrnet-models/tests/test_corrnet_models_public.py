@@ -45,6 +45,8 @@ ModelConfig.replace(**changes)
 ModelError
 ModelInfo(name, summary, config, resolution, paper_gmacs=<factory>)
 Pretrained(model, classes=(), metadata=<factory>)
+PretrainedCfg(*, input_size=None, num_frames=None, fps=None, mean=None, std=None, num_classes=None,
+    classes=(), license=None, fingerprint=None)
 Stage(*args)
 Stage.forward(x)
 StageName
@@ -71,15 +73,16 @@ complexity_table(names=None, num_frames=(16, 32))
 count_gmacs(config, *, resolution=224)
 count_gmacs_fvcore(config, *, resolution=224)
 count_parameters(model)
-create_model(name, *, num_frames=None, num_classes=None, features_only=False, out_indices=None, **overrides)
+create_model(name, *, pretrained=False, num_frames=None, num_classes=None, features_only=False,
+    out_indices=None, **overrides)
 is_pretrained(folder)
 list_models(pattern=None)
-load_pretrained(source, *, revision=None)
+load_pretrained(source, *, revision=None, head=None)
 markdown_table(rows)
 model_config(name, **overrides)
 model_info(name)
 register_model(*, resolution=224, paper_gmacs=None)
-save_pretrained(model, folder, *, classes=(), metadata=None, card=None)
+save_pretrained(model, folder, *, classes=(), metadata=None, card=None, pretrained_cfg=None)
 unwrap_names(state)
 """,
 }

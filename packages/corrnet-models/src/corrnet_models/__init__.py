@@ -10,7 +10,7 @@ from corrnet_models._complexity import (
     count_parameters,
     markdown_table,
 )
-from corrnet_models._config import STAGES, CorrelationConfig, ModelConfig, StageName
+from corrnet_models._config import STAGES, CorrelationConfig, ModelConfig, PretrainedCfg, StageName
 from corrnet_models._errors import MissingPackageError, ModelError
 from corrnet_models._insertion import FrameByFrame, add_correlation
 from corrnet_models._network import FeatureInfo, FeatureInfos, Stage, VideoFeatures, VideoModel, VideoResNet
@@ -49,6 +49,7 @@ __all__ = [
     "ModelError",
     "ModelInfo",
     "Pretrained",
+    "PretrainedCfg",
     "Stage",
     "StageName",
     "TwoStreamResNet",

@@ -2,7 +2,16 @@
 
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    field_validator,
+    model_validator,
+)
 
 from corrnet_models._errors import ModelError
 
@@ -77,6 +86,34 @@ def _check_odd(value: int) -> int:
     if value % 2 == 0:
         raise ModelError(f"must be odd, so that the window has a center; got {value}")
     return value
+
+
+class PretrainedCfg(BaseModel):
+    """What the weights of a model were trained on and how clips are made for them; None is not known.
+
+    Attributes:
+        input_size: Channels, height and width of the frames, in pixels.
+        num_frames: Frames of a clip.
+        fps: Frames per second at which clips are cut.
+        mean: By channel, what is subtracted from pixels between 0 and 1.
+        std: By channel, what they are divided by afterwards.
+        num_classes: Outputs of the classifier.
+        classes: Class names in the order of the outputs; empty where they are not known.
+        license: License of the weights, as the Hugging Face Hub names it: "apache-2.0".
+        fingerprint: SHA-256 of the file of weights, in hexadecimal digits.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    input_size: tuple[PositiveInt, PositiveInt, PositiveInt] | None = None
+    num_frames: PositiveInt | None = None
+    fps: PositiveFloat | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[PositiveFloat, ...] | None = None
+    num_classes: NonNegativeInt | None = None
+    classes: tuple[str, ...] = ()
+    license: str | None = None
+    fingerprint: str | None = None
 
 
 class ModelConfig(BaseModel):

@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 from corr_ops import VideoCorrelation
 from corrnet_models._blocks import Bottleneck, make_correlation_block, make_stem
-from corrnet_models._config import EXPANSION, STAGES, ModelConfig, StageName
+from corrnet_models._config import EXPANSION, STAGES, ModelConfig, PretrainedCfg, StageName
 from corrnet_models._errors import ModelError
 
 CLASSIFIER_STD = 0.01
@@ -218,10 +218,12 @@ class VideoModel(nn.Module, ABC):
     Attributes:
         config: The configuration, kept up to date by `reset_classifier` and `set_num_frames`.
         num_features: Channels of the feature map.
+        pretrained_cfg: What the weights that were loaded were trained on; None for freshly initialized ones.
     """
 
     config: ModelConfig
     num_features: int
+    pretrained_cfg: PretrainedCfg | None = None
 
     def __init__(self, config: ModelConfig, *, num_features: int) -> None:
         super().__init__()

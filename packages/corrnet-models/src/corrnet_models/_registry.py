@@ -5,6 +5,7 @@ import fnmatch
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal, overload
 
 from corrnet_models._config import ModelConfig
@@ -145,6 +146,7 @@ def build_model(config: ModelConfig) -> VideoModel:
 def create_model(
     name: str,
     *,
+    pretrained: bool | str | Path = False,
     num_frames: int | None = None,
     num_classes: int | None = None,
     features_only: Literal[False] = False,
@@ -157,6 +159,7 @@ def create_model(
 def create_model(
     name: str,
     *,
+    pretrained: bool | str | Path = False,
     num_frames: int | None = None,
     num_classes: int | None = None,
     features_only: Literal[True],
@@ -168,18 +171,23 @@ def create_model(
 def create_model(
     name: str,
     *,
+    pretrained: bool | str | Path = False,
     num_frames: int | None = None,
     num_classes: int | None = None,
     features_only: bool = False,
     out_indices: int | Sequence[int] | None = None,
     **overrides: Any,
 ) -> VideoModel | VideoFeatures:
-    """Build a registered model with freshly initialized weights.
+    """Build a registered model.
 
     Args:
         name: A name from `list_models`.
-        num_frames: Frames of a clip; None keeps the model's own number.
-        num_classes: Outputs of the classifier; None keeps the model's own number, 0 leaves the classifier out.
+        pretrained: Where weights come from: a folder that `save_pretrained` wrote, or `owner/model` of the Hugging Face
+            Hub. Filters are interpolated to another `num_frames`, and with another `num_classes` the classifier is
+            freshly initialized. False initializes all weights; for True there are none, since none are published.
+        num_frames: Frames of a clip; None keeps the model's own number, or that of the weights.
+        num_classes: Outputs of the classifier; None keeps the model's own number, or that of the weights; 0 leaves the
+            classifier out.
         features_only: Whether to build a `VideoFeatures`, which puts out the feature maps of stages.
         out_indices: With `features_only`, which stages, as in `VideoModel.forward_intermediates`; None is all four.
         **overrides: New values by field name of `ModelConfig`; timm's `in_chans` and `drop_rate` are `in_channels`
@@ -189,7 +197,7 @@ def create_model(
         The network, in training mode.
 
     Raises:
-        ValueError: If there is no such model, field or stage, or a value cannot work.
+        ValueError: If there is no such model, field or stage, a value cannot work, or weights are of another model.
     """
     if out_indices is not None and not features_only:
         raise ModelError("out_indices says which stages features_only=True puts out; give both or neither")
@@ -197,8 +205,40 @@ def create_model(
         overrides["num_frames"] = num_frames
     if num_classes is not None:
         overrides["num_classes"] = num_classes
-    model = build_model(model_config(name, **overrides))
+    config = model_config(name, **overrides)
+    if pretrained is True:
+        raise ModelError(
+            f"no weights are published for {name}; give those of a model of your own, pretrained=FOLDER as "
+            "save_pretrained writes it or pretrained='owner/model' of the Hugging Face Hub, or leave it False"
+        )
+    model = _build_pretrained(config, pretrained, overrides) if pretrained else build_model(config)
     return VideoFeatures(model, out_indices) if features_only else model
+
+
+def _build_pretrained(config: ModelConfig, source: str | Path, given: Mapping[str, Any]) -> VideoModel:
+    """Build a model with weights from elsewhere; clip length and classes are theirs where they are not given."""
+    from corrnet_models._pretrained import load_pretrained  # it builds models itself
+
+    loaded = load_pretrained(source).model
+    kept = {key: getattr(loaded.config, key) for key in ("num_frames", "num_classes") if key not in given}
+    config = config.replace(**kept)
+    free = {"num_frames", "num_classes", "dropout", "zero_init_residual"}
+    differing = [
+        f"{key}={theirs!r}, not {own!r}"
+        for key, own in config.model_dump(exclude=free).items()
+        if (theirs := getattr(loaded.config, key)) != own
+    ]
+    if differing:
+        raise ModelError(f"the weights in {source} are of another model: {'; '.join(differing)}")
+    model = build_model(config)
+    loaded.set_num_frames(config.num_frames)
+    state = loaded.state_dict()
+    if loaded.config.num_classes != config.num_classes:
+        state = {key: value for key, value in state.items() if not key.startswith("fc.")}
+        state |= {key: value for key, value in model.state_dict().items() if key.startswith("fc.")}
+    model.load_state_dict(state)
+    model.pretrained_cfg = loaded.pretrained_cfg
+    return model
 
 
 def _nearest(word: str, allowed: Iterable[str]) -> str:
