@@ -69,12 +69,19 @@ def test_set_num_frames_interpolates_the_filters_in_time() -> None:
     assert len(steps.unique()) > 8
 
 
-def test_reset_classifier_keeps_dtype_and_refuses_no_classes() -> None:
+def test_reset_classifier_keeps_dtype_and_leaves_the_classifier_out_with_0() -> None:
     model = create_model("r2d_tiny").double()
+    model.reset_classifier(0)
+    assert isinstance(model.get_classifier(), nn.Identity)
+    features = torch.ones(1, model.num_features, 2, 2, 2, dtype=torch.float64)
+    assert torch.equal(model.forward_head(features), features.mean((2, 3, 4)))
     model.reset_classifier(4)
+    assert model.get_classifier() is model.fc
     assert model.fc.weight.dtype == torch.float64
+    assert model.forward_head(features).shape == (1, 4)
+    assert torch.equal(model.forward_head(features, pre_logits=True), features.mean((2, 3, 4)))
     with pytest.raises(ValueError, match="num_classes"):
-        model.reset_classifier(0)
+        model.reset_classifier(-1)
     assert model.config.num_classes == 4
 
 

@@ -32,7 +32,7 @@ def clean_registry(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     [
         ({"num_frames": 10}, "num_frames must be a multiple of 4, .*got 10"),
         ({"num_frames": 0}, "num_frames"),
-        ({"num_classes": 0}, "num_classes"),
+        ({"num_classes": -1}, "num_classes"),
         ({"corr_group_size": 48}, "corr_group_size must divide the 64 channels that res2 .*got 48"),
         ({"corr_kernel_size": 4}, "must be odd.*got 4"),
         ({"stem_kernel_size": 6}, "must be odd.*got 6"),
@@ -123,6 +123,9 @@ def test_unknown_names_get_the_nearest_valid_one() -> None:
         create_model("corrnet26", corr_kernal_size=5)
     with pytest.raises(ValueError, match="unknown option 'xyz' of model 'corrnet26'; allowed"):
         model_config("corrnet26", xyz=1)
+    for foreign in ("weights", "img_size", "global_pool", "checkpoint_path"):
+        with pytest.raises(ValueError, match=f"unknown option '{foreign}' of model 'corrnet26'; allowed"):
+            create_model("corrnet26", **{foreign: 1})
 
 
 def test_flow_channels_decide_between_one_and_two_streams() -> None:

@@ -1,5 +1,6 @@
 """Models in folders: what is saved is loaded, and nothing else is."""
 
+import hashlib
 import json
 import random
 import shutil
@@ -8,9 +9,11 @@ import sys
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 from corrnet_models import (
     ModelError,
+    PretrainedCfg,
     create_model,
     is_pretrained,
     load_pretrained,
@@ -150,6 +153,78 @@ def edit(folder, **values):
 def edit_model(folder, **values):
     model = json.loads((folder / CONFIG).read_text())["model"]
     edit(folder, model=model | values)
+
+
+def test_a_head_of_ones_own_goes_round(saved, tmp_path):
+    def head():
+        return nn.Sequential(nn.Linear(512, 16), nn.GELU(), nn.Dropout(0.5), nn.Linear(16, 2))
+
+    model = create_model("r2d_tiny")
+    model.fc = head()
+    with pytest.raises(ValueError, match="got 3 class names for a model with 2 outputs"):
+        save_pretrained(model, tmp_path, classes=["a", "b", "c"])
+    save_pretrained(model, tmp_path, classes=["a", "b"])
+    assert model.fc.training
+    with pytest.raises(
+        ValueError, match=r"with a head of its own, Sequential.* load_pretrained\(..., head=...\)"
+    ):
+        load_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"does not fit .* tensors are missing, unexpected .*fc"):
+        load_pretrained(tmp_path, head=nn.Linear(512, 2))
+    loaded = load_pretrained(tmp_path, head=head())
+    assert (loaded.classes, loaded.model.config.num_classes) == (("a", "b"), 2)
+    clips = torch.randn(1, 3, 8, 32, 32)
+    assert torch.equal(loaded.model(clips), model.eval()(clips))
+    assert load_pretrained(saved[1], head=nn.Linear(512, 8)).model.config.num_classes == 8
+    model.reset_classifier(0)
+    save_pretrained(model, tmp_path)
+    assert load_pretrained(tmp_path).model.eval()(clips).shape == (1, 512)
+
+
+def test_what_the_weights_were_trained_on_is_kept(saved, tmp_path):
+    assert create_model("r2d_tiny").pretrained_cfg is None
+    cfg = load_pretrained(saved[1]).model.pretrained_cfg
+    digest = hashlib.sha256((saved[1] / WEIGHTS).read_bytes()).hexdigest()
+    assert cfg == PretrainedCfg(num_frames=8, num_classes=8, classes=tuple(CLASSES), fingerprint=digest)
+    given = PretrainedCfg(
+        input_size=(3, 32, 32), fps=12.5, mean=(0.5,) * 3, std=(0.2,) * 3, license="apache-2.0", num_classes=5
+    )
+    model = load_pretrained(saved[1]).model
+    save_pretrained(model, tmp_path, pretrained_cfg=given)
+    assert "\nlicense: apache-2.0\n---" in (tmp_path / CARD).read_text()
+    again = load_pretrained(tmp_path).model
+    assert again.pretrained_cfg == given.model_copy(
+        update={"num_frames": 8, "num_classes": 8, "fingerprint": digest}
+    )
+    save_pretrained(again, tmp_path / "next")
+    assert load_pretrained(tmp_path / "next").model.pretrained_cfg == again.pretrained_cfg
+    edit(tmp_path, pretrained_cfg={"fps": -1})
+    with pytest.raises(ValueError, match=r"is not the configuration of a model: .*fps"):
+        load_pretrained(tmp_path)
+
+
+def test_a_model_is_created_with_weights_of_ones_own(saved):
+    trained, folder = saved
+    clips = torch.randn(2, 3, 8, 32, 32)
+    model = create_model("corrnet_tiny", pretrained=folder, corr_filters="shared", drop_rate=0.5)
+    assert model.training and model.config.dropout == 0.5 and model.pretrained_cfg.classes == tuple(CLASSES)
+    torch.testing.assert_close(model.eval()(clips), trained(clips), rtol=1e-3, atol=1e-3)
+    other = create_model(
+        "corrnet_tiny", pretrained=str(folder), corr_filters="shared", num_classes=3, num_frames=4
+    )
+    assert (other.config.num_classes, other.config.num_frames) == (3, 4)
+    torch.testing.assert_close(
+        other.eval().forward_features(clips), trained.forward_features(clips), rtol=1e-3, atol=1e-3
+    )
+    assert create_model("corrnet_tiny", pretrained=folder, corr_filters="shared", num_classes=0)(
+        clips
+    ).shape == (2, 512)
+    with pytest.raises(ValueError, match="are of another model: corr_filters='shared', not 'per_frame'"):
+        create_model("corrnet_tiny", pretrained=folder)
+    with pytest.raises(
+        ValueError, match="no weights are published for corrnet26; give those of a model of your own"
+    ):
+        create_model("corrnet26", pretrained=True)
 
 
 def test_a_name_of_the_hub_is_downloaded(saved, monkeypatch):

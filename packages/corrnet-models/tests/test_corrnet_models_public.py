@@ -18,7 +18,17 @@ PRETRAINED_FILES
 STAGES
 Complexity(name, num_frames, resolution, num_parameters, gmacs, gmacs_fvcore, paper_gmacs)
 Complexity.difference
+CorrelationBlock(channels, num_frames, config)
+CorrelationBlock.forward(x)
+CorrelationConfig(*, kernel_size=7, dilation=2, group_size=32, filters='per_frame', searched='previous',
+    norm_before='bn', norm_after='none', relu=False, grid=None, token_order='THW', prefix_tokens=0)
 FeatureInfo(module, channels, temporal_stride, spatial_stride)
+FeatureInfos(iterable=(), /)
+FeatureInfos.channels()
+FeatureInfos.reduction()
+FeatureInfos.module_name()
+FrameByFrame(network, num_frames)
+FrameByFrame.forward(x)
 MissingPackageError
 ModelConfig(*, num_frames=32, num_classes=400, in_channels=3, flow_channels=0, stem_width=64,
     stem_kernel_size=7, stem_stride=2, depths=(2, 2, 2, 2), widths=(64, 128, 256, 512), temporal_convs=(True,
@@ -35,36 +45,44 @@ ModelConfig.replace(**changes)
 ModelError
 ModelInfo(name, summary, config, resolution, paper_gmacs=<factory>)
 Pretrained(model, classes=(), metadata=<factory>)
+PretrainedCfg(*, input_size=None, num_frames=None, fps=None, mean=None, std=None, num_classes=None,
+    classes=(), license=None, fingerprint=None)
 Stage(*args)
 Stage.forward(x)
 StageName
 TwoStreamResNet(config)
 TwoStreamResNet.backbones()
+VideoFeatures(model, out_indices=None)
+VideoFeatures.forward(x)
 VideoModel(config, *, num_features)
 VideoModel.backbones()
 VideoModel.feature_info
 VideoModel.forward(x)
 VideoModel.forward_features(x, stage='res5')
-VideoModel.forward_head(features)
+VideoModel.forward_intermediates(x, indices=None, *, intermediates_only=False)
+VideoModel.forward_head(features, pre_logits=False)
+VideoModel.get_classifier()
 VideoModel.reset_classifier(num_classes)
 VideoModel.set_num_frames(num_frames)
 VideoModel.set_grad_checkpointing(enable=True)
 VideoResNet(config)
 VideoResNet.backbones()
+add_correlation(model, blocks, example)
 build_model(config)
 complexity_table(names=None, num_frames=(16, 32))
 count_gmacs(config, *, resolution=224)
 count_gmacs_fvcore(config, *, resolution=224)
 count_parameters(model)
-create_model(name, *, num_frames=None, num_classes=None, **overrides)
+create_model(name, *, pretrained=False, num_frames=None, num_classes=None, features_only=False,
+    out_indices=None, **overrides)
 is_pretrained(folder)
 list_models(pattern=None)
-load_pretrained(source, *, revision=None)
+load_pretrained(source, *, revision=None, head=None)
 markdown_table(rows)
 model_config(name, **overrides)
 model_info(name)
 register_model(*, resolution=224, paper_gmacs=None)
-save_pretrained(model, folder, *, classes=(), metadata=None, card=None)
+save_pretrained(model, folder, *, classes=(), metadata=None, card=None, pretrained_cfg=None)
 unwrap_names(state)
 """,
 }

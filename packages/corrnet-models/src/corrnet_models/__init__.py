@@ -1,6 +1,7 @@
 """CorrNet and its R(2+1)D and R2D baselines, by name and by configuration."""
 
 from corrnet_models import _zoo  # noqa: F401  (registers the named models)
+from corrnet_models._blocks import CorrelationBlock
 from corrnet_models._complexity import (
     Complexity,
     complexity_table,
@@ -9,9 +10,10 @@ from corrnet_models._complexity import (
     count_parameters,
     markdown_table,
 )
-from corrnet_models._config import STAGES, ModelConfig, StageName
+from corrnet_models._config import STAGES, CorrelationConfig, ModelConfig, PretrainedCfg, StageName
 from corrnet_models._errors import MissingPackageError, ModelError
-from corrnet_models._network import FeatureInfo, Stage, VideoModel, VideoResNet
+from corrnet_models._insertion import FrameByFrame, add_correlation
+from corrnet_models._network import FeatureInfo, FeatureInfos, Stage, VideoFeatures, VideoModel, VideoResNet
 from corrnet_models._pretrained import (
     PRETRAINED_FILES,
     Pretrained,
@@ -37,17 +39,24 @@ __all__ = [
     "PRETRAINED_FILES",
     "STAGES",
     "Complexity",
+    "CorrelationBlock",
+    "CorrelationConfig",
     "FeatureInfo",
+    "FeatureInfos",
+    "FrameByFrame",
     "MissingPackageError",
     "ModelConfig",
     "ModelError",
     "ModelInfo",
     "Pretrained",
+    "PretrainedCfg",
     "Stage",
     "StageName",
     "TwoStreamResNet",
+    "VideoFeatures",
     "VideoModel",
     "VideoResNet",
+    "add_correlation",
     "build_model",
     "complexity_table",
     "count_gmacs",

@@ -1,4 +1,4 @@
-"""The parts a network is put together from: stem, bottleneck and the two correlation blocks."""
+"""The parts a network is put together from: stem, bottleneck and the correlation blocks."""
 
 from collections import OrderedDict
 from collections.abc import Callable
@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from corr_ops import VideoCorrelation
-from corrnet_models._config import EXPANSION, ModelConfig, Normalization, StageName
+from corrnet_models._config import EXPANSION, CorrelationConfig, ModelConfig, Normalization, StageName
 
 
 class _BatchNorm(nn.BatchNorm3d):
@@ -150,28 +150,42 @@ class Bottleneck(nn.Module):
 
 
 class _Matching(nn.Module):
-    """What both correlation blocks share: a 1x1x1 convolution C -> C/4 and the operator behind it."""
+    """What all correlation blocks share: a 1x1x1 convolution from `channels` to `width` and the operator behind it."""
 
-    def __init__(self, channels: int, num_frames: int, *, groups: int, config: ModelConfig) -> None:
+    def __init__(
+        self, channels: int, width: int, num_frames: int, *, groups: int, config: CorrelationConfig
+    ) -> None:
         super().__init__()
-        width = channels // EXPANSION
-        self.out_channels = groups * config.corr_kernel_size**2
+        self.out_channels = groups * config.kernel_size**2
         self.reduce = _conv(channels, width)
-        self.norm_before = _normalization(config.corr_norm_before, width)
+        self.norm_before = _normalization(config.norm_before, width)
         self.correlation = VideoCorrelation(
             width,
             num_frames,
-            kernel_size=config.corr_kernel_size,
-            dilation=config.corr_dilation,
+            kernel_size=config.kernel_size,
+            dilation=config.dilation,
             groups=groups,
-            searched=config.corr_searched,
-            filters=config.corr_filters,
+            searched=config.searched,
+            filters=config.filters,
         )
-        self.norm_after = _normalization(config.corr_norm_after, self.out_channels)
+        self.norm_after = _normalization(config.norm_after, self.out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
         matches: Tensor = self.norm_after(self.correlation(self.norm_before(self.reduce(x))))
         return matches
+
+
+def _make_matching(channels: int, num_frames: int, *, groups: int, config: ModelConfig) -> _Matching:
+    """Make the matching of CorrNet's blocks, at a quarter of the channels."""
+    own = CorrelationConfig(
+        kernel_size=config.corr_kernel_size,
+        dilation=config.corr_dilation,
+        filters=config.corr_filters,
+        searched=config.corr_searched,
+        norm_before=config.corr_norm_before,
+        norm_after=config.corr_norm_after,
+    )
+    return _Matching(channels, channels // EXPANSION, num_frames, groups=groups, config=own)
 
 
 class CorrelationSum(nn.Module):
@@ -189,7 +203,7 @@ class CorrelationSum(nn.Module):
 
     def __init__(self, channels: int, num_frames: int, *, groups: int, config: ModelConfig) -> None:
         super().__init__()
-        self.matching = _Matching(channels, num_frames, groups=groups, config=config)
+        self.matching = _make_matching(channels, num_frames, groups=groups, config=config)
         self.expand = _conv(self.matching.out_channels, channels)
         self.expand_bn = _BatchNorm(channels)
 
@@ -213,7 +227,7 @@ class CorrelationConcat(nn.Module):
 
     def __init__(self, channels: int, num_frames: int, *, groups: int, config: ModelConfig) -> None:
         super().__init__()
-        self.matching = _Matching(channels, num_frames, groups=groups, config=config)
+        self.matching = _make_matching(channels, num_frames, groups=groups, config=config)
         passed = channels - self.matching.out_channels
         self.appearance = nn.Sequential(OrderedDict(conv=_conv(channels, passed), bn=_BatchNorm(passed)))
 
@@ -222,9 +236,52 @@ class CorrelationConcat(nn.Module):
         return torch.relu(torch.cat([self.matching(x), self.appearance(x)], dim=1))
 
 
-CorrelationBlock = CorrelationSum | CorrelationConcat
+class CorrelationBlock(nn.Module):
+    """Matching as a residual branch that starts at zero: a block for networks that are trained already.
 
-_CORRELATION_BLOCKS: dict[str, Callable[..., CorrelationBlock]] = {
+    The branch is that of CorrNet's correlation-sum block (Figure 2 a): a 1x1x1 convolution to a quarter of the
+    channels, the operator, a 1x1x1 convolution back and batch norm. The scale of the batch norm starts at zero, so
+    that the block puts out what it gets until it is trained.
+
+    The quarter is rounded down to a multiple of `config.group_size` where it is more; where it is less there is one
+    group.
+
+    Args:
+        channels: Channels C of the input and the output.
+        num_frames: Frames of the input.
+        config: The operator, the norms around it, and whether ReLU follows the sum.
+    """
+
+    def __init__(self, channels: int, num_frames: int, config: CorrelationConfig) -> None:
+        super().__init__()
+        width, groups = max(channels // EXPANSION, 1), 1
+        if config.group_size is not None and width > config.group_size:
+            groups = width // config.group_size
+            width = groups * config.group_size
+        self.config = config
+        self.matching = _Matching(channels, width, num_frames, groups=groups, config=config)
+        self.expand = _conv(self.matching.out_channels, channels)
+        self.expand_bn = _BatchNorm(channels)
+        for conv in (self.matching.reduce, self.expand):
+            nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
+        nn.init.zeros_(self.expand_bn.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map [N, C, L, H, W] to the same shape and dtype."""
+        return self._add(x, self._branch(x))
+
+    def _branch(self, x: Tensor) -> Tensor:
+        y: Tensor = self.expand_bn(self.expand(self.matching(x)))
+        return y
+
+    def _add(self, x: Tensor, y: Tensor) -> Tensor:
+        x = x + y.to(x.dtype)  # under autocast the branch may have another one than the network
+        return torch.relu(x) if self.config.relu else x
+
+
+_CorrelationBlock = CorrelationSum | CorrelationConcat
+
+_CORRELATION_BLOCKS: dict[str, Callable[..., _CorrelationBlock]] = {
     "sum": CorrelationSum,
     "concat": CorrelationConcat,
 }
@@ -232,7 +289,7 @@ _CORRELATION_BLOCKS: dict[str, Callable[..., CorrelationBlock]] = {
 
 def make_correlation_block(
     stage: StageName, channels: int, num_frames: int, config: ModelConfig
-) -> CorrelationBlock:
+) -> _CorrelationBlock:
     """Make the correlation block of a stage, of the kind the configuration asks for.
 
     Args:

@@ -117,7 +117,7 @@ def count_gmacs_fvcore(config: ModelConfig, *, resolution: int = 224) -> float:
     analysis.unsupported_ops_warnings(False).tracer_warnings("none")
     counts = analysis.by_operator()
     counts.pop("batch_norm")
-    classifier = counts.pop("linear")
+    classifier = counts.pop("linear", 0)  # there is none with num_classes=0
     return float(counts.total() * (resolution / traced) ** 2 + classifier) / 1e9
 
 

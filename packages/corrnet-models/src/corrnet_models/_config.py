@@ -2,7 +2,17 @@
 
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from corrnet_models._errors import ModelError
 
@@ -17,6 +27,96 @@ EXPANSION = 4
 Normalization = Literal["none", "bn", "bn_relu"]
 
 
+class CorrelationConfig(BaseModel):
+    """What a correlation block is, and how the map that it gets is laid out (see `add_correlation`).
+
+    The defaults are CorrNet's, and the fields are those of `ModelConfig` without `corr_`. A value that cannot work
+    raises pydantic's `ValidationError`, a `ValueError`, when the record is made.
+
+    Attributes:
+        kernel_size: Side K of the window that is searched, odd.
+        dilation: Step between two positions of the window, in pixels of the map. The default window spans 13 pixels,
+            which suits maps of about 56x56; a map of 14x14 wants less.
+        group_size: Channels per correlation group; None is one group of all channels.
+        filters: "per_frame", one "shared" filter for all frames, or "none". Filters per frame hold the network to the
+            clip length of the example.
+        searched: The frame whose neighborhood is searched.
+        norm_before: What stands between the reducing 1x1x1 convolution and the operator.
+        norm_after: What stands straight after the operator.
+        relu: Whether ReLU follows the sum, as in CorrNet. Only for maps without negative values, as those of a ResNet's
+            layers are; others would change.
+        grid: For maps of tokens: their numbers in time, height and width (T, H, W); within a `FrameByFrame` (H, W).
+        token_order: "THW" for tokens that run along the width first, as VideoMAE's do; "HWT" for time first, as
+            TimeSformer's.
+        prefix_tokens: Tokens before those of the grid, as a class token; they go around the block.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kernel_size: int = Field(default=7, ge=1)
+    dilation: int = Field(default=2, ge=1)
+    group_size: int | None = Field(default=32, ge=1)
+    filters: Literal["per_frame", "shared", "none"] = "per_frame"
+    searched: Literal["previous", "current"] = "previous"
+    norm_before: Normalization = "bn"
+    norm_after: Normalization = "none"
+    relu: bool = False
+    grid: tuple[PositiveInt, PositiveInt] | tuple[PositiveInt, PositiveInt, PositiveInt] | None = None
+    token_order: Literal["THW", "HWT"] = "THW"
+    prefix_tokens: int = Field(default=0, ge=0)
+
+    @field_validator("kernel_size")
+    @classmethod
+    def _odd(cls, value: int) -> int:
+        return _check_odd(value)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.grid is None and (self.prefix_tokens or self.token_order != "THW"):
+            raise ModelError(
+                "prefix_tokens and token_order are about maps of tokens: state their grid as well"
+            )
+        if self.grid is not None and len(self.grid) == 2 and self.token_order != "THW":
+            raise ModelError(
+                "token_order='HWT' is about tokens of whole clips: state their grid as (T, H, W)"
+            )
+        return self
+
+
+def _check_odd(value: int) -> int:
+    if value % 2 == 0:
+        raise ModelError(f"must be odd, so that the window has a center; got {value}")
+    return value
+
+
+class PretrainedCfg(BaseModel):
+    """What the weights of a model were trained on and how clips are made for them; None is not known.
+
+    Attributes:
+        input_size: Channels, height and width of the frames, in pixels.
+        num_frames: Frames of a clip.
+        fps: Frames per second at which clips are cut.
+        mean: By channel, what is subtracted from pixels between 0 and 1.
+        std: By channel, what they are divided by afterwards.
+        num_classes: Outputs of the classifier.
+        classes: Class names in the order of the outputs; empty where they are not known.
+        license: License of the weights, as the Hugging Face Hub names it: "apache-2.0".
+        fingerprint: SHA-256 of the file of weights, in hexadecimal digits.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    input_size: tuple[PositiveInt, PositiveInt, PositiveInt] | None = None
+    num_frames: PositiveInt | None = None
+    fps: PositiveFloat | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[PositiveFloat, ...] | None = None
+    num_classes: NonNegativeInt | None = None
+    classes: tuple[str, ...] = ()
+    license: str | None = None
+    fingerprint: str | None = None
+
+
 class ModelConfig(BaseModel):
     """Architecture of R2D, R(2+1)D and CorrNet (paper, sections 4 and 6, Tables 2 to 5).
 
@@ -26,7 +126,7 @@ class ModelConfig(BaseModel):
 
     Attributes:
         num_frames: Frames of an input clip, L. Correlation filters per frame are made for this length.
-        num_classes: Outputs of the classifier.
+        num_classes: Outputs of the classifier; 0 is none, the model then puts out pooled features.
         in_channels: Channels of the input: 3 for RGB, 2 for optical flow, 5 for both.
         flow_channels: How many of the input's last channels are optical flow and go through a
             backbone of their own (Table 5, two-stream); 0 for a single stream.
@@ -59,7 +159,7 @@ class ModelConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     num_frames: int = Field(default=32, ge=1)
-    num_classes: int = Field(default=400, ge=1)
+    num_classes: int = Field(default=400, ge=0)
     in_channels: int = Field(default=3, ge=1)
     flow_channels: int = Field(default=0, ge=0)
     stem_width: int = Field(default=64, ge=1)
@@ -102,9 +202,7 @@ class ModelConfig(BaseModel):
     @field_validator("stem_kernel_size", "corr_kernel_size")
     @classmethod
     def _odd(cls, value: int) -> int:
-        if value % 2 == 0:
-            raise ModelError(f"must be odd, so that the window has a center; got {value}")
-        return value
+        return _check_odd(value)
 
     @field_validator("depths", "widths", "temporal_strides")
     @classmethod

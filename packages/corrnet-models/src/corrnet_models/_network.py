@@ -2,9 +2,9 @@
 
 from abc import ABC, abstractmethod
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 from corr_ops import VideoCorrelation
 from corrnet_models._blocks import Bottleneck, make_correlation_block, make_stem
-from corrnet_models._config import EXPANSION, STAGES, ModelConfig, StageName
+from corrnet_models._config import EXPANSION, STAGES, ModelConfig, PretrainedCfg, StageName
 from corrnet_models._errors import ModelError
 
 CLASSIFIER_STD = 0.01
@@ -35,6 +35,22 @@ class FeatureInfo:
     channels: int
     temporal_stride: int
     spatial_stride: int
+
+
+class FeatureInfos(tuple[FeatureInfo, ...]):
+    """What several stages put out, with the methods of timm's `feature_info`."""
+
+    def channels(self) -> list[int]:
+        """Return the channels of each."""
+        return [info.channels for info in self]
+
+    def reduction(self) -> list[int]:
+        """Return the input pixels per output pixel of each, along a side."""
+        return [info.spatial_stride for info in self]
+
+    def module_name(self) -> list[str]:
+        """Return the name of each stage."""
+        return [info.module for info in self]
 
 
 class Stage(nn.Sequential):
@@ -106,6 +122,20 @@ class Backbone(nn.Module):
         for stage in STAGES[: STAGES.index(last) + 1]:
             x = self.get_submodule(stage)(x)
         return x
+
+    def intermediates(self, x: Tensor, last: StageName) -> list[Tensor]:
+        """Map clips to the features of each stage up to one, as `forward` does to those of one."""
+        x = self.stem(x)
+        maps = []
+        for stage in STAGES[: STAGES.index(last) + 1]:
+            x = self.get_submodule(stage)(x)
+            maps.append(x)
+        return maps
+
+    def drop_after(self, last: StageName) -> None:
+        """Drop the stages behind one."""
+        for stage in STAGES[STAGES.index(last) + 1 :]:
+            setattr(self, stage, nn.Identity())
 
     def set_grad_checkpointing(self, enable: bool) -> None:
         """Turn the recomputation of blocks in the backward pass on or off.
@@ -188,10 +218,12 @@ class VideoModel(nn.Module, ABC):
     Attributes:
         config: The configuration, kept up to date by `reset_classifier` and `set_num_frames`.
         num_features: Channels of the feature map.
+        pretrained_cfg: What the weights that were loaded were trained on; None for freshly initialized ones.
     """
 
     config: ModelConfig
     num_features: int
+    pretrained_cfg: PretrainedCfg | None = None
 
     def __init__(self, config: ModelConfig, *, num_features: int) -> None:
         super().__init__()
@@ -207,6 +239,10 @@ class VideoModel(nn.Module, ABC):
     @abstractmethod
     def _features(self, x: Tensor, stage: StageName) -> Tensor:
         """Map a valid clip to the feature map of a stage."""
+
+    @abstractmethod
+    def _intermediates(self, x: Tensor, last: StageName) -> list[Tensor]:
+        """Map a valid clip to the feature maps of all stages up to one."""
 
     @property
     def feature_info(self) -> list[FeatureInfo]:
@@ -224,7 +260,7 @@ class VideoModel(nn.Module, ABC):
             x: Clips [N, in_channels, L, H, W].
 
         Returns:
-            Class scores before the softmax [N, num_classes].
+            Class scores before the softmax [N, num_classes]; with `num_classes=0` pooled features [N, num_features].
 
         Raises:
             ValueError: If the clips have another rank, channel number or, for a net with a correlation
@@ -251,29 +287,59 @@ class VideoModel(nn.Module, ABC):
         self._check_input(x)
         return self._features(x, stage)
 
-    def forward_head(self, features: Tensor) -> Tensor:
+    def forward_intermediates(
+        self, x: Tensor, indices: int | Sequence[int] | None = None, *, intermediates_only: bool = False
+    ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
+        """Compute the feature maps of several stages in one pass.
+
+        Args:
+            x: Clips [N, in_channels, L, H, W].
+            indices: Which of the four stages, counted from 0 or, below 0, from the end; a number n is the last n, and
+                None is all.
+            intermediates_only: Whether to return the maps alone; stages behind the last of them are not computed then.
+
+        Returns:
+            The last stage's map, as of `forward_features`, and the list of those asked for, in the order of the stages.
+
+        Raises:
+            ValueError: As in `forward`, or if there is no such stage.
+        """
+        wanted = stage_indices(indices)
+        self._check_input(x)
+        maps = self._intermediates(x, STAGES[max(wanted)] if intermediates_only else STAGES[-1])
+        chosen = [maps[index] for index in wanted]
+        return chosen if intermediates_only else (maps[-1], chosen)
+
+    def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
         """Pool over time and space, then classify.
 
         Args:
             features: Feature map [N, num_features, L', H', W'].
+            pre_logits: Whether to leave the classifier out.
 
         Returns:
-            Class scores before the softmax [N, num_classes].
+            Class scores before the softmax [N, num_classes]; with `pre_logits` or `num_classes=0` pooled features
+            [N, num_features].
         """
-        scores: Tensor = self.fc(self.dropout(features.mean(dim=(2, 3, 4))))
-        return scores
+        pooled: Tensor = self.dropout(features.mean(dim=(2, 3, 4)))
+        return pooled if pre_logits else self.fc(pooled)
+
+    def get_classifier(self) -> nn.Module:
+        """Return the classifier, `fc`; an `nn.Identity` with `num_classes=0`."""
+        return self.fc
 
     def reset_classifier(self, num_classes: int) -> None:
-        """Put a freshly initialized classifier in place of the present one, on its device and in its dtype.
+        """Put a freshly initialized classifier in place of the present one, on the model's device and in its dtype.
 
         Args:
-            num_classes: Outputs of the new classifier.
+            num_classes: Outputs of the new classifier; 0 leaves it out.
 
         Raises:
-            ValueError: If `num_classes` is below 1.
+            ValueError: If `num_classes` is below 0.
         """
         config = self.config.replace(num_classes=num_classes)
-        self.fc = _make_classifier(self.num_features, num_classes).to(self.fc.weight)
+        weight = next(parameter for parameter in self.parameters())
+        self.fc = _make_classifier(self.num_features, num_classes).to(weight.device, weight.dtype)
         self.config = config
 
     def set_num_frames(self, num_frames: int) -> None:
@@ -316,11 +382,75 @@ class VideoModel(nn.Module, ABC):
             )
 
 
-def _make_classifier(num_features: int, num_classes: int) -> nn.Linear:
+def _make_classifier(num_features: int, num_classes: int) -> nn.Module:
+    if num_classes == 0:
+        return nn.Identity()
     classifier = nn.Linear(num_features, num_classes)
     nn.init.normal_(classifier.weight, std=CLASSIFIER_STD)
     nn.init.zeros_(classifier.bias)
     return classifier
+
+
+def stage_indices(indices: int | Sequence[int] | None) -> list[int]:
+    """Return the numbers of the stages that are asked for, ascending.
+
+    Args:
+        indices: As in `VideoModel.forward_intermediates`.
+
+    Raises:
+        ValueError: If there is no such stage, or none is asked for.
+    """
+    number = len(STAGES)
+    asked = range(-indices, 0) if isinstance(indices, int) else range(number) if indices is None else indices
+    if not asked or min(asked) < -number or max(asked) >= number:
+        raise ModelError(
+            f"stages are {', '.join(f'{index} {stage}' for index, stage in enumerate(STAGES))}, or from the end -1 to "
+            f"-{number}, or a number of them; got {indices!r}"
+        )
+    return sorted({index % number for index in asked})
+
+
+class VideoFeatures(nn.Module):
+    """A model without its classifier that puts out the feature maps of several stages.
+
+    Args:
+        model: The model; its classifier and the stages behind the last one asked for are dropped.
+        out_indices: Which stages, as in `VideoModel.forward_intermediates`.
+
+    Attributes:
+        model: What is left of the model.
+        out_indices: The stages' numbers, ascending.
+        feature_info: What each of them puts out.
+
+    Raises:
+        ValueError: If there is no such stage.
+    """
+
+    def __init__(self, model: VideoModel, out_indices: int | Sequence[int] | None = None) -> None:
+        super().__init__()
+        self.out_indices = stage_indices(out_indices)
+        infos = [backbone.feature_info for backbone in model.backbones().values()]
+        self.feature_info = FeatureInfos(
+            replace(infos[0][index], channels=sum(info[index].channels for info in infos))
+            for index in self.out_indices
+        )
+        model.reset_classifier(0)
+        for backbone in model.backbones().values():
+            backbone.drop_after(STAGES[self.out_indices[-1]])
+        self.model = model
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """Compute feature maps.
+
+        Args:
+            x: Clips [N, in_channels, L, H, W].
+
+        Returns:
+            A map [N, C, L', H', W'] of each stage that is asked for; of two streams the channels of both.
+        """
+        maps = self.model.forward_intermediates(x, self.out_indices, intermediates_only=True)
+        assert isinstance(maps, list)
+        return maps
 
 
 class VideoResNet(VideoModel):
@@ -348,3 +478,6 @@ class VideoResNet(VideoModel):
     def _features(self, x: Tensor, stage: StageName) -> Tensor:
         features: Tensor = self.backbone(x, stage)
         return features
+
+    def _intermediates(self, x: Tensor, last: StageName) -> list[Tensor]:
+        return self.backbone.intermediates(x, last)

@@ -7,12 +7,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
-from corrnet_models._config import ModelConfig
+from corrnet_models._config import ModelConfig, PretrainedCfg
 from corrnet_models._errors import MissingPackageError, ModelError
 from corrnet_models._network import VideoModel
 from corrnet_models._registry import build_model
@@ -78,6 +79,7 @@ def save_pretrained(
     classes: Sequence[str] = (),
     metadata: Mapping[str, Any] | None = None,
     card: str | None = None,
+    pretrained_cfg: PretrainedCfg | None = None,
 ) -> None:
     """Write a model into a folder that can be uploaded to the Hugging Face Hub as it is.
 
@@ -87,14 +89,17 @@ def save_pretrained(
         classes: Class names in the order of the outputs; empty where they are not known.
         metadata: What else to keep, in plain JSON types.
         card: Text of the model card; None writes a short one that says how to load the model.
+        pretrained_cfg: What the weights were trained on; None takes the model's own. Frames, classes and fingerprint
+            are filled in.
 
     Raises:
         ValueError: If the number of classes is not that of the outputs.
     """
-    if classes and len(classes) != model.config.num_classes:
-        raise ModelError(
-            f"got {len(classes)} class names for a model with {model.config.num_classes} outputs"
-        )
+    config, head = model.config, model.fc
+    if _is_own(head, model):
+        config = config.replace(num_classes=_num_outputs(head, model))
+    if classes and len(classes) != config.num_classes:
+        raise ModelError(f"got {len(classes)} class names for a model with {config.num_classes} outputs")
     target = Path(folder)
     target.mkdir(parents=True, exist_ok=True)
     tensors = {
@@ -104,27 +109,43 @@ def save_pretrained(
         save_file(tensors, target / WEIGHTS, metadata={"format": "pt"})
     except SafetensorError as error:  # a full disk
         raise OSError(f"{target / WEIGHTS} cannot be written: {error}") from error
+    fingerprint = _sha256(target / WEIGHTS)
+    known = {
+        "num_frames": config.num_frames,
+        "num_classes": config.num_classes,
+        "classes": tuple(classes),
+        "fingerprint": fingerprint,
+    }
+    described = (pretrained_cfg or model.pretrained_cfg or PretrainedCfg()).model_copy(update=known)
     content = {
         "library_name": _LIBRARY,
         "format_version": _FORMAT_VERSION,
-        "model": model.config.model_dump(mode="json"),
+        "model": config.model_dump(mode="json"),
+        "head": repr(head) if _is_own(head, model) else None,
         "classes": list(classes),
         "metadata": dict(metadata or {}),
-        "weights_sha256": _sha256(target / WEIGHTS),
+        "weights_sha256": fingerprint,
+        "pretrained_cfg": described.model_dump(mode="json"),
     }
     (target / CONFIG).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    (target / CARD).write_text(card if card is not None else _card(model, classes), encoding="utf-8")
+    (target / CARD).write_text(
+        card if card is not None else _card(config, classes, described.license), encoding="utf-8"
+    )
 
 
-def load_pretrained(source: str | Path, *, revision: str | None = None) -> Pretrained:
+def load_pretrained(
+    source: str | Path, *, revision: str | None = None, head: nn.Module | None = None
+) -> Pretrained:
     """Load what `save_pretrained` wrote. No code from the folder is run.
 
     Args:
         source: A folder, or the name `owner/model` of a repository of the Hugging Face Hub (extra `hub`).
         revision: Branch, tag or commit of the repository; None takes its newest state.
+        head: For a model that was saved with a head of its own as `fc`, a module of that kind; it gets the weights.
 
     Returns:
-        The model in evaluation mode, its classes and what else was saved with it.
+        The model in evaluation mode, its classes and what else was saved with it; `model.pretrained_cfg` says what the
+        weights were trained on.
 
     Raises:
         ValueError: If the folder holds no such model, or weights that are damaged or not those of its configuration;
@@ -144,10 +165,19 @@ def load_pretrained(source: str | Path, *, revision: str | None = None) -> Pretr
             raise ModelError(f"it is of {found}, this version reads {_LIBRARY} {_FORMAT_VERSION}")
         config = ModelConfig(**content["model"])
         classes, metadata = tuple(content["classes"]), dict(content["metadata"])
+        described = PretrainedCfg(**(content.get("pretrained_cfg") or {}))
     except (KeyError, TypeError, ValueError, ValidationError) as error:
         reason = f"no {error}" if isinstance(error, KeyError) else " ".join(str(error).split())
         raise ModelError(f"{folder / CONFIG} is not the configuration of a model: {reason}") from error
     model = build_model(config)
+    if head is not None:
+        model.fc = head
+    elif content.get("head"):
+        raise ModelError(
+            f"{folder} holds a model with a head of its own, {' '.join(content['head'].split())}: give a module "
+            "of that kind, load_pretrained(..., head=...)"
+        )
+    model.pretrained_cfg = described
     try:
         tensors = unwrap_names(load_file(folder / WEIGHTS))
     except (SafetensorError, OSError) as error:
@@ -199,12 +229,28 @@ def _download(name: str, revision: str | None) -> Path:
         raise ModelError(f"{name} cannot be fetched from the Hugging Face Hub: {error}") from error
 
 
-def _card(model: VideoModel, classes: Sequence[str]) -> str:
-    config = model.config
+def _is_own(head: nn.Module, model: VideoModel) -> bool:
+    """Return whether a model has a head that its configuration does not describe."""
+    if isinstance(head, nn.Identity):
+        return model.config.num_classes != 0
+    return type(head) is not nn.Linear or head.out_features != model.config.num_classes or head.bias is None
+
+
+def _num_outputs(head: nn.Module, model: VideoModel) -> int:
+    weight = next(model.parameters())
+    training = head.training
+    with torch.no_grad():
+        outputs: Tensor = head.eval()(weight.new_zeros(1, model.num_features))
+    head.train(training)
+    return outputs.shape[-1]
+
+
+def _card(config: ModelConfig, classes: Sequence[str], license: str | None) -> str:
     named = f"\nClasses: {', '.join(classes)}.\n" if classes and len(classes) <= 50 else ""
+    licensed = f"\nlicense: {license}" if license else ""
     return f"""---
 library_name: {_LIBRARY}
-pipeline_tag: video-classification
+pipeline_tag: video-classification{licensed}
 ---
 
 A video classifier for {config.num_classes} classes, from clips of {config.num_frames} frames with \

@@ -35,6 +35,14 @@ class TwoStreamResNet(VideoModel):
         return {"rgb": self.rgb, "flow": self.flow}
 
     def _features(self, x: Tensor, stage: StageName) -> Tensor:
-        flow_channels = self.config.flow_channels
-        rgb, flow = x[:, :-flow_channels], x[:, -flow_channels:]
+        rgb, flow = self._split(x)
         return torch.cat([self.rgb(rgb, stage), self.flow(flow, stage)], dim=1)
+
+    def _intermediates(self, x: Tensor, last: StageName) -> list[Tensor]:
+        rgb, flow = self._split(x)
+        pairs = zip(self.rgb.intermediates(rgb, last), self.flow.intermediates(flow, last), strict=True)
+        return [torch.cat(pair, dim=1) for pair in pairs]
+
+    def _split(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        flow_channels = self.config.flow_channels
+        return x[:, :-flow_channels], x[:, -flow_channels:]

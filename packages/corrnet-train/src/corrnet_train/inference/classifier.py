@@ -40,7 +40,7 @@ def build_from_config(config: RunConfig, num_classes: int) -> VideoModel:
     """
     clip = config.data.clip
     try:
-        model = create_model(
+        model: VideoModel = create_model(
             config.model.name,
             num_frames=clip.num_frames,
             num_classes=num_classes,
