@@ -96,7 +96,8 @@ def test_tables_as_csv() -> None:
 
 def test_three_crops_of_each_clip_are_averaged(model_folder, motionbench, tmp_path) -> None:
     classifier = VideoClassifier.from_checkpoint(model_folder, device="cpu")
-    torch.nn.init.normal_(classifier.video_model.fc.weight, std=0.1)  # so that the views of a video differ
+    torch.manual_seed(0)
+    torch.nn.init.normal_(classifier.video_model.fc.weight, std=0.02)  # so that the views of a video differ
     shards = open_shards(motionbench[1])
     result = evaluate(classifier, shards, "test", num_clips=2, num_crops=3)
     one = evaluate(classifier, shards, "test", num_clips=2)
