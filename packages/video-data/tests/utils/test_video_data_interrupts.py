@@ -91,6 +91,16 @@ def test_signals_that_come_together_are_one_and_a_later_one_acts_where_a_read_do
             cleaned = True
     assert cleaned
     with pytest.raises(KeyboardInterrupt), interrupts():
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGTERM)
+        time.sleep(0.6)
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        finally:
+            signal.raise_signal(signal.SIGTERM)  # is one with the second
+            cleaned_again = True
+    assert cleaned_again
+    with pytest.raises(KeyboardInterrupt), interrupts():
         read(signal.SIGINT)
         read(signal.SIGINT)
         monkeypatch.setattr(module, "ONE_SIGNAL", 0)

@@ -94,11 +94,12 @@ def interrupts(*, sigterm: bool = True) -> Iterator[None]:
             comes_again = False
             if not _put_off:  # it has been raised since
                 return
-        elif first is not None:
-            if now - first < ONE_SIGNAL:
-                return
-            frame = None
-        first = first or now
+        elif first is None:
+            first = now
+        elif now - first < ONE_SIGNAL:
+            return
+        else:
+            first, frame = now, None  # nowhere is a second one put off
         _put_off = _is_within(_not_interrupted | {_IMPORT}, frame)
         if not _put_off:
             raise KeyboardInterrupt
