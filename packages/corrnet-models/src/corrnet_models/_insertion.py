@@ -125,8 +125,8 @@ def add_correlation(model: Network, blocks: Mapping[str, CorrelationConfig], exa
     The blocks start as identities (`CorrelationBlock`), so the network puts out what it did before until it is
     trained. Shapes are found by running the network on an example, in evaluation mode; blocks get the device, dtype and
     mode of their module. A block is a child `correlation` of its module, so all names of the network's own parameters
-    stay. With `strict=False` its old state dict loads, and only the names of blocks
-    are missing; the new one loads into the network without blocks, and only they are unexpected.
+    stay. With `strict=False` its old state dict loads, and only the names of blocks are missing; the new one loads into
+    the network without blocks, and only they are unexpected.
 
     Modules may put out maps [N, C, T, H, W] or [N, T, H, W, C], tokens [N, tokens, C] whose grid the configuration
     states, or, within a `FrameByFrame`, maps [N, C, H, W] or [N, H, W, C] or tokens of pictures. A module that puts
@@ -158,9 +158,8 @@ def add_correlation(model: Network, blocks: Mapping[str, CorrelationConfig], exa
             modules[path].add_module(_CHILD, block.train(modules[path].training))
             undo.append(partial(delattr, modules[path], _CHILD))
         inserted = {f"{path}.{_CHILD}": block for path, block in made.items()}
-        runs = _run(
-            model, inserted, example
-        )  # a module that runs all its children, as nn.Sequential, has run it
+        # A module that runs all its children, as nn.Sequential, has run its block.
+        runs = _run(model, inserted, example)
         for path, block in made.items():
             if not runs[f"{path}.{_CHILD}"]:
                 undo.append(modules[path].register_forward_hook(block.after).remove)

@@ -33,9 +33,8 @@ out = Console()
 err = Console(stderr=True)
 F = TypeVar("F", bound=Callable[..., Any])
 
-_STEERING = re.compile(
-    r"[\x00-\x08\x0b-\x1f\x7f-\x9f]"
-)  # control characters, but not the ends of lines and tabs
+# Control characters, but not the ends of lines and tabs.
+_STEERING = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _CHECKPOINT = "A checkpoint, the folder of a run (its last.pt), or that of an exported model"
 Checkpoint = Annotated[Path, typer.Argument(help=f"{_CHECKPOINT}.")]
 # Commands that take a checkpoint and videos take it as an option too.
@@ -114,10 +113,10 @@ def reports_errors(command: F) -> F:
                     return command(*args, **kwargs)
             except (typer.Exit, typer.Abort, typer.BadParameter):  # typer has messages for these
                 raise
-            except (Exception, KeyboardInterrupt) as error:
-                if isinstance(error, Exception):
-                    print_error(error)
-                    raise typer.Exit(_EXIT_CODES[kind_of(error)]) from None
+            except Exception as error:
+                print_error(error)
+                raise typer.Exit(_EXIT_CODES[kind_of(error)]) from None
+            except KeyboardInterrupt:
                 err.print("interrupted; the same command starts again")
                 raise typer.Exit(EXIT_INTERRUPTED) from None
 

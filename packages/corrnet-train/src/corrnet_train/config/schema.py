@@ -448,8 +448,9 @@ def complete_config(tree: dict[str, Any], overrides: Sequence[str]) -> RunConfig
     Raises:
         ConfigError: An unknown key or value.
     """
+    texts = text_keys()
     for override in overrides:
-        apply_override(tree, override, text_keys=text_keys())
+        apply_override(tree, override, text_keys=texts)
     _change_paths(tree, lambda key, path: expand_path(path, where=key))
     return parse_config(tree)
 
@@ -506,8 +507,9 @@ def recipe_tree(tree: dict[str, Any]) -> dict[str, Any]:
 
 def _change_paths(tree: dict[str, Any], change: Callable[[str, str], str]) -> None:
     """Replace the paths in a tree by what a function makes of their key and text."""
+    fields = settings()
     for key, value in flatten(tree).items():
-        field = settings().get(key)
+        field = fields.get(key)
         if isinstance(value, str) and field and Path in _kinds(field.annotation):
             section, name = key.split(".")
             tree[section][name] = change(key, value)
