@@ -6,6 +6,7 @@ import struct
 from dataclasses import replace
 from fractions import Fraction
 from itertools import pairwise
+from pathlib import Path
 
 import av
 import numpy as np
@@ -315,6 +316,22 @@ def test_what_was_damaged_after_packing_is_an_error_also_where_the_decoder_conce
         with pytest.raises(VideoError, match="1 of 2 wanted frames could not be decoded"):
             decode_clips(bytes(concealed), info, [[5, 15]], [box], 64)
     assert decode_clips(bytes(concealed), found, [[5, 15]], [box], 64).shape[2] == 2
+
+
+def test_packets_that_repeat_the_last_frame_are_no_damage(frame_numbers):
+    """The file is ten frames of Theora, 24 a second, by FFmpeg's libtheora that show 0, 0, 1, 1, 1, 2, 3, 3, 3, 3."""
+    video = (Path(__file__).parent / "repeated.ogv").read_bytes()
+    with av.open(io.BytesIO(video)) as container:
+        sizes = [packet.size for packet in container.demux(video=0) if packet.pts is not None]
+    assert [number for number, size in enumerate(sizes) if size] == [0, 2, 5, 6]
+    content, delivery = reencode(video, max_short_side=None, gop=12, crf=10)
+    for source, found in ((video, probe_video(video).delivery), (content, delivery)):
+        assert (found.num_frames, found.num_damaged, found.is_flawed) == (4, 0, False)
+        info = probe_video(source)
+        assert [float(time * info.time_base) for time in info.pts] == pytest.approx(
+            [0, 2 / 24, 5 / 24, 6 / 24]
+        )
+        assert frame_numbers(decode_clips(source, info, [range(4)], [WHOLE], 64)[0][0]) == [0, 1, 2, 3]
 
 
 KEY = {

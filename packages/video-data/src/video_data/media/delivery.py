@@ -92,6 +92,14 @@ def _tagged_seconds(stream: VideoStream) -> float | None:
     return 3600 * hours + 60 * minutes + seconds or None
 
 
+def repeats_frame(packet: "Packet[VideoStream]") -> bool:
+    """Whether a packet is empty, by which Theora says that the last frame is shown again; decoders refuse such packets.
+
+    What ends the packets of a stream is empty too, and has no time.
+    """
+    return not packet.size and packet.pts is not None
+
+
 class Tally:
     """Counts what a decoder delivers of a stream.
 
@@ -144,6 +152,9 @@ class Tally:
         """
         if packet.has_sidedata("encryption_info"):
             raise VideoError(ENCRYPTED)
+        if repeats_frame(packet):
+            self._note_time(packet.pts, packet.duration)
+            return []
         if self._stores_dts and packet.size:
             self._note_time(packet.dts, packet.duration)
         try:
