@@ -251,6 +251,82 @@ def test_a_span_is_measured_by_itself(make_video):
         )
 
 
+def without_the_middle(container: str, make_video, remux) -> bytes:
+    """A video of 8 seconds that lacks what is between 3 and 6 seconds."""
+    codec = {"webm": "libvpx", "asf": "wmv2"}.get(container, "libx264")
+    options = {"x264-params": "keyint=25:min-keyint=25:scenecut=0:bframes=0"}
+    video = make_video(
+        range(200),
+        container="mp4" if container == "fragments" else container,
+        codec=codec,
+        pts=range(200),
+        time_base=Fraction(1, 25),
+        options=options if codec == "libx264" else {"g": "25"},
+    )
+    if container == "mpegts":
+        with av.open(io.BytesIO(video)) as opened:
+            places = [packet.pos for packet in opened.demux(video=0) if packet.size]
+        return video[: places[75]] + video[places[150] :]
+    if container == "fragments":
+        boxes = boxes_of(remux(video, "mp4", movflags="frag_keyframe+empty_moov+default_base_moof"))
+        boxes = [box for box in boxes if box[4:8] != b"mfra"]  # a table of places, which would be wrong
+        first = next(number for number, box in enumerate(boxes) if box[4:8] == b"moof")
+        return b"".join(
+            boxes[: first + 6] + boxes[first + 12 :]
+        )  # three and three of eight, each of two boxes
+    buffer = io.BytesIO()
+    with av.open(io.BytesIO(video)) as source, av.open(buffer, "w", format=container) as output:
+        stream = output.add_stream_from_template(source.streams.video[0])
+        for number, packet in enumerate(source.demux(video=0)):
+            if packet.size and not 75 <= number < 150:
+                packet.stream = stream
+                output.mux(packet)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("container", ["matroska", "webm", "flv", "asf", "mpegts", "fragments"])
+def test_a_hole_in_the_middle_of_a_video_is_told(container, make_video, remux):
+    video = without_the_middle(container, make_video, remux)
+    probed = probe_video(video).delivery
+    encoded = reencode(video, max_short_side=None, gop=12, crf=20)[1]
+    for delivery in (probed, encoded):
+        assert (delivery.num_frames, delivery.is_incomplete, delivery.is_flawed) == (125, False, True)
+        assert delivery.gap == pytest.approx((2.96, 6.0), abs=0.002)
+        assert "no frames from 2.96 to 6.00 seconds" in str(delivery)
+    part = reencode(video, max_short_side=None, gop=12, crf=20, span=(2.0, 7.0))[1]
+    assert part.gap == pytest.approx((0.96, 4.0), abs=0.002)
+    assert not reencode(video, max_short_side=None, gop=12, crf=20, span=(6.0, 7.5))[1].is_flawed
+
+
+@pytest.mark.parametrize(
+    ("container", "steps"),
+    [
+        ("matroska", [1900] + [40] * 50),  # a short pause
+        ("matroska", [5000, 3000, 7000] * 4),  # a slide show
+        ("matroska", ([40] * 30 + [5000]) * 4),  # a recording of a screen that changes at times
+        ("matroska", [2000, 15000] + [2000] * 20),  # filmed in time lapse
+        ("mp4", [40] * 30 + [60000] + [40] * 30),  # an mp4 states how long a frame is shown
+        ("matroska", [33, 34, 67, 100, 400, 33] * 8),  # filmed by a phone in the dark
+    ],
+)
+def test_a_changing_frame_rate_is_no_hole(container, steps, make_video):
+    times = np.cumsum([0, *steps]).tolist()
+    video = make_video(range(len(times)), container=container, pts=times)
+    for delivery in (
+        probe_video(video).delivery,
+        reencode(video, max_short_side=None, gop=12, crf=20)[1],
+    ):
+        assert not delivery.is_flawed, delivery
+
+
+def test_parts_of_which_the_second_begins_earlier_have_no_hole(make_video):
+    late, early = (
+        make_video(range(25), container="mpegts", pts=[first + 40 * i for i in range(25)])
+        for first in (10_000, 0)
+    )
+    assert reencode(late + early, max_short_side=None, gop=12, crf=20)[1].gap is None
+
+
 def damage(video: bytes, numbers) -> bytes:
     """Overwrite the packets of these numbers, in the order of decoding."""
     damaged = bytearray(video)
@@ -431,23 +507,29 @@ def test_what_other_containers_mark_as_encrypted_is_refused_as_such(kind, make_v
             read(video)
 
 
-def test_flawed_videos_are_in_index_manifest_report_and_inspection(make_video, tmp_path):
+def test_flawed_videos_are_in_index_manifest_report_and_inspection(make_video, remux, tmp_path):
     whole = make_video(range(50), container="matroska", options=SHORT_GROUPS)
-    for name, content in (("a/whole", whole), ("a/half", cut(whole, 0.7)), ("b/whole", whole)):
+    hole = without_the_middle("matroska", make_video, remux)
+    for name, content in (
+        ("a/whole", whole),
+        ("a/half", cut(whole, 0.7)),
+        ("b/whole", whole),
+        ("b/hole", hole),
+    ):
         path = tmp_path / "videos" / f"{name}.mkv"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
     for mode in ("copy", "reencode"):
         dest = tmp_path / mode
         report = pack_folder(tmp_path / "videos", dest, options=PackOptions(mode=mode), progress=False)
-        assert report.num_packed == 3
-        assert [video.source for video in report.flawed] == ["a/half.mkv"]
+        assert report.num_packed == 4
+        assert sorted(video.source for video in report.flawed) == ["a/half.mkv", "b/hole.mkv"]
         assert load_manifest(dest)[0].flawed == report.flawed
         samples = json.loads((dest / "train-000000.json").read_text())["samples"]
         missing = {sample["source"]: sample["delivery"]["missing_seconds"] for sample in samples}
         assert missing["a/half.mkv"] > 0.5 and missing["a/whole.mkv"] == missing["b/whole.mkv"] == 0
         inspection = inspect_shards(open_shards(dest), progress=False)
-        assert (inspection.num_flawed, inspection.flawed) == (1, report.flawed)
+        assert (inspection.num_flawed, inspection.flawed) == (2, report.flawed)
 
 
 def test_views_and_windows_of_a_flawed_video_say_so(make_video, tmp_path, caplog):
@@ -461,13 +543,18 @@ def test_views_and_windows_of_a_flawed_video_say_so(make_video, tmp_path, caplog
     assert messages[0].startswith(f"{path}: ") and "of 2.0" in messages[0]
 
 
-def fragments(video: bytes) -> list[bytes]:
-    """Header and fragments of a fragmented mp4."""
+def boxes_of(video: bytes) -> list[bytes]:
+    """The outermost boxes of an mp4."""
     places = [0]
     while places[-1] < len(video):
         (size,) = struct.unpack(">I", video[places[-1] : places[-1] + 4])
         places.append(places[-1] + size)
-    boxes = [video[start:end] for start, end in pairwise(places)]
+    return [video[start:end] for start, end in pairwise(places)]
+
+
+def fragments(video: bytes) -> list[bytes]:
+    """Header and fragments of a fragmented mp4."""
+    boxes = boxes_of(video)
     first = next(number for number, box in enumerate(boxes) if box[4:8] == b"moof")
     return [b"".join(boxes[:first]), b"".join(boxes[first:])]
 

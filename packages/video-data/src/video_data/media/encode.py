@@ -151,8 +151,8 @@ def reencode(
 def index_video(source: VideoSource) -> tuple[VideoSource, VideoInfo]:
     """Return a video whose frames can be found by their times, and its index.
 
-    It is the source, or where its times, picture size or rotation forbid that, the source encoded again. Damaged frames
-    and a missing end are logged as a warning.
+    It is the source, or where its times, picture size or rotation forbid that, the source encoded again. Damaged
+    frames, a gap and a missing end are logged as a warning.
 
     Args:
         source: Content of a video, or its path.
@@ -172,7 +172,7 @@ def index_video(source: VideoSource) -> tuple[VideoSource, VideoInfo]:
 
 
 def warn_of_flaws(source: VideoSource, delivery: Delivery | None) -> None:
-    """Log damaged frames and a missing end of a video as a warning."""
+    """Log damaged frames, a gap and a missing end of a video as a warning."""
     if delivery is not None and delivery.is_flawed:
         _log.warning("%s: %s", "a video" if isinstance(source, bytes) else source, delivery)
 
