@@ -22,6 +22,7 @@ from video_data import (
     verify_shards,
 )
 from video_data.loading.live import open_frames
+from video_data.loading.views import decode_timed_views
 from video_data.media.container import open_video, probe_video, video_seconds
 from video_data.media.decode import decode_clips
 from video_data.media.encode import reencode, reencode_video
@@ -541,6 +542,8 @@ def test_views_and_windows_of_a_flawed_video_say_so(make_video, tmp_path, caplog
     messages = [record.getMessage() for record in caplog.records]
     assert len(messages) == 2 and messages[0] == messages[1]
     assert messages[0].startswith(f"{path}: ") and "of 2.0" in messages[0]
+    decode_timed_views(path.read_bytes(), CLIP, 1, name="https://host/half.mkv")
+    assert caplog.records[-1].getMessage().startswith("https://host/half.mkv: ends after")
 
 
 def boxes_of(video: bytes) -> list[bytes]:
