@@ -471,12 +471,14 @@ def asf_with(video: bytes, guid: str, *parts: bytes) -> bytes:
     return video[:16] + struct.pack("<QI", size + len(added), count + 1) + video[28:30] + added + video[30:]
 
 
-def scrambled_packets(stream: bytes) -> bytes:
-    """A transport stream whose packets of video are encrypted."""
+def scrambled_packets(stream: bytes, start_share: float = 0) -> bytes:
+    """A transport stream whose packets of video are encrypted from a share of it on."""
     packets = []
     for place in range(0, len(stream), 188):
         packet = bytearray(stream[place : place + 188])
-        if packet[1] & 0x1F == 1 and packet[2] == 0:  # of the first stream
+        if (
+            packet[1] & 0x1F == 1 and packet[2] == 0 and place >= start_share * len(stream)
+        ):  # of the first stream
             packet[3] |= 0x80
             start = 5 + packet[4] if packet[3] & 0x20 else 4
             packet[start:] = bytes(byte ^ 0x5A for byte in packet[start:])
@@ -484,7 +486,9 @@ def scrambled_packets(stream: bytes) -> bytes:
     return b"".join(packets)
 
 
-@pytest.mark.parametrize("kind", ["mkv", "mkv without key id", "wmv", "wmv extended", "ts", "iTunes"])
+@pytest.mark.parametrize(
+    "kind", ["mkv", "mkv without key id", "wmv", "wmv extended", "ts", "ts later", "iTunes"]
+)
 def test_what_other_containers_mark_as_encrypted_is_refused_as_such(kind, make_video):
     if kind.startswith("mkv"):
         plain = make_video(range(30), container="matroska")
@@ -496,9 +500,9 @@ def test_what_other_containers_mark_as_encrypted_is_refused_as_such(kind, make_v
             video = asf_with(plain, "fbb3112223bdd211b4b700a0c955fc6e", *texts)
         else:
             video = asf_with(plain, "14e68a292226174cb935dae07ee9289c", b"<WRMHEADER/>")
-    elif kind == "ts":
+    elif kind.startswith("ts"):
         plain = make_video(range(30), container="mpegts")
-        video = scrambled_packets(plain)
+        video = scrambled_packets(plain, 0.5 if kind == "ts later" else 0)
     else:
         plain = make_video(range(30))
         video = scrambled(plain).replace(b"avc1", b"drmi")
