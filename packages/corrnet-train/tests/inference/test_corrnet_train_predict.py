@@ -2,6 +2,7 @@
 
 import functools
 import http.server
+import io
 import json
 import os
 import shutil
@@ -16,7 +17,7 @@ from corrnet_train.cli import app
 from corrnet_train.evaluation.evaluate import evaluate
 from corrnet_train.inference.classifier import VideoClassifier
 from corrnet_train.inference.features import extract_features
-from corrnet_train.inference.inputs import find_videos
+from corrnet_train.inference.inputs import VideoInput, find_videos
 from corrnet_train.inference.stream import classify_stream
 from corrnet_train.training.trainer import Trainer
 from video_data import open_shards
@@ -72,6 +73,20 @@ def test_evaluation_prediction_and_windows_agree(trained, classifier, motionbenc
     table = [dict(zip(w.prediction.classes, w.prediction.probabilities, strict=True)) for w in windows]
     mean = torch.tensor([[row[name] for name in shards.classes] for row in table]).mean(0)
     torch.testing.assert_close(mean, torch.tensor(evaluated[record.source]))
+
+
+def test_flaws_of_a_video_behind_a_url_are_told_with_its_name(classifier, folder, caplog, monkeypatch):
+    video = bytearray((folder / "sub 0" / "v.mp4").read_bytes())
+    with av.open(io.BytesIO(video)) as container:
+        place, size = [(packet.pos, packet.size) for packet in container.demux(video=0) if packet.size][-1]
+    video[place : place + size] = bytes(size)
+    monkeypatch.setattr("corrnet_train.inference.inputs.fetch_bytes", lambda *_, **__: bytes(video))
+    url = "https://user:secret@host/v.mp4"
+    classifier.predict(url, num_clips=1)
+    extract_features(classifier, [url], folder / "features.npz", num_clips=1)
+    messages = [record.getMessage() for record in caplog.records]
+    assert [message.partition(": ")[0] for message in messages] == [VideoInput(url).shown] * 2
+    assert all("frames are damaged" in message and "secret" not in message for message in messages)
 
 
 def test_folders_and_urls_are_classified_and_written(trained, folder, tmp_path):

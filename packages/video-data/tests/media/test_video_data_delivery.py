@@ -6,6 +6,7 @@ import struct
 from dataclasses import replace
 from fractions import Fraction
 from itertools import pairwise
+from pathlib import Path
 
 import av
 import numpy as np
@@ -21,6 +22,7 @@ from video_data import (
     verify_shards,
 )
 from video_data.loading.live import open_frames
+from video_data.loading.views import decode_timed_views
 from video_data.media.container import open_video, probe_video, video_seconds
 from video_data.media.decode import decode_clips
 from video_data.media.encode import reencode, reencode_video
@@ -250,6 +252,82 @@ def test_a_span_is_measured_by_itself(make_video):
         )
 
 
+def without_the_middle(container: str, make_video, remux) -> bytes:
+    """A video of 8 seconds that lacks what is between 3 and 6 seconds."""
+    codec = {"webm": "libvpx", "asf": "wmv2"}.get(container, "libx264")
+    options = {"x264-params": "keyint=25:min-keyint=25:scenecut=0:bframes=0"}
+    video = make_video(
+        range(200),
+        container="mp4" if container == "fragments" else container,
+        codec=codec,
+        pts=range(200),
+        time_base=Fraction(1, 25),
+        options=options if codec == "libx264" else {"g": "25"},
+    )
+    if container == "mpegts":
+        with av.open(io.BytesIO(video)) as opened:
+            places = [packet.pos for packet in opened.demux(video=0) if packet.size]
+        return video[: places[75]] + video[places[150] :]
+    if container == "fragments":
+        boxes = boxes_of(remux(video, "mp4", movflags="frag_keyframe+empty_moov+default_base_moof"))
+        boxes = [box for box in boxes if box[4:8] != b"mfra"]  # a table of places, which would be wrong
+        first = next(number for number, box in enumerate(boxes) if box[4:8] == b"moof")
+        return b"".join(
+            boxes[: first + 6] + boxes[first + 12 :]
+        )  # three and three of eight, each of two boxes
+    buffer = io.BytesIO()
+    with av.open(io.BytesIO(video)) as source, av.open(buffer, "w", format=container) as output:
+        stream = output.add_stream_from_template(source.streams.video[0])
+        for number, packet in enumerate(source.demux(video=0)):
+            if packet.size and not 75 <= number < 150:
+                packet.stream = stream
+                output.mux(packet)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("container", ["matroska", "webm", "flv", "asf", "mpegts", "fragments"])
+def test_a_hole_in_the_middle_of_a_video_is_told(container, make_video, remux):
+    video = without_the_middle(container, make_video, remux)
+    probed = probe_video(video).delivery
+    encoded = reencode(video, max_short_side=None, gop=12, crf=20)[1]
+    for delivery in (probed, encoded):
+        assert (delivery.num_frames, delivery.is_incomplete, delivery.is_flawed) == (125, False, True)
+        assert delivery.gap == pytest.approx((2.96, 6.0), abs=0.002)
+        assert "no frames from 2.96 to 6.00 seconds" in str(delivery)
+    part = reencode(video, max_short_side=None, gop=12, crf=20, span=(2.0, 7.0))[1]
+    assert part.gap == pytest.approx((0.96, 4.0), abs=0.002)
+    assert not reencode(video, max_short_side=None, gop=12, crf=20, span=(6.0, 7.5))[1].is_flawed
+
+
+@pytest.mark.parametrize(
+    ("container", "steps"),
+    [
+        ("matroska", [1900] + [40] * 50),  # a short pause
+        ("matroska", [5000, 3000, 7000] * 4),  # a slide show
+        ("matroska", ([40] * 30 + [5000]) * 4),  # a recording of a screen that changes at times
+        ("matroska", [2000, 15000] + [2000] * 20),  # filmed in time lapse
+        ("mp4", [40] * 30 + [60000] + [40] * 30),  # an mp4 states how long a frame is shown
+        ("matroska", [33, 34, 67, 100, 400, 33] * 8),  # filmed by a phone in the dark
+    ],
+)
+def test_a_changing_frame_rate_is_no_hole(container, steps, make_video):
+    times = np.cumsum([0, *steps]).tolist()
+    video = make_video(range(len(times)), container=container, pts=times)
+    for delivery in (
+        probe_video(video).delivery,
+        reencode(video, max_short_side=None, gop=12, crf=20)[1],
+    ):
+        assert not delivery.is_flawed, delivery
+
+
+def test_parts_of_which_the_second_begins_earlier_have_no_hole(make_video):
+    late, early = (
+        make_video(range(25), container="mpegts", pts=[first + 40 * i for i in range(25)])
+        for first in (10_000, 0)
+    )
+    assert reencode(late + early, max_short_side=None, gop=12, crf=20)[1].gap is None
+
+
 def damage(video: bytes, numbers) -> bytes:
     """Overwrite the packets of these numbers, in the order of decoding."""
     damaged = bytearray(video)
@@ -317,6 +395,22 @@ def test_what_was_damaged_after_packing_is_an_error_also_where_the_decoder_conce
     assert decode_clips(bytes(concealed), found, [[5, 15]], [box], 64).shape[2] == 2
 
 
+def test_packets_that_repeat_the_last_frame_are_no_damage(frame_numbers):
+    """The file is ten frames of Theora, 24 a second, by FFmpeg's libtheora that show 0, 0, 1, 1, 1, 2, 3, 3, 3, 3."""
+    video = (Path(__file__).parent / "repeated.ogv").read_bytes()
+    with av.open(io.BytesIO(video)) as container:
+        sizes = [packet.size for packet in container.demux(video=0) if packet.pts is not None]
+    assert [number for number, size in enumerate(sizes) if size] == [0, 2, 5, 6]
+    content, delivery = reencode(video, max_short_side=None, gop=12, crf=10)
+    for source, found in ((video, probe_video(video).delivery), (content, delivery)):
+        assert (found.num_frames, found.num_damaged, found.is_flawed) == (4, 0, False)
+        info = probe_video(source)
+        assert [float(time * info.time_base) for time in info.pts] == pytest.approx(
+            [0, 2 / 24, 5 / 24, 6 / 24]
+        )
+        assert frame_numbers(decode_clips(source, info, [range(4)], [WHOLE], 64)[0][0]) == [0, 1, 2, 3]
+
+
 KEY = {
     "encryption_scheme": "cenc-aes-ctr",
     "encryption_key": "76a6c65c5ea762046bd749a2e632ccbb",
@@ -377,12 +471,14 @@ def asf_with(video: bytes, guid: str, *parts: bytes) -> bytes:
     return video[:16] + struct.pack("<QI", size + len(added), count + 1) + video[28:30] + added + video[30:]
 
 
-def scrambled_packets(stream: bytes) -> bytes:
-    """A transport stream whose packets of video are encrypted."""
+def scrambled_packets(stream: bytes, start_share: float = 0) -> bytes:
+    """A transport stream whose packets of video are encrypted from a share of it on."""
     packets = []
     for place in range(0, len(stream), 188):
         packet = bytearray(stream[place : place + 188])
-        if packet[1] & 0x1F == 1 and packet[2] == 0:  # of the first stream
+        if (
+            packet[1] & 0x1F == 1 and packet[2] == 0 and place >= start_share * len(stream)
+        ):  # of the first stream
             packet[3] |= 0x80
             start = 5 + packet[4] if packet[3] & 0x20 else 4
             packet[start:] = bytes(byte ^ 0x5A for byte in packet[start:])
@@ -390,7 +486,9 @@ def scrambled_packets(stream: bytes) -> bytes:
     return b"".join(packets)
 
 
-@pytest.mark.parametrize("kind", ["mkv", "mkv without key id", "wmv", "wmv extended", "ts", "iTunes"])
+@pytest.mark.parametrize(
+    "kind", ["mkv", "mkv without key id", "wmv", "wmv extended", "ts", "ts later", "iTunes"]
+)
 def test_what_other_containers_mark_as_encrypted_is_refused_as_such(kind, make_video):
     if kind.startswith("mkv"):
         plain = make_video(range(30), container="matroska")
@@ -402,9 +500,9 @@ def test_what_other_containers_mark_as_encrypted_is_refused_as_such(kind, make_v
             video = asf_with(plain, "fbb3112223bdd211b4b700a0c955fc6e", *texts)
         else:
             video = asf_with(plain, "14e68a292226174cb935dae07ee9289c", b"<WRMHEADER/>")
-    elif kind == "ts":
+    elif kind.startswith("ts"):
         plain = make_video(range(30), container="mpegts")
-        video = scrambled_packets(plain)
+        video = scrambled_packets(plain, 0.5 if kind == "ts later" else 0)
     else:
         plain = make_video(range(30))
         video = scrambled(plain).replace(b"avc1", b"drmi")
@@ -414,23 +512,29 @@ def test_what_other_containers_mark_as_encrypted_is_refused_as_such(kind, make_v
             read(video)
 
 
-def test_flawed_videos_are_in_index_manifest_report_and_inspection(make_video, tmp_path):
+def test_flawed_videos_are_in_index_manifest_report_and_inspection(make_video, remux, tmp_path):
     whole = make_video(range(50), container="matroska", options=SHORT_GROUPS)
-    for name, content in (("a/whole", whole), ("a/half", cut(whole, 0.7)), ("b/whole", whole)):
+    hole = without_the_middle("matroska", make_video, remux)
+    for name, content in (
+        ("a/whole", whole),
+        ("a/half", cut(whole, 0.7)),
+        ("b/whole", whole),
+        ("b/hole", hole),
+    ):
         path = tmp_path / "videos" / f"{name}.mkv"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
     for mode in ("copy", "reencode"):
         dest = tmp_path / mode
         report = pack_folder(tmp_path / "videos", dest, options=PackOptions(mode=mode), progress=False)
-        assert report.num_packed == 3
-        assert [video.source for video in report.flawed] == ["a/half.mkv"]
+        assert report.num_packed == 4
+        assert sorted(video.source for video in report.flawed) == ["a/half.mkv", "b/hole.mkv"]
         assert load_manifest(dest)[0].flawed == report.flawed
         samples = json.loads((dest / "train-000000.json").read_text())["samples"]
         missing = {sample["source"]: sample["delivery"]["missing_seconds"] for sample in samples}
         assert missing["a/half.mkv"] > 0.5 and missing["a/whole.mkv"] == missing["b/whole.mkv"] == 0
         inspection = inspect_shards(open_shards(dest), progress=False)
-        assert (inspection.num_flawed, inspection.flawed) == (1, report.flawed)
+        assert (inspection.num_flawed, inspection.flawed) == (2, report.flawed)
 
 
 def test_views_and_windows_of_a_flawed_video_say_so(make_video, tmp_path, caplog):
@@ -442,15 +546,22 @@ def test_views_and_windows_of_a_flawed_video_say_so(make_video, tmp_path, caplog
     messages = [record.getMessage() for record in caplog.records]
     assert len(messages) == 2 and messages[0] == messages[1]
     assert messages[0].startswith(f"{path}: ") and "of 2.0" in messages[0]
+    decode_timed_views(path.read_bytes(), CLIP, 1, name="https://host/half.mkv")
+    assert caplog.records[-1].getMessage().startswith("https://host/half.mkv: ends after")
 
 
-def fragments(video: bytes) -> list[bytes]:
-    """Header and fragments of a fragmented mp4."""
+def boxes_of(video: bytes) -> list[bytes]:
+    """The outermost boxes of an mp4."""
     places = [0]
     while places[-1] < len(video):
         (size,) = struct.unpack(">I", video[places[-1] : places[-1] + 4])
         places.append(places[-1] + size)
-    boxes = [video[start:end] for start, end in pairwise(places)]
+    return [video[start:end] for start, end in pairwise(places)]
+
+
+def fragments(video: bytes) -> list[bytes]:
+    """Header and fragments of a fragmented mp4."""
+    boxes = boxes_of(video)
     first = next(number for number, box in enumerate(boxes) if box[4:8] == b"moof")
     return [b"".join(boxes[:first]), b"".join(boxes[first:])]
 

@@ -5,10 +5,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
-from video_data import ClipConfig, VideoError, decode_views
+from video_data import ClipConfig, PackOptions, VideoError, decode_views
+from video_data.datasets import Entry
 from video_data.loading.live import open_frames
 from video_data.media.pictures import list_pictures, motion_jpeg
+from video_data.media.planes import to_rgb
+from video_data.packing._ingest import load
 
 
 @pytest.fixture
@@ -152,3 +156,33 @@ def test_cut_png_pictures_are_named(change, put):
     path.write_bytes(change(path.read_bytes()))
     with pytest.raises(VideoError, match=r"2.png: "):
         decode_views(folder, ClipConfig(num_frames=2, crop_size=32), 1)
+
+
+@pytest.mark.parametrize("modes", ["L", "CMYK", "keep_rgb", ("RGB", "L", "CMYK", "keep_rgb")])
+def test_jpeg_pictures_of_all_colors_are_kept_bit_for_bit_and_shown_right(modes, tmp_path):
+    modes = (modes,) * 4 if isinstance(modes, str) else modes
+    colors = []
+    for number, mode in enumerate(modes):
+        options = {"keep_rgb": True, "subsampling": 0} if mode == "keep_rgb" else {}
+        picture = Image.new("RGB", (64, 48), (200, 40 * number, 90)).convert("RGB" if options else mode)
+        colors.append(picture.convert("RGB").getpixel((0, 0)))
+        picture.save(tmp_path / f"{number}.jpg", quality=95, **options)
+    clip = ClipConfig(num_frames=4, crop_size=32, short_side=(32, 32))
+    for pixels in ("rgb", "yuv"):
+        video = decode_views(tmp_path, clip, 1, pixels=pixels)
+        shown = (video if pixels == "rgb" else to_rgb(video)).float()
+        assert shown[0].mean((-1, -2)).T.tolist() == [pytest.approx(color, abs=6) for color in colors]
+    for mode in ("copy", "reencode"):
+        loaded = load(Entry(tmp_path, "x", "train", "a", frame_rate=Fraction(25)), PackOptions(mode=mode))
+        assert (loaded.info.codec, loaded.info.num_frames, loaded.info.num_damaged) == ("mjpeg", 4, 0)
+        assert all((tmp_path / f"{number}.jpg").read_bytes() in loaded.content for number in range(4))
+
+
+def test_the_content_of_a_picture_counts_not_its_ending(put, make_picture, frame_numbers):
+    folder = put(*(f"{number}.jpg" for number in range(20)))
+    (folder / "7.jpg").write_bytes(make_picture(7, (64, 64), codec="png"))
+    assert shown(folder, frame_numbers) == list(range(20))
+    entry = Entry(folder, "x", "train", "a", frame_rate=Fraction(25))
+    loaded = load(entry, PackOptions())
+    assert (loaded.info.codec, loaded.info.num_frames, loaded.info.num_damaged) == ("h264", 20, 0)
+    assert load(entry, PackOptions(mode="copy")).reason.startswith("pictures that are not all JPEG")

@@ -252,7 +252,7 @@ def _predict_videos(
         task = bar.add_task("predict", total=len(found), visible=len(found) > 1)
         for video in found:
             try:
-                prediction = classifier.predict(video.read(), num_clips=num_clips)
+                prediction = classifier.predict(video.name, num_clips=num_clips)
             except (InputError, OSError) as error:
                 print_error(error)
                 unreadable += 1

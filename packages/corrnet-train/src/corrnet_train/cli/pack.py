@@ -237,7 +237,7 @@ def _summarize(report: "PackReport") -> None:
     show_passed_over(report.passed_over, err, title, most=_MOST_LINES)
     if report.flawed:
         err.print(
-            f"[bold yellow]warning:[/] {len(report.flawed)} packed videos have damaged frames or end early "
+            f"[bold yellow]warning:[/] {len(report.flawed)} packed videos have damaged frames, gaps or end early "
             "(corrnet inspect names them):",
             highlight=False,
             soft_wrap=True,

@@ -23,8 +23,9 @@ from corrnet_train.distributed.ranks import resolve_device
 from corrnet_train.inference.inputs import VideoInput
 from corrnet_train.utils.errors import InputError
 from corrnet_train.utils.precision import Precision, autocast, clip_dtype
-from video_data import ClipConfig, decode_views, normalize
+from video_data import ClipConfig, normalize
 from video_data.loading.batches import PixelFormat
+from video_data.loading.views import decode_timed_views
 from video_data.media.planes import YuvClips
 from video_data.sampling.clips import DEFAULT_NUM_CLIPS
 
@@ -234,10 +235,12 @@ class VideoClassifier:
         Raises:
             ValueError: The video cannot be read; the message says why.
         """
+        name = ""
         if isinstance(source, str):
+            name = VideoInput(source).shown
             source = VideoInput(source).read()
         num_clips = self.num_clips if num_clips is None else num_clips
-        views = decode_views(source, self.clip, num_clips, pixels=self.pixels)
+        views, _ = decode_timed_views(source, self.clip, num_clips, pixels=self.pixels, name=name)
         return self.ranked(self.clip_probabilities(views).mean(dim=0))
 
     def ranked(self, probabilities: Tensor) -> Prediction:

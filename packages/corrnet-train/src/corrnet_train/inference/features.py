@@ -226,7 +226,10 @@ class _Files(Dataset[Any]):
     def __getitem__(self, index: int) -> tuple[Views | None, list[ViewStart], Exception | None]:
         working_on(index)
         try:
-            content = self._videos[index].read()
-            return *decode_timed_views(content, self._clip, self._num_clips, pixels=self._pixels), None
+            video = self._videos[index]
+            views, starts = decode_timed_views(
+                video.read(), self._clip, self._num_clips, pixels=self._pixels, name=video.shown
+            )
+            return views, starts, None
         except (InputError, OSError, ImportError) as error:
             return None, [], error

@@ -124,7 +124,7 @@ def open_frames(source: str) -> Iterator[Iterator[tuple[VideoFrame, Display]]]:
     else:
         path = Path(source)
         with _naming(source), ExitStack() as stack:
-            content, info = index_video(pictures_video(path) if holds_pictures(path) else path)
+            content, info = index_video(pictures_video(path) if holds_pictures(path) else path, source)
             video = open_video(content, stream=info.stream)
             container, stream = video.__enter__()
             # It is not shown what the caller's block raises, of which it would make a `VideoError`.

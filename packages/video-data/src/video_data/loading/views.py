@@ -153,7 +153,12 @@ def decode_views(
 
 
 def decode_timed_views(
-    source: VideoSource | str, clip: ClipConfig, num_clips: int, *, pixels: PixelFormat = "rgb"
+    source: VideoSource | str,
+    clip: ClipConfig,
+    num_clips: int,
+    *,
+    pixels: PixelFormat = "rgb",
+    name: str = "",
 ) -> tuple[Tensor | YuvClips, list[ViewStart]]:
     """Cut the test views of one video as `decode_views` does, and say where they begin.
 
@@ -162,6 +167,7 @@ def decode_timed_views(
         clip: The clip that the network sees.
         num_clips: Clips spaced uniformly over the video.
         pixels: As for `decode_views`.
+        name: What warnings call the video; empty takes its path.
 
     Returns:
         uint8 [num_clips, C, L, H, W], or planes of that shape, and the start of each clip.
@@ -170,26 +176,33 @@ def decode_timed_views(
         ValueError: The video cannot be read; the message says why.
         ImportError: Flow is wanted and OpenCV is missing.
     """
-    return _decode_views(source, clip, num_clips, num_crops=1, pixels=pixels)
+    return _decode_views(source, clip, num_clips, num_crops=1, pixels=pixels, name=name)
 
 
 def _decode_views(
-    source: VideoSource | str, clip: ClipConfig, num_clips: int, *, num_crops: int, pixels: PixelFormat
+    source: VideoSource | str,
+    clip: ClipConfig,
+    num_clips: int,
+    *,
+    num_crops: int,
+    pixels: PixelFormat,
+    name: str = "",
 ) -> tuple[Tensor | YuvClips, list[ViewStart]]:
     _check_views(num_clips, num_crops)
     check_pixels(pixels)
     if clip.modality != "rgb" and pixels != "rgb":
         raise InputError(f"modality {clip.modality!r} needs pixels 'rgb', got {pixels!r}")
     source = Path(source) if isinstance(source, str) else source
-    name = "" if isinstance(source, bytes) else f"{source}: "
+    prefix = "" if isinstance(source, bytes) else f"{source}: "
+    name = name or ("a video" if isinstance(source, bytes) else str(source))
     try:
         if isinstance(source, Path) and holds_pictures(source):
             source = pictures_video(source)
         views = _Views(num_clips, num_crops, clip)
         if clip.modality != "rgb":
-            streams, info = _with_flow(source, clip)
+            streams, info = _with_flow(source, clip, name)
         else:
-            source, info = index_video(source)
+            source, info = index_video(source, name)
             streams = Streams((source, info))
         if pixels == "rgb":
             out = np.empty(views.shape, dtype=np.uint8)
@@ -199,16 +212,16 @@ def _decode_views(
         planes = join_planes(parts, shape=views.shape[:1], size=clip.crop_size, num_frames=clip.num_frames)
         return planes, views.starts(info)
     except VideoError as error:
-        raise VideoError(f"{name}{error}", reason=error.reason) from error
+        raise VideoError(f"{prefix}{error}", reason=error.reason) from error
 
 
-def _with_flow(source: VideoSource, clip: ClipConfig) -> tuple[Streams, VideoInfo]:
+def _with_flow(source: VideoSource, clip: ClipConfig, name: str) -> tuple[Streams, VideoInfo]:
     """Return what `clip` needs of a video and its flow as packing makes them, and the video's index."""
     options = PackOptions()
     content, delivery = reencode(
         source, max_short_side=options.max_short_side, gop=options.gop, crf=options.crf
     )
-    warn_of_flaws(source, delivery)
+    warn_of_flaws(name, delivery)
     flow = flow_video(content, gop=options.gop)
     info = probe_video(content)
     rgb = None if clip.modality == "flow" else (content, info)

@@ -34,7 +34,7 @@ from video_data.media.limits import (
     VideoError,
     check_frame_size,
 )
-from video_data.media.reasons import ENCRYPTED, UNKNOWN, unreadable_reason
+from video_data.media.reasons import ENCRYPTED, UNKNOWN, scrambled_share, unreadable_reason
 from video_data.media.times import repair_times
 from video_data.utils.errors import MissingPackageError, describe
 from video_data.utils.files import what_instead_of_file
@@ -138,7 +138,7 @@ def open_video(
     with (
         put_off_until_end(),
         video_errors(),
-        io.BytesIO(source) if isinstance(source, bytes) else Path(source).open("rb") as file,
+        _opened(source) as file,
         _open_container(file, format, probe, max_seconds) as container,
     ):
         chosen = best_stream(container) if stream is None else _numbered_stream(container, stream)
@@ -155,6 +155,10 @@ def open_video(
         context.thread_count = 1
         context.thread_type = "NONE"
         yield container, chosen
+
+
+def _opened(source: VideoSource) -> BinaryIO:
+    return io.BytesIO(source) if isinstance(source, bytes) else Path(source).open("rb")
 
 
 def _open_container(file: BinaryIO, format: str | None, probe: bool, max_seconds: float) -> InputContainer:
@@ -383,11 +387,19 @@ def is_predicted(frame: VideoFrame) -> bool:
 
 @contextmanager
 def explained(source: VideoSource) -> Iterator[None]:
-    """Say why a video is damaged or has no frames, where its container shows that."""
+    """Say why a video is damaged or has no frames, where its container shows that.
+
+    Raises:
+        VideoError: More than `MOST_DAMAGED` of a transport stream is encrypted, of which decoding shows nothing.
+    """
     try:
         yield
+        with _opened(source) as file:
+            share = scrambled_share(file)
+        if share > MOST_DAMAGED:
+            raise VideoError(f"{ENCRYPTED} ({share:.0%} of its packets)", reason=ENCRYPTED)
     except DamagedVideo as error:
-        with io.BytesIO(source) if isinstance(source, bytes) else Path(source).open("rb") as file:
+        with _opened(source) as file:
             reason = unreadable_reason(file)
         if reason is None:
             raise

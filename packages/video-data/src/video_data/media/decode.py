@@ -13,6 +13,7 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from video_data.media.container import VideoInfo, VideoSource, demux, open_video, video_errors
+from video_data.media.delivery import repeats_frame
 from video_data.media.display import frame_kind
 from video_data.media.filters import RgbGraph
 from video_data.media.limits import MAX_CLIP_SECONDS, MAX_FRAMES, Deadline, VideoError
@@ -193,6 +194,8 @@ def _wanted_frames(
             if number > MAX_FRAMES:
                 raise VideoError(f"more than {MAX_FRAMES} frames", reason="too many frames")
             deadline.check()
+            if repeats_frame(packet):
+                continue
             unneeded = skip and pts is not None and pts not in wanted
             if unneeded is not skips:
                 context.skip_frame = "NONREF" if unneeded else "DEFAULT"

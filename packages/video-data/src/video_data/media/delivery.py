@@ -1,7 +1,8 @@
 """What a container promises of a video and what its decoder delivers, and the one rule for damaged frames.
 
 Decoding goes on after a damaged frame, as in FFmpeg's players: what the decoder marks as damaged and what it refuses is
-counted. A video of which more than `MOST_DAMAGED` is damaged is refused; one that ends early is kept and reported.
+counted. A video of which more than `MOST_DAMAGED` is damaged is refused; one that ends early or has a gap is kept and
+reported.
 """
 
 from dataclasses import dataclass
@@ -20,6 +21,9 @@ from video_data.utils.errors import describe
 
 MOST_DAMAGED = 0.1  # share of the frames of a video
 MOST_MISSING = 0.1  # share of the promised length beyond which a video is reported as incomplete
+MOST_GAP = 2.0  # seconds between two frames beyond which a video may have a gap
+_GAP_STEPS = 10  # a gap is so many times as long as the usual step between frames
+_USUAL = 0.98  # share of the steps that are usual ones
 _SPARED_FRAMES = 3  # a video is not incomplete for so few; the last frame's duration is often not known
 
 
@@ -32,12 +36,17 @@ class Delivery:
         missing_seconds: How much of that has no frames, at its end.
         num_frames: Frames that were decoded.
         num_damaged: Frames that the decoder marked as damaged, and packets that it refused.
+        gap: Start and end of the longest part without frames, in seconds from the first frame; None where no two frames
+            lie so far apart that frames are missing: more than `MOST_GAP` seconds, and more than ten times as far as
+            98 % of the frames, and as the longest duration of a frame that the container states. So neither a changing
+            frame rate nor a pause that is stated makes a gap.
     """
 
     promised_seconds: float | None
     missing_seconds: float
     num_frames: int
     num_damaged: int
+    gap: tuple[float, float] | None = None
 
     @property
     def is_incomplete(self) -> bool:
@@ -49,14 +58,16 @@ class Delivery:
 
     @property
     def is_flawed(self) -> bool:
-        """Whether frames are damaged or the video is incomplete."""
-        return self.num_damaged > 0 or self.is_incomplete
+        """Whether frames are damaged, or are missing at the end or in between."""
+        return self.num_damaged > 0 or self.is_incomplete or self.gap is not None
 
     def __str__(self) -> str:
         """Return what is wrong, in words."""
         flaws = []
         if self.num_damaged:
             flaws.append(f"{self.num_damaged} of {self.num_frames} frames are damaged")
+        if self.gap is not None:
+            flaws.append(f"no frames from {self.gap[0]:.2f} to {self.gap[1]:.2f} seconds")
         if self.is_incomplete and self.promised_seconds is not None:
             end = self.promised_seconds - self.missing_seconds
             flaws.append(f"ends after {end:.2f} of {self.promised_seconds:.2f} seconds")
@@ -92,6 +103,14 @@ def _tagged_seconds(stream: VideoStream) -> float | None:
     return 3600 * hours + 60 * minutes + seconds or None
 
 
+def repeats_frame(packet: "Packet[VideoStream]") -> bool:
+    """Whether a packet is empty, by which Theora says that the last frame is shown again; decoders refuse such packets.
+
+    What ends the packets of a stream is empty too, and has no time.
+    """
+    return not packet.size and packet.pts is not None
+
+
 class Tally:
     """Counts what a decoder delivers of a stream.
 
@@ -122,6 +141,9 @@ class Tally:
         self._first: int | None = None
         self._last = 0
         self._last_duration = 0
+        self._previous: int | None = None
+        self._steps: list[tuple[int, int]] = []  # between frames, with the time after it; where time goes on
+        self._longest_duration = 0
         self._num_frames = 0
         self._num_marked = 0
         self._num_refused = 0
@@ -144,6 +166,9 @@ class Tally:
         """
         if packet.has_sidedata("encryption_info"):
             raise VideoError(ENCRYPTED)
+        if repeats_frame(packet):
+            self._note_time(packet.pts, packet.duration)
+            return []
         if self._stores_dts and packet.size:
             self._note_time(packet.dts, packet.duration)
         try:
@@ -173,6 +198,10 @@ class Tally:
             self._first = time if self._first is None else min(time, self._first)
             if time >= self._last:
                 self._last, self._last_duration = time, duration or 0
+            if self._previous is not None and time > self._previous:
+                self._steps.append((time - self._previous, time))
+            self._previous = time
+            self._longest_duration = max(self._longest_duration, duration or 0)
 
     def _note_damage(self) -> None:
         if self._first_damaged is None:
@@ -207,7 +236,18 @@ class Tally:
                 f"allowed is a share of {self._most_damaged:g}",
                 reason="too many frames are damaged",
             )
-        return Delivery(self._promised, round(self._missing_seconds(), 3), self._num_frames, num_damaged)
+        missing = round(self._missing_seconds(), 3)
+        return Delivery(self._promised, missing, self._num_frames, num_damaged, self._gap())
+
+    def _gap(self) -> tuple[float, float] | None:
+        if not self._steps or self._first is None:
+            return None
+        usual, _ = sorted(self._steps)[int(_USUAL * (len(self._steps) - 1))]
+        step, end = max(self._steps)
+        if step <= max(MOST_GAP / self._tick, _GAP_STEPS * max(usual, self._longest_duration)):
+            return None
+        start, end = end - step - self._first, end - self._first
+        return round(float(start * self._tick), 3), round(float(end * self._tick), 3)
 
     def _missing_seconds(self) -> float:
         if self._promised is None or self._first is None:

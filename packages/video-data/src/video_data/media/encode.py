@@ -148,14 +148,15 @@ def reencode(
             return encode(_repaired_times(source, span))
 
 
-def index_video(source: VideoSource) -> tuple[VideoSource, VideoInfo]:
+def index_video(source: VideoSource, name: str) -> tuple[VideoSource, VideoInfo]:
     """Return a video whose frames can be found by their times, and its index.
 
-    It is the source, or where its times, picture size or rotation forbid that, the source encoded again. Damaged frames
-    and a missing end are logged as a warning.
+    It is the source, or where its times, picture size or rotation forbid that, the source encoded again. Damaged
+    frames, a gap and a missing end are logged as a warning.
 
     Args:
         source: Content of a video, or its path.
+        name: What the warning calls it.
 
     Raises:
         VideoError: The video cannot be decoded, or too much of it is damaged.
@@ -167,14 +168,14 @@ def index_video(source: VideoSource) -> tuple[VideoSource, VideoInfo]:
     except UnindexableVideo:
         content, delivery = reencode(source, max_short_side=None, gop=READABLE_GOP, crf=READABLE_CRF)
         info = probe_video(content)
-    warn_of_flaws(source, delivery)
+    warn_of_flaws(name, delivery)
     return content, info
 
 
-def warn_of_flaws(source: VideoSource, delivery: Delivery | None) -> None:
-    """Log damaged frames and a missing end of a video as a warning."""
+def warn_of_flaws(name: str, delivery: Delivery | None) -> None:
+    """Log damaged frames, a gap and a missing end of a video as a warning."""
     if delivery is not None and delivery.is_flawed:
-        _log.warning("%s: %s", "a video" if isinstance(source, bytes) else source, delivery)
+        _log.warning("%s: %s", name, delivery)
 
 
 def reencode_pictures(

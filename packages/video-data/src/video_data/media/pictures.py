@@ -15,6 +15,7 @@ from av.packet import Packet
 from av.video.codeccontext import VideoCodecContext
 from av.video.frame import VideoFrame
 
+from video_data.media.container import video_errors
 from video_data.media.display import Display, frame_display
 from video_data.media.encode import READABLE_CRF, READABLE_GOP, reencode_pictures
 from video_data.media.limits import MAX_FRAMES, MAX_PIXELS, UnindexableVideo, VideoError, check_frame_size
@@ -161,10 +162,15 @@ def shorter_side(pictures: list[Path]) -> int:
 
 
 def are_jpeg(pictures: list[Path]) -> bool:
-    """Whether all pictures have the ending of JPEG files."""
-    return all(path.suffix.lower() in (".jpg", ".jpeg") for path in pictures)
+    """Whether all pictures are JPEG by their content; an ending may say otherwise.
+
+    Raises:
+        VideoError: One is empty, ends early, or is neither JPEG nor PNG.
+    """
+    return all(_codec(path, _read(path)) == "mjpeg" for path in pictures)
 
 
+@video_errors()
 def pictures_video(path: Path, frame_rate: Fraction = FRAME_RATE) -> bytes:
     """Return a video of a folder's pictures: Motion JPEG bit for bit where they are JPEG of one size, else encoded.
 
@@ -200,8 +206,8 @@ def motion_jpeg(pictures: list[Path], frame_rate: Fraction) -> bytes:
     first, display = _decode(pictures[0])
     buffer = io.BytesIO()
     with av.open(buffer, "w", format="mp4", container_options={"fflags": "+bitexact"}) as container:
-        stream = container.add_stream("mjpeg", rate=frame_rate)
-        stream.width, stream.height, stream.pix_fmt = first.width, first.height, first.format.name
+        # Without an encoder, which takes neither gray nor CMYK nor RGB pictures.
+        stream = container.add_mux_stream("mjpeg", frame_rate, width=first.width, height=first.height)
         stream.time_base = 1 / frame_rate
         for number, path in enumerate(pictures):
             frame, shown = _decode(path)
@@ -253,12 +259,16 @@ def _has_end(jpeg: bytes) -> bool:
     return False
 
 
+def _codec(path: Path, content: bytes) -> str:
+    for start, codec in _CODECS.items():
+        if content.startswith(start):
+            return codec
+    raise VideoError(f"{display_text(path.name)} is no JPEG or PNG picture", reason="a file is no picture")
+
+
 def _decode(path: Path) -> tuple[VideoFrame, Display]:
     content, name = _read(path), display_text(path.name)
-    codec = next((codec for start, codec in _CODECS.items() if content.startswith(start)), None)
-    if codec is None:
-        raise VideoError(f"{name} is no JPEG or PNG picture", reason="a file is no picture")
-    context = av.CodecContext.create(codec, "r")
+    context = av.CodecContext.create(_codec(path, content), "r")
     assert isinstance(context, VideoCodecContext)
     context.thread_count = 1
     # Without `explode` what cannot be decoded of a JPEG picture is gray.
