@@ -250,7 +250,9 @@ def test_shards_that_no_packing_here_made_are_replaced_only_when_asked(found, cl
         (shards / "manifest.json").unlink()
     (shards / "train-1.tar").write_bytes(b"no name of a shard")
     before = all_files(shards)
-    refused = r"files with names of shards, as train-000000.json, that no unfinished packing made; choose another"
+    refused = (
+        r"files with names of shards, as train-000000.json, that no unfinished packing made; choose another"
+    )
     for part in (None, (1, 2)):
         options = COPY.model_copy(update={"part": part})
         with pytest.raises(InputError, match=refused):
@@ -284,7 +286,7 @@ def test_parts_are_not_merged_into_a_finished_set(class_folder, tmp_path):
     before = all_files(tmp_path / "shards")
     for number in (1, 2):
         interrupted(tmp_path / "parts", class_folder, part=(number, 2))
-    with pytest.raises(InputError, match="holds a finished shard set; choose another folder$"):
+    with pytest.raises(InputError, match=r"holds a finished shard set; choose another folder$"):
         merge_parts(tmp_path / "shards", tmp_path / "parts", progress=False)
     assert all_files(tmp_path / "shards") == before
 

@@ -143,9 +143,10 @@ def pack_listing(
         progress: Whether to show a progress bar on standard error.
 
     Raises:
-        ValueError: No listed video is there; another process packs into `dest`; that holds a finished set, an unfinished
-            one of other videos or options, or shards that no unfinished packing made, and `options.overwrite` is off; it is on for a part; a video has
-            a span and is not to be re-encoded; or this FFmpeg cannot encode H.264.
+        ValueError: No listed video is there; another process packs into `dest`; `options.overwrite` is off, and `dest`
+            holds a finished set, an unfinished one of other videos or options, or shards that no unfinished packing
+            made; it is on for a part; a video has a span and is not to be re-encoded; or this FFmpeg cannot encode
+            H.264.
         ImportError: `options.flow` is on and OpenCV is missing.
         WorkError: No video can be read, or a worker process died.
         OSError: Writing failed. No file is left half-written under its final name.
