@@ -467,6 +467,16 @@ def recipe_text(config: RunConfig) -> str:
     return yaml.safe_dump(tree, sort_keys=False)
 
 
+def is_recipe_text(content: bytes) -> bool:
+    """Whether a recipe has the form of `recipe_text`, of any version, so that no comment and no `extends` is in it."""
+    try:
+        tree = yaml.safe_load(content)
+        is_whole = isinstance(tree, dict) and tree.keys() >= {"model", "data", "optim", "run"}
+        return is_whole and yaml.safe_dump(tree, sort_keys=False).encode() == content
+    except (yaml.YAMLError, ValueError, RecursionError):
+        return False
+
+
 def _change_paths(tree: dict[str, Any], change: Callable[[str, str], str]) -> None:
     """Replace the paths in a tree by what a function makes of their key and text."""
     for key, value in flatten(tree).items():

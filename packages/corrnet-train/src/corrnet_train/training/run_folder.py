@@ -7,9 +7,11 @@ from pathlib import Path
 from corrnet_train.checkpoint.folders import LAST, checkpoint_names
 from corrnet_train.checkpoint.state import Checkpoint, newest_intact
 from corrnet_train.config.recipes import read_recipe
+from corrnet_train.config.schema import is_recipe_text
 from corrnet_train.training.metrics_log import read_metrics
-from corrnet_train.training.run_log import RECORDS
+from corrnet_train.training.run_log import CONFIG, RECORDS
 from corrnet_train.utils.errors import InputError
+from video_data.utils.files import check_file
 
 
 class RunFolder:
@@ -45,8 +47,9 @@ class RunFolder:
 
         Raises:
             InputError: There is none, or it is damaged; or the run is to begin and there is one, or its metrics go
-                further than those of a run that has no checkpoint yet.
+                further than those of a run that has no checkpoint yet; or `config.yaml` is not of a run.
         """
+        self._check_config()
         if resume or (requeue and self._names):
             return self._last_or_newest()
         if requeue:
@@ -64,6 +67,16 @@ class RunFolder:
             )
         return None
 
+    def _check_config(self) -> None:
+        """Refuse a recipe of the user's under the name that the run's own settings get, which would replace it."""
+        config = self._folder / CONFIG
+        check_file(config)
+        if config.exists() and not is_recipe_text(config.read_bytes()):
+            raise InputError(
+                f"{config} was written or changed by hand, and the run would replace it with its settings: rename it, "
+                "as to recipe.yaml, and train with that name, or choose another run.dir"
+            )
+
     def _last_or_newest(self) -> Checkpoint:
         """Return the last checkpoint, or where its name is gone or leads nowhere the newest intact one."""
         last = self._last
@@ -78,7 +91,7 @@ class RunFolder:
     def _check_nothing_lost(self, checkpoint_every: int) -> None:
         """Refuse to begin again where there are no checkpoints, but metrics of steps that only come after one."""
         step = max((line["step"] for line in read_metrics(self._folder)), default=0)
-        config = self._folder / "config.yaml"
+        config = self._folder / CONFIG
         settings = read_recipe(config) if config.exists() else {}
         every = settings.get("run", {}).get("checkpoint_every", checkpoint_every)
         if step > 2 * every:  # the first checkpoint is on disk before the second one is begun
