@@ -162,7 +162,15 @@ def test_a_list_that_was_changed_afterwards_is_not_replaced(bench, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "options", [{"size": 47}, {"num_train": -1}, {"sprite_size": (10, 99)}, {"color": "red"}]
+    "options",
+    [
+        {"speeds": (1.5, float("inf"))},
+        {"speeds": (float("nan"),)},
+        {"size": 47},
+        {"num_train": -1},
+        {"sprite_size": (10, 99)},
+        {"color": "red"},
+    ],
 )
 def test_wrong_options_are_refused(options):
     with pytest.raises(ValueError, match=next(iter(options))):
