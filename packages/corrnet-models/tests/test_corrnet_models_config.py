@@ -47,6 +47,8 @@ def clean_registry(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         ({"widths": (64, 128, 0, 512)}, "at least 1"),
         ({"in_channels": 2, "flow_channels": 2}, "flow_channels=2 of in_channels=2"),
         ({"dropout": 1.0}, "dropout"),
+        ({"dropout": float("nan")}, "dropout"),
+        ({"dropout": float("inf")}, "dropout"),
         ({"dropout": False}, "must be a number; got False"),
         ({"dropout": "0.5"}, "must be a number; got '0.5'"),
         ({"corr_group_size": True}, "must be a number; got True"),

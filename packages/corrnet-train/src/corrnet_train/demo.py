@@ -23,6 +23,7 @@ from corrnet_train.report.samples import SampleView
 from corrnet_train.report.table import results_table
 from corrnet_train.training.metrics_log import read_metrics
 from corrnet_train.training.trainer import Trainer, TrainResult
+from corrnet_train.utils.errors import InputError
 from corrnet_train.utils.files import write_text
 from corrnet_train.utils.progress import progress_bar
 from video_data import (
@@ -70,9 +71,13 @@ def run_demo(folder: Path, *, quick: bool = False, seed: int = 0, console: Conso
         console: Where progress is shown.
 
     Raises:
-        ValueError: `folder` holds a demo with other settings.
+        ValueError: `folder` holds a demo with other settings, or results of something else.
     """
     start = time.perf_counter()
+    if not (folder / "data" / "videos").exists():  # no demo has begun here
+        for name in ("results.json", "report.html"):
+            if (folder / name).exists():
+                raise InputError(f"{folder / name} exists and is of no demo: choose another folder")
     example, shards = _prepare_data(folder, _QUICK_DATA if quick else MotionBenchConfig())
     trained: list[tuple[RunConfig, TrainResult]] = []
     report = folder / "report.html"

@@ -44,6 +44,13 @@ def test_devices_that_nobody_trains_on_are_bad_input(device):
     assert "Traceback" not in done.output
 
 
+@pytest.mark.parametrize("seconds", ["inf", "nan"])
+def test_a_check_without_an_end_is_bad_input(seconds):
+    done = runner.invoke(app, ["doctor", "--timeout", seconds])
+    assert done.exit_code == 2
+    assert "--timeout" in done.output and "Traceback" not in done.output
+
+
 @pytest.mark.parametrize("name", ["model", "ema", "config"])
 def test_a_checkpoint_whose_parts_are_no_mappings_is_named(name, tmp_path):
     saved = Checkpoint(1, {}, ("a",), {}, {}, {}, [], 0.0, 0.0)._content() | {name: 7}

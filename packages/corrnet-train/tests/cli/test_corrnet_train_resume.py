@@ -122,6 +122,9 @@ def test_settings_that_do_not_change_it_may_change(make_config, monkeypatch):
 def test_the_settings_are_in_the_checkpoint_too(make_config, monkeypatch):
     config = make_config(*SMALL, model="r2d_tiny")
     stopped(config, 1, monkeypatch)
+    with (config.run.dir / "config.yaml").open("a") as file:
+        file.write("# more epochs next time\n")
+    assert "changed by hand" in (told := corrnet("resume", config.run.dir, code=2)) and "remove it" in told
     (config.run.dir / "config.yaml").unlink()
     assert "done: " in corrnet("resume", config.run.dir)
 

@@ -174,6 +174,72 @@ def test_a_section_without_keys_changes_nothing(tmp_path):
     assert load_config(tmp_path / "mine.yaml") == load_config("motionbench", ["run.dir=runs/a"])
 
 
+@pytest.mark.parametrize(
+    ("key", "written", "meaning"),
+    [
+        (
+            "optim.batch_size",
+            "010",
+            "8 in YAML, which reads it in base 8: write 8, or leave out the 0 in front",
+        ),
+        ("run.seed", "-0_17", "-15 in YAML, which reads it in base 8"),
+        (
+            "optim.epochs",
+            "1:30",
+            "90 in YAML, which reads it in base 60: write 90, or put quotes around a text",
+        ),
+        ("optim.lr", "1:30.5", "90.5 in YAML, which reads it in base 60"),
+    ],
+)
+def test_numbers_of_base_8_and_60_are_refused(key, written, meaning, tmp_path):
+    """010 would be 8, and 1:30 would be 90."""
+    section, name = key.split(".")
+    recipe = tmp_path / "mine.yaml"
+    recipe.write_text(f"# mine\n{section}:\n  {name}: {written}\n")
+    with pytest.raises(ConfigError) as error:
+        read_recipe(recipe)
+    assert str(error.value).startswith(f"{recipe}: {written}, in line 3, is {meaning}")
+    for change in (f"{key}={written}", f"{section}={{{name}: {written}}}"):
+        with pytest.raises(ConfigError) as error:
+            load_config("motionbench", [change])
+        assert f"{change!r}: {written}, in line 1, is {meaning}" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "value"),
+    [
+        ("run.dir=010", Path("010")),
+        ("run={dir: 010}", Path("010")),
+        ("run.wandb=1:30", "1:30"),
+        ("run.seed=0", 0),
+        ("run.seed=0x10", 16),
+        ("run.seed=1_000", 1000),
+        ("optim.lr=01.5", 1.5),
+        ("optim.lr=1e-3", 0.001),
+        ("train.channels_last=on", True),
+        ("train.channels_last=no", False),
+    ],
+)
+def test_other_spellings_of_values_mean_what_they_look_like(change, value):
+    check_given_once([change], text_keys=text_keys())
+    config = config_to_dict(load_config("motionbench", [change]))
+    key = change.partition("=")[0].replace("run", "run.dir") if "{" in change else change.partition("=")[0]
+    assert flatten(config)[key] == (str(value) if isinstance(value, Path) else value)
+
+
+@pytest.mark.parametrize("number", [".inf", "-.inf", ".nan", "1e999"])
+def test_no_setting_takes_a_number_that_is_not_finite(number):
+    numbers = [
+        key
+        for key, value in flatten(config_to_dict(load_config("motionbench"))).items()
+        if isinstance(value, float) or key in ("data.error_budget", "optim.clip_grad_norm")
+    ]
+    assert {"optim.lr", "optim.epochs", "augment.mixup", "eval.every_epochs", "train.timeout"} <= set(numbers)
+    for key in numbers:
+        with pytest.raises(ConfigError, match=rf"{key}: Input should be"):
+            load_config("motionbench", [f"{key}={number}"])
+
+
 def test_a_key_that_is_given_twice_is_refused_with_file_and_lines(tmp_path):
     mine, base = tmp_path / "mine.yaml", tmp_path / "base.yaml"
     mine.write_text("extends: motionbench\noptim:\n  lr: 1\n\noptim:\n  epochs: 3\n")

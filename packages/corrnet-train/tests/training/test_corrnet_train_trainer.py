@@ -12,6 +12,7 @@ import torch
 
 from corrnet_train.checkpoint.folders import checkpoint_names
 from corrnet_train.checkpoint.state import Checkpoint, CheckpointError, weights_hash
+from corrnet_train.config.schema import load_config, recipe_text
 from corrnet_train.evaluation.evaluate import evaluate
 from corrnet_train.inference.classifier import VideoClassifier
 from corrnet_train.training import trainer as trainer_module
@@ -353,10 +354,43 @@ def test_a_run_without_a_checkpoint_begins_again_when_it_is_queued_again(make_co
     ):
         Trainer(config, requeue=True)
     assert len(read_metrics(config.run.dir)) == 2
-    write_text(
-        config.run.dir / "config.yaml", "run: {checkpoint_every: 4}"
-    )  # what counts is what the run had
+    before = make_config("run.checkpoint_every=4")
+    write_text(config.run.dir / "config.yaml", recipe_text(before))  # what counts is what the run had
     assert Trainer(config, requeue=True).step == 0
+
+
+@pytest.mark.parametrize("how", ["written", "with comments", "with extends"])
+def test_a_recipe_in_the_place_of_the_runs_settings_is_not_replaced(make_config, how):
+    config = make_config()
+    path = config.run.dir / "config.yaml"
+    text = {
+        "written": "run: {checkpoint_every: 4}\n",
+        "with comments": f"# mine\n{recipe_text(config)}",
+        "with extends": f"extends: kinetics400\n# mine\n{recipe_text(config)}",
+    }[how]
+    write_text(path, text)
+    for options in ({}, {"requeue": True}, {"resume": True}):
+        with pytest.raises(
+            InputError, match=r"config.yaml was written or changed by hand.*rename it, as to recipe"
+        ):
+            Trainer(config, **options)
+    assert path.read_text() == text
+    path.rename(path.with_name("recipe.yaml"))
+    assert Trainer(config, requeue=True).step == 0
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_from_its_own_settings(make_config):
+    """`corrnet train RUN/config.yaml --resume`, which writes the same file again."""
+    config = make_config("optim.epochs=0.5", model="r2d_tiny")
+    Trainer(config).run()
+    path = config.run.dir / "config.yaml"
+    written = path.read_bytes()
+    assert Trainer(load_config(path), resume=True).run().finished
+    assert path.read_bytes() == written
+    changed = load_config(path, ["run.log_every=7"])
+    assert Trainer(changed, requeue=True).run().finished
+    assert load_config(path).run.log_every == 7
 
 
 def test_nothing_to_resume_is_an_error(make_config):

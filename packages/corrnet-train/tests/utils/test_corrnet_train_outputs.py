@@ -4,11 +4,13 @@ import shutil
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
 from corrnet_train.checkpoint.state import Checkpoint, newest_intact
 from corrnet_train.cli import app
 from corrnet_train.cli.common import read_of_checkpoint
+from corrnet_train.demo import run_demo
 from corrnet_train.inference.feature_file import check_path
 from corrnet_train.training.metrics_log import read_metrics
 from corrnet_train.utils.errors import InputError
@@ -27,6 +29,14 @@ def test_what_is_there_is_replaced_when_told(tmp_path):
     with pytest.raises(InputError, match=r"a.json exists; --overwrite replaces it"):
         check_output(tmp_path / "a.json")
     check_output(tmp_path / "a.json", overwrite=True)
+
+
+@pytest.mark.parametrize("name", ["results.json", "report.html"])
+def test_a_demo_replaces_no_results_of_something_else(tmp_path, name):
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(InputError, match=rf"{name} exists and is of no demo: choose another folder"):
+        run_demo(tmp_path, quick=True, console=Console(quiet=True))
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {name: "mine"}
 
 
 @pytest.mark.parametrize("how", ["itself", "link", "hard link", "another spelling"])

@@ -128,6 +128,31 @@ def test_numbers_that_do_not_begin_with_0_are_told(tmp_path):
     assert list_csv(text(tmp_path / "list.csv", rows.format(0))).notes == ()
 
 
+@pytest.mark.parametrize(
+    ("names", "order", "notes"),
+    [
+        (["-1", "0", "1"], ("-1", "0", "1"), ["the label of class -1 is 0"]),
+        (["1", "2", "10"], ("1", "2", "10"), ["the label of class 1 is 0"]),
+        (["0", "2"], ("0", "1", "2"), []),
+        (["0", "1", "cat"], ("0", "1", "cat"), []),
+    ],
+)
+def test_folders_that_are_numbers_and_do_not_begin_with_0_are_told(names, order, notes, tmp_path):
+    """A folder named -1 is a class, since somebody has made it, and its videos are packed."""
+    touch(tmp_path, *(f"{name}/{name}.mp4" for name in names))
+    listing = list_folder(tmp_path)
+    assert listing.class_names == order
+    assert [note.rpartition(": ")[2] for note in listing.notes[1:]] == notes
+    assert len(listing.entries) == len(names)
+
+
+def test_numbers_that_do_not_begin_with_0_are_told_of_data_sets_too(tmp_path):
+    rows = "label,youtube_id,time_start,time_end,split\n1,a,1,11,train\n2,b,1,11,train\n"
+    text(tmp_path / "train.csv", rows)
+    touch(tmp_path, "a_000001_000011.mp4", "b_000001_000011.mp4")
+    assert any(note.endswith("the label of class 1 is 0") for note in list_kinetics(tmp_path).notes)
+
+
 def test_one_number_in_two_spellings_is_refused(tmp_path):
     table = text(tmp_path / "list.csv", "path,label\na.mp4,1\nb.mp4,01\nc.mp4,2\n")
     with pytest.raises(

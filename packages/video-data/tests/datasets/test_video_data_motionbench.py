@@ -2,6 +2,7 @@
 
 import csv
 import hashlib
+import shutil
 from collections import Counter
 
 import numpy as np
@@ -137,8 +138,39 @@ def test_another_configuration_in_the_same_folder_is_refused(bench):
     assert contents(bench) == before
 
 
+@pytest.mark.parametrize("name", ["train.csv", "motionbench.csv", "videos/val/right/val-000002.mp4"])
+def test_files_of_others_are_neither_replaced_nor_taken_for_its_own(name, tmp_path):
+    path = tmp_path / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("path,label\nmy.mp4,cat\n")
+    with pytest.raises(
+        ValueError, match=rf"{name} exists and is no file of this MotionBench; choose another"
+    ):
+        generate_motionbench(tmp_path, CONFIG, progress=False)
+    assert [found for found in tmp_path.rglob("*") if found.is_file()] == [path]
+    assert path.read_text() == "path,label\nmy.mp4,cat\n"
+
+
+def test_a_list_that_was_changed_afterwards_is_not_replaced(bench, tmp_path):
+    shutil.copytree(bench, tmp_path / "bench")
+    generate_motionbench(tmp_path / "bench", CONFIG, progress=False)
+    changed = tmp_path / "bench" / "train.csv"
+    changed.write_text("path,label,split\nmy.mp4,cat,train\n")
+    with pytest.raises(ValueError, match=r"train.csv exists and is no file of this MotionBench"):
+        generate_motionbench(tmp_path / "bench", CONFIG, progress=False)
+    assert changed.read_text() == "path,label,split\nmy.mp4,cat,train\n"
+
+
 @pytest.mark.parametrize(
-    "options", [{"size": 47}, {"num_train": -1}, {"sprite_size": (10, 99)}, {"color": "red"}]
+    "options",
+    [
+        {"speeds": (1.5, float("inf"))},
+        {"speeds": (float("nan"),)},
+        {"size": 47},
+        {"num_train": -1},
+        {"sprite_size": (10, 99)},
+        {"color": "red"},
+    ],
 )
 def test_wrong_options_are_refused(options):
     with pytest.raises(ValueError, match=next(iter(options))):

@@ -170,6 +170,10 @@ def test_kinetics_without_labels_for_the_test_split_says_so(put, tmp_path):
             "label,youtube_id,time_start,time_end,split\na,b,x,2,train\n",
             "line 2: times 'x' and '2' are no seconds",
         ),
+        (
+            "label,youtube_id,time_start,time_end,split\na,b,1,inf,train\n",
+            "line 2: times '1' and 'inf' are no seconds",
+        ),
         ("label,youtube_id,time_start,time_end,split\na,b,1,2,val\n", "no rows of the split train"),
         ("label,youtube_id,time_start,time_end,split\na,b,1,2,train\n", "none of 1 videos of Kinetics-1"),
         ("name\n", r"no csv file of Kinetics .*expected label,youtube_id"),
@@ -378,8 +382,11 @@ def test_sports1m_with_few_clips_of_a_video_or_whole(put, tmp_path):
 
 def test_wrong_annotations_of_sports1m_are_refused(put, tmp_path):
     sports1m(tmp_path, put)
-    with pytest.raises(ValueError, match=r"clip_seconds must be above 0, got -1"):
+    with pytest.raises(ValueError, match=r"clip_seconds must be a finite number above 0, got -1"):
         list_sports1m(tmp_path, clip_seconds=-1)
+    for number in ("inf", "nan"):
+        with pytest.raises(ValueError, match=rf"clip_seconds must be a finite number above 0, got {number}"):
+            list_sports1m(tmp_path, clip_seconds=float(number))
     with pytest.raises(ValueError, match=r"clips_per_video must be at least 1, got 0"):
         list_sports1m(tmp_path, clips_per_video=0)
     path = tmp_path / "original" / "test_partition.txt"

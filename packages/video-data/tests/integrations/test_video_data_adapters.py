@@ -196,6 +196,9 @@ def test_numbers_texts_and_names_of_splits_of_a_data_set(make_video, tmp_path):
     shards = open_shards(tmp_path / "numbers")
     assert shards.classes == tuple(map(str, range(11)))
     assert [record.label for split in ("val", "test") for record in shards.samples(split)] == [0, 2]
+    pack_hf_dataset(made([1, 2, 3]), tmp_path / "from 1", options=options, progress=False)
+    (note,) = open_shards(tmp_path / "from 1").manifest.notes
+    assert note.endswith("the label of class 1 is 0")
     text = datasets.Value("string")
     texts = made(["b", "a", "", "c" * 300], label=text)
     pack_hf_dataset(texts, tmp_path / "texts", options=options, progress=False)

@@ -234,6 +234,63 @@ def test_an_overwrite_that_is_stopped_leaves_no_finished_set(class_folder, tmp_p
     assert verify_shards(folder, progress=False).problems == ()
 
 
+def all_files(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("found", ["my own", "of a set without its manifest"])
+def test_shards_that_no_packing_here_made_are_replaced_only_when_asked(found, class_folder, tmp_path):
+    shards = tmp_path / "shards"
+    if found == "my own":
+        shards.mkdir()
+        for name in ("train-000000.tar", "train-000000.json", "val-000007-03.tar"):
+            (shards / name).write_bytes(b"mine")
+    else:
+        pack_folder(class_folder, shards, options=COPY, progress=False)
+        (shards / "manifest.json").unlink()
+    (shards / "train-1.tar").write_bytes(b"no name of a shard")
+    before = all_files(shards)
+    refused = (
+        r"files with names of shards, as train-000000.json, that no unfinished packing made; choose another"
+    )
+    for part in (None, (1, 2)):
+        options = COPY.model_copy(update={"part": part})
+        with pytest.raises(InputError, match=refused):
+            pack_folder(tmp_path / "not even listed", shards, options=options, progress=False)
+    interrupted(tmp_path / "part", class_folder)
+    with pytest.raises(InputError, match=refused):
+        merge_parts(shards, tmp_path / "part", progress=False)
+    assert all_files(shards) == before
+    options = PackOptions(mode="copy", overwrite=True)  # one shard
+    pack_folder(class_folder, shards, options=options, progress=False)
+    assert set(all_files(shards)) == {"manifest.json", "train-000000.tar", "train-000000.json", "train-1.tar"}
+    assert verify_shards(shards, progress=False).problems == ()
+
+
+def test_own_shards_beside_an_unfinished_packing_are_refused(class_folder, tmp_path):
+    shards = tmp_path / "shards"
+    interrupted(shards, class_folder)
+    (shards / "val-000000.tar").write_bytes(b"mine")
+    with pytest.raises(InputError, match=r"holds 1 files with names of shards, as val-000000.tar"):
+        pack_folder(class_folder, shards, options=COPY, progress=False)
+    assert (shards / "val-000000.tar").read_bytes() == b"mine"
+    done = (shards / "train-000000.tar").stat().st_mtime_ns
+    options = COPY.model_copy(update={"overwrite": True})
+    pack_folder(class_folder, shards, options=options, progress=False)
+    assert not (shards / "val-000000.tar").exists()
+    assert (shards / "train-000000.tar").stat().st_mtime_ns == done  # the packing went on
+
+
+def test_parts_are_not_merged_into_a_finished_set(class_folder, tmp_path):
+    pack_folder(class_folder, tmp_path / "shards", options=PackOptions(mode="copy"), progress=False)
+    before = all_files(tmp_path / "shards")
+    for number in (1, 2):
+        interrupted(tmp_path / "parts", class_folder, part=(number, 2))
+    with pytest.raises(InputError, match=r"holds a finished shard set; choose another folder$"):
+        merge_parts(tmp_path / "shards", tmp_path / "parts", progress=False)
+    assert all_files(tmp_path / "shards") == before
+
+
 def test_the_order_of_the_listing_does_not_matter(class_folder, tmp_path):
     videos = list_folder(class_folder)
     pack_listing(videos, tmp_path / "one", options=COPY, progress=False)

@@ -147,6 +147,14 @@ def test_the_cache_stays_within_its_bound(local, in_memory, tmp_path):
     assert open_shards(in_memory, cache=tmp_path, cache_bytes=sizes[-1]).read("train", 0)
 
 
+def test_files_that_were_not_fetched_stay_in_a_folder_that_serves_as_cache(local, in_memory, tmp_path):
+    (tmp_path / "mine.mp4").write_bytes(b"mine" * 100_000)
+    size = max(path.stat().st_size for path in local.glob("train-*.tar"))
+    shards = open_shards(in_memory, cache=tmp_path, cache_bytes=size)
+    assert shards.read("train", 0) and shards.read("train", 23)
+    assert (tmp_path / "mine.mp4").exists()
+
+
 SHARING = """
 import random, sys
 from video_data import open_shards

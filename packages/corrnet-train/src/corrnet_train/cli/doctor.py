@@ -1,6 +1,7 @@
 """`corrnet doctor`."""
 
 import json
+import math
 import os
 import sys
 from pathlib import Path
@@ -23,6 +24,7 @@ from corrnet_train.cli.common import (
 )
 from corrnet_train.cli.complete import model_names
 from corrnet_train.cli.layout import fitting_table, print_entry
+from corrnet_train.utils.errors import InputError
 from corrnet_train.utils.files import check_output, write_text
 
 if TYPE_CHECKING:
@@ -84,6 +86,8 @@ def doctor(
 
     if json_file is not None and json_file != Path("-"):
         check_output(json_file, overwrite=overwrite)
+    if not math.isfinite(timeout):
+        raise InputError(f"--timeout {timeout}: expected a finite number of seconds")
     model_config(model)  # names the nearest model there is
     options = Options(
         device=device,

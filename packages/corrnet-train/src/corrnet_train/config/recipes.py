@@ -21,6 +21,8 @@ from video_data.utils.files import what_instead_of_file
 Tree = dict[str, Any]
 
 _TEXT, _NULL, _MERGE = "tag:yaml.org,2002:str", "tag:yaml.org,2002:null", "tag:yaml.org,2002:merge"
+_INT, _FLOAT = "tag:yaml.org,2002:int", "tag:yaml.org,2002:float"
+_OCTAL = re.compile(r"[-+]?0[0-7_]+")
 _VARIABLE = re.compile(r"\$(?:(\$)|([A-Za-z_]\w*)|\{([^}]*)\})", re.ASCII)
 
 
@@ -116,7 +118,7 @@ def check_given_once(overrides: Sequence[str], *, text_keys: Collection[str] = (
     for override in overrides:
         key, _, text = override.partition("=")
         is_section = text.lstrip().startswith("{") and key not in text_keys
-        keys = list(flatten(dict([_read_override(override, ())]))) if is_section else [key]
+        keys = list(flatten(dict([_read_override(override, text_keys)]))) if is_section else [key]
         for new in keys:
             for old, before in given.items():
                 if f"{new}.".startswith(f"{old}.") or old.startswith(f"{new}."):
@@ -218,7 +220,7 @@ def _read_text(path: Path) -> str:
 def _parse(text: str, source: str, text_keys: Collection[str]) -> Tree:
     try:
         tree = _load(text, text_keys)
-    except _GivenTwiceError as error:
+    except _RefusedError as error:
         raise ConfigError(f"{source}: {error}") from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ConfigError(f"{source} is not valid YAML: {error}") from None
@@ -253,7 +255,7 @@ def _read_override(override: str, text_keys: Collection[str]) -> tuple[str, Any]
         is_written_out = node is None or node.tag == _NULL or getattr(node, "style", None) in ("'", '"')
         keeps = is_text and not is_written_out
         return key, text.strip() if keeps else _load(text, text_keys, f"{key}.")
-    except _GivenTwiceError as error:
+    except _RefusedError as error:
         raise ConfigError(f"override {override!r}: {error}") from None
     except (yaml.YAMLError, ValueError, RecursionError):
         if is_text:
@@ -261,12 +263,15 @@ def _read_override(override: str, text_keys: Collection[str]) -> tuple[str, Any]
         raise ConfigError(f"override {override!r}: {text!r} is not valid YAML") from None
 
 
-class _GivenTwiceError(yaml.YAMLError):
-    """A key is there twice in a mapping."""
+class _RefusedError(yaml.YAMLError):
+    """What YAML would read as something that hardly anybody means."""
 
 
 class _Loader(yaml.SafeLoader):
-    """Refuses a key that is given twice, of which YAML would take the last one, and reads 1e-3 as a number."""
+    """Refuses a key that is given twice, of which YAML would take the last one, and numbers of base 8 and 60.
+
+    It reads 1e-3 as a number, too.
+    """
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         node = super().compose_mapping_node(anchor)
@@ -277,13 +282,28 @@ class _Loader(yaml.SafeLoader):
             line, name = key.start_mark.line + 1, (key.tag, key.value)
             if name in lines:
                 where = f"line {line}" if lines[name] == line else f"lines {lines[name]} and {line}"
-                raise _GivenTwiceError(f"{key.value} is given twice, in {where}: keep one of them")
+                raise _RefusedError(f"{key.value} is given twice, in {where}: keep one of them")
             lines[name] = line
         return node
 
 
+def _number(loader: _Loader, node: yaml.ScalarNode) -> int | float:
+    """Return a number as it is written: YAML would take 010 for 8, and 1:30 for 90."""
+    is_int = node.tag == _INT
+    value: int | float = loader.construct_yaml_int(node) if is_int else loader.construct_yaml_float(node)
+    base = 60 if ":" in node.value else 8 if is_int and _OCTAL.fullmatch(node.value) else None
+    if base is not None:
+        raise _RefusedError(
+            f"{node.value}, in line {node.start_mark.line + 1}, is {value} in YAML, which reads it in base {base}: "
+            f"write {value}, or {'leave out the 0 in front' if base == 8 else 'put quotes around a text'}"
+        )
+    return value
+
+
+_Loader.add_constructor(_INT, _number)
+_Loader.add_constructor(_FLOAT, _number)
 _Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
+    _FLOAT,
     re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$", re.ASCII),
     list("-+.0123456789"),
 )

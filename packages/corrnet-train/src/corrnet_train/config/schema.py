@@ -46,13 +46,14 @@ T = TypeVar("T")
 _RESUMABLE = "may differ between a run and its continuation: it does not change what is learned"
 Resumable = Annotated[T, _RESUMABLE]
 
+_SECTION = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 _DERIVED_OPTIONS = {"num_classes": "the classes of data.shards", "num_frames": "data.clip.num_frames"}
 
 
 class ModelSection(BaseModel):
     """Which model; its clip length comes from `data.clip`, its classes from the shards."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = _SECTION
 
     name: str = Field("corrnet26", description="a name of `corrnet models`")
     options: dict[str, Any] = Field(
@@ -80,7 +81,7 @@ class ModelSection(BaseModel):
 class DataConfig(BaseModel):
     """Where the clips come from and how they are cut."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = _SECTION
 
     shards: Resumable[Path] = Field(description="folder written by `corrnet pack`")
 
@@ -143,7 +144,7 @@ MAX_MAGNITUDE = 10  # of RandAugment
 class AugmentConfig(BaseModel):
     """What makes training harder than the data is; all of it is off by default, as in the paper."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = _SECTION
 
     rand_augment: float = Field(
         0,
@@ -171,7 +172,7 @@ class AugmentConfig(BaseModel):
 class OptimConfig(BaseModel):
     """How the weights are learned; lengths are in epochs."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = _SECTION
 
     name: Literal["sgd", "adamw"] = Field("sgd", description="optimizer")
     lr: PositiveFloat = Field(0.1, description="peak learning rate, for `lr_batch_size` clips a step")
@@ -237,7 +238,7 @@ class OptimConfig(BaseModel):
 class TrainConfig(BaseModel):
     """How a step is computed; `optim.batch_size` is the global batch whatever stands here."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = _SECTION
 
     micro_batch: Resumable[PositiveInt | None] = Field(
         None,
@@ -338,7 +339,7 @@ class TrainConfig(BaseModel):
 class EvalConfig(BaseModel):
     """How accuracy is measured (paper section 5: uniformly spaced clips, class probabilities averaged)."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = _SECTION
 
     num_clips: Resumable[PositiveInt] = Field(
         DEFAULT_NUM_CLIPS,
@@ -359,7 +360,7 @@ class EvalConfig(BaseModel):
 class RunSettings(BaseModel):
     """Where the run is written and what it runs on; only seed and precision change what is learned."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = _SECTION
 
     dir: Resumable[Path] = Field(
         Path("runs/default"), description="folder of checkpoints, metrics and TensorBoard events"
@@ -392,7 +393,7 @@ class RunSettings(BaseModel):
 class RunConfig(BaseModel):
     """Everything that defines a run. `corrnet train` writes it to `config.yaml` in the run's folder."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = _SECTION
 
     model: ModelSection = Field(default_factory=ModelSection)
     data: DataConfig
@@ -503,6 +504,16 @@ def recipe_tree(tree: dict[str, Any]) -> dict[str, Any]:
     tree = copy.deepcopy(tree)
     _change_paths(tree, lambda _, path: keep_path(path))
     return tree
+
+
+def is_recipe_text(content: bytes) -> bool:
+    """Whether a recipe has the form of `recipe_text`, of any version, so that no comment and no `extends` is in it."""
+    try:
+        tree = yaml.safe_load(content)
+        is_whole = isinstance(tree, dict) and tree.keys() >= {"model", "data", "optim", "run"}
+        return is_whole and yaml.safe_dump(tree, sort_keys=False).encode() == content
+    except (yaml.YAMLError, ValueError, RecursionError):
+        return False
 
 
 def _change_paths(tree: dict[str, Any], change: Callable[[str, str], str]) -> None:

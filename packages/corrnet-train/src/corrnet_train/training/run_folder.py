@@ -7,10 +7,17 @@ from pathlib import Path
 from corrnet_train.checkpoint.folders import LAST, checkpoint_names, resume_command
 from corrnet_train.checkpoint.state import Checkpoint, newest_intact
 from corrnet_train.config.recipes import keep_path, read_recipe
-from corrnet_train.config.schema import RunConfig, complete_config, recipe_tree, text_keys
+from corrnet_train.config.schema import (
+    RunConfig,
+    complete_config,
+    is_recipe_text,
+    recipe_tree,
+    text_keys,
+)
 from corrnet_train.training.metrics_log import read_metrics
-from corrnet_train.training.run_log import RECORDS
+from corrnet_train.training.run_log import CONFIG, RECORDS
 from corrnet_train.utils.errors import InputError
+from video_data.utils.files import check_file
 
 
 def settings_of_run(folder: Path, overrides: Sequence[str] = (), *, shards: Path | None = None) -> RunConfig:
@@ -24,14 +31,14 @@ def settings_of_run(folder: Path, overrides: Sequence[str] = (), *, shards: Path
     Raises:
         InputError: It is not the folder of a run, its shards are not where they were, or a change is wrong.
     """
-    config, last = folder / "config.yaml", folder / "checkpoints" / LAST
+    config, last = folder / CONFIG, folder / "checkpoints" / LAST
     if config.is_file():
         tree = read_recipe(config, text_keys=text_keys())
     elif checkpoint_names(last.parent):
         tree = recipe_tree(Checkpoint.load(last).config)
     else:
         raise InputError(
-            f"{folder} is not the folder of a run: it holds neither config.yaml nor checkpoints; give the "
+            f"{folder} is not the folder of a run: it holds neither {CONFIG} nor checkpoints; give the "
             "run.dir of one"
         )
     tree["run"] = {**tree.get("run", {}), "dir": keep_path(str(folder))}
@@ -81,8 +88,9 @@ class RunFolder:
 
         Raises:
             InputError: There is none, or it is damaged; or the run is to begin and there is one, or its metrics go
-                further than those of a run that has no checkpoint yet.
+                further than those of a run that has no checkpoint yet; or `config.yaml` is not of a run.
         """
+        self._check_config()
         if resume or (requeue and self._names):
             return self._last_or_newest()
         if requeue:
@@ -101,6 +109,18 @@ class RunFolder:
             )
         return None
 
+    def _check_config(self) -> None:
+        """Refuse a recipe of the user's under the name that the run's own settings get, which would replace it."""
+        config = self._folder / CONFIG
+        check_file(config)
+        if config.exists() and not is_recipe_text(config.read_bytes()):
+            instead = "rename it, as to recipe.yaml, and train with that name, or choose another run.dir"
+            if self._names:
+                instead = "remove it, as the checkpoints hold them too, and give changes as section.key=value"
+            raise InputError(
+                f"{config} was written or changed by hand, and the run would replace it with its settings: {instead}"
+            )
+
     def _last_or_newest(self) -> Checkpoint:
         """Return the last checkpoint, or where its name is gone or leads nowhere the newest intact one."""
         last = self._last
@@ -115,7 +135,7 @@ class RunFolder:
     def _check_nothing_lost(self, checkpoint_every: int) -> None:
         """Refuse to begin again where there are no checkpoints, but metrics of steps that only come after one."""
         step = max((line["step"] for line in read_metrics(self._folder)), default=0)
-        config = self._folder / "config.yaml"
+        config = self._folder / CONFIG
         settings = read_recipe(config) if config.exists() else {}
         every = settings.get("run", {}).get("checkpoint_every", checkpoint_every)
         if step > 2 * every:  # the first checkpoint is on disk before the second one is begun

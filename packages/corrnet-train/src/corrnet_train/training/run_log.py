@@ -14,7 +14,8 @@ from corrnet_train.training.schedule import Schedule
 from corrnet_train.training.step import StepValues
 from corrnet_train.utils.files import write_text
 
-RECORDS = ("config.yaml", "metrics.jsonl")
+CONFIG = "config.yaml"
+RECORDS = (CONFIG, "metrics.jsonl")
 """What every run writes into its folder before its first step."""
 
 
@@ -100,7 +101,7 @@ class RunLog:
         self._device = device
         self._metrics: MetricsLog | None = None
         if writes:
-            write_text(config.run.dir / "config.yaml", recipe_text(config))
+            write_text(config.run.dir / CONFIG, recipe_text(config))
             self._metrics = MetricsLog(
                 config.run.dir,
                 step=step,

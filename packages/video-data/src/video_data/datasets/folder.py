@@ -13,6 +13,7 @@ from video_data.datasets.listing import (
     check_pictures,
     refuse_alike,
     require_two_classes,
+    shifted_numbers,
     split_of,
     unseen_classes,
 )
@@ -95,13 +96,10 @@ class _FolderListing:
         refuse_alike({name: ascii(str(folders[0])) for name, folders in self._folders.items()})
         require_two_classes(entries, src)
         kept, dropped, conflicts = _by_file(entries)
-        return Listing(
-            kept,
-            dropped,
-            "folder",
-            notes=(self._layout(splits), *conflicts, *unseen_classes(kept)),
-            passed_over=self._tally.found(),
-        )
+        # A folder's name is the name of a class, also -1: unlike an empty cell of a csv, somebody has made it.
+        listing = Listing(kept, dropped, "folder", passed_over=self._tally.found())
+        shifted = shifted_numbers(listing.class_names)
+        return replace(listing, notes=(self._layout(splits), *conflicts, *shifted, *unseen_classes(kept)))
 
     def _list_splits(self, splits: dict[Path, Split], others: list[Path]) -> None:
         for top in others:

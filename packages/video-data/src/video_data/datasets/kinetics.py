@@ -91,7 +91,7 @@ def _read_clips(tables: list[Path]) -> tuple[list[_Clip], int]:
                 raise InputError(f"{path}, line {line}: split {row['split']!r}, allowed are {allowed}")
             try:
                 start, end = (int(float(row[name])) for name in ("time_start", "time_end"))
-            except ValueError:
+            except (ValueError, OverflowError):
                 times = f"{row['time_start']!r} and {row['time_end']!r}"
                 raise InputError(f"{path}, line {line}: times {times} are no seconds") from None
             place = f"{path}, line {line}"

@@ -201,6 +201,7 @@ class Collection:
             number, first = len(self.dropped), self.dropped[0][0].source if self.dropped else "of any name"
             raise InputError(f"none of {number} videos of {dataset} is in {root}: the first would be {first}")
         require_two_classes(self.entries, root)
+        notes = (*notes, *shifted_numbers(classes))
         return Listing(self.entries, self.dropped, dataset, classes, notes, self._finder.passed_over())
 
 

@@ -47,29 +47,26 @@ def generate_motionbench(
         Path of `motionbench.csv`.
 
     Raises:
-        ValueError: `dest` holds a MotionBench of another configuration, num_workers is less than 1, or this
-            FFmpeg cannot encode H.264.
+        ValueError: `dest` holds a MotionBench of another configuration or other files with the names of those that are
+            written, num_workers is less than 1, or this FFmpeg cannot encode H.264.
     """
     dest, config = Path(dest), config or MotionBenchConfig()
     if num_workers < 1:
         raise InputError(f"num_workers must be at least 1, got {num_workers}")
     check_encoder()
-    dest.mkdir(parents=True, exist_ok=True)
-    description = (config.model_dump_json(indent=1) + "\n").encode()
-    config_path = dest / _CONFIG_NAME
-    check_file(config_path)
-    if config_path.exists() and config_path.read_bytes() != description:
-        raise InputError(f"{dest} holds a MotionBench of another configuration; choose another folder")
-    write_atomic(config_path, description)
     jobs = [(split, number) for split, count in config.num_videos.items() for number in range(count)]
+    lists = {f"{split}.csv": _csv([job for job in jobs if job[0] == split]) for split in config.num_videos}
+    lists["motionbench.csv"] = _csv(jobs)
+    description = (config.model_dump_json(indent=1) + "\n").encode()
+    _check_own(dest, description, jobs, lists)
+    write_atomic(dest / _CONFIG_NAME, description)
     for split, class_name in {(split, _class_of(number)) for split, number in jobs}:
         (dest / "videos" / split / class_name).mkdir(parents=True, exist_ok=True)
     make = partial(_write_video, dest, config)
     for _ in map_in_order(make, jobs, num_workers=num_workers, title="motionbench", progress=progress):
         pass
-    for split in config.num_videos:
-        _write_csv(dest / f"{split}.csv", [job for job in jobs if job[0] == split])
-    _write_csv(dest / "motionbench.csv", jobs)
+    for name, content in lists.items():
+        write_atomic(dest / name, content)
     return dest / "motionbench.csv"
 
 
@@ -101,6 +98,30 @@ def motionbench_frames(config: MotionBenchConfig, split: str, number: int) -> np
     return frames
 
 
+def _check_own(dest: Path, description: bytes, jobs: list[tuple[str, int]], lists: dict[str, bytes]) -> None:
+    """Raise ValueError when a folder holds files that are not of this MotionBench and have the names of its files.
+
+    The configuration is written first, so videos beside it are of a generation that was interrupted or is finished.
+    """
+    path = dest / _CONFIG_NAME
+    check_file(path)
+    if path.exists():
+        if path.read_bytes() != description:
+            raise InputError(f"{dest} holds a MotionBench of another configuration; choose another folder")
+        names = [name for name, content in lists.items() if _differs(dest / name, content)]
+    else:
+        names = [name for name in (*lists, *(_relative_path(*job) for job in jobs)) if (dest / name).exists()]
+    if names:
+        raise InputError(
+            f"{dest / names[0]} exists and is no file of this MotionBench; choose another folder"
+        )
+
+
+def _differs(path: Path, content: bytes) -> bool:
+    check_file(path)
+    return path.exists() and path.read_bytes() != content
+
+
 def _class_of(number: int) -> str:
     return MOTIONBENCH_CLASSES[number % len(MOTIONBENCH_CLASSES)]
 
@@ -129,7 +150,7 @@ def _relative_path(split: str, number: int) -> str:
 def _write_video(dest: Path, config: MotionBenchConfig, job: tuple[str, int]) -> None:
     path = dest / _relative_path(*job)
     if path.exists():
-        return  # files appear complete, so this one is done
+        return  # of this configuration, and files appear complete, so this one is done
     frames = []
     reformatter = VideoReformatter()  # one for all: each has a context that takes long to make
     for index, pixels in enumerate(motionbench_frames(config, *job)):
@@ -139,10 +160,10 @@ def _write_video(dest: Path, config: MotionBenchConfig, job: tuple[str, int]) ->
     write_atomic(path, encode_h264(frames, gop=_GOP, crf=_CRF))
 
 
-def _write_csv(path: Path, jobs: list[tuple[str, int]]) -> None:
+def _csv(jobs: list[tuple[str, int]]) -> bytes:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(("path", "label", "split"))
     for split, number in jobs:
         writer.writerow((_relative_path(split, number), _class_of(number), split))
-    write_atomic(path, text.getvalue().encode())
+    return text.getvalue().encode()

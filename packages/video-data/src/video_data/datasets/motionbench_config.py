@@ -10,7 +10,7 @@ from video_data.utils.errors import InputError
 class MotionBenchConfig(BaseModel):
     """What `generate_motionbench` makes."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     num_train: int = Field(
         default=3200, ge=0, description="training videos; class i % 8 for video i, so splits are balanced"

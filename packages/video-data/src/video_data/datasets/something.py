@@ -90,7 +90,7 @@ def _read_v2(folder: Path) -> tuple[list[str], list[tuple[Split, str, str, str]]
     try:
         classes = sorted(labels, key=lambda name: int(labels[name]))
         indices = [int(labels[name]) for name in classes]
-    except (TypeError, ValueError, AttributeError):
+    except (TypeError, ValueError, OverflowError, AttributeError):
         indices = []
     if not indices or indices != list(range(len(indices))):
         raise InputError(f'{path}: expected {{"class": "index"}} with the indices 0, 1, ...')

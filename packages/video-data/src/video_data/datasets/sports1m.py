@@ -1,5 +1,6 @@
 """Listing the videos of Sports-1M, or clips of them."""
 
+import math
 from dataclasses import replace
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
@@ -41,8 +42,8 @@ def list_sports1m(
         ValueError: A number is out of range, annotation files are missing or wrong, a video has two lines with
             other labels, or no video is there.
     """
-    if clip_seconds is not None and clip_seconds <= 0:
-        raise InputError(f"clip_seconds must be above 0, got {clip_seconds}")
+    if clip_seconds is not None and not 0 < clip_seconds < math.inf:
+        raise InputError(f"clip_seconds must be a finite number above 0, got {clip_seconds}")
     if clips_per_video is not None and clips_per_video < 1:
         raise InputError(f"clips_per_video must be at least 1, got {clips_per_video}")
     folder = Path(annotations or src)

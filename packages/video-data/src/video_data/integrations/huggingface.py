@@ -4,11 +4,19 @@ import os
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from video_data.datasets import MISSING, SPLIT_NAMES, Entry, Listing
-from video_data.datasets.listing import NO_LABEL, refuse_alike, require_two_classes, split_of, unseen_classes
+from video_data.datasets.listing import (
+    NO_LABEL,
+    refuse_alike,
+    require_two_classes,
+    shifted_numbers,
+    split_of,
+    unseen_classes,
+)
 from video_data.media.container import open_video
 from video_data.media.limits import VIDEO_SUFFIXES, VideoError
 from video_data.packing.pack import PackReport, check_destination, pack_listing
@@ -155,7 +163,9 @@ def pack_hf_dataset(
             raise InputError(f"the data set has no video with a label; its rows: {reasons or 'none'}")
         require_two_classes(entries, "the data set")
         known = None if classes is None else tuple(classes)
-        listing = Listing(entries, dropped, "datasets", known, unseen_classes(entries))
+        listing = Listing(entries, dropped, "datasets", known)
+        notes = (*shifted_numbers(listing.class_names), *unseen_classes(entries))
+        listing = replace(listing, notes=notes)
         return pack_listing(listing, target, options=options, progress=progress)
 
 

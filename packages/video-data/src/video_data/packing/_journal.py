@@ -9,6 +9,7 @@ import gzip
 import hashlib
 import json
 import os
+import re
 import shutil
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
@@ -34,6 +35,7 @@ from video_data.utils.settings import changed_settings
 
 _FOLDER = ".packing"
 _LISTING = "listing.jsonl.gz"
+_SHARD_FILE = re.compile(r"((?:train|val|test)-[0-9]{6})(?:-[0-9]{2,})?\.(?:tar|json)")
 
 
 class Group(StrictModel):
@@ -191,7 +193,7 @@ class Journal:
         return listed
 
     def _remedy(self) -> str:
-        return f"remove {self._folder} to pack all videos anew"
+        return f"remove the shards and {self._folder} to pack all videos anew"
 
     def difference(self, plan: Plan, listed: Sequence[str]) -> str | None:
         """Return what keeps the unfinished packing from being of this plan; None when nothing does or there is none."""
@@ -207,6 +209,15 @@ class Journal:
     def is_started(self) -> bool:
         """Whether a group is done."""
         return any(path.name != "plan.json" for path in self._folder.glob("*.json"))
+
+    def unnamed_shards(self) -> list[Path]:
+        """Return the files with names of shards that are not those of the unfinished packing."""
+        found = [(_SHARD_FILE.fullmatch(path.name), path) for path in sorted(self.dest.iterdir())]
+        files = [(match[1], path) for match, path in found if match]
+        # Read after the files were listed: another part writes the plan before its shards.
+        plan = self.plan() if files else None
+        named = {group.name for group in plan.groups} if plan else set()
+        return [path for name, path in files if name not in named]
 
     def record(self, group: Group) -> GroupRecord | None:
         """Return the record of a group whose shards are there; None when it is not done, or one of these is damaged."""

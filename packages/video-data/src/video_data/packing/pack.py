@@ -1,6 +1,5 @@
 """Packing videos into shards: WebDataset tars, an index beside each, one manifest."""
 
-import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
@@ -47,7 +46,6 @@ from video_data.utils.errors import InputError, WorkError
 from video_data.utils.files import locked, write_atomic
 from video_data.utils.pool import map_in_order
 
-_SHARD_FILE = re.compile(r"(train|val|test)-[0-9]{6}(-[0-9]{2,})?\.(tar|json)")
 _MOST_LISTED = 1000  # groups of equal videos and flawed videos; all are counted
 
 
@@ -150,12 +148,13 @@ def check_destination(dest: str | Path, options: PackOptions | None = None) -> N
         options: How to pack; None means the defaults.
 
     Raises:
-        ValueError: Another process packs into it, or it holds a finished set and `options.overwrite` is off.
+        ValueError: Another process packs into it, or it holds a finished set or shards that no unfinished packing made,
+            and `options.overwrite` is off.
     """
     dest, options = Path(dest), options or PackOptions()
     if dest.is_dir():
         with _only_packer(dest, options.part):
-            _refuse_finished(dest, options)
+            _refuse_others(dest, options)
 
 
 def pack_listing(
@@ -174,10 +173,10 @@ def pack_listing(
         progress: Whether to show a progress bar on standard error.
 
     Raises:
-        ValueError: No listed video is there; another process packs into `dest`; that holds a finished set, or an
-            unfinished one of other videos or options, and `options.overwrite` is off; it is on for a part; a video has
-            a span and is not to be re-encoded; `options.val_fraction` is given and there is
-            a split val already; or this FFmpeg cannot encode H.264.
+        ValueError: No listed video is there; another process packs into `dest`; `options.overwrite` is off, and `dest`
+            holds a finished set, an unfinished one of other videos or options, or shards that no unfinished packing
+            made; it is on for a part; a video has a span and is not to be re-encoded; `options.val_fraction` is given
+            and there is a split val already; or this FFmpeg cannot encode H.264.
         ImportError: `options.flow` is on and OpenCV is missing.
         WorkError: No video can be read, or a worker process died.
         OSError: Writing failed. No file is left half-written under its final name.
@@ -203,7 +202,7 @@ def pack_listing(
     plan = _plan(listing, entries, listed, options)
     groups = _members(plan.groups, entries)
     with _only_packer(Path(dest), options.part):
-        _refuse_finished(Path(dest), options)
+        _refuse_others(Path(dest), options)
         journal = _open_journal(Path(dest), plan, listed, overwrite=options.overwrite)
         if options.part is None:
             _pack_groups(groups, journal, plan, options, progress)
@@ -250,7 +249,7 @@ def merge_parts(dest: str | Path, *folders: str | Path, progress: bool = True) -
 
     Raises:
         ValueError: A folder has no part or one of another packing, parts are missing, or another process packs into
-            `dest`; the message names them.
+            `dest`, or it holds a finished set or shards of another one; the message names them.
         WorkError: No part has a video that can be read.
     """
     target = Journal(Path(dest))
@@ -265,6 +264,7 @@ def merge_parts(dest: str | Path, *folders: str | Path, progress: bool = True) -
         if difference := journal.difference(plan, listed):
             raise InputError(f"{journal.dest} holds a part of another packing: {difference}")
     with _only_packer(target.dest, None):
+        _refuse_others(target.dest)
         if target not in journals:
             target.begin(plan, listed)
         taken = map_in_order(
@@ -331,10 +331,18 @@ def _members(groups: Iterable[Group], entries: Sequence[Entry]) -> list[tuple[Gr
     return members
 
 
-def _refuse_finished(dest: Path, options: PackOptions) -> None:
-    if (dest / MANIFEST_NAME).exists() and not options.overwrite:
+def _refuse_others(dest: Path, options: PackOptions | None = None) -> None:
+    """Raise ValueError where a folder holds what packing or merging (without options) would replace or remove."""
+    if options and options.overwrite:
+        return
+    can_overwrite = options and options.part is None
+    remedy = "choose another folder" + (", or overwrite it (--overwrite)" if can_overwrite else "")
+    if (dest / MANIFEST_NAME).exists():
+        raise InputError(f"{dest} holds a finished shard set; {remedy}")
+    if others := Journal(dest).unnamed_shards():
         raise InputError(
-            f"{dest} holds a finished shard set; choose another folder, or overwrite it (--overwrite)"
+            f"{dest} holds {len(others)} files with names of shards, as {others[0].name}, that no unfinished packing "
+            f"made; {remedy}"
         )
 
 
@@ -351,6 +359,8 @@ def _open_journal(dest: Path, plan: Plan, listed: Sequence[str], *, overwrite: b
                 "choose another folder, or begin anew with overwrite (--overwrite)"
             )
         journal.remove()
+    for file in journal.unnamed_shards():
+        file.unlink()  # of what is overwritten, or of a packing that finished no group
     if journal.plan() is None:
         journal.begin(plan, listed)
     return journal
@@ -428,10 +438,6 @@ def _finish(journal: Journal, plan: Plan) -> PackReport:
         options=plan.options,
         tool=plan.tool,
     )
-    kept = {f"{shard.name}.{suffix}" for shard in shards for suffix in ("tar", "json")}
-    for file in dest.iterdir():
-        if _SHARD_FILE.fullmatch(file.name) and file.name not in kept:
-            file.unlink()  # of an earlier, larger set in this folder
     for file in dest.glob(f".{MANIFEST_NAME}.*.tmp"):
         file.unlink()  # of a packing that was killed here
     write_atomic(dest / MANIFEST_NAME, model_bytes(manifest, indent=1))

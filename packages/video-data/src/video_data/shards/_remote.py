@@ -29,6 +29,7 @@ _MAX_METADATA = 1 << 30  # bytes of a manifest or an index
 _LEFT_ALONE = (
     6 * 3600.0
 )  # seconds without a byte after which a temporary file is left over, where no lock tells
+_FETCHED = re.compile(r"[0-9a-f]{64}")
 _TEMPORARY = re.compile(r"\.[0-9a-f]{64}\.[0-9a-f]{8}\.tmp")
 
 _log = logging.getLogger(__name__)
@@ -177,8 +178,8 @@ class RemoteFiles:
             for path in self._cache.iterdir():
                 if _TEMPORARY.fullmatch(path.name) and path != fetched and self._is_left_over(path):
                     path.unlink(missing_ok=True)
-                if path.name.startswith(".") or not path.is_file():
-                    continue
+                if not _FETCHED.fullmatch(path.name):
+                    continue  # a file of the user's, or what is being fetched
                 with suppress(FileNotFoundError):  # removed by hand, for example
                     stat = path.stat()
                     entries.append((stat.st_mtime, stat.st_size, path))

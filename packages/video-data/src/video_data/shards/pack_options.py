@@ -66,7 +66,7 @@ class PackOptions(StrictModel):
     overwrite: bool = Field(
         default=False,
         exclude=True,
-        description="replace a finished shard set, or an unfinished one of other videos or options",
+        description="replace a finished shard set, an unfinished one of other videos or options, or other shards",
     )
 
     @field_validator("part")
