@@ -139,7 +139,7 @@ def test_pack_and_inspect_name_videos_that_end_early(motionbench, tmp_path):
     (source / "left" / "half [1].mkv").write_bytes(buffer.getvalue()[: len(buffer.getvalue()) * 7 // 10])
     output = corrnet("pack", "folder", source, tmp_path / "shards", "--num-workers", 1)
     assert "packed 3 videos" in output
-    assert "1 packed videos have damaged frames or end early" in output
+    assert "1 packed videos have damaged frames, gaps or end early" in output
     named = r"left/half \[1\]\.mkv: (\d of \d+ frames are damaged, )?ends after 0\.\d\d of \d\.\d\d seconds"
     assert re.search(named, output)
     output = corrnet("inspect", tmp_path / "shards")

@@ -1,8 +1,9 @@
 """Ctrl-C and SIGTERM end a command alike, are never lost, and leave nothing half made.
 
 FFmpeg reads a file through Python functions, and an exception in one of them is printed and forgotten. So it is in
-callbacks of C code while a module is imported. A loader that is interrupted while it starts its workers cannot end
-them. A signal that arrives in one of these raises nothing until it is over.
+callbacks of C code while a module is imported, and while compiled Cython notes for a traceback where it raised. A
+loader that is interrupted while it starts its workers cannot end them. A signal that arrives in one of these raises
+nothing until it is over.
 """
 
 import _thread
@@ -11,7 +12,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Set
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import CodeType, FrameType
 from typing import Any, TypeVar
@@ -24,6 +25,9 @@ ONE_SIGNAL = 0.5  # seconds within which signals count as one
 _COME_AGAIN = 0.05  # seconds after which an interrupt comes again that was put off, or that Python dropped
 
 _IMPORT: CodeType = importlib._bootstrap._find_and_load.__code__  # type: ignore[attr-defined]
+# Cython evaluates this expression to get a frame, where it is built for several versions of Python, as PyAV is. It
+# drops what is raised there, and goes on with the exception that it had.
+_NOTES_TRACEBACK = ("_getframe",)
 _not_interrupted: set[CodeType] = set()
 _put_off = False  # a signal has come that is yet to raise KeyboardInterrupt
 
@@ -49,7 +53,7 @@ def put_off_until_end() -> Iterator[None]:
     try:
         yield
     finally:
-        if is_put_off() and not _is_within(_not_interrupted, sys._getframe()):
+        if is_put_off() and not _is_within(_puts_off, sys._getframe()):
             _put_off = False
             raise KeyboardInterrupt
 
@@ -58,9 +62,13 @@ def _is_main_thread() -> bool:
     return threading.current_thread() is threading.main_thread()
 
 
-def _is_within(functions: Set[CodeType], frame: FrameType | None) -> bool:
+def _puts_off(code: CodeType) -> bool:
+    return code in _not_interrupted or code.co_names == _NOTES_TRACEBACK
+
+
+def _is_within(is_meant: Callable[[CodeType], bool], frame: FrameType | None) -> bool:
     while frame is not None:
-        if frame.f_code in functions:
+        if is_meant(frame.f_code):
             return True
         frame = frame.f_back
     return False
@@ -100,7 +108,7 @@ def interrupts(*, sigterm: bool = True) -> Iterator[None]:
             return
         else:
             first, frame = now, None  # nowhere is a second one put off
-        _put_off = _is_within(_not_interrupted | {_IMPORT}, frame)
+        _put_off = _is_within(lambda code: code is _IMPORT or _puts_off(code), frame)
         if not _put_off:
             raise KeyboardInterrupt
         come_again(signal.Signals(number))
