@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from PIL import Image
 
 from video_data import ClipConfig, PackOptions, VideoError, decode_views
 from video_data.datasets import Entry
@@ -160,11 +159,12 @@ def test_cut_png_pictures_are_named(change, put):
 
 @pytest.mark.parametrize("modes", ["L", "CMYK", "keep_rgb", ("RGB", "L", "CMYK", "keep_rgb")])
 def test_jpeg_pictures_of_all_colors_are_kept_bit_for_bit_and_shown_right(modes, tmp_path):
+    image = pytest.importorskip("PIL.Image")
     modes = (modes,) * 4 if isinstance(modes, str) else modes
     colors = []
     for number, mode in enumerate(modes):
         options = {"keep_rgb": True, "subsampling": 0} if mode == "keep_rgb" else {}
-        picture = Image.new("RGB", (64, 48), (200, 40 * number, 90)).convert("RGB" if options else mode)
+        picture = image.new("RGB", (64, 48), (200, 40 * number, 90)).convert("RGB" if options else mode)
         colors.append(picture.convert("RGB").getpixel((0, 0)))
         picture.save(tmp_path / f"{number}.jpg", quality=95, **options)
     clip = ClipConfig(num_frames=4, crop_size=32, short_side=(32, 32))

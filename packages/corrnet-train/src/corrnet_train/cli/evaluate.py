@@ -1,6 +1,7 @@
 """`corrnet eval` and `corrnet predict`."""
 
-from contextlib import nullcontext
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -83,6 +84,38 @@ def evaluate_command(
     torchrun --nproc-per-node 8 -m corrnet_train.cli eval \
       runs/first data/shards --output runs/first/eval
     """
+    measure(
+        context.with_resource,
+        checkpoint,
+        shards,
+        split,
+        num_clips=num_clips,
+        num_crops=num_crops,
+        batch_size=batch_size,
+        num_workers=num_workers,
+        device=device,
+        output=output,
+        like=like,
+        overwrite=overwrite,
+    )
+
+
+def measure(
+    enter: Callable[[AbstractContextManager[Any]], object],
+    checkpoint: Path,
+    shards: str,
+    split: str,
+    *,
+    num_clips: int | None = None,
+    num_crops: int = 1,
+    batch_size: int | None = None,
+    num_workers: int | None = None,
+    device: str = "auto",
+    output: Path | None = None,
+    like: str | None = None,
+    overwrite: bool = False,
+) -> None:
+    """Do what `corrnet eval` does, with its arguments and options; `enter` enters what ends with the command."""
     from rich.console import Console
 
     from corrnet_train.checkpoint.state import weights_hash
@@ -105,7 +138,7 @@ def evaluate_command(
             if output is not None and ranks.is_first:
                 check(output)
                 output.mkdir(parents=True, exist_ok=True)
-                context.with_resource(only_user(output, "evaluates in", instead="--output"))
+                enter(only_user(output, "evaluates in", instead="--output"))
                 check(output)  # the last owner may have ended meanwhile
             shard_set = open_shards(shards)
             total = shard_set.num_samples(split)

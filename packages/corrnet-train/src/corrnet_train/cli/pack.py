@@ -146,7 +146,7 @@ _with_options = takes_model(
 def _pack(make_listing: "Callable[[], Listing]", dest: Path, options: PackOptions, dry_run: bool) -> None:
     """Pack what is listed, or show it."""
     from video_data.datasets.validation import split_validation
-    from video_data.packing.pack import check_destination, pack_listing
+    from video_data.packing.pack import check_destination
 
     if not dry_run:
         check_destination(dest, options)
@@ -157,8 +157,16 @@ def _pack(make_listing: "Callable[[], Listing]", dest: Path, options: PackOption
     for note in shown.notes:
         err.print(escape(note), highlight=False, soft_wrap=True)
     if dry_run:
-        _show(shown)
+        show_listing(shown)
         return
+    if pack_and_summarize(listing, dest, options):
+        raise typer.Exit(EXIT_VIDEOS_LEFT_OUT)
+
+
+def pack_and_summarize(listing: "Listing", dest: Path, options: PackOptions) -> bool:
+    """Pack, say what was packed and what was not, and return whether videos were left out that are there."""
+    from video_data.packing.pack import pack_listing
+
     try:
         report = pack_listing(listing, dest, options=options)
     except KeyboardInterrupt:
@@ -172,7 +180,7 @@ def _pack(make_listing: "Callable[[], Listing]", dest: Path, options: PackOption
             highlight=False,
             soft_wrap=True,
         )
-    _summarize(report)
+    return _summarize(report)
 
 
 def _frame_rate(text: str | None) -> Fraction | None:
@@ -187,7 +195,7 @@ def _frame_rate(text: str | None) -> Fraction | None:
     return rate
 
 
-def _show(listing: "Listing") -> None:
+def show_listing(listing: "Listing") -> None:
     """Show what would be packed: a table of splits, the classes with the fewest videos, the first missing videos."""
     found = Counter(entry.split for entry in listing.entries)
     dropped = Counter((entry.split, reason) for entry, reason in listing.dropped)
@@ -212,7 +220,8 @@ def _show(listing: "Listing") -> None:
     show_passed_over(listing.passed_over, out)
 
 
-def _summarize(report: "PackReport") -> None:
+def _summarize(report: "PackReport") -> bool:
+    """Say what was packed, and what was not; return whether videos were left out that are there."""
     from video_data.datasets import MISSING
 
     if report.manifest is not None:
@@ -245,12 +254,11 @@ def _summarize(report: "PackReport") -> None:
         for video in report.flawed[:_MOST_LINES]:
             err.print(f"  {escape(video.source)}: {video.delivery}", highlight=False, soft_wrap=True)
     if not report.dropped:
-        return
+        return False
     err.print(f"left out {len(report.dropped)} videos (all are listed in the manifest):", highlight=False)
     for source, reason in report.dropped[:_MOST_LINES]:
         err.print(f"  {escape(source)}: {escape(reason)}", highlight=False, soft_wrap=True)
-    if any(reason != MISSING for _, reason in report.dropped):
-        raise typer.Exit(EXIT_VIDEOS_LEFT_OUT)
+    return any(reason != MISSING for _, reason in report.dropped)
 
 
 @pack_app.command("folder")
@@ -515,4 +523,5 @@ def pack_merge(
     """
     from video_data import merge_parts
 
-    _summarize(merge_parts(dest, *(folders or [])))
+    if _summarize(merge_parts(dest, *(folders or []))):
+        raise typer.Exit(EXIT_VIDEOS_LEFT_OUT)

@@ -1,5 +1,6 @@
 """`corrnet train`."""
 
+import os
 from datetime import timedelta
 from typing import TYPE_CHECKING, Annotated
 
@@ -20,12 +21,34 @@ def train(
     recipe: Annotated[
         str,
         typer.Argument(
-            help="A YAML file, or the name of a recipe that ships with corrnet.", autocompletion=recipe_names
+            metavar="VIDEOS|RECIPE",
+            help="A folder of videos, CLASS/VIDEO or SPLIT/CLASS/VIDEO, or a csv with the header path,label; a folder "
+            "that corrnet pack wrote; a recipe, which is a YAML file or a name of `corrnet recipe list`.",
+            autocompletion=recipe_names,
         ),
     ],
     overrides: Annotated[
         list[str] | None,
-        typer.Argument(help="Changes to the recipe: section.key=value ...", metavar="KEY=VALUE"),
+        typer.Argument(help="Changes to the settings: section.key=value ...", metavar="KEY=VALUE"),
+    ] = None,
+    val_fraction: Annotated[
+        float | None,
+        typer.Option(
+            "--val-fraction",
+            help="For videos: share of each class that is kept back to measure accuracy on, where there is no split "
+            "val.",
+            min=0.001,
+            max=0.999,
+            show_default="0.2",
+        ),
+    ] = None,
+    group_by: Annotated[
+        str | None,
+        typer.Option(
+            "--group-by",
+            metavar="PATTERN|COLUMN",
+            help="For videos: what names their recording, so that its videos stay on one side; as of corrnet pack.",
+        ),
     ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue the run in run.dir, to the bit.")
@@ -43,7 +66,11 @@ def train(
         ),
     ] = False,
 ) -> None:
-    r"""Train a model as a recipe says.
+    r"""Train a model on videos of your own, or as a recipe says.
+
+    Videos are packed first, into the folder shards beside that of the run, and the model and its settings are chosen
+    for them and for this machine: each is shown with its reason. Afterwards accuracy is measured, with a page of
+    what was taken for what.
 
     Several processes are started by torchrun, one for each GPU; optim.batch_size is shared among them. When torchrun
     starts them again they continue from the last checkpoint.
@@ -51,6 +78,10 @@ def train(
     Ctrl-C finishes the step, saves and says how to continue; a second one stops at once.
 
     [bold]Examples[/]
+
+    corrnet train my-videos
+
+    corrnet train my-videos.csv --group-by recording run.dir=runs/second
 
     corrnet train motionbench
 
@@ -63,16 +94,31 @@ def train(
     torchrun --nproc-per-node 8 -m corrnet_train.cli train my.yaml \
       train.batch_norm=sync
     """
+    from corrnet_train.cli.own import is_own, measure_and_advise, settings_for
     from corrnet_train.config.recipes import check_given_once
     from corrnet_train.config.schema import load_config, text_keys
     from corrnet_train.distributed.ranks import on_every_rank
 
+    own = is_own(recipe)
     try:
         check_given_once(overrides or [], text_keys=text_keys())
-        config = load_config(recipe, overrides)
+        if own:
+            if resume or requeue:
+                raise InputError("a run that began with videos goes on with: corrnet resume RUN")
+            config = settings_for(
+                recipe, overrides or [], val_fraction=val_fraction, group_by=group_by, dry_run=dry_run
+            )
+        elif val_fraction is not None or group_by is not None:
+            raise InputError(f"--val-fraction and --group-by are for videos, and {recipe} is a recipe")
+        else:
+            config = load_config(recipe, overrides)
     except InputError as error:
         raise on_every_rank(error) from None
+    if config is None:
+        return
     run_training(config, resume=resume, requeue=requeue, dry_run=dry_run)
+    if own and not dry_run and "RANK" not in os.environ:
+        measure_and_advise(config)
 
 
 def run_training(

@@ -1,0 +1,262 @@
+"""What `corrnet train` does with videos of one's own before it trains and after it: packs, chooses, measures."""
+
+import os
+import shlex
+import statistics
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.table import Table
+
+from corrnet_train.cli.common import err, escape
+from corrnet_train.utils.errors import InputError
+
+if TYPE_CHECKING:
+    from corrnet_train.config.own import Choice, OwnVideos
+    from corrnet_train.config.schema import RunConfig
+    from video_data import ShardSet
+    from video_data.datasets import Listing
+    from video_data.shards.format import SampleRecord
+
+VAL_FRACTION = 0.2
+REPORT = "report"  # folder in that of the run
+
+
+def is_own(source: str) -> bool:
+    """Whether what is to be trained is a folder or a csv, and no recipe."""
+    from corrnet_train.config.recipes import list_recipes
+
+    if source.lower().endswith(".csv"):
+        return True
+    return Path(source).is_dir() and source not in {recipe.name for recipe in list_recipes()}
+
+
+def settings_for(
+    source: str, overrides: Sequence[str], *, val_fraction: float | None, group_by: str | None, dry_run: bool
+) -> "RunConfig | None":
+    """Pack videos where that is not done, choose the settings, and say both.
+
+    Args:
+        source: Folder of videos or of shards, or a csv of videos.
+        overrides: Settings that are given, `section.key=value`.
+        val_fraction: As `PackOptions.val_fraction`; None means a fifth where there is no split val.
+        group_by: As for packing.
+        dry_run: Show what would be packed and pack nothing.
+
+    Returns:
+        The settings; None after a dry run of videos that are not packed.
+
+    Raises:
+        InputError: It is the folder of a run, there is a run already, the videos changed since they were packed, or a
+            setting or the source is wrong.
+    """
+    from corrnet_train.checkpoint.folders import checkpoint_names, resume_command
+    from corrnet_train.config.recipes import keep_path
+    from corrnet_train.training.run_log import CONFIG
+
+    path = Path(source).expanduser()
+    if path.is_dir() and ((path / CONFIG).is_file() or checkpoint_names(path / "checkpoints")):
+        raise InputError(f"{path} is the folder of a run; it goes on with: {resume_command(path)}")
+    name = path.resolve().name.removesuffix(path.suffix if path.is_file() else "")
+    is_packed = (path / "manifest.json").is_file()
+    places = [("run.dir", keep_path(f"runs/{name}")), ("data.shards", keep_path(str(path)))]
+    given = _config([*places, ("optim.warmup_epochs", 0)], overrides)
+    is_given = given.data.shards != path
+    if not is_packed:
+        shards = given.data.shards if is_given else given.run.dir.parent / "shards" / name
+        _check_no_run(given)
+        if not _is_packed(path, shards, val_fraction, group_by, dry_run):
+            return None
+    elif is_given:
+        raise InputError(f"{path} holds shards, and data.shards names others: give one of them")
+    elif val_fraction is not None or group_by is not None:
+        raise InputError("--val-fraction and --group-by are for packing: these videos are packed already")
+    else:
+        shards = path
+    return _chosen(given, shards, overrides)
+
+
+def _config(values: list[tuple[str, Any]], overrides: Sequence[str], recipe: str = "own") -> "RunConfig":
+    from corrnet_train.config.recipes import merge, read_recipe
+    from corrnet_train.config.schema import complete_config, text_keys
+
+    tree = read_recipe(recipe, text_keys=text_keys())
+    for key, value in values:
+        for part in reversed(key.split(".")):
+            value = {part: value}
+        tree = merge(tree, value)
+    return complete_config(tree, overrides)
+
+
+def _check_no_run(config: "RunConfig") -> None:
+    """Refuse a folder with a run before anything is packed for another one."""
+    from corrnet_train.training.run_folder import RunFolder
+
+    if "RANK" not in os.environ:  # torchrun may have started it again, so that it goes on
+        folder = RunFolder(config.run.dir, say=lambda line: None)
+        folder.find_checkpoint(resume=False, requeue=False, checkpoint_every=config.run.checkpoint_every)
+
+
+def _is_packed(
+    source: Path, shards: Path, val_fraction: float | None, group_by: str | None, dry_run: bool
+) -> bool:
+    """Pack a source unless that is done; return whether it is."""
+    from corrnet_train.cli.pack import pack_and_summarize, show_listing
+    from video_data import PackOptions, open_shards
+    from video_data.datasets import list_csv, list_folder
+    from video_data.datasets.validation import split_validation
+    from video_data.utils.workers import available_cores
+
+    listing = (list_csv if source.is_file() else list_folder)(source, group_by=group_by)
+    options = PackOptions(num_workers=available_cores())
+    splits = {entry.split for entry in listing.entries}
+    fraction = val_fraction if val_fraction is not None else None if "val" in splits else VAL_FRACTION
+    split = listing
+    if fraction is not None:
+        try:
+            split = split_validation(listing, fraction, seed=options.seed)
+            options = options.model_copy(update={"val_fraction": fraction})
+        except InputError:
+            if val_fraction is not None:
+                raise
+            why = "no class has two videos (or groups): none is kept back to measure accuracy on"
+            split = replace(listing, notes=(*listing.notes, why))
+    if (shards / "manifest.json").is_file():
+        _check_unchanged(source, split, open_shards(shards), shards)
+        _say(f"packed already: {shards}")
+        return True
+    for note in split.notes:
+        _say(note)
+    if dry_run:
+        show_listing(split)
+        _say(f"they would be packed into {shards}, and then the settings are chosen")
+        return False
+    if "RANK" in os.environ:
+        command = ["corrnet", "pack", "csv" if source.is_file() else "folder", str(source), str(shards)]
+        command += [] if options.val_fraction is None else ["--val-fraction", f"{options.val_fraction:g}"]
+        command += [] if group_by is None else ["--group-by", group_by]
+        raise InputError(f"one process packs, before torchrun starts several: {shlex.join(command)}")
+    _say(f"packing into {shards}")
+    pack_and_summarize(listing, shards, options)
+    return True
+
+
+def _check_unchanged(source: Path, listing: "Listing", packed: "ShardSet", shards: Path) -> None:
+    """Refuse shards that were packed from other videos, or from what has changed since."""
+    manifest = packed.manifest
+    have: set[tuple[str, str, str]] = {(entry.source, entry.split, entry.label) for entry in manifest.dropped}
+    for split in packed.splits:
+        have |= {(sample.source, split, packed.classes[sample.label]) for sample in packed.samples(split)}
+    want = {(entry.source, entry.split, entry.label) for entry in listing.entries}
+    want |= {(entry.source, entry.split, entry.label) for entry, _ in listing.dropped}
+    packed_at = (shards / "manifest.json").stat().st_mtime
+    newer = [
+        entry for entry in listing.entries if entry.path.exists() and entry.path.stat().st_mtime > packed_at
+    ]
+    if have == want and not newer:
+        return
+    examples = sorted({entry.source for entry in newer} | {entry[0] for entry in have ^ want})
+    raise InputError(
+        f"{shards} was packed from other videos than {source} holds now: {len(want - have)} are new, are of another "
+        f"class or split, {len(have - want)} are gone, {len(newer)} were changed (the first is {examples[0]}). Remove "
+        f"{shards} to have them packed again, or give data.shards=ANOTHER_FOLDER"
+    )
+
+
+def _chosen(given: "RunConfig", shards: Path, overrides: Sequence[str]) -> "RunConfig":
+    """Choose settings for packed videos, show them with their reasons, and return all settings."""
+    from corrnet_train.config.own import Choice, choose_recipe, choose_settings
+    from corrnet_train.config.recipes import apply_override, flatten, keep_path
+    from corrnet_train.config.schema import text_keys
+    from corrnet_train.distributed.ranks import resolve_device
+    from video_data import open_shards, suggest_num_workers
+
+    packed = open_shards(shards)
+    has_gpu = resolve_device(given.run.device).type != "cpu"
+    recipe, why = choose_recipe(has_gpu=has_gpu, has_weights=given.model.init_from is not None)
+    keys: dict[str, Any] = {}
+    for item in overrides:
+        apply_override(keys, item, text_keys=text_keys())
+    choices = choose_settings(
+        _describe(packed),
+        has_gpu=has_gpu,
+        num_workers=suggest_num_workers(),
+        given={key: value for key, value in flatten(given.model_dump()).items() if key in flatten(keys)},
+    )
+    values = [("run.dir", keep_path(str(given.run.dir))), ("data.shards", keep_path(str(shards)))]
+    values += [(choice.key, choice.value) for choice in choices]
+    config = _config(values, overrides, recipe)
+    _show([Choice("recipe", recipe, why), *choices])
+    return config
+
+
+def _describe(packed: "ShardSet") -> "OwnVideos":
+    from corrnet_train.config.own import OwnVideos
+
+    num_eval = packed.num_samples("val") if "val" in packed.splits else 0
+    if "train" not in packed.splits:
+        raise InputError(f"there are no videos of the split train, but of {', '.join(packed.splits)}")
+    samples = list(packed.samples("train"))
+    return OwnVideos(
+        num_train=len(samples),
+        num_eval=num_eval,
+        num_frames=int(statistics.median(sample.num_frames for sample in samples)),
+        frame_rate=statistics.median(map(_frame_rate, samples)),
+        short_side=int(statistics.median(min(sample.width, sample.height) for sample in samples)),
+    )
+
+
+def _frame_rate(sample: "SampleRecord") -> float:
+    pts = sample.video_info().pts
+    seconds = float((pts[-1] - pts[0]) * Fraction(*sample.time_base))
+    return (len(pts) - 1) / seconds if seconds > 0 else 25.0  # one frame has no rate
+
+
+def _show(choices: "list[Choice]") -> None:
+    table = Table("setting", "chosen", "because", box=None, pad_edge=False, header_style="bold")
+    for choice in choices:
+        value = (
+            "none"
+            if choice.value is None
+            else f"{choice.value:g}"
+            if isinstance(choice.value, float)
+            else choice.value
+        )
+        table.add_row(choice.key, escape(str(value)), escape(choice.reason))
+    err.print(table)
+    _say("all settings are in config.yaml of the run; others are given as section.key=value")
+
+
+def measure_and_advise(config: "RunConfig") -> None:
+    """Measure accuracy on the validation split, write a page of it, and say what can be done next."""
+    from corrnet_train.checkpoint.folders import resume_command
+    from corrnet_train.cli.evaluate import measure
+
+    run = config.run.dir
+    if config.data.eval_split is not None:
+        with ExitStack() as stack:
+            measure(
+                stack.enter_context,
+                run,
+                str(config.data.shards),
+                config.data.eval_split,
+                device=config.run.device,
+                output=run / REPORT,
+                overwrite=True,
+            )
+    epochs = 2 * config.optim.epochs
+    steps = {
+        "use it": ["corrnet", "predict", str(run), "VIDEO"],
+        "use it elsewhere": ["corrnet", "export", str(run), f"{run.name}-model"],
+    }
+    for what, command in steps.items():
+        _say(f"{what}: {shlex.join(command)}")
+    _say(f"train it longer: {resume_command(run)} optim.epochs={epochs:g}")
+
+
+def _say(line: str) -> None:
+    err.print(escape(line), highlight=False, soft_wrap=True)

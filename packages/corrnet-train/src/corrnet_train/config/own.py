@@ -1,0 +1,106 @@
+"""Settings for videos of one's own: chosen for the videos and the machine, each with its reason."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+_CLIPS = {
+    "cpu": 16_000,
+    "gpu": 200_000,
+}  # that training takes in all: half an hour on two cores, minutes on a GPU
+_MOST_EPOCHS = 200
+_NUM_EVALUATIONS = 20
+_CLIP_SECONDS = 1.0
+_CLIP = {"cpu": (8, 56), "gpu": (16, 112)}  # most frames, and pixels of a side
+_SMALLEST_CROP = 28
+
+
+@dataclass(frozen=True)
+class OwnVideos:
+    """What settings depend on.
+
+    Attributes:
+        num_train: Videos to learn from.
+        num_eval: Videos of the split val.
+        num_frames: Median of the frames of a video.
+        frame_rate: Median of the frames a second.
+        short_side: Median of the shorter sides, in pixels.
+    """
+
+    num_train: int
+    num_eval: int
+    num_frames: int
+    frame_rate: float
+    short_side: int
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A setting that was chosen: its key, its value and the reason."""
+
+    key: str
+    value: Any
+    reason: str
+
+
+def choose_recipe(*, has_gpu: bool, has_weights: bool) -> tuple[str, str]:
+    """Return the recipe on which the choices are put, and the reason for it.
+
+    Args:
+        has_gpu: Whether a GPU trains.
+        has_weights: Whether `model.init_from` is given.
+    """
+    if has_weights:
+        return "own+finetune", "model.init_from has weights to start from"
+    if has_gpu:
+        return "own", "a GPU trains"
+    return "own+tiny", "no GPU trains, and a CPU takes days for larger models"
+
+
+def choose_settings(
+    videos: OwnVideos, *, has_gpu: bool, num_workers: int, given: Mapping[str, Any]
+) -> list[Choice]:
+    """Choose the settings that depend on the videos and the machine; none was tuned on a data set.
+
+    Args:
+        videos: What was packed.
+        has_gpu: Whether a GPU trains.
+        num_workers: Decoding processes that suit the cores of this machine.
+        given: Values that stand already, by their keys: others are chosen to suit them.
+    """
+    choices: list[Choice] = []
+
+    def choose(key: str, value: Any, reason: str) -> Any:
+        if key in given:
+            return given[key]
+        choices.append(Choice(key, value, reason))
+        return value
+
+    machine = "gpu" if has_gpu else "cpu"
+    most_frames, most_pixels = _CLIP[machine]
+    frames, rate, side, num = videos.num_frames, videos.frame_rate, videos.short_side, videos.num_train
+    length = most_frames if frames >= most_frames else 8
+    why = f"videos have {frames} frames (median), and a {machine.upper()} trains"
+    length = choose("data.clip.num_frames", length, why)
+    stride = max(1, round(min(_CLIP_SECONDS * rate, frames) / length))
+    shown = f"of {rate:.3g} frames a second {length} show {length * stride / rate:.2g} seconds"
+    choose("data.clip.frame_stride", stride, shown)
+    fits = max(_SMALLEST_CROP, side * 7 // 8 // 4 * 4)
+    choose(
+        "data.clip.crop_size",
+        min(most_pixels, fits),
+        f"the shorter side of videos has {side} pixels (median)",
+    )
+    choose("data.num_workers", num_workers, "by the cores that can be used")
+    choose("optim.batch_size", min(32 if has_gpu else 16, num), f"there are {num} videos to learn from")
+    epochs = max(1, min(_MOST_EPOCHS, round(_CLIPS[machine] / num)))
+    epochs = choose("optim.epochs", epochs, f"that is {epochs * num:,} clips, one of each video an epoch")
+    choose("optim.warmup_epochs", epochs / 10, "a tenth of them")
+    if videos.num_eval:
+        every = max(1, round(epochs / _NUM_EVALUATIONS))
+        choose(
+            "eval.every_epochs", every, f"accuracy is measured about {max(1, round(epochs / every))} times"
+        )
+    else:
+        choose("data.eval_split", None, "no video is kept back to measure accuracy on")
+    return choices

@@ -1,0 +1,165 @@
+"""`corrnet train` with videos: packs, chooses settings, trains, measures, and says what can be done next."""
+
+import os
+import shutil
+import time
+
+import pytest
+from typer.testing import CliRunner
+
+from corrnet_train.cli import app
+from corrnet_train.config.own import OwnVideos, choose_settings
+from corrnet_train.config.schema import load_config
+from corrnet_train.inference.classifier import VideoClassifier
+
+FEW_STEPS = ("optim.samples_per_epoch=16", "optim.epochs=2", "data.num_workers=0", "run.device=cpu")
+
+
+@pytest.fixture
+def videos(motionbench, tmp_path, monkeypatch):
+    """CLASS/VIDEO in the working folder."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(motionbench[0] / "videos" / "train", tmp_path / "my-videos")
+    return tmp_path / "my-videos"
+
+
+def corrnet(*arguments, code=0):
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments], env={"COLUMNS": "200"})
+    assert result.exit_code == code, result.output
+    return result.output
+
+
+@pytest.mark.slow
+def test_a_folder_of_classes_becomes_a_model_with_one_command(videos, tmp_path):
+    output = corrnet("train", "my-videos", *FEW_STEPS)
+    assert "packing into runs/shards/my-videos" in output and "packed 32 videos" in output
+    table = " ".join(output.split())  # where a cell is broken it is one again
+    for line in (
+        "recipe own+tiny no GPU trains, and a CPU takes days for larger models",
+        "data.clip.num_frames 8 videos have 12 frames (median), and a CPU trains",
+        "data.clip.crop_size 32 the shorter side of videos has 40 pixels (median)",
+        "optim.batch_size 16 there are 24 videos to learn from",
+        "optim.warmup_epochs 0.2 a tenth of them",
+    ):
+        assert line in table
+    assert "optim.epochs 2" not in table  # it was given
+    run = tmp_path / "runs" / "my-videos"
+    for line in (
+        "report: runs/my-videos/report/report.html",
+        "use it: corrnet predict runs/my-videos VIDEO",
+        "train it longer: corrnet resume runs/my-videos optim.epochs=4",
+    ):
+        assert line in output
+    assert (run / "report" / "report.html").is_file()
+    config = load_config(run / "config.yaml")
+    assert config.model.name == "corrnet_tiny" and config.optim.epochs == 2
+    assert config.data.eval_split == "val" and config.data.clip.num_frames == 8
+    assert "down-left" in VideoClassifier.from_checkpoint("runs/my-videos", device="cpu").classes
+    assert "done: " in corrnet("resume", "runs/my-videos", "optim.epochs=3")
+
+    assert "already holds a run" in corrnet("train", "my-videos", *FEW_STEPS, code=2)
+    again = corrnet("train", "my-videos", *FEW_STEPS, "run.dir=runs/second", "--dry-run")
+    assert "packed already: runs/shards/my-videos" in again and "24 to learn from, 8 to evaluate" in again
+    told = corrnet("train", "my-videos", "--val-fraction", "0.5", "run.dir=runs/second", code=2)
+    assert "8 are new, are of another class or split" in told and "Remove runs/shards/my-videos" in told
+    assert "give one of them" in corrnet("train", "runs/shards/my-videos", "data.shards=other", code=2)
+    assert "24 to learn from" in corrnet(
+        "train", "runs/shards/my-videos", *FEW_STEPS, "run.dir=c", "--dry-run"
+    )
+
+
+@pytest.mark.slow
+def test_videos_that_changed_since_they_were_packed_are_refused(videos):
+    corrnet("train", "my-videos", *FEW_STEPS)
+    first = next(videos.glob("*/*.mp4"))
+    os.utime(first, (time.time() + 9, time.time() + 9))
+    told = corrnet("train", "my-videos", "run.dir=runs/b", code=2)
+    assert "0 are new" in told and f"1 were changed (the first is {first.relative_to(videos)}" in told
+    first.unlink()
+    assert "1 are gone" in corrnet("train", "my-videos", "run.dir=runs/b", code=2)
+    assert "packing into other" in corrnet(
+        "train", "my-videos", "run.dir=runs/b", "data.shards=other", *FEW_STEPS
+    )
+    assert load_config("runs/b/config.yaml").data.shards.name == "other"
+
+
+@pytest.mark.slow
+def test_one_video_of_each_class_is_enough(videos):
+    for folder in videos.iterdir():
+        for video in sorted(folder.iterdir())[1:]:
+            video.unlink()
+    output = corrnet("train", "my-videos", *FEW_STEPS[1:])
+    assert "no class has two videos" in output and "data.eval_split none" in " ".join(output.split())
+    assert load_config("runs/my-videos/config.yaml").data.eval_split is None and "report:" not in output
+    assert "no validation split can be made" in corrnet(
+        "train", "my-videos", "--val-fraction", "0.2", "run.dir=b", code=2
+    )
+
+
+def test_a_dry_run_packs_nothing(videos, tmp_path):
+    output = corrnet("train", "my-videos", "--dry-run")
+    assert "they would be packed into runs/shards/my-videos" in output and "val gets 8 of the 32" in output
+    assert [path.name for path in tmp_path.iterdir()] == ["my-videos"]
+
+
+def test_a_csv_with_a_split_val_keeps_it(motionbench, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    output = corrnet("train", motionbench[0] / "motionbench.csv", "--dry-run")
+    assert "val_fraction" not in output and "runs/shards/motionbench" in output
+
+
+def test_what_cannot_be_meant_is_refused_before_any_work(videos, tmp_path, make_config):
+    assert "unknown key optim.epoch" in corrnet("train", "my-videos", "optim.epoch=3", code=2)
+    assert "goes on with: corrnet resume RUN" in corrnet("train", "my-videos", "--resume", code=2)
+    assert "are for videos, and motionbench is a recipe" in corrnet(
+        "train", "motionbench", "--val-fraction", "0.2", code=2
+    )
+    run = tmp_path / "a run"
+    (run / "checkpoints").mkdir(parents=True)
+    (run / "config.yaml").touch()
+    assert "it goes on with: corrnet resume 'a run'" in corrnet("train", "a run", code=2)
+    assert "no.csv" in corrnet("train", "no.csv", code=2)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_under_torchrun_videos_are_packed_first(videos, monkeypatch):
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    told = corrnet("train", "my-videos", code=2)
+    assert "corrnet pack folder my-videos runs/shards/my-videos --val-fraction 0.2" in told
+
+
+@pytest.mark.parametrize(
+    ("videos", "has_gpu", "expected"),
+    [
+        (
+            OwnVideos(4000, 1000, num_frames=90, frame_rate=30, short_side=256),
+            False,
+            {"num_frames": 8, "frame_stride": 4, "crop_size": 56, "batch_size": 16, "epochs": 4},
+        ),
+        (
+            OwnVideos(4000, 1000, num_frames=180, frame_rate=60, short_side=256),
+            True,
+            {"num_frames": 16, "frame_stride": 4, "crop_size": 112, "batch_size": 32, "epochs": 50},
+        ),
+        (
+            OwnVideos(3, 0, num_frames=10, frame_rate=10, short_side=64),
+            True,
+            {"num_frames": 8, "frame_stride": 1, "crop_size": 56, "batch_size": 3, "eval_split": None},
+        ),
+    ],
+)
+def test_settings_suit_the_videos_and_the_machine(videos, has_gpu, expected):
+    choices = choose_settings(videos, has_gpu=has_gpu, num_workers=1, given={})
+    chosen = {choice.key.rpartition(".")[2]: choice.value for choice in choices}
+    assert expected.items() <= chosen.items()
+
+
+def test_settings_that_are_given_stand_and_others_suit_them():
+    videos = OwnVideos(100, 20, num_frames=90, frame_rate=30, short_side=256)
+    given = {"data.clip.num_frames": 32, "optim.epochs": 40}
+    choices = choose_settings(videos, has_gpu=False, num_workers=1, given=given)
+    chosen = {choice.key: choice.value for choice in choices}
+    assert not given.keys() & chosen.keys()
+    assert chosen["data.clip.frame_stride"] == 1 and chosen["optim.warmup_epochs"] == 4
+    assert chosen["eval.every_epochs"] == 2
