@@ -161,7 +161,7 @@ def _check_unchanged(source: Path, listing: "Listing", packed: "ShardSet", shard
         return
     examples = sorted({entry.source for entry in newer} | {entry[0] for entry in have ^ want})
     raise InputError(
-        f"{shards} was packed from other videos than {source} holds now: {len(want - have)} are new, are of another "
+        f"{shards} was packed from other videos than {source} holds now: {len(want - have)} are new or of another "
         f"class or split, {len(have - want)} are gone, {len(newer)} were changed (the first is {examples[0]}). Remove "
         f"{shards} to have them packed again, or give data.shards=ANOTHER_FOLDER"
     )
@@ -219,16 +219,16 @@ def _frame_rate(sample: "SampleRecord") -> float:
 def _show(choices: "list[Choice]") -> None:
     table = Table("setting", "chosen", "because", box=None, pad_edge=False, header_style="bold")
     for choice in choices:
-        value = (
-            "none"
-            if choice.value is None
-            else f"{choice.value:g}"
-            if isinstance(choice.value, float)
-            else choice.value
-        )
-        table.add_row(choice.key, escape(str(value)), escape(choice.reason))
-    err.print(table)
+        table.add_row(choice.key, escape(_plain(choice.value)), escape(choice.reason))
+    if _is_first():
+        err.print(table)
     _say("all settings are in config.yaml of the run; others are given as section.key=value")
+
+
+def _plain(value: object) -> str:
+    if value is None:
+        return "none"
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def measure_and_advise(config: "RunConfig") -> None:
@@ -258,5 +258,11 @@ def measure_and_advise(config: "RunConfig") -> None:
     _say(f"train it longer: {resume_command(run)} optim.epochs={epochs:g}")
 
 
+def _is_first() -> bool:
+    """Whether this is the process that speaks for all that torchrun started."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def _say(line: str) -> None:
-    err.print(escape(line), highlight=False, soft_wrap=True)
+    if _is_first():
+        err.print(escape(line), highlight=False, soft_wrap=True)
