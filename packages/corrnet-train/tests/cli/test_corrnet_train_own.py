@@ -5,9 +5,11 @@ import shutil
 import time
 
 import pytest
+import typer
 from typer.testing import CliRunner
 
 from corrnet_train.cli import app
+from corrnet_train.cli.own import measure_and_advise
 from corrnet_train.config.own import OwnVideos, choose_settings
 from corrnet_train.config.schema import load_config
 from corrnet_train.inference.classifier import VideoClassifier
@@ -71,8 +73,12 @@ def test_a_folder_of_classes_becomes_a_model_with_one_command(videos, tmp_path):
 @pytest.mark.slow
 def test_videos_that_changed_since_they_were_packed_are_refused(videos):
     corrnet("train", "my-videos", *FEW_STEPS)
-    first = next(videos.glob("*/*.mp4"))
-    os.utime(first, (time.time() + 9, time.time() + 9))
+    now, (first, *others) = time.time(), videos.glob("*/*.mp4")
+    ages = {**dict.fromkeys(others, 99), "runs/shards/my-videos/manifest.json": 9}
+    for path, age in {**ages, first: -99}.items():  # a clock that is wrong says nothing
+        os.utime(path, (now - age, now - age))
+    assert "packed already" in corrnet("train", "my-videos", "run.dir=runs/b", "--dry-run", *FEW_STEPS)
+    os.utime(first, (now - 1, now - 1))
     told = corrnet("train", "my-videos", "run.dir=runs/b", code=2)
     assert "0 are new" in told and f"1 were changed (the first is {first.relative_to(videos)}" in told
     first.unlink()
@@ -120,6 +126,16 @@ def test_what_cannot_be_meant_is_refused_before_any_work(videos, tmp_path, make_
     assert "it goes on with: corrnet resume 'a run'" in corrnet("train", "a run", code=2)
     assert "no.csv" in corrnet("train", "no.csv", code=2)
     assert not (tmp_path / "runs").exists()
+
+
+def test_what_comes_next_is_said_where_videos_could_not_be_measured_too(make_config, monkeypatch, capsys):
+    def measure(*arguments, **options):
+        raise typer.Exit(3)
+
+    monkeypatch.setattr("corrnet_train.cli.evaluate.measure", measure)
+    with pytest.raises(typer.Exit) as ending:
+        measure_and_advise(make_config())
+    assert ending.value.exit_code == 3 and "use it: corrnet predict" in capsys.readouterr().err
 
 
 def test_under_torchrun_videos_are_packed_first(videos, monkeypatch):

@@ -161,6 +161,11 @@ def _print(text: str) -> None:
     err.print(escape(hide_secrets(text)), highlight=False, soft_wrap=True)
 
 
+def say(line: str) -> None:
+    """Print a line on standard error as it is: without markup, and broken by the terminal alone."""
+    err.print(escape(line), highlight=False, soft_wrap=True)
+
+
 def versions() -> str:
     """Return in one line what a report of a bug names: versions of this package, torch and Python, and the system."""
     python = f"Python {platform.python_version()}"

@@ -3,6 +3,7 @@
 import os
 import shlex
 import statistics
+import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -10,9 +11,10 @@ from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import typer
 from rich.table import Table
 
-from corrnet_train.cli.common import err, escape
+from corrnet_train.cli.common import err, escape, say
 from corrnet_train.utils.errors import InputError
 
 if TYPE_CHECKING:
@@ -69,7 +71,7 @@ def settings_for(
     if not is_packed:
         shards = given.data.shards if is_given else given.run.dir.parent / "shards" / name
         _check_no_run(given)
-        if not _is_packed(path, shards, val_fraction, group_by, dry_run):
+        if not _pack_once(path, shards, val_fraction, group_by, dry_run):
             return None
     elif is_given:
         raise InputError(f"{path} holds shards, and data.shards names others: give one of them")
@@ -101,7 +103,7 @@ def _check_no_run(config: "RunConfig") -> None:
         folder.find_checkpoint(resume=False, requeue=False, checkpoint_every=config.run.checkpoint_every)
 
 
-def _is_packed(
+def _pack_once(
     source: Path, shards: Path, val_fraction: float | None, group_by: str | None, dry_run: bool
 ) -> bool:
     """Pack a source unless that is done; return whether it is."""
@@ -153,10 +155,10 @@ def _check_unchanged(source: Path, listing: "Listing", packed: "ShardSet", shard
         have |= {(sample.source, split, packed.classes[sample.label]) for sample in packed.samples(split)}
     want = {(entry.source, entry.split, entry.label) for entry in listing.entries}
     want |= {(entry.source, entry.split, entry.label) for entry, _ in listing.dropped}
-    packed_at = (shards / "manifest.json").stat().st_mtime
-    newer = [
-        entry for entry in listing.entries if entry.path.exists() and entry.path.stat().st_mtime > packed_at
-    ]
+    packed_at, now = (shards / "manifest.json").stat().st_mtime, time.time()
+    files = [entry for entry in listing.entries if entry.path.exists()]
+    # Times to come are of clocks that are wrong: packing again would not change that.
+    newer = [entry for entry in files if packed_at < entry.path.stat().st_mtime <= now]
     if have == want and not newer:
         return
     examples = sorted({entry.source for entry in newer} | {entry[0] for entry in have ^ want})
@@ -237,25 +239,26 @@ def measure_and_advise(config: "RunConfig") -> None:
     from corrnet_train.cli.evaluate import measure
 
     run = config.run.dir
+    left_out = None
     if config.data.eval_split is not None:
-        with ExitStack() as stack:
-            measure(
-                stack.enter_context,
-                run,
-                str(config.data.shards),
-                config.data.eval_split,
-                device=config.run.device,
-                output=run / REPORT,
-                overwrite=True,
-            )
-    epochs = 2 * config.optim.epochs
-    steps = {
-        "use it": ["corrnet", "predict", str(run), "VIDEO"],
-        "use it elsewhere": ["corrnet", "export", str(run), f"{run.name}-model"],
-    }
-    for what, command in steps.items():
-        _say(f"{what}: {shlex.join(command)}")
-    _say(f"train it longer: {resume_command(run)} optim.epochs={epochs:g}")
+        try:
+            with ExitStack() as stack:
+                measure(
+                    stack.enter_context,
+                    run,
+                    str(config.data.shards),
+                    config.data.eval_split,
+                    device=config.run.device,
+                    output=run / REPORT,
+                    overwrite=True,
+                )
+        except typer.Exit as ending:  # some videos could not be read
+            left_out = ending
+    _say(f"use it: {shlex.join(['corrnet', 'predict', str(run), 'VIDEO'])}")
+    _say(f"use it elsewhere: {shlex.join(['corrnet', 'export', str(run), f'{run.name}-model'])}")
+    _say(f"train it longer: {resume_command(run)} optim.epochs={2 * config.optim.epochs:g}")
+    if left_out is not None:
+        raise left_out
 
 
 def _is_first() -> bool:
@@ -265,4 +268,4 @@ def _is_first() -> bool:
 
 def _say(line: str) -> None:
     if _is_first():
-        err.print(escape(line), highlight=False, soft_wrap=True)
+        say(line)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from corrnet_train.cli.common import EXIT_INTERRUPTED, err, escape, out, reports_errors
+from corrnet_train.cli.common import EXIT_INTERRUPTED, err, escape, out, reports_errors, say
 from corrnet_train.cli.complete import recipe_names
 from corrnet_train.utils.errors import InputError, WorkError, message_of
 
@@ -157,7 +157,7 @@ def run_training(
             if dry_run or not _has_begun(config):
                 raise
             if ranks.is_first:
-                _say(f"interrupted; continue with: {resume_command(config.run.dir)}")
+                say(f"interrupted; continue with: {resume_command(config.run.dir)}")
             raise typer.Exit(EXIT_INTERRUPTED) from None
         except OSError as error:  # a full disk, for one
             if dry_run or not _has_begun(config):
@@ -172,9 +172,9 @@ def run_training(
     if not ranks.is_first:
         raise typer.Exit(0 if result.finished else EXIT_INTERRUPTED)
     if not result.finished:
-        _say(f"stopped after step {result.step}; continue with: {resume_command(config.run.dir)}")
+        say(f"stopped after step {result.step}; continue with: {resume_command(config.run.dir)}")
         raise typer.Exit(EXIT_INTERRUPTED)
-    _say(f"done: {result.checkpoint}")
+    say(f"done: {result.checkpoint}")
 
 
 def _has_begun(config: "RunConfig") -> bool:
@@ -184,10 +184,6 @@ def _has_begun(config: "RunConfig") -> bool:
 
     has_settings = (config.run.dir / "config.yaml").exists()
     return has_settings or bool(checkpoint_names(last_checkpoint(config).parent))
-
-
-def _say(line: str) -> None:
-    err.print(escape(line), highlight=False, soft_wrap=True)
 
 
 def _print_plan(trainer: "Trainer") -> None:
