@@ -77,6 +77,9 @@ def runs(motionbench, tmp_path_factory):
                 task("bad", n, "optim.batch_size=10", "train.micro_batch=4"),
                 task("split", n, "optim.batch_size=64"),
                 task("resumed", n, "train.batch_norm=sync", run=f"sync{n}", resume=True),
+                task("begun", n, "train.batch_norm=sync", stop_at=2),
+                task("taken", n, "train.batch_norm=sync", run=f"begun{n}", resume=True,
+                     taken_by=str(folder / f"sync{n}")),
                 *(
                     task(f"moved{index}", n, "train.micro_batch=2", *ema, f"train.parallel={parallel}", run="moved",
                          resume=index > 0, stop_at=stop)
@@ -432,6 +435,17 @@ def test_a_split_run_goes_on_from_what_is_left_of_its_checkpoints(runs, motionbe
     assert done.returncode == 0, done.stderr
     assert f"going on from the newest intact checkpoint, {left} of step 4" in done.stderr
     assert Checkpoint.load(last).step == 4 and last.is_symlink()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("world_size", WORLD_SIZES)
+def test_all_go_on_from_what_another_run_has_left_while_they_started(runs, world_size):
+    for begun, taken, whole in zip(
+        *(runs[0][name, world_size] for name in ("begun", "taken", "sync")), strict=True
+    ):
+        assert (begun["step"], taken["step"]) == (2, whole["step"])
+        assert taken["keys"] == []  # what it had read before is two steps of the run
+        assert taken["hash"] == whole["hash"]
 
 
 @pytest.mark.slow

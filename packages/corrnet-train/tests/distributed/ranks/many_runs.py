@@ -1,11 +1,13 @@
 """Runs trainers in processes that are forked from one which has imported torch already.
 
 python many_runs.py JOB.json: a job is a list of {"world_size", "port", "tasks", "out"}. Each group of `world_size`
-processes goes through its tasks, `{"recipe", "overrides", "resume"}`, and rank r writes what it saw to `out`.r.json.
+processes goes through its tasks, `{"overrides", "resume", "stop_at", "taken_by"}`, and rank r writes what it saw to
+`out`.r.json. The checkpoints of a run that is taken by another one are replaced by those when all have read them.
 """
 
 import json
 import os
+import shutil
 import sys
 import traceback
 from pathlib import Path
@@ -86,6 +88,12 @@ def run_rank(rank, group):
                 config = load_config("motionbench", task["overrides"])
                 trainer = Watched(config, resume=task.get("resume", False), ranks=ranks)
                 trainer.seen, trainer.stop_at = [], task.get("stop_at")
+                if "taken_by" in task:
+                    ranks.gather(None)
+                    if ranks.is_first:
+                        checkpoints = config.run.dir / "checkpoints"
+                        shutil.rmtree(checkpoints)
+                        shutil.copytree(Path(task["taken_by"]) / "checkpoints", checkpoints, symlinks=True)
                 result = trainer.run()
                 seen.append(
                     {
