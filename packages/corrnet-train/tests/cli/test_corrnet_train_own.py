@@ -114,6 +114,25 @@ def test_a_csv_with_a_split_val_keeps_it(motionbench, tmp_path, monkeypatch):
     assert "val_fraction" not in output and "runs/shards/motionbench" in output
 
 
+@pytest.mark.slow
+def test_parts_that_a_csv_names_are_packed_once(videos):
+    first = next(path.relative_to(videos) for path in videos.glob("left/*"))
+    rows = [f"{path.relative_to(videos)},{path.parent.name},," for path in videos.glob("right/*")]
+    rows += [f"{first},left,0.{part},0.{part + 4}" for part in range(4)]
+    table = videos / "parts.csv"
+    table.write_text("\n".join(["path,label,start,end", *rows]))
+    assert "packed 8 videos" in corrnet("train", table, *FEW_STEPS[1:])
+    assert "packed already" in corrnet("train", table, *FEW_STEPS[1:], "run.dir=runs/b", "--dry-run")
+    table.write_text(table.read_text().replace("0.3,0.7", "0.3,0.8"))
+    told = corrnet("train", table, "run.dir=runs/b", code=2)
+    assert "1 are new" in told and f"the first is {first} from 0.3 to 0.7 s)" in told
+
+
+def test_alone_it_shows_what_can_be_trained():
+    told = corrnet("train", code=2)
+    assert all(command in told for command in ("corrnet train my-videos.csv", "corrnet resume", "corrnet demo"))
+
+
 def test_what_cannot_be_meant_is_refused_before_any_work(videos, tmp_path, make_config):
     assert "unknown key optim.epoch" in corrnet("train", "my-videos", "optim.epoch=3", code=2)
     assert "goes on with: corrnet resume RUN" in corrnet("train", "my-videos", "--resume", code=2)

@@ -195,10 +195,10 @@ def test_one_path_that_no_system_takes_does_not_end_packing(make_video, tmp_path
 
 def test_the_header_of_a_csv_may_have_capitals_and_other_columns_are_named(tmp_path):
     touch(tmp_path, "a.mp4", "b.mp4")
-    table = text(tmp_path / "list.csv", "PATH, Label,start,Split,Note\na.mp4,x,1,val,\nb.mp4,y,2,train,z\n")
+    table = text(tmp_path / "list.csv", "PATH, Label,day,Split,Note\na.mp4,x,1,val,\nb.mp4,y,2,train,z\n")
     listing = list_csv(table)
     assert listed(listing) == {"a.mp4": ("val", "x"), "b.mp4": ("train", "y")}
-    assert listing.notes[0] == "columns that are not read: note, start"
+    assert listing.notes[0] == "columns that are not read: day, note"
 
 
 def test_splits_of_a_csv_have_their_common_names(tmp_path):

@@ -27,7 +27,8 @@ from video_data import (
     pack_listing,
     verify_shards,
 )
-from video_data.datasets import MISSING, Entry, Listing, list_folder
+from video_data.datasets import MISSING, Entry, Listing, list_csv, list_folder
+from video_data.datasets.validation import split_validation
 from video_data.loading.live import open_frames
 from video_data.loading.views import decode_timed_views
 from video_data.media.decode import decode_clips
@@ -431,6 +432,69 @@ def test_a_span_is_cut_where_the_container_has_no_index(container, make_video, f
     assert found == [list(range(10)), list(range(25, 40))]
 
 
+def test_a_csv_may_name_parts_of_videos(make_video, frame_numbers, tmp_path):
+    (tmp_path / "long.mp4").write_bytes(make_video(range(100)))
+    (tmp_path / "short.mp4").write_bytes(make_video(range(12)))
+    rows = (
+        "long.mp4,a,0.4,0.8\nlong.mp4,b,0:01,00:00:01.5\nlong.mp4,a,0.6,1\nshort.mp4,b,,\nlong.mp4,b,9,10\n"
+    )
+    (tmp_path / "list.csv").write_text(f"path,label,start,end\n{rows}")
+    report = pack_csv(tmp_path / "list.csv", tmp_path / "shards", progress=False)
+    assert report.dropped == [("long.mp4 from 9 to 10 s", "no frames from 9 to 10 seconds")]
+    shards = open_shards(tmp_path / "shards")
+    found = {
+        (record.source, record.span, record.label): numbers(shards, index, frame_numbers)
+        for index, record in enumerate(shards.samples("train"))
+    }
+    assert found == {
+        ("long.mp4", (0.4, 0.8), 0): list(range(10, 20)),
+        ("long.mp4", (1.0, 1.5), 1): list(range(25, 38)),
+        ("long.mp4", (0.6, 1.0), 0): list(range(15, 25)),
+        ("short.mp4", None, 1): list(range(12)),
+    }
+
+
+def test_parts_of_a_video_stay_in_one_split(tmp_path):
+    rows = "".join(
+        f"{name}.mp4,{'ab'[part % 2]},{part},{part + 1}\n" for name in "vwxyz" for part in range(4)
+    )
+    for name in "vwxyz":
+        (tmp_path / f"{name}.mp4").touch()
+    (tmp_path / "list.csv").write_text(f"path,label,start,end\n{rows}")
+    listing = split_validation(list_csv(tmp_path / "list.csv"), 0.2)
+    splits = {name: {entry.split for entry in listing.entries if entry.source[0] == name} for name in "vwxyz"}
+    assert sorted(map(sorted, splits.values())) == [["train"]] * 4 + [["val"]]
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ("a.mp4,a,1,\n", "line 2: end must be a number of seconds or [hours:]minutes:seconds"),
+        ("a.mp4,a,-1,2\n", "line 2: start must be a number of seconds"),
+        ("a.mp4,a,0,nan\n", "got 'nan'"),
+        ("a.mp4,a,2,1:00:00\na.mp4,a,2,2\n", "line 3: start 2 is not before end 2"),
+        (
+            "a.mp4,a,0,1\n./a.mp4,b,0:00,0:01.0\n",
+            "line 3: ./a.mp4 from 0 to 1 s was listed before with another label",
+        ),
+        ("a,a,0,1\n", "line 2: start and end are for video files, and a is a folder of pictures"),
+    ],
+)
+def test_parts_of_a_csv_that_cannot_be_meant_are_refused_with_the_line(rows, message, tmp_path):
+    (tmp_path / "a.mp4").touch()
+    (tmp_path / "a").mkdir()
+    (tmp_path / "list.csv").write_text(f"path,label,start,end\n{rows}")
+    with pytest.raises(ValueError) as error:
+        list_csv(tmp_path / "list.csv")
+    assert message in str(error.value)
+
+
+def test_a_csv_with_one_end_of_parts_is_refused(tmp_path):
+    (tmp_path / "list.csv").write_text("path,label,start\na.mp4,a,1\n")
+    with pytest.raises(ValueError, match="line 2: of the columns start and end there is one alone"):
+        list_csv(tmp_path / "list.csv")
+
+
 def test_spans_that_cannot_be_cut_are_refused(make_video, tmp_path):
     (tmp_path / "a.mp4").write_bytes(make_video(range(10)))
     entry = Entry(tmp_path / "a.mp4", "a.mp4", "train", "a", span=(5, 6))
@@ -439,7 +503,7 @@ def test_spans_that_cannot_be_cut_are_refused(make_video, tmp_path):
     assert not (tmp_path / "shards").exists()
     entries = [entry, replace(entry, label="b", span=(0, 0.2))]
     report = pack_listing(listing(entries), tmp_path / "shards", progress=False)
-    assert report.dropped == [("a.mp4", "no frames from 5 to 6 seconds")]
+    assert report.dropped == [("a.mp4 from 5 to 6 s", "no frames from 5 to 6 seconds")]
     left_out = open_shards(tmp_path / "shards").manifest.coverage["train"].left_out
     assert left_out == {"no frames in the span": 1}
 

@@ -16,13 +16,14 @@ from rich.table import Table
 
 from corrnet_train.cli.common import err, escape, say
 from corrnet_train.utils.errors import InputError
+from video_data.utils.messages import part_name
 
 if TYPE_CHECKING:
     from corrnet_train.config.own import Choice, OwnVideos
     from corrnet_train.config.schema import RunConfig
     from video_data import ShardSet
-    from video_data.datasets import Listing
-    from video_data.shards.format import SampleRecord
+    from video_data.datasets import Entry, Listing
+    from video_data.shards.format import DroppedEntry, SampleRecord
 
 VAL_FRACTION = 0.2
 REPORT = "report"  # folder in that of the run
@@ -150,23 +151,29 @@ def _pack_once(
 def _check_unchanged(source: Path, listing: "Listing", packed: "ShardSet", shards: Path) -> None:
     """Refuse shards that were packed from other videos, or from what has changed since."""
     manifest = packed.manifest
-    have: set[tuple[str, str, str]] = {(entry.source, entry.split, entry.label) for entry in manifest.dropped}
+    have = {_identity(entry, entry.split, entry.label) for entry in manifest.dropped}
     for split in packed.splits:
-        have |= {(sample.source, split, packed.classes[sample.label]) for sample in packed.samples(split)}
-    want = {(entry.source, entry.split, entry.label) for entry in listing.entries}
-    want |= {(entry.source, entry.split, entry.label) for entry, _ in listing.dropped}
+        have |= {_identity(sample, split, packed.classes[sample.label]) for sample in packed.samples(split)}
+    listed = [*listing.entries, *(entry for entry, _ in listing.dropped)]
+    want = {_identity(entry, entry.split, entry.label) for entry in listed}
     packed_at, now = (shards / "manifest.json").stat().st_mtime, time.time()
     files = [entry for entry in listing.entries if entry.path.exists()]
     # Times to come are of clocks that are wrong: packing again would not change that.
     newer = [entry for entry in files if packed_at < entry.path.stat().st_mtime <= now]
     if have == want and not newer:
         return
-    examples = sorted({entry.source for entry in newer} | {entry[0] for entry in have ^ want})
+    examples = sorted(
+        {part_name(entry.source, entry.span) for entry in newer} | {entry[0] for entry in have ^ want}
+    )
     raise InputError(
         f"{shards} was packed from other videos than {source} holds now: {len(want - have)} are new or of another "
         f"class or split, {len(have - want)} are gone, {len(newer)} were changed (the first is {examples[0]}). Remove "
         f"{shards} to have them packed again, or give data.shards=ANOTHER_FOLDER"
     )
+
+
+def _identity(video: "Entry | DroppedEntry | SampleRecord", split: str, label: str) -> tuple[str, str, str]:
+    return part_name(video.source, video.span), split, label
 
 
 def _chosen(given: "RunConfig", shards: Path, overrides: Sequence[str]) -> "RunConfig":

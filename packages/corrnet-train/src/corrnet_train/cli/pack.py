@@ -306,7 +306,7 @@ def pack_folder_command(
 @reports_errors
 @_with_options
 def pack_csv_command(
-    src: Annotated[Path, typer.Argument(help="A csv with the header path,label[,split].")],
+    src: Annotated[Path, typer.Argument(help="A csv with the header path,label[,split][,start,end].")],
     dest: Dest,
     *,
     root: Annotated[

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from corrnet_train.cli.common import EXIT_INTERRUPTED, err, escape, out, reports_errors, say
+from corrnet_train.cli.common import EXIT_BAD_INPUT, EXIT_INTERRUPTED, err, escape, out, reports_errors, say
 from corrnet_train.cli.complete import recipe_names
 from corrnet_train.utils.errors import InputError, WorkError, message_of
 
@@ -15,18 +15,30 @@ if TYPE_CHECKING:
     from corrnet_train.config.schema import RunConfig
     from corrnet_train.training.trainer import Trainer
 
+_WAYS_IN = {
+    "corrnet train my-videos": "videos of your own: a folder for each class, or train and val with such folders in "
+    "them",
+    "corrnet train my-videos.csv": "a list of them, with the columns path and label, and split, start and end where "
+    "they are wanted",
+    "corrnet train data/shards": "what corrnet pack wrote",
+    "corrnet train motionbench": "what a recipe says: one of corrnet recipe list, or a YAML file",
+    "corrnet resume runs/first": "go on with a run that was stopped",
+    "corrnet demo": "no videos at hand: three small models learn from generated ones",
+}
+
 
 @reports_errors
 def train(
     recipe: Annotated[
-        str,
+        str | None,
         typer.Argument(
             metavar="VIDEOS|RECIPE",
-            help="A folder of videos, CLASS/VIDEO or SPLIT/CLASS/VIDEO, or a csv with the header path,label; a folder "
-            "that corrnet pack wrote; a recipe, which is a YAML file or a name of `corrnet recipe list`.",
+            help="A folder of videos, CLASS/VIDEO or SPLIT/CLASS/VIDEO, or a csv with the header "
+            "path,label[,split][,start,end]; a folder that corrnet pack wrote; a recipe, which is a YAML file or a name "
+            "of `corrnet recipe list`.",
             autocompletion=recipe_names,
         ),
-    ],
+    ] = None,
     overrides: Annotated[
         list[str] | None,
         typer.Argument(help="Changes to the settings: section.key=value ...", metavar="KEY=VALUE"),
@@ -94,6 +106,9 @@ def train(
     torchrun --nproc-per-node 8 -m corrnet_train.cli train my.yaml \
       train.batch_norm=sync
     """
+    if recipe is None:
+        _show_ways_in()
+        raise typer.Exit(EXIT_BAD_INPUT)
     from corrnet_train.cli.own import is_own, measure_and_advise, settings_for
     from corrnet_train.config.recipes import check_given_once
     from corrnet_train.config.schema import load_config, text_keys
@@ -119,6 +134,16 @@ def train(
     run_training(config, resume=resume, requeue=requeue, dry_run=dry_run)
     if own and not dry_run and "RANK" not in os.environ:
         measure_and_advise(config)
+
+
+def _show_ways_in() -> None:
+    """Say what can be trained, where nothing was given."""
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column(no_wrap=True)
+    table.add_column()
+    for command, what in _WAYS_IN.items():
+        table.add_row(command, what)
+    err.print("What is to be trained?", table, "corrnet train --help tells more.", sep="\n")
 
 
 def run_training(

@@ -1,6 +1,7 @@
 """Listing the videos that a csv names."""
 
 import os
+import re
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -23,6 +24,10 @@ from video_data.datasets.listing import (
 from video_data.datasets.validation import note_of_groups
 from video_data.media.pictures import holds_pictures, pattern_fault
 from video_data.utils.errors import InputError, describe
+from video_data.utils.messages import part_name
+
+_EXPECTED = "expected path,label[,split][,start,end]"
+_TIME = re.compile(r"(?:(?:([0-9]+):)?([0-9]+):)?([0-9]+(?:\.[0-9]+)?)", re.ASCII)
 
 
 def list_csv(
@@ -33,8 +38,12 @@ def list_csv(
     pictures: str | None = None,
     group_by: str | None = None,
 ) -> Listing:
-    """List the videos of a csv with the header `path,label` or `path,label,split`. The notes of the
-    listing name other columns, which are not read.
+    """List the videos of a csv with the header `path,label`, and where they are wanted `split`, `start` and `end`. The
+    notes of the listing name other columns, which are not read.
+
+    `start` and `end` are seconds or `[hours:]minutes:seconds` from the first frame on: that part of the video is meant,
+    from the frame at `start` to the one before `end`. Where both are empty it is all of it. A video may be listed with
+    several parts, of any labels.
 
     Labels that are all numbers from 0 on are the labels themselves; -1 is no label, and its row is left out.
 
@@ -48,8 +57,8 @@ def list_csv(
 
     Raises:
         ValueError: The csv is missing or not text, a column is missing, a row has more or fewer cells than the header,
-            no path, label or known split, a video has two labels or splits, under one path or several, two classes are
-            spelled almost alike, or there are no rows or only one class.
+            no path, label or known split, or wrong times; a video, or one part of it, has two labels or splits, under
+            one path or several; two classes are spelled almost alike; or there are no rows or only one class.
     """
     csv_path = Path(csv_path)
     if not csv_path.exists():
@@ -61,7 +70,7 @@ def list_csv(
     seen: dict[object, tuple[int, Entry]] = {}
     places: dict[str, str] = {}
     group_column = [] if group_by is None else [group_by.strip().lower()]
-    for line, row in read_csv(csv_path, ("path", "label", *group_column), "expected path,label[,split]"):
+    for line, row in read_csv(csv_path, ("path", "label", *group_column), _EXPECTED):
         source, label, split_name = row["path"], row["label"], row.get("split", "train")
         if not source or not label:
             raise InputError(f"{csv_path}, line {line}: path and label must not be empty")
@@ -75,13 +84,22 @@ def list_csv(
         if pictures is not None and os.path.isdir(path):  # noqa: PTH112  (False for a name that is too long)
             path /= pictures
         group = "".join(row[column] for column in group_column)
-        entry = Entry(path, source, split, label, frame_rate=frame_rate, group=group)
+        try:
+            span = _read_span(row)
+        except InputError as error:
+            raise InputError(f"{csv_path}, line {line}: {error}") from None
+        if span is not None and holds_pictures(path):
+            raise InputError(
+                f"{csv_path}, line {line}: start and end are for video files, and {source} is a folder of pictures; "
+                "list the pictures that are meant, or leave both empty"
+            )
+        entry = Entry(path, source, split, label, span=span, frame_rate=frame_rate, group=group)
         reason, identity = _look_at(path)
-        first_line, first = seen.setdefault(identity, (line, entry))
+        first_line, first = seen.setdefault((identity, span), (line, entry))
         if (first.label, first.split) != (label, split):
             raise InputError(
-                f"{csv_path}, line {line}: {source} was listed before with another label or split, in line "
-                f"{first_line} as {first.source}: {label!r} in {split}, and {first.label!r} in {first.split}"
+                f"{csv_path}, line {line}: {part_name(source, span)} was listed before with another label or split, in "
+                f"line {first_line} as {first.source}: {label!r} in {split}, and {first.label!r} in {first.split}"
             )
         if first is not entry:
             dropped.append((entry, TWICE))
@@ -99,12 +117,36 @@ def list_csv(
     if not places:
         raise InputError(f"no row of {csv_path} has a label: all are -1")
     require_two_classes([*entries, *(entry for entry, _ in dropped if entry.label)], csv_path)
-    ignored = sorted(row.keys() - {"path", "label", "split", "", *group_column})
+    ignored = sorted(row.keys() - {"path", "label", "split", "start", "end", "", *group_column})
     notes = [f"columns that are not read: {', '.join(ignored)}"] if ignored else []
     if group_by is not None and entries:
         notes.append(note_of_groups(entries, group_by))
     listing = Listing(entries, dropped, "csv")
     return replace(listing, notes=(*notes, *shifted_numbers(listing.class_names), *unseen_classes(entries)))
+
+
+def _read_span(row: dict[str, str]) -> tuple[float, float] | None:
+    """Return start and end of the part that a row means; None where it is all of the video."""
+    if ("start" in row) != ("end" in row):
+        raise InputError("of the columns start and end there is one alone: give both, or another name to it")
+    start, end = row.get("start", ""), row.get("end", "")
+    if not start and not end:
+        return None
+    span = _seconds("start", start), _seconds("end", end)
+    if span[0] >= span[1]:
+        raise InputError(f"start {start} is not before end {end}")
+    return span
+
+
+def _seconds(name: str, text: str) -> float:
+    match = _TIME.fullmatch(text)
+    if match is None:
+        raise InputError(
+            f"{name} must be a number of seconds or [hours:]minutes:seconds, as 12.5 or 1:02:03, got {text!r}; "
+            "for all of a video leave start and end empty"
+        )
+    hours, minutes, seconds = match.groups("0")
+    return float(3600 * int(hours) + 60 * int(minutes) + Fraction(seconds))
 
 
 def _look_at(path: Path) -> tuple[str | None, object]:

@@ -97,6 +97,8 @@ def _from_pictures(entry: Entry, options: PackOptions) -> Loaded:
     """JPEG pictures of one size are kept as they are, unless they are to become smaller."""
     if entry.frame_rate is None:
         raise VideoError("a folder of pictures, for which the frame rate must be given")
+    if entry.span is not None:
+        raise VideoError("a folder of pictures, and only of video files can a part be taken")
     pictures = list_pictures(entry.path)
     digest = hash_pictures(pictures)
     limit = options.max_short_side if options.mode == "reencode" else None

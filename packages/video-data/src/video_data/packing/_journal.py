@@ -31,6 +31,7 @@ from video_data.shards.format import (
 from video_data.shards.pack_options import PackOptions, Positive, StrictModel
 from video_data.utils.errors import InputError, describe
 from video_data.utils.files import atomic_file, temporary_name, write_atomic
+from video_data.utils.messages import part_name
 from video_data.utils.settings import changed_settings
 
 _FOLDER = ".packing"
@@ -123,8 +124,7 @@ def listing_difference(ours: Iterable[str], theirs: Iterable[str]) -> str:
 def _identified(listed: Iterable[str]) -> Iterator[tuple[str, object]]:
     for line in listed:
         (split, source, span), *rest = json.loads(line)
-        part = "" if span is None else f" from {span[0]:g} to {span[1]:g} s"
-        yield f"{source}{part} ({split})", rest
+        yield f"{part_name(source, span)} ({split})", rest
 
 
 def _size(path: Path) -> int:

@@ -44,6 +44,7 @@ from video_data.shards.format import (
 from video_data.shards.pack_options import PackOptions
 from video_data.utils.errors import InputError, WorkError
 from video_data.utils.files import locked, write_atomic
+from video_data.utils.messages import part_name
 from video_data.utils.pool import map_in_order
 
 _MOST_LISTED = 1000  # groups of equal videos and flawed videos; all are counted
@@ -110,7 +111,7 @@ def pack_csv(
     options: PackOptions | None = None,
     progress: bool = True,
 ) -> PackReport:
-    """Pack the videos that a csv with the header `path,label[,split]` lists into shards, as `pack_listing` does.
+    """Pack the videos that a csv lists, with the header `path,label[,split][,start,end]`, as `pack_listing` does.
 
     Args:
         csv_path: UTF-8, comma separated; other columns are not read. Without `split` all videos belong to
@@ -385,7 +386,7 @@ def _pack_groups(
         title="pack" if options.part is None else f"pack part {options.part[0]} of {options.part[1]}",
         progress=progress,
         done=sum(len(entries) for _, entries in groups) - len(queue),
-        describe=lambda entry: entry.source,
+        describe=lambda entry: part_name(entry.source, entry.span),
     )
     with closing(results):
         for group, entries in left:
@@ -523,12 +524,17 @@ def _coverage(shards: Iterable[ShardEntry], dropped: Iterable[DroppedEntry]) -> 
 def _dropped(entry: Entry, reason: str, message: str = "") -> DroppedEntry:
     details = "" if message == reason else message
     return DroppedEntry(
-        source=entry.source, split=entry.split, label=entry.label, reason=reason, message=details
+        source=entry.source,
+        span=entry.span,
+        split=entry.split,
+        label=entry.label,
+        reason=reason,
+        message=details,
     )
 
 
 def _messages(dropped: Iterable[DroppedEntry]) -> list[tuple[str, str]]:
-    return [(entry.source, entry.message or entry.reason) for entry in dropped]
+    return [(part_name(entry.source, entry.span), entry.message or entry.reason) for entry in dropped]
 
 
 def _shuffled(entries: Iterable[Entry], seed: int) -> list[Entry]:

@@ -216,6 +216,7 @@ class DroppedEntry(StrictModel):
 
     Attributes:
         source: Path of the video, as it was listed.
+        span: Start and end in seconds of the part of it that was meant; None means all of it.
         split: Its split.
         label: Its class.
         reason: What was wrong, in the same words for all videos of which it is true.
@@ -223,6 +224,7 @@ class DroppedEntry(StrictModel):
     """
 
     source: str
+    span: tuple[float, float] | None = None
     split: Split
     label: str
     reason: str

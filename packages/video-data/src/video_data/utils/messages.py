@@ -32,6 +32,11 @@ def hide_secrets(text: object) -> str:
     return _SECRET.sub(r"\1***", _USER.sub(r"\1***@", str(text)))
 
 
+def part_name(source: str, span: tuple[float, float] | None) -> str:
+    """Return what a video is called, or a part of it from one time to another in seconds."""
+    return source if span is None else f"{source} from {span[0]:g} to {span[1]:g} s"
+
+
 def some_of(names: Collection[str] | Iterable[str], *, most: int = MOST_NAMES) -> str:
     """Return names as a list for a message, the first `most` of them and how many more there are."""
     names = names if isinstance(names, Collection) else list(names)
