@@ -34,8 +34,8 @@ def train(
         typer.Argument(
             metavar="VIDEOS|RECIPE",
             help="A folder of videos, CLASS/VIDEO or SPLIT/CLASS/VIDEO, or a csv with the header "
-            "path,label[,split][,start,end]; a folder that corrnet pack wrote; a recipe, which is a YAML file or a name "
-            "of `corrnet recipe list`.",
+            "path,label[,split][,start,end]; a folder that corrnet pack wrote; a recipe, which is a YAML file or a "
+            "name of `corrnet recipe list`.",
             autocompletion=recipe_names,
         ),
     ] = None,
