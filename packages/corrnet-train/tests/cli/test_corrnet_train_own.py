@@ -130,7 +130,9 @@ def test_parts_that_a_csv_names_are_packed_once(videos):
 
 def test_alone_it_shows_what_can_be_trained():
     told = corrnet("train", code=2)
-    assert all(command in told for command in ("corrnet train my-videos.csv", "corrnet resume", "corrnet demo"))
+    assert all(
+        command in told for command in ("corrnet train my-videos.csv", "corrnet resume", "corrnet demo")
+    )
 
 
 def test_what_cannot_be_meant_is_refused_before_any_work(videos, tmp_path, make_config):
