@@ -230,8 +230,14 @@ def _parse(text: str, source: str, text_keys: Collection[str]) -> Tree:
         if section is None:  # all of its keys are commented out
             tree[name] = {}
         elif not isinstance(section, dict) and name != "extends":
-            raise ConfigError(f"{source}: {name} must be a section with keys of its own, got {section!r}")
+            raise ConfigError(f"{source}: {not_a_section(name, section)}")
     return tree
+
+
+def not_a_section(name: str, value: object) -> str:
+    """Return what is wrong where a section has a value."""
+    hint = "; data.eval_split=none trains without evaluation" if name == "eval" else ""
+    return f"{name} must be a section with keys of its own, got {value!r}{hint}"
 
 
 def _shipped() -> dict[str, Traversable]:

@@ -28,6 +28,7 @@ from corrnet_train.config.recipes import (
     expand_path,
     flatten,
     keep_path,
+    not_a_section,
     read_recipe,
 )
 from corrnet_train.utils.errors import InputError
@@ -565,6 +566,8 @@ def _explain(error: Any, section: list[str]) -> str:
         return f"unknown key {key}: did you mean {hint}? Allowed here: {', '.join(known)}"
     if error["type"] == "missing":
         return f"missing key {key}: give it in the recipe or as {key}=..."
+    if error["type"] == "model_type":
+        return not_a_section(key, error["input"])
     message: str = error["msg"].removeprefix("Value error, ")
     if isinstance(error["input"], dict):
         return message
