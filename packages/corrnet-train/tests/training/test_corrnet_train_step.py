@@ -10,7 +10,7 @@ from corrnet_models import create_model
 from corrnet_train.config import schema
 from corrnet_train.config.schema import TrainConfig
 from corrnet_train.training.prefetch import DeviceBatch
-from corrnet_train.training.step import TrainStep, prepare_model
+from corrnet_train.training.step import StepResult, StepValues, TrainStep, prepare_model
 from video_data import normalize
 
 CPU = torch.device("cpu")
@@ -249,3 +249,37 @@ def test_models_are_compiled_on_gpus_unless_told_otherwise(settings, device, mod
 def test_models_are_not_compiled_without_triton(monkeypatch):
     monkeypatch.setattr(schema, "has_triton", lambda: False)
     assert TrainConfig().compile_mode("cuda") is None
+
+
+def test_figures_on_a_gpu_are_copied_without_waiting_and_waited_for_when_they_are_read(monkeypatch):
+    done = []
+
+    class Event:
+        def record(self):
+            done.append("recorded")
+
+        def synchronize(self):
+            done.append("waited")
+
+    class OnGpu:
+        device = torch.device("cuda")
+
+        def to(self, device, *, non_blocking):
+            done.append((device, non_blocking))
+            return torch.tensor([0.5, 3.0, 1.0, 2.0])
+
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    losses = torch.tensor([0.5])
+    result = StepResult.start_reading(OnGpu(), step=7, rate=0.1, micro_losses=losses, keys=[["a"]])
+    assert done == [("cpu", True), "recorded"]
+    assert (result.step, result.rate, result.micro_losses, result.keys) == (7, 0.1, losses, [["a"]])
+    assert result.values() == StepValues(loss=0.5, num_correct=3, stop=True, grad_norm=2.0)
+    assert done[2:] == ["waited"]
+
+
+@pytest.mark.parametrize("stop", [{}, {"stop": True}, {"stop": False}])
+def test_a_step_tells_whether_it_was_asked_to_stop(stop):
+    model = prepare_model(Net(), TrainConfig())
+    step = TrainStep(model, torch.optim.SGD(model.parameters(), lr=0.1), device=CPU)
+    values = step(batches(num_batches=1, size=2), step=0, rate=0.1, **stop).values()
+    assert values.stop is stop.get("stop", False)
