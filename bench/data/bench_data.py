@@ -99,7 +99,7 @@ def test_overhead(benchmark, record, one_core, shards):
     for position in range(batches * BATCH):
         index = order(position)
         info, sample = shards.info("train", index), shards.sample("train", index)
-        spec = train_clip(info.num_frames, info.display_size, CLIP, seed=0, position=position)
+        spec = train_clip(info, info.display_size, CLIP, seed=0, position=position)
         plan.append((index // 16, sample.offset, sample.size, info, spec))
     files = [os.open(shards.path / f"{entry.name}.tar", os.O_RDONLY) for entry in shards.manifest.shards]
 

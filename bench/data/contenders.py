@@ -50,7 +50,7 @@ def _pictures() -> list[np.ndarray]:
 def random_clips(source: Video, stride: int, number: int) -> list[ClipSpec]:
     clip = ClipConfig(num_frames=32, frame_stride=stride, crop_size=CROP)
     info = source.info
-    return [train_clip(info.num_frames, info.display_size, clip, seed=0, position=p) for p in range(number)]
+    return [train_clip(info, info.display_size, clip, seed=0, position=p) for p in range(number)]
 
 
 def for_clips(source: Video, clips: Sequence[ClipSpec]) -> list[Contender]:
@@ -77,8 +77,8 @@ def for_clips(source: Video, clips: Sequence[ClipSpec]) -> list[Contender]:
 def for_views(source: Video, num_clips: int = 10) -> list[Contender]:
     clip = ClipConfig(num_frames=32, crop_size=CROP)
     info = source.info
-    starts = view_starts(info.num_frames, clip, num_clips)
-    views = [clip_frames(info.num_frames, clip, start) for start in starts]
+    starts = view_starts(info, clip, num_clips)
+    views = [clip_frames(info, clip, start) for start in starts]
     frames = sorted({frame for view in views for frame in view})
     (box,) = view_boxes(info.display_size, clip, 1)
 

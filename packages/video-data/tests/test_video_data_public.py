@@ -17,8 +17,8 @@ README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 FACE = {
     "Batch": "video label keys positions replaced pin_memory(self)",
     "ClipConfig": (
-        "num_frames=32 frame_stride=1 crop_size=224 short_side=None flip=False modality='rgb' "
-        "short_side_range num_channels num_flow_channels span"
+        "num_frames=32 frame_stride=1 fps=None crop_size=224 short_side=None flip=False modality='rgb' "
+        "short_side_range spacing length num_channels num_flow_channels span"
     ),
     "InputError": "",
     "LoaderState": (

@@ -172,17 +172,17 @@ def test_under_torchrun_videos_are_packed_first(videos, monkeypatch):
         (
             OwnVideos(4000, 1000, num_frames=90, frame_rate=30, short_side=256),
             False,
-            {"num_frames": 8, "frame_stride": 4, "crop_size": 56, "batch_size": 16, "epochs": 4},
+            {"num_frames": 8, "fps": 7.5, "crop_size": 56, "batch_size": 16, "epochs": 4},
         ),
         (
             OwnVideos(4000, 1000, num_frames=180, frame_rate=60, short_side=256),
             True,
-            {"num_frames": 16, "frame_stride": 4, "crop_size": 112, "batch_size": 32, "epochs": 50},
+            {"num_frames": 16, "fps": 15, "crop_size": 112, "batch_size": 32, "epochs": 50},
         ),
         (
             OwnVideos(3, 0, num_frames=10, frame_rate=10, short_side=64),
             True,
-            {"num_frames": 8, "frame_stride": 1, "crop_size": 56, "batch_size": 3, "eval_split": None},
+            {"num_frames": 8, "fps": 10, "crop_size": 56, "batch_size": 3, "eval_split": None},
         ),
     ],
 )
@@ -198,5 +198,10 @@ def test_settings_that_are_given_stand_and_others_suit_them():
     choices = choose_settings(videos, has_gpu=False, num_workers=1, given=given)
     chosen = {choice.key: choice.value for choice in choices}
     assert not given.keys() & chosen.keys()
-    assert chosen["data.clip.frame_stride"] == 1 and chosen["optim.warmup_epochs"] == 4
+    assert chosen["data.clip.fps"] == 30 and chosen["optim.warmup_epochs"] == 4
     assert chosen["eval.every_epochs"] == 2
+    given = {"data.clip.frame_stride": 3}
+    (fps,) = (
+        c.value for c in choose_settings(videos, has_gpu=True, num_workers=1, given=given) if "fps" in c.key
+    )
+    assert fps is None

@@ -26,6 +26,7 @@ def changed(name, value):
         (lambda c: setattr(c, "precision", "bf16"), "precision"),
         (lambda c: setattr(c, "pixels", "yuv"), "pixels"),
         (changed("frame_stride", 2), "clip"),
+        (changed("fps", 12.5), "clip"),
         (changed("num_frames", 4), "clip"),
         (changed("crop_size", 16), "clip"),
         (changed("modality", "flow"), "clip"),

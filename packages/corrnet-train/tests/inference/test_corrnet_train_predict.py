@@ -302,7 +302,7 @@ def test_a_video_that_is_too_short_says_so_and_leaves_no_file(trained, folder, t
     generate_motionbench(tmp_path / "short", config, progress=False)
     video = next((tmp_path / "short").rglob("*.mp4"))
     output = corrnet("predict", trained, video, "--hop", 1, code=2)
-    assert "fewer frames than a clip spans, 8" in output
+    assert "is shorter than a clip, which takes 8 frames" in output
     with pytest.raises(ValueError, match="smoothing must be from 0 to below 1, got 1"):
         next(classify_stream(None, str(video), smoothing=1))
     (tmp_path / "broken.mp4").write_bytes(b"no video")

@@ -123,18 +123,20 @@ def test_the_field_is_that_of_the_video_however_the_layer_is_built(options, tmp_
 
 
 @pytest.mark.parametrize(
-    ("name", "frame_stride", "num_frames", "numbers"),
+    ("name", "spacing", "num_frames", "numbers"),
     [
-        ("res2.corr", 1, 15, range(15)),  # two windows that share a frame
-        ("res2.corr", 1, 17, range(17)),  # the last one is short
-        ("res2.corr", 1, 3, range(3)),  # shorter than a clip
-        ("res2.corr", 1, 1, [0]),
-        ("res2.corr", 2, 20, range(0, 20, 2)),
-        ("res4.corr", 1, 15, range(0, 15, 2)),  # temporal stride 2
+        ("res2.corr", {}, 15, range(15)),  # two windows that share a frame
+        ("res2.corr", {}, 17, range(17)),  # the last one is short
+        ("res2.corr", {}, 3, range(3)),  # shorter than a clip
+        ("res2.corr", {}, 1, [0]),
+        ("res2.corr", {"frame_stride": 2}, 20, range(0, 20, 2)),
+        ("res2.corr", {"fps": 12.5}, 20, range(0, 20, 2)),
+        ("res2.corr", {"fps": 50.0}, 15, range(15)),  # each frame once
+        ("res4.corr", {}, 15, range(0, 15, 2)),  # temporal stride 2
     ],
 )
-def test_every_frame_has_one_field(name, frame_stride, num_frames, numbers, tmp_path):
-    classifier = make_classifier(CLIP.model_copy(update={"frame_stride": frame_stride}))
+def test_every_frame_has_one_field(name, spacing, num_frames, numbers, tmp_path):
+    classifier = make_classifier(CLIP.model_copy(update=spacing))
     layer = chosen_layers(classifier.video_model, [name])[0]
     video = str(write_video(tmp_path / "v.mp4", (1, 0), num_frames))
     fields = list(motion_fields(classifier, video, layer))

@@ -1,6 +1,8 @@
 """The order of samples and the choice of clips are pure functions."""
 
 from collections import Counter
+from fractions import Fraction
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -83,7 +85,7 @@ def test_the_order_is_the_same_on_every_machine():
 
 def test_training_clips_are_the_same_on_every_machine():
     clip = CLIP.model_copy(update={"flip": True})
-    clips = [train_clip(30, (640, 480), clip, seed=-1, position=position) for position in (5, 6)]
+    clips = [train_clip(video(30), (640, 480), clip, seed=-1, position=position) for position in (5, 6)]
     assert clips == [
         ClipSpec(frames=(11, 13, 15, 17), box=Box(118, 68, 332, 332), flip=False),
         ClipSpec(frames=(3, 5, 7, 9), box=Box(216, 18, 332, 332), flip=False),
@@ -100,13 +102,19 @@ def test_an_order_of_nothing_is_refused():
         SampleOrder([], seed=0)
 
 
+def video(num_frames, *, fps=25, pts=None, time_base=None):
+    """What is asked of a video: the number and times of its frames."""
+    pts = np.arange(num_frames) if pts is None else np.array(pts)
+    return SimpleNamespace(num_frames=len(pts), pts=pts, time_base=time_base or 1 / Fraction(fps))
+
+
 CLIP = ClipConfig(num_frames=4, frame_stride=2, crop_size=32, short_side=(40, 48))
 
 
 def test_a_long_enough_video_is_read_with_the_stride():
     assert CLIP.span == 7
-    assert clip_frames(10, CLIP, 3) == (3, 5, 7, 9)
-    assert num_starts(10, CLIP) == 4
+    assert clip_frames(video(10), CLIP, 3) == (3, 5, 7, 9)
+    assert num_starts(video(10), CLIP) == 4
 
 
 @pytest.mark.parametrize(
@@ -121,8 +129,8 @@ def test_a_long_enough_video_is_read_with_the_stride():
 )
 def test_short_videos_repeat_their_frames(num_frames, factor, first, last):
     assert repeat_factor(num_frames, CLIP.span) == factor
-    assert clip_frames(num_frames, CLIP, 0) == first
-    assert clip_frames(num_frames, CLIP, num_starts(num_frames, CLIP) - 1) == last
+    assert clip_frames(video(num_frames), CLIP, 0) == first
+    assert clip_frames(video(num_frames), CLIP, num_starts(video(num_frames), CLIP) - 1) == last
 
 
 def test_frames_are_repeated_no_more_often_than_needed():
@@ -130,14 +138,14 @@ def test_frames_are_repeated_no_more_often_than_needed():
 
 
 def test_training_starts_cover_all_places_evenly():
-    starts = Counter(train_clip(10, (64, 48), CLIP, seed=0, position=p).frames[0] for p in range(4000))
+    starts = Counter(train_clip(video(10), (64, 48), CLIP, seed=0, position=p).frames[0] for p in range(4000))
     assert set(starts) == {0, 1, 2, 3}
     assert all(850 < count < 1150 for count in starts.values())
 
 
 @pytest.mark.parametrize("size", [(64, 48), (48, 64), (49, 321), (340, 256), (32, 32), (5, 3), (2, 2)])
 def test_training_crops_lie_inside_the_picture_on_even_pixels(size):
-    boxes = [train_clip(10, size, CLIP, seed=1, position=p).box for p in range(500)]
+    boxes = [train_clip(video(10), size, CLIP, seed=1, position=p).box for p in range(500)]
     for box in boxes:
         assert box.width == box.height >= 2
         assert box.x % 2 == box.y % 2 == box.width % 2 == 0
@@ -151,25 +159,87 @@ def test_training_scales_cover_the_range_of_the_shorter_side():
     assert source_crop_size((340, 256), 224, 256) == 224
     assert source_crop_size((340, 256), 224, 320) == 178
     large = (4096, 4096)  # each side gives a crop of its own
-    drawn = Counter(train_clip(40, large, clip, seed=0, position=p).box.width for p in range(6500))
+    drawn = Counter(train_clip(video(40), large, clip, seed=0, position=p).box.width for p in range(6500))
     assert set(drawn) == {source_crop_size(large, 224, side) for side in range(256, 321)}
     assert len(drawn) == 65 and all(50 < count < 150 for count in drawn.values())
 
 
 def test_mirroring_is_off_unless_asked_for():
-    flips = [train_clip(10, (64, 48), CLIP, seed=0, position=p).flip for p in range(400)]
+    flips = [train_clip(video(10), (64, 48), CLIP, seed=0, position=p).flip for p in range(400)]
     assert not any(flips)
     mirrored = CLIP.model_copy(update={"flip": True})
-    flips = [train_clip(10, (64, 48), mirrored, seed=0, position=p).flip for p in range(400)]
+    flips = [train_clip(video(10), (64, 48), mirrored, seed=0, position=p).flip for p in range(400)]
     assert 150 < sum(flips) < 250
 
 
 def test_test_clips_are_spaced_uniformly_from_end_to_end():
     clip = ClipConfig(num_frames=8)
-    assert view_starts(107, clip, 10) == [0, 11, 22, 33, 44, 55, 66, 77, 88, 99]
-    assert view_starts(107, clip, 1) == [49]
-    assert view_starts(8, clip, 3) == [0, 0, 0]
-    assert view_starts(12, clip, 4) == [0, 1, 3, 4]  # 1.33 and 2.67 are rounded
+    assert view_starts(video(107), clip, 10) == [0, 11, 22, 33, 44, 55, 66, 77, 88, 99]
+    assert view_starts(video(107), clip, 1) == [49]
+    assert view_starts(video(8), clip, 3) == [0, 0, 0]
+    assert view_starts(video(12), clip, 4) == [0, 1, 3, 4]  # 1.33 and 2.67 are rounded
+
+
+FPS = ClipConfig(num_frames=4, fps=10, crop_size=32)
+
+
+@pytest.mark.parametrize("fps", [10, 20, 25, 60, Fraction(30000, 1001), 12.5])
+def test_with_fps_clips_show_the_same_times_at_any_frame_rate(fps):
+    frames = video(round(2 * fps), fps=fps)
+    for start in (0, num_starts(frames, FPS) - 1):
+        chosen = np.array(clip_frames(frames, FPS, start)) / float(fps)
+        assert np.allclose(chosen - chosen[0], [0, 0.1, 0.2, 0.3], atol=0.5 / float(fps) + 1e-9)
+    assert clip_frames(video(60, fps=30), FPS, 0) == (0, 3, 6, 9)
+
+
+def test_with_fps_frames_of_a_variable_rate_are_those_that_are_shown():
+    # 100 frames a second for half a second, then 10 of them; times are milliseconds, as Matroska rounds them.
+    pts = [*range(0, 500, 10), *range(500, 1500, 100)]
+    frames = video(0, pts=pts, time_base=Fraction(1, 1000))
+    assert [pts[i] for i in clip_frames(frames, FPS, 0)] == [0, 100, 200, 300]
+    assert [pts[i] for i in clip_frames(frames, FPS, pts.index(400))] == [400, 500, 600, 700]
+    assert num_starts(frames, FPS) - 1 == pts.index(1100)  # 0.3 s before the last frame
+    thirds = [round(1000 * number / 30) for number in range(30)]
+    frames = video(0, pts=thirds, time_base=Fraction(1, 1000))
+    clip = FPS.model_copy(update={"fps": 30.0})
+    assert [clip_frames(frames, clip, start) for start in (0, 7)] == [(0, 1, 2, 3), (7, 8, 9, 10)]
+    assert num_starts(frames, clip) == 27
+
+
+def test_with_fps_a_rate_above_that_of_the_video_repeats_its_frames():
+    clip = FPS.model_copy(update={"fps": 50.0})
+    assert clip_frames(video(10, fps=20), clip, 2) == (2, 2, 3, 3)
+
+
+@pytest.mark.parametrize(("num_frames", "frames"), [(1, (0, 0, 0, 0)), (2, (0, 1, 1, 1)), (4, (0, 1, 2, 3))])
+def test_with_fps_the_last_frame_of_a_short_video_is_held(num_frames, frames):
+    short = video(num_frames, fps=10)
+    assert num_starts(short, FPS) == 1 and clip_frames(short, FPS, 0) == frames
+    assert view_starts(short, FPS, 3) == [0, 0, 0]
+
+
+def test_with_fps_training_starts_at_every_frame_after_which_there_is_a_clip():
+    frames = video(40, fps=20)
+    starts = Counter(train_clip(frames, (64, 48), FPS, seed=0, position=p).frames[0] for p in range(6800))
+    assert set(starts) == set(range(34)) and all(130 < count < 270 for count in starts.values())
+
+
+def test_with_fps_test_clips_are_spaced_uniformly_in_time():
+    pts = [*range(0, 1000, 10), *range(1000, 2400, 100)]  # 2.3 s, 2.0 s of them starts
+    frames = video(0, pts=pts, time_base=Fraction(1, 1000))
+    assert [pts[start] for start in view_starts(frames, FPS, 5)] == [0, 500, 1000, 1500, 2000]
+    assert [pts[start] for start in view_starts(frames, FPS, 1)] == [1000]
+
+
+def test_fps_goes_with_no_stride_and_no_flow():
+    with pytest.raises(ValueError, match=r"fps=10 and frame_stride=2 both say how far"):
+        ClipConfig(fps=10, frame_stride=2)
+    with pytest.raises(ValueError, match="fps is for RGB: modality is flow"):
+        ClipConfig(fps=10, modality="flow")
+    with pytest.raises(ValueError, match="greater than 0"):
+        ClipConfig(fps=0)
+    with pytest.raises(ValueError, match="finite"):
+        ClipConfig(fps=float("inf"))
 
 
 def test_test_crops_are_the_centre_or_three_along_the_longer_side():

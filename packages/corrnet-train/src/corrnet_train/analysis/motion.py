@@ -1,5 +1,6 @@
 """The motion that a correlation layer can match: its volume as a displacement field over the frames of a video."""
 
+import math
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from video_data.media.container import open_video
 from video_data.utils.messages import hide_secrets
 
 _PATCH = 3  # positions along a side of what is compared
+_ROUNDING = 1e-3  # seconds; containers round times to it
 _OUTSIDE = -2.0  # less than any similarity
 _FLAT = 1e-2  # a patch with less contrast than this, relative to the clip's, has nothing to match
 
@@ -108,20 +110,23 @@ def motion_fields(
 def _windows(
     classifier: VideoClassifier, source: str, hop: int, max_frames: int | None
 ) -> Iterator[list[_Picture]]:
-    """Every `frame_stride`-th frame as the model sees it, in windows that share a frame with the next one.
+    """Yield frames as the model sees them, as far apart as those of a clip, in windows that share one with the next.
 
     A last window may be shorter, and is there only if it has frames that no other one has.
     """
     clip = classifier.clip
-    single = clip.model_copy(update={"num_frames": 1, "frame_stride": 1})
+    single = clip.model_copy(update={"num_frames": 1, "frame_stride": 1, "fps": None})
     window: list[_Picture] = []
-    num_new = 0
+    num_new, next_seconds = 0, 0.0
     with open_frames(source) as frames:
         for frame in sliding_clips(frames, single, hop=clip.frame_stride):
             if frame.clip is not None:
                 seconds = frame.number / 25 if frame.seconds is None else frame.seconds
-                window.append(_Picture(frame.number, seconds, frame.clip[:, 0]))
-                num_new += 1
+                if clip.fps is None or seconds >= next_seconds - _ROUNDING:
+                    window.append(_Picture(frame.number, seconds, frame.clip[:, 0]))
+                    num_new += 1
+                    if clip.fps is not None:
+                        next_seconds = (math.floor((seconds + _ROUNDING) * clip.fps) + 1) / clip.fps
             if len(window) == clip.num_frames:
                 yield window
                 window, num_new = window[hop:], 0

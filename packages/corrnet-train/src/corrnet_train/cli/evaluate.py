@@ -338,7 +338,7 @@ def _predict_windows(
         write_json(json_file, records)
     if not records and not interrupted:
         raise InputError(
-            f"{hide_secrets(source)} has fewer frames than a clip spans, {classifier.clip.span}; leave --hop out"
+            f"{hide_secrets(source)} is shorter than a clip, which takes {classifier.clip.length}; leave --hop out"
         )
 
 

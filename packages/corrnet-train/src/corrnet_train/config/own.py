@@ -83,8 +83,13 @@ def choose_settings(
     why = f"videos have {frames} frames (median), and a {machine.upper()} trains"
     length = choose("data.clip.num_frames", length, why)
     stride = max(1, round(min(_CLIP_SECONDS * rate, frames) / length))
-    shown = f"of {rate:.3g} frames a second {length} show {length * stride / rate:.2g} seconds"
-    choose("data.clip.frame_stride", stride, shown)
+    if "data.clip.frame_stride" in given:
+        choose("data.clip.fps", None, "data.clip.frame_stride is given")
+    else:
+        shown = (
+            f"{length} frames show {length * stride / rate:.2g} seconds, whatever the frame rate of a video"
+        )
+        choose("data.clip.fps", round(rate / stride, 3), shown)
     fits = max(_SMALLEST_CROP, side * 7 // 8 // 4 * 4)
     choose(
         "data.clip.crop_size",

@@ -244,7 +244,7 @@ def fingerprint(
         "videos packed": shards.num_samples(split),
         "videos listed": listed.get(split, "unknown"),
         "views": f"{num_clips} clips x " + ("1 center crop" if num_crops == 1 else f"{num_crops} crops"),
-        "clip": f"{clip.num_frames} frames, stride {clip.frame_stride}, {clip.crop_size} px, {clip.modality}",
+        "clip": f"{clip.num_frames} frames, {clip.spacing}, {clip.crop_size} px, {clip.modality}",
         "resize": f"short side {clip.short_side_range[0]} px",
         "pixels": classifier.pixels,
         "decoder": f"PyAV {av.__version__}, FFmpeg {av.ffmpeg_version_info}",

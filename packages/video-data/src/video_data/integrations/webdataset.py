@@ -116,7 +116,7 @@ class _ReadClips:
         )
         seed, epoch = self._seeds
         position = hash_words(epoch, index)[0]
-        spec = train_clip(info.num_frames, info.display_size, self._clip, seed=seed, position=position)
+        spec = train_clip(info, info.display_size, self._clip, seed=seed, position=position)
         size = self._clip.crop_size
         out = np.empty((1, 1, len(spec.frames), size, size, self._clip.num_channels), dtype=np.uint8)
         decode_streams(streams, [spec.frames], [spec.box], size, flip=spec.flip, out=out)

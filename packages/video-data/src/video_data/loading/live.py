@@ -27,6 +27,7 @@ from video_data.utils.errors import InputError, WorkError, describe
 from video_data.utils.messages import hide_secrets
 
 _TIMEOUT = 10.0  # seconds without an answer
+_ROUNDING = 1e-3  # seconds; containers round times to it
 _LIVE_SCHEMES = ("rtsp", "rtsps", "rtmp", "rtmps", "rtp", "udp", "srt", "http", "https")
 _CAMERA_FORMATS = {
     "linux": ("v4l2", "/dev/video{}"),
@@ -61,7 +62,7 @@ def sliding_clips(
     """Hand out every frame, and every `hop` frames the clip that ends there.
 
     The first clip comes when the window is full. It spans `clip.span` frames, of which it shows every
-    `frame_stride`-th.
+    `frame_stride`-th; with `clip.fps` it ends with the last frame and shows those that are nearest to its times.
 
     Args:
         frames: Decoded frames in order, each with how it is shown, as `open_frames` hands them out.
@@ -69,13 +70,14 @@ def sliding_clips(
         hop: Frames from one clip to the next.
 
     Raises:
-        ValueError: `hop` is below 1, or the clip has optical flow.
+        ValueError: `hop` is below 1, the clip has optical flow, or it has `fps` and the frames have no times.
     """
     if hop < 1:
         raise InputError(f"hop must be at least 1, got {hop}")
     if clip.modality != "rgb":
         raise InputError(f"a sliding window takes RGB clips alone, got modality {clip.modality!r}")
-    window: deque[np.ndarray] = deque(maxlen=clip.span)
+    window = _FrameWindow(clip) if clip.fps is None else _TimeWindow(clip)
+    first_full: int | None = None
     graph: RgbGraph | None = None
     kind: tuple[object, ...] = ()
     first: float | None = None
@@ -87,13 +89,61 @@ def sliding_clips(
                 (box,) = view_boxes(display.size(frame.width, frame.height), clip, 1)
                 graph = RgbGraph(frame, display, box, clip.crop_size)
             graph.convert(frame, picture)
-        window.append(picture)
         first = frame.time if first is None else first
         seconds = None if frame.time is None or first is None else frame.time - first
-        is_due = len(window) == clip.span and (number + 1 - clip.span) % hop == 0
-        pictures = np.stack(list(window)[:: clip.frame_stride]) if is_due else None
-        shown = None if pictures is None else channels_first(torch.from_numpy(pictures)[None])[0]
+        window.add(picture, seconds)
+        if window.is_full and first_full is None:
+            first_full = number
+        is_due = first_full is not None and (number - first_full) % hop == 0
+        shown = channels_first(torch.from_numpy(window.pictures())[None])[0] if is_due else None
         yield WindowFrame(frame, number, seconds, display, shown)
+
+
+class _FrameWindow:
+    """The last frames, of which a clip shows every `frame_stride`-th."""
+
+    def __init__(self, clip: ClipConfig) -> None:
+        self._stride = clip.frame_stride
+        self._pictures: deque[np.ndarray] = deque(maxlen=clip.span)
+
+    @property
+    def is_full(self) -> bool:
+        return len(self._pictures) == self._pictures.maxlen
+
+    def add(self, picture: np.ndarray, seconds: float | None) -> None:
+        self._pictures.append(picture)
+
+    def pictures(self) -> np.ndarray:
+        return np.stack(list(self._pictures)[:: self._stride])
+
+
+class _TimeWindow:
+    """The frames of the last seconds, of which a clip shows those nearest to times that are 1/fps apart."""
+
+    def __init__(self, clip: ClipConfig) -> None:
+        assert clip.fps is not None
+        self._seconds = (clip.num_frames - 1) / clip.fps
+        self._times = np.linspace(-self._seconds, 0, clip.num_frames)  # from that of the last frame on
+        self._frames: deque[tuple[float, np.ndarray]] = deque()
+
+    @property
+    def is_full(self) -> bool:
+        first, last = self._frames[0][0], self._frames[-1][0]
+        return last - first >= self._seconds - _ROUNDING
+
+    def add(self, picture: np.ndarray, seconds: float | None) -> None:
+        if seconds is None:
+            raise InputError("the frames of this source have no times, and clips with fps are cut by them")
+        if self._frames and seconds <= self._frames[-1][0]:
+            self._frames.clear()  # time begins anew
+        self._frames.append((seconds, picture))
+        while len(self._frames) > 1 and self._frames[1][0] <= seconds - self._seconds:
+            self._frames.popleft()
+
+    def pictures(self) -> np.ndarray:
+        seconds = np.array([seconds for seconds, _ in self._frames])
+        nearest = np.abs(seconds[:, None] - (seconds[-1] + self._times)).argmin(axis=0)
+        return np.stack([self._frames[number][1] for number in nearest])
 
 
 @contextmanager

@@ -265,9 +265,7 @@ class _TrainDataset(Dataset[Batch]):
                 record = self._shards.sample(self._split, index)
                 key = record.key
                 info = self._shards.info(self._split, index)
-                spec = train_clip(
-                    info.num_frames, info.display_size, self._clip, seed=self._seed, position=position
-                )
+                spec = train_clip(info, info.display_size, self._clip, seed=self._seed, position=position)
                 streams = read_streams(self._shards, self._split, index, info, self._clip)
                 clips.read(row, streams, spec)
             except (VideoError, ShardError) as error:

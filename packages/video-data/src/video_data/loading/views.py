@@ -348,8 +348,8 @@ class _Views:
 
     def _clips(self, info: VideoInfo) -> list[tuple[int, ...]]:
         """Frames of each clip."""
-        starts = view_starts(info.num_frames, self._clip, self._num_clips)
-        return [clip_frames(info.num_frames, self._clip, start) for start in starts]
+        starts = view_starts(info, self._clip, self._num_clips)
+        return [clip_frames(info, self._clip, start) for start in starts]
 
 
 def _check_views(num_clips: int, num_crops: int) -> None:

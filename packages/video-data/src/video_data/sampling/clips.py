@@ -1,8 +1,11 @@
 """Which frames and which part of the picture make a clip: pure functions (paper section 5)."""
 
+import math
 from dataclasses import dataclass
-from typing import Literal, Self
+from fractions import Fraction
+from typing import Literal, Protocol, Self
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from video_data.sampling.order import uniforms
@@ -21,6 +24,13 @@ class ClipConfig(BaseModel):
     num_frames: int = Field(default=32, ge=1, description="frames of a clip, L in the paper")
     frame_stride: int = Field(
         default=1, ge=1, description="distance between two frames of a clip, in frames of the video"
+    )
+    fps: float | None = Field(
+        default=None,
+        gt=0,
+        allow_inf_nan=False,
+        description="frames a second of a clip: it shows the video at times 1/fps apart, so that videos of different "
+        "and of variable frame rates show motion alike. None: by frame_stride, whatever the rate of the video",
     )
     crop_size: int = Field(default=224, ge=2, description="side of the square crop in pixels")
     short_side: tuple[int, int] | None = Field(
@@ -50,6 +60,20 @@ class ClipConfig(BaseModel):
             )
         return self
 
+    @model_validator(mode="after")
+    def _check_fps(self) -> Self:
+        if self.fps is not None and self.frame_stride != 1:
+            raise InputError(
+                f"fps={self.fps:g} and frame_stride={self.frame_stride} both say how far the frames of a clip are "
+                "apart: leave one of them out (fps=null, or frame_stride=1)"
+            )
+        if self.fps is not None and self.modality != "rgb":
+            raise InputError(
+                f"fps is for RGB: modality is {self.modality}, and optical flow goes from each frame of a video to the "
+                "next one, at the rate of the video; give frame_stride"
+            )
+        return self
+
     @property
     def short_side_range(self) -> tuple[int, int]:
         """The range of `short_side` in pixels, with its default resolved."""
@@ -57,6 +81,18 @@ class ClipConfig(BaseModel):
             return self.short_side
         low, high = (round(side * self.crop_size / _PAPER_CROP) for side in _PAPER_SHORT_SIDE)
         return low, high
+
+    @property
+    def spacing(self) -> str:
+        """How far the frames of a clip are apart, for people to read."""
+        return f"stride {self.frame_stride}" if self.fps is None else f"{self.fps:g} fps"
+
+    @property
+    def length(self) -> str:
+        """What a clip takes of a video, for people to read."""
+        return (
+            f"{self.span} frames" if self.fps is None else f"{(self.num_frames - 1) / self.fps:.3g} seconds"
+        )
 
     @property
     def num_channels(self) -> int:
@@ -70,7 +106,7 @@ class ClipConfig(BaseModel):
 
     @property
     def span(self) -> int:
-        """Frames of the video from the first to the last frame of a clip, both included."""
+        """Frames of the video from the first to the last frame of a clip, both included; without `fps` alone."""
         return (self.num_frames - 1) * self.frame_stride + 1
 
 
@@ -93,6 +129,22 @@ class ClipSpec:
     flip: bool
 
 
+class Frames(Protocol):
+    """The frames of a video, as `VideoInfo` has them."""
+
+    @property
+    def num_frames(self) -> int:
+        """Number of frames, at least 1."""
+
+    @property
+    def pts(self) -> np.ndarray:
+        """Their times, increasing, int64 [num_frames]."""
+
+    @property
+    def time_base(self) -> Fraction:
+        """Seconds per unit of `pts`."""
+
+
 def repeat_factor(num_video_frames: int, span: int) -> int:
     """How often each frame is repeated before clips are cut.
 
@@ -105,20 +157,55 @@ def repeat_factor(num_video_frames: int, span: int) -> int:
     return 2 if 2 * num_video_frames >= span else 4
 
 
-def num_starts(num_video_frames: int, clip: ClipConfig) -> int:
-    """Return the number of places, in the repeated sequence, where a clip can start."""
+def num_starts(video: Frames, clip: ClipConfig) -> int:
+    """Return the number of places where a clip can start: in the repeated sequence, or with `fps` frames of the video.
+
+    With `fps` a clip can start at each frame after which the video lasts long enough, and at the first one.
+    """
+    if clip.fps is not None:
+        room = _shown_until(video) - _steps(video, clip)[-1]
+        return max(1, int(np.searchsorted(2 * video.pts, room, side="right")))
+    num_video_frames = video.num_frames
     return max(1, repeat_factor(num_video_frames, clip.span) * num_video_frames - clip.span + 1)
 
 
-def clip_frames(num_video_frames: int, clip: ClipConfig, start: int) -> tuple[int, ...]:
-    """Frame indices of the clip that starts at `start` of the repeated sequence."""
+def clip_frames(video: Frames, clip: ClipConfig, start: int) -> tuple[int, ...]:
+    """Frame indices of the clip that starts at `start`, a place of `num_starts`.
+
+    With `fps` they are the frames whose times are nearest to those of the clip, the earlier one of two. Where the video
+    is too short the last one is held: repeating each frame would slow the motion down.
+    """
+    if clip.fps is not None:
+        return tuple(_nearest(video, 2 * video.pts[start] + _steps(video, clip)).tolist())
+    num_video_frames = video.num_frames
     repeats = repeat_factor(num_video_frames, clip.span)
     last = num_video_frames - 1
     return tuple(min((start + i * clip.frame_stride) // repeats, last) for i in range(clip.num_frames))
 
 
+def _steps(video: Frames, clip: ClipConfig) -> np.ndarray:
+    """Twice the times of the frames of a clip from its first one on, in pts rounded up, int64 [L].
+
+    Twice, since what is nearer to one of two frames is decided at the middle between them: whole numbers are compared.
+    """
+    assert clip.fps is not None
+    step = 2 / (Fraction(clip.fps).limit_denominator(10**6) * video.time_base)
+    return np.array([math.ceil(number * step) for number in range(clip.num_frames)], dtype=np.int64)
+
+
+def _nearest(video: Frames, doubled_times: np.ndarray) -> np.ndarray:
+    """Return the frames that are nearest to times, given as twice their pts; of two the earlier one."""
+    return np.searchsorted(video.pts[:-1] + video.pts[1:], doubled_times, side="left")
+
+
+def _shown_until(video: Frames) -> int:
+    """Twice the time up to which the last frame is the nearest, if it lasts as long as the one before."""
+    last = video.pts[-2:]
+    return int(2 * last[-1] + (last[-1] - last[0]))
+
+
 def train_clip(
-    num_video_frames: int, size: tuple[int, int], clip: ClipConfig, *, seed: int, position: int
+    video: Frames, size: tuple[int, int], clip: ClipConfig, *, seed: int, position: int
 ) -> ClipSpec:
     """Return the clip for one position of training (paper section 5).
 
@@ -126,7 +213,7 @@ def train_clip(
     integers of `clip.short_side_range`, the crop uniform over the picture.
 
     Args:
-        num_video_frames: Frames of the video.
+        video: Number and times of the frames.
         size: Width and height of the displayed picture in pixels.
         clip: The clip wanted.
         seed: Seed of the run.
@@ -137,8 +224,8 @@ def train_clip(
     side = low + int(side_u * (high - low + 1))
     crop = source_crop_size(size, clip.crop_size, side)
     box = Box(_even(x_u, size[0] - crop), _even(y_u, size[1] - crop), crop, crop)
-    start = int(start_u * num_starts(num_video_frames, clip))
-    return ClipSpec(clip_frames(num_video_frames, clip, start), box, clip.flip and flip_u < 0.5)
+    start = int(start_u * num_starts(video, clip))
+    return ClipSpec(clip_frames(video, clip, start), box, clip.flip and flip_u < 0.5)
 
 
 def source_crop_size(size: tuple[int, int], crop_size: int, short_side: int) -> int:
@@ -151,12 +238,18 @@ def source_crop_size(size: tuple[int, int], crop_size: int, short_side: int) -> 
     return max(2, min(size) * crop_size // short_side // 2 * 2)
 
 
-def view_starts(num_video_frames: int, clip: ClipConfig, num_clips: int) -> list[int]:
+def view_starts(video: Frames, clip: ClipConfig, num_clips: int) -> list[int]:
     """Return the starts of `num_clips` test clips, uniformly spaced from the first to the last possible start.
 
-    One clip alone starts in the middle (paper section 5: clips uniformly spaced out in the video).
+    One clip alone starts in the middle (paper section 5: clips uniformly spaced out in the video). With `fps` they are
+    spaced in time.
     """
-    last = num_starts(num_video_frames, clip) - 1
+    last = num_starts(video, clip) - 1
+    if clip.fps is not None:
+        first, room = int(video.pts[0]), int(video.pts[last] - video.pts[0])
+        parts = (1,) if num_clips == 1 else range(0, 2 * num_clips, 2)
+        times = [2 * first + math.ceil(Fraction(part * room, max(1, num_clips - 1))) for part in parts]
+        return [int(start) for start in _nearest(video, np.array(times))]
     if num_clips == 1:
         return [last // 2]
     return [(2 * i * last + num_clips - 1) // (2 * (num_clips - 1)) for i in range(num_clips)]
