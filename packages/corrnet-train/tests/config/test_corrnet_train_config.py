@@ -164,7 +164,9 @@ def test_a_wrong_recipe_is_named(tmp_path):
     broken.write_text("model: {name: corrnet_tiny}")
     with pytest.raises(ConfigError, match=r"missing key data"):
         load_config(broken)
-    with pytest.raises(ConfigError, match=r"^eval must be a section .* got 'none'; data.eval_split=none trains"):
+    with pytest.raises(
+        ConfigError, match=r"^eval must be a section .* got 'none'; data.eval_split=none trains"
+    ):
         load_config("own", ["eval=none"])
 
 
