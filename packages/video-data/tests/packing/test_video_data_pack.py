@@ -193,8 +193,8 @@ def test_a_csv_gives_labels_and_splits(make_video, tmp_path):
     ("text", "message"),
     [
         ("file,label\na.mp4,x\n", "no column path"),
-        ("a.mp4,x\nb.mp4,y\n", "no column path and label"),
-        ("", "no column path and label"),
+        ("a.mp4,x\nb.mp4,y\n", "no column path"),
+        ("", "no column path"),
         ("path,label\n", "no rows"),
         ("path,label\na.mp4,\n", "line 2: path and label"),
         ("path,label,split\na.mp4,x,dav\n", "line 2: split 'dav', allowed are train"),

@@ -27,6 +27,7 @@ from video_data.utils.errors import InputError, describe
 from video_data.utils.messages import part_name
 
 _EXPECTED = "expected path,label[,split][,start,end]"
+_SEVERAL, _SEPARATOR = "labels", "|"  # the column of a multi-label set
 _TIME = re.compile(r"(?:(?:([0-9]+):)?([0-9]+):)?([0-9]+(?:\.[0-9]+)?)", re.ASCII)
 
 
@@ -40,6 +41,9 @@ def list_csv(
 ) -> Listing:
     """List the videos of a csv with the header `path,label`, and where they are wanted `split`, `start` and `end`. The
     notes of the listing name other columns, which are not read.
+
+    With a column `labels` in the place of `label` the set is multi-label: each video has one or several labels,
+    separated by `|`.
 
     `start` and `end` are seconds or `[hours:]minutes:seconds` from the first frame on: that part of the video is meant,
     from the frame at `start` to the one before `end`. Where both are empty it is all of it. A video may be listed with
@@ -70,43 +74,29 @@ def list_csv(
     seen: dict[object, tuple[int, Entry]] = {}
     places: dict[str, str] = {}
     group_column = [] if group_by is None else [group_by.strip().lower()]
-    for line, row in read_csv(csv_path, ("path", "label", *group_column), _EXPECTED):
-        source, label, split_name = row["path"], row["label"], row.get("split", "train")
-        if not source or not label:
-            raise InputError(f"{csv_path}, line {line}: path and label must not be empty")
-        label = "" if label == "-1" else label
-        split = split_of(split_name)
-        if split is None:
-            raise InputError(
-                f"{csv_path}, line {line}: split {split_name!r}, allowed are {', '.join(SPLIT_NAMES)}"
-            )
-        path = folder / source
-        if pictures is not None and os.path.isdir(path):  # noqa: PTH112  (False for a name that is too long)
-            path /= pictures
-        group = "".join(row[column] for column in group_column)
+    rows = read_csv(csv_path, ("path", *group_column), _EXPECTED)
+    labels = _label_column(rows[0][1] if rows else {"label": ""}, csv_path)
+    for line, row in rows:
         try:
-            span = _read_span(row)
+            entry = _read_entry(row, folder, labels=labels, pictures=pictures)
         except InputError as error:
             raise InputError(f"{csv_path}, line {line}: {error}") from None
-        if span is not None and holds_pictures(path):
+        group = "".join(row[column] for column in group_column)
+        entry = replace(entry, frame_rate=frame_rate, group=group)
+        reason, identity = _look_at(entry.path)
+        first_line, first = seen.setdefault((identity, entry.span), (line, entry))
+        if (set(first.labels), first.split) != (set(entry.labels), entry.split):
             raise InputError(
-                f"{csv_path}, line {line}: start and end are for video files, and {source} is a folder of pictures; "
-                "list the pictures that are meant, or leave both empty"
-            )
-        entry = Entry(path, source, split, label, span=span, frame_rate=frame_rate, group=group)
-        reason, identity = _look_at(path)
-        first_line, first = seen.setdefault((identity, span), (line, entry))
-        if (first.label, first.split) != (label, split):
-            raise InputError(
-                f"{csv_path}, line {line}: {part_name(source, span)} was listed before with another label or split, in "
-                f"line {first_line} as {first.source}: {label!r} in {split}, and {first.label!r} in {first.split}"
+                f"{csv_path}, line {line}: {part_name(entry.source, entry.span)} was listed before with another label "
+                f"or split, in line {first_line} as {first.source}: {_labels_text(entry)!r} in {entry.split}, and "
+                f"{_labels_text(first)!r} in {first.split}"
             )
         if first is not entry:
             dropped.append((entry, TWICE))
-        elif not label:
+        elif not entry.labels:
             dropped.append((entry, NO_LABEL))
         else:
-            places.setdefault(label, f"line {line}")
+            places |= {label: f"line {line}" for label in entry.labels if label not in places}
             if reason is None:
                 entries.append(entry)
             else:
@@ -117,12 +107,69 @@ def list_csv(
     if not places:
         raise InputError(f"no row of {csv_path} has a label: all are -1")
     require_two_classes([*entries, *(entry for entry, _ in dropped if entry.label)], csv_path)
-    ignored = sorted(row.keys() - {"path", "label", "split", "start", "end", "", *group_column})
+    ignored = sorted(row.keys() - {"path", labels, "split", "start", "end", "", *group_column})
     notes = [f"columns that are not read: {', '.join(ignored)}"] if ignored else []
     if group_by is not None and entries:
         notes.append(note_of_groups(entries, group_by))
-    listing = Listing(entries, dropped, "csv")
+    listing = Listing(entries, dropped, "csv", multi_label=labels == _SEVERAL)
     return replace(listing, notes=(*notes, *shifted_numbers(listing.class_names), *unseen_classes(entries)))
+
+
+def _label_column(row: dict[str, str], csv_path: Path) -> str:
+    """Return the name of the column of labels."""
+    names = [name for name in ("label", _SEVERAL) if name in row]
+    if not names:
+        raise InputError(
+            f"{csv_path}: no column label in the header, nor {_SEVERAL} of several for each video; {_EXPECTED}"
+        )
+    if len(names) > 1:
+        raise InputError(
+            f"{csv_path}: there is a column label and a column {_SEVERAL}: give another name to the one that is not "
+            "meant"
+        )
+    return names[0]
+
+
+def _read_entry(row: dict[str, str], folder: Path, *, labels: str, pictures: str | None) -> Entry:
+    """Return what a row lists.
+
+    Args:
+        row: Its cells.
+        folder: To which relative paths refer.
+        labels: Name of the column of labels.
+        pictures: Pattern of the pictures in all folders of pictures.
+    """
+    source, split_name = row["path"], row.get("split", "train")
+    if not source or not row[labels]:
+        raise InputError(f"path and {labels} must not be empty")
+    split = split_of(split_name)
+    if split is None:
+        raise InputError(f"split {split_name!r}, allowed are {', '.join(SPLIT_NAMES)}")
+    path = folder / source
+    if pictures is not None and os.path.isdir(path):  # noqa: PTH112  (False for a name that is too long)
+        path /= pictures
+    span = _read_span(row)
+    if span is not None and holds_pictures(path):
+        raise InputError(
+            f"start and end are for video files, and {source} is a folder of pictures; list the pictures that are "
+            "meant, or leave both empty"
+        )
+    label, *others = _read_labels(row[labels]) if labels == _SEVERAL else [row[labels]]
+    return Entry(path, source, split, "" if label == "-1" else label, tuple(others), span)
+
+
+def _read_labels(text: str) -> list[str]:
+    """Return the labels of a cell of a multi-label set."""
+    labels = [label.strip() for label in text.split(_SEPARATOR)]
+    if "" in labels or len(set(labels)) < len(labels) or ("-1" in labels and len(labels) > 1):
+        raise InputError(
+            f"labels {text!r}: expected different labels with {_SEPARATOR} between them, or -1 alone for none"
+        )
+    return labels
+
+
+def _labels_text(entry: Entry) -> str:
+    return _SEPARATOR.join(entry.labels)
 
 
 def _read_span(row: dict[str, str]) -> tuple[float, float] | None:

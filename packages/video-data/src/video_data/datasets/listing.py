@@ -85,6 +85,11 @@ class Entry:
     def __post_init__(self) -> None:
         object.__setattr__(self, "path", Path(self.path))  # text is taken too
 
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """All of its classes; none where it cannot be packed for want of one."""
+        return (self.label, *self.other_labels) if self.label else ()
+
 
 @dataclass(frozen=True)
 class Listing:
@@ -95,6 +100,7 @@ class Listing:
         dropped: Entries that cannot be packed with their reasons; `MISSING` where the file is not there.
         dataset: Name of the data set with its version, for the manifest.
         classes: Class names in the order of their labels; None means `label_order` of the names of all entries.
+        multi_label: Whether all classes of an entry are to be learned (multi-label), and not its `label` alone.
         notes: What was taken for what, and what is not packed and cannot be listed, for people to read.
         passed_over: Files and folders that were found and not listed, by reason.
     """
@@ -103,6 +109,7 @@ class Listing:
     dropped: list[tuple[Entry, str]]
     dataset: str
     classes: tuple[str, ...] | None = None
+    multi_label: bool = False
     notes: tuple[str, ...] = ()
     passed_over: tuple[PassedOver, ...] = ()
 
@@ -112,7 +119,7 @@ class Listing:
         if self.classes is not None:
             return self.classes
         listed = (*self.entries, *(entry for entry, _ in self.dropped))
-        return label_order({entry.label for entry in listed if entry.label})
+        return label_order({label for entry in listed for label in entry.labels})
 
 
 def label_order(names: Iterable[str]) -> tuple[str, ...]:
@@ -202,20 +209,21 @@ class Collection:
             raise InputError(f"none of {number} videos of {dataset} is in {root}: the first would be {first}")
         require_two_classes(self.entries, root)
         notes = (*notes, *shifted_numbers(classes))
-        return Listing(self.entries, self.dropped, dataset, classes, notes, self._finder.passed_over())
+        passed_over = self._finder.passed_over()
+        return Listing(self.entries, self.dropped, dataset, classes, notes=notes, passed_over=passed_over)
 
 
 def require_two_classes(entries: list[Entry], origin: str | os.PathLike[str]) -> None:
     """Raise ValueError when all entries have the same class."""
-    labels = sorted({entry.label for entry in entries})
+    labels = sorted({label for entry in entries for label in entry.labels})
     if len(labels) < 2:
         raise InputError(f"only one class in {origin}: {labels[0]!r}; a classifier needs at least two")
 
 
 def unseen_classes(entries: list[Entry]) -> tuple[str, ...]:
     """Return a note of classes that training never sees, as those are that one split spells otherwise; else nothing."""
-    trained = {entry.label for entry in entries if entry.split == "train"}
-    unseen = sorted({entry.label for entry in entries} - trained) if trained else []
+    trained = {label for entry in entries if entry.split == "train" for label in entry.labels}
+    unseen = sorted({label for entry in entries for label in entry.labels} - trained) if trained else []
     if not unseen:
         return ()
     return (f"{len(unseen)} classes have videos in val or test and none in train: {some_of(unseen)}",)

@@ -39,7 +39,7 @@ def split_validation(listing: Listing, fraction: float, *, seed: int = 0) -> Lis
     groups: dict[str, Counter[str]] = defaultdict(Counter)
     for entry in listing.entries:
         if entry.split == "train":
-            groups[_group(entry)][entry.label] += 1
+            groups[_group(entry)].update(entry.labels)
     chosen = _choose(groups, fraction, seed)
     if not chosen:
         raise InputError(

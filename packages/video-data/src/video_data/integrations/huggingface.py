@@ -35,9 +35,9 @@ _SUFFIXES = {"mov": "mp4", "matroska": "mkv", "mpegts": "ts", "mpeg": "mpg", "og
 def to_hf_dataset(shards: ShardSet, split: str) -> "datasets.IterableDataset":
     """Return a split as a streaming data set of `datasets` (extra `hf`).
 
-    Its features are `key`, `video` (the file's bytes; nothing is decoded), `label` (a `ClassLabel`) and `source`, and
-    where the set has optical flow `flow`, a video as `video_data.media.flow` describes. Each shard is one of its
-    shards.
+    Its features are `key`, `video` (the file's bytes; nothing is decoded), `label` (a `ClassLabel`, or of a multi-label
+    set `labels`, a list of them) and `source`, and where the set has optical flow `flow`, a video as
+    `video_data.media.flow` describes. Each shard is one of its shards.
 
     Args:
         shards: An open shard set.
@@ -51,11 +51,12 @@ def to_hf_dataset(shards: ShardSet, split: str) -> "datasets.IterableDataset":
     datasets = _import_datasets()
     shards.num_samples(split)  # refuses an unknown split
     names = [shard.name for shard in shards.manifest.shards if shard.split == split]
+    label = datasets.ClassLabel(names=list(shards.classes))
     features = datasets.Features(
         {
             "key": datasets.Value("string"),
             "video": datasets.Video(decode=False),
-            "label": datasets.ClassLabel(names=list(shards.classes)),
+            **({"labels": datasets.Sequence(label)} if shards.multi_label else {"label": label}),
             "source": datasets.Value("string"),
             **({"flow": datasets.Video(decode=False)} if shards.has_flow else {}),
         }
@@ -71,12 +72,15 @@ def _examples(shards: ShardSet, split: str, names: list[str]) -> Iterator[dict[s
     for name in names:
         for index in shards.shard_indices(name):
             record = shards.sample(split, index)
-            example = {
+            example: dict[str, Any] = {
                 "key": record.key,
                 "video": {"bytes": shards.read(split, index), "path": f"{record.key}.{record.suffix}"},
-                "label": record.label,
                 "source": record.source,
             }
+            if shards.multi_label:
+                example["labels"] = record.labels(multi_label=True)
+            else:
+                example["label"] = record.label
             if shards.has_flow:
                 path = f"{record.key}.{FLOW_SUFFIX}"
                 example["flow"] = {"bytes": shards.read_flow(split, index), "path": path}

@@ -9,7 +9,7 @@ import webdataset
 from torch import Tensor
 
 from video_data.loading._streams import Streams, check_streams, decode_streams
-from video_data.loading.batches import channels_first
+from video_data.loading.batches import channels_first, label_tensor
 from video_data.media.limits import VideoError
 from video_data.sampling.clips import ClipConfig, train_clip
 from video_data.sampling.order import hash_words
@@ -47,7 +47,8 @@ def webdataset_pipeline(
             sets for 5 videos. They are left out, counted by reason, and the first for each reason is logged.
 
     Returns:
-        A pipeline of `{"__key__", "__url__", "video": uint8 [C, L, H, W], "label": int}`.
+        A pipeline of `{"__key__", "__url__", "video": uint8 [C, L, H, W], "label": int}`; in a multi-label set
+        the label is float32 [classes], 1 for those of the sample and 0 for all others.
 
     Raises:
         ValueError: There is no such split, or the set was packed without the flow that `clip` asks for.
@@ -106,7 +107,7 @@ class _ReadClips:
         for key in left:
             self._budget.add(key, "a sample is missing from its tar", f"{name}.tar has no sample {key!r}")
 
-    def _cut(self, sample: Sample, index: int) -> tuple[Tensor, int]:
+    def _cut(self, sample: Sample, index: int) -> tuple[Tensor, int | Tensor]:
         record, info = self._shards.sample(self._split, index), self._shards.info(self._split, index)
         streams = Streams(
             None if self._clip.modality == "flow" else (_member(sample, record.suffix), info),
@@ -120,7 +121,8 @@ class _ReadClips:
         size = self._clip.crop_size
         out = np.empty((1, 1, len(spec.frames), size, size, self._clip.num_channels), dtype=np.uint8)
         decode_streams(streams, [spec.frames], [spec.box], size, flip=spec.flip, out=out)
-        return channels_first(torch.from_numpy(out[0, 0])), record.label
+        label = label_tensor(self._shards, [record])[0] if self._shards.multi_label else record.label
+        return channels_first(torch.from_numpy(out[0, 0])), label
 
 
 def _member(sample: Sample, suffix: str) -> bytes:

@@ -1,5 +1,6 @@
 """The batches that the loaders hand out, and scaling their pixels for a network."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple
 
@@ -9,6 +10,8 @@ from torch import Tensor
 from video_data.media.flow import NO_MOTION
 from video_data.media.planes import YuvClips, convert
 from video_data.sampling.clips import ClipConfig
+from video_data.shards.format import SampleRecord
+from video_data.shards.reader import ShardSet
 from video_data.utils.errors import InputError
 
 PixelFormat = Literal["rgb", "yuv"]
@@ -82,7 +85,7 @@ class Batch(_SmallByValue):
     Attributes:
         video: uint8 [N, C, L, H, W] with the strides of channels_last_3d, or planes for `pixels="yuv"`; C is
             `ClipConfig.num_channels`, 3 for RGB.
-        label: int64 [N].
+        label: int64 [N]; of a multi-label set float32 [N, classes], 1 for the labels of a sample and 0 for all others.
         keys: Key of each sample.
         positions: Global position of each sample.
         replaced: Samples that could not be read; others took their places.
@@ -106,7 +109,7 @@ class ViewBatch(_SmallByValue):
     Attributes:
         video: uint8 [B, V, C, L, H, W]; each [V, C, L, H, W] has the strides of channels_last_3d; or planes for
             `pixels="yuv"`. The views are ordered by clip, then by crop.
-        label: int64 [B]; -1 where `valid` is false.
+        label: int64 [B], -1 where `valid` is false; of a multi-label set float32 [B, classes], 0 there.
         keys: Key of each video; empty where `valid` is false.
         index: int64 [B], index of each video in its split; -1 where `valid` is false.
         starts: Where the clips of each video begin; empty where `valid` is false.
@@ -127,6 +130,17 @@ class ViewBatch(_SmallByValue):
         """Return a copy in page-locked memory with the same strides."""
         pinned = {name: getattr(self, name).pin_memory() for name in ("label", "index", "valid")}
         return replace(self, video=_pin_clips(self.video), **pinned)
+
+
+def label_tensor(shards: ShardSet, records: Sequence[SampleRecord | None]) -> Tensor:
+    """Return the labels of samples as batches have them; None stands for a row that is not valid."""
+    if not shards.multi_label:
+        return torch.tensor([-1 if record is None else record.label for record in records])
+    labels = torch.zeros(len(records), len(shards.classes))
+    for row, record in zip(labels, records, strict=True):
+        if record is not None:
+            row[list(record.labels(multi_label=True))] = 1
+    return labels
 
 
 def normalize(

@@ -11,7 +11,14 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from video_data.loading._streams import Streams, check_streams, decode_streams, name_sample, read_streams
-from video_data.loading.batches import Batch, PixelFormat, Replacement, channels_first, check_options
+from video_data.loading.batches import (
+    Batch,
+    PixelFormat,
+    Replacement,
+    channels_first,
+    check_options,
+    label_tensor,
+)
 from video_data.media.limits import VideoError
 from video_data.media.planes import PlaneLayout, YuvClips, decode_planes, join_planes
 from video_data.sampling.clips import ClipConfig, ClipSpec, train_clip
@@ -241,7 +248,7 @@ class _TrainDataset(Dataset[Batch]):
         records = [self._read(position, clips, row, replaced) for row, position in enumerate(positions)]
         return Batch(
             video=clips.video(),
-            label=torch.tensor([record.label for record in records]),
+            label=label_tensor(self._shards, records),
             keys=[record.key for record in records],
             positions=positions,
             replaced=replaced,

@@ -18,6 +18,7 @@ from video_data.loading.batches import (
     channels_first,
     check_options,
     check_pixels,
+    label_tensor,
 )
 from video_data.media.container import VideoInfo, VideoSource, probe_video
 from video_data.media.decode import unique_frames
@@ -27,6 +28,7 @@ from video_data.media.limits import VideoError
 from video_data.media.pictures import holds_pictures, pictures_video
 from video_data.media.planes import PlaneLayout, YuvClips, decode_planes, join_planes
 from video_data.sampling.clips import DEFAULT_NUM_CLIPS, ClipConfig, clip_frames, view_boxes, view_starts
+from video_data.shards.format import SampleRecord
 from video_data.shards.pack_options import PackOptions
 from video_data.shards.reader import ShardError, ShardSet
 from video_data.utils.errors import InputError, WorkError
@@ -255,7 +257,8 @@ class _ViewDataset(Dataset[ViewBatch]):
     def __getitem__(self, indices: list[int]) -> ViewBatch:
         rgb = batch_buffer(len(indices), *self._views.shape) if self._pixels == "rgb" else None
         parts: list[tuple[PlaneLayout, np.ndarray]] = []
-        labels, keys = [-1] * len(indices), [""] * len(indices)
+        records: list[SampleRecord | None] = [None] * len(indices)
+        keys = [""] * len(indices)
         starts: list[list[ViewStart]] = [[] for _ in indices]
         unreadable: list[Unreadable] = []
         for row, index in enumerate(indices):
@@ -268,7 +271,7 @@ class _ViewDataset(Dataset[ViewBatch]):
                     info = self._shards.info(self._split, index)
                     parts += self._read(index, info, row, rgb)
                     starts[row] = self._views.starts(info)
-                    labels[row], keys[row] = record.label, key
+                    records[row], keys[row] = record, key
                     continue
             except (VideoError, ShardError) as error:
                 if not self._skip_unreadable:
@@ -280,7 +283,7 @@ class _ViewDataset(Dataset[ViewBatch]):
                 rgb[row] = 0
         return ViewBatch(
             video=self._planes(parts, len(indices)) if rgb is None else channels_first(rgb),
-            label=torch.tensor(labels),
+            label=label_tensor(self._shards, records),
             keys=keys,
             index=torch.tensor([index if key else -1 for index, key in zip(indices, keys, strict=True)]),
             starts=starts,

@@ -54,6 +54,7 @@ class Plan(StrictModel):
         listing_sha256: Hash of the listed videos: order, sizes, labels, spans; the list itself lies beside the plan.
         dataset: Name of the data set.
         classes: Class names.
+        multi_label: Whether all labels of a video are to be learned.
         options: How to pack.
         tool: Versions of the programs that pack.
         groups: All groups, by split and number.
@@ -65,6 +66,7 @@ class Plan(StrictModel):
     listing_sha256: Sha256
     dataset: str
     classes: tuple[str, ...]
+    multi_label: bool = False
     options: PackOptions
     tool: dict[str, str]
     groups: tuple[Group, ...]
@@ -79,6 +81,8 @@ class Plan(StrictModel):
         )
         changed = changed_settings(theirs, ours, names=ours)
         differing = [f"{name} {before!r}, now {now!r}" for name, (before, now) in changed.items()]
+        if not differing and self.multi_label != other.multi_label:
+            differing = ["one has a label for each video, the other several"]
         if not differing and self.classes != other.classes:
             differing = ["the classes or their order"]
         return "; ".join(differing) or None

@@ -300,6 +300,7 @@ def _plan(listing: Listing, entries: Sequence[Entry], listed: Sequence[str], opt
         listing_sha256=listing_hash(listed),
         dataset=listing.dataset,
         classes=listing.class_names,
+        multi_label=listing.multi_label,
         options=options,
         tool=tool_versions(),
         groups=tuple(groups),
@@ -414,15 +415,16 @@ def _finish(journal: Journal, plan: Plan) -> PackReport:
         ((source, message), *_) = _messages(unread or dropped)
         failure = WorkError if unread else InputError
         raise failure(f"none of {len(dropped)} videos can be read; {source}: {message}")
-    totals = _Totals(plan.classes)
+    totals = _Totals(plan.classes, multi_label=plan.multi_label)
     for shard in shards:
         path = dest / f"{shard.name}.json"
         totals.add(shard.split, parse_file(ShardIndex, path.read_bytes(), path).samples)
     duplicates, repeats = totals.duplicates()
-    num_conflicts = sum(len(group.labels) > 1 for group in (*duplicates, *repeats))
+    num_conflicts = sum(bool(group.labels) for group in (*duplicates, *repeats))
     manifest = Manifest(
         dataset=plan.dataset,
         classes=plan.classes,
+        multi_label=plan.multi_label,
         splits=totals.summaries(),
         coverage=_coverage(shards, dropped),
         shards=tuple(shards),
@@ -458,16 +460,20 @@ def _finish(journal: Journal, plan: Plan) -> PackReport:
 class _Totals:
     """Sums over the samples of a set."""
 
-    def __init__(self, classes: Sequence[str]) -> None:
+    def __init__(self, classes: Sequence[str], *, multi_label: bool) -> None:
         self.flawed: list[FlawedVideo] = []
         self._classes = classes
+        self._multi_label = multi_label
+        self._num_samples: Counter[Split] = Counter()
         self._counts: dict[Split, Counter[int]] = {split: Counter() for split in SPLITS}
-        self._sources: dict[str, set[tuple[str, str, int]]] = defaultdict(set)
+        self._sources: dict[str, set[tuple[str, str, frozenset[int]]]] = defaultdict(set)
 
     def add(self, split: Split, samples: Iterable[SampleRecord]) -> None:
         for sample in samples:
-            self._counts[split][sample.label] += 1
-            self._sources[sample.source_sha256].add((split, sample.source, sample.label))
+            labels = sample.labels(multi_label=self._multi_label)
+            self._num_samples[split] += 1
+            self._counts[split].update(labels)
+            self._sources[sample.source_sha256].add((split, sample.source, frozenset(labels)))
             if sample.delivery and sample.delivery.is_flawed:
                 self.flawed.append(FlawedVideo(split=split, source=sample.source, delivery=sample.delivery))
 
@@ -475,7 +481,7 @@ class _Totals:
         """Return the counts of the splits that have samples."""
         return {
             split: SplitSummary(
-                num_samples=counts.total(),
+                num_samples=self._num_samples[split],
                 per_class={name: counts[label] for label, name in enumerate(self._classes)},
             )
             for split, counts in self._counts.items()
@@ -492,11 +498,13 @@ class _Totals:
         for group in self._sources.values():
             samples = tuple(sorted({(split, source) for split, source, _ in group}))
             if len(samples) > 1:
-                found = Duplicate(samples=samples, labels=tuple(sorted({label for *_, label in group})))
+                sets = [labels for *_, labels in group]
+                differing = frozenset.union(*sets) - frozenset.intersection(*sets)
+                found = Duplicate(samples=samples, labels=tuple(sorted(differing)))
                 (across if len({split for split, _ in samples}) > 1 else within).append(found)
 
         def order(duplicate: Duplicate) -> tuple[bool, tuple[tuple[str, str], ...]]:
-            return len(duplicate.labels) == 1, duplicate.samples
+            return not duplicate.labels, duplicate.samples
 
         return sorted(across, key=order), sorted(within, key=order)
 

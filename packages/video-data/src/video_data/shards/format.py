@@ -125,6 +125,10 @@ class SampleRecord(StrictModel):
     delivery: Delivery | None = None
     num_damaged: NonNegative | None = None
 
+    def labels(self, *, multi_label: bool) -> tuple[int, ...]:
+        """Return what is to be learned: `label`, or in a multi-label set all of them."""
+        return (self.label, *self.other_labels) if multi_label else (self.label,)
+
     @property
     def display(self) -> Display:
         """How frames are shown."""
@@ -246,7 +250,7 @@ class PassedOver(StrictModel):
 
 
 class SplitSummary(StrictModel):
-    """Counts of one split; `per_class` names every class."""
+    """Counts of one split; `per_class` names every class, and in a multi-label set counts a sample for each label."""
 
     num_samples: Positive
     per_class: dict[str, NonNegative]
@@ -273,7 +277,7 @@ class Duplicate(StrictModel):
 
     Attributes:
         samples: Split and source of each.
-        labels: Their labels, each once; more than one contradict each other.
+        labels: Those of their labels that not all of them have, so that they contradict each other.
     """
 
     samples: tuple[tuple[str, str], ...]
@@ -295,6 +299,7 @@ class Manifest(_VersionedModel):
         format_version: Version of these files.
         dataset: Name of the data set with its version.
         classes: Class names; a label is an index into them.
+        multi_label: Whether all labels of a sample are to be learned, and not its `label` alone.
         splits: Counts of each split that has samples.
         coverage: For each split what became of the videos that were listed.
         shards: All shards, by split and number.
@@ -314,6 +319,7 @@ class Manifest(_VersionedModel):
 
     dataset: str
     classes: tuple[str, ...] = Field(min_length=1)
+    multi_label: bool = False
     splits: dict[Split, SplitSummary]
     coverage: dict[Split, Coverage]
     shards: tuple[ShardEntry, ...]

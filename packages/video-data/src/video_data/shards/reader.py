@@ -100,6 +100,11 @@ class ShardSet:
         return self.manifest.classes
 
     @property
+    def multi_label(self) -> bool:
+        """Whether all labels of a sample are to be learned, and not its `label` alone."""
+        return self.manifest.multi_label
+
+    @property
     def splits(self) -> tuple[str, ...]:
         """Names of the splits that have samples."""
         return tuple(self.manifest.splits)

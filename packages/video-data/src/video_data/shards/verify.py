@@ -163,7 +163,8 @@ class _Checked:
 def _check_all(
     files: LocalFiles | RemoteFiles, manifest: Manifest, decode: bool, num_workers: int, progress: bool
 ) -> _Checked:
-    check = partial(_check, files=files, num_classes=len(manifest.classes), decode=decode)
+    num_classes, multi_label = len(manifest.classes), manifest.multi_label
+    check = partial(_check, files=files, num_classes=num_classes, multi_label=multi_label, decode=decode)
     tasks = [
         _Task(shard, range(first, min(first + size, shard.num_samples)))
         for shard in manifest.shards
@@ -186,7 +187,9 @@ def _check_all(
     return checked
 
 
-def _check(task: _Task, *, files: LocalFiles | RemoteFiles, num_classes: int, decode: bool) -> _Checked:
+def _check(
+    task: _Task, *, files: LocalFiles | RemoteFiles, num_classes: int, multi_label: bool, decode: bool
+) -> _Checked:
     """Check the files and samples of a task."""
     found = _Checked()
     shard, first_part = task.shard, task.samples.start == 0
@@ -204,7 +207,7 @@ def _check(task: _Task, *, files: LocalFiles | RemoteFiles, num_classes: int, de
             assert index is not None
             record = index.samples[number]
             found.keys.append((shard.split, record.key, tar_name))
-            found.labels[shard.split, record.label] += 1
+            found.labels.update((shard.split, label) for label in record.labels(multi_label=multi_label))
             found.num_checked += 1
             try:
                 problems, num_frames = _check_sample(tar, record, decode)
