@@ -290,7 +290,7 @@ def test_batch_norm_of_one_value_is_bad_input(motionbench, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "line", ["", "trian", "train", "train motionbench --resum", "verify a --num-workers x"]
+    "line", ["", "trian", "resume", "train motionbench --resum", "verify a --num-workers x"]
 )
 def test_wrong_usage_is_bad_input(line):
     result = runner.invoke(app, line.split())

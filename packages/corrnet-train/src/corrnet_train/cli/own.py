@@ -115,6 +115,11 @@ def _pack_once(
     from video_data.utils.workers import available_cores
 
     listing = (list_csv if source.is_file() else list_folder)(source, group_by=group_by)
+    if listing.multi_label:
+        raise InputError(
+            f"{source} gives several labels for each video (the column labels), and corrnet trains models of one: give "
+            "a column label"
+        )
     options = PackOptions(num_workers=available_cores())
     splits = {entry.split for entry in listing.entries}
     fraction = val_fraction if val_fraction is not None else None if "val" in splits else VAL_FRACTION

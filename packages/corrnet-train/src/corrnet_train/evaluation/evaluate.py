@@ -201,11 +201,12 @@ def _of_all(
 
 
 def check_classes(classes: tuple[str, ...], shards: ShardSet) -> None:
-    """Refuse shards whose label map is not the one the model was trained with.
+    """Refuse shards whose label map is not the one the model was trained with, and multi-label ones.
 
     Raises:
         ValueError: Names the first class that differs.
     """
+    require_one_label(shards)
     if shards.classes == classes:
         return
     if len(shards.classes) != len(classes):
@@ -218,6 +219,20 @@ def check_classes(classes: tuple[str, ...], shards: ShardSet) -> None:
     raise InputError(
         f"class {index} is {shards.classes[index]!r} in the shards, {classes[index]!r} in the model"
     )
+
+
+def require_one_label(shards: ShardSet) -> None:
+    """Refuse multi-label shards, of which a model that is trained here would learn the first label alone.
+
+    Raises:
+        ValueError: They are multi-label.
+    """
+    if shards.multi_label:
+        raise InputError(
+            f"{shards.path} has several labels for each video (multi-label), and corrnet trains and evaluates models "
+            "of one label: pack the videos with a column label, or train with video_data's loaders and a loss of your "
+            "own"
+        )
 
 
 def fingerprint(

@@ -26,7 +26,7 @@ from corrnet_train.distributed.parallelize import (
     wrap,
 )
 from corrnet_train.distributed.ranks import ONE_RANK, Ranks, on_every_rank, readable_errors
-from corrnet_train.evaluation.evaluate import EvalResult, check_classes, evaluate
+from corrnet_train.evaluation.evaluate import EvalResult, check_classes, evaluate, require_one_label
 from corrnet_train.inference.classifier import VideoClassifier, build_from_config
 from corrnet_train.training.augment import Augment, make_loss
 from corrnet_train.training.initialize import initialize
@@ -194,6 +194,7 @@ class Trainer:
         config = self.config
         config.train.check_parallel(launched=self.ranks.launched)
         self.shards: ShardSet = open_shards(config.data.shards)
+        require_one_label(self.shards)
         num_samples = self.shards.num_samples(config.data.train_split)
         self._check_eval_split()
         batch_size = config.optim.batch_size

@@ -78,6 +78,7 @@ class Inspection(StrictModel):
         manifest_hash: SHA-256 of the manifest; it identifies the set.
         dataset: Name of the data set with its version.
         classes: Class names; a label is an index into them.
+        multi_label: Whether samples have several labels each, for all of which they count in `splits`.
         options: How the set was packed.
         tool: Versions of the programs that packed it.
         splits: Each split.
@@ -107,6 +108,7 @@ class Inspection(StrictModel):
     manifest_hash: str
     dataset: str
     classes: tuple[str, ...]
+    multi_label: bool
     options: PackOptions
     tool: dict[str, str]
     splits: dict[Split, SplitInspection]
@@ -160,6 +162,7 @@ def inspect_shards(shards: ShardSet, *, progress: bool = True) -> Inspection:
         manifest_hash=shards.manifest_hash,
         dataset=manifest.dataset,
         classes=shards.classes,
+        multi_label=shards.multi_label,
         options=manifest.options,
         tool=manifest.tool,
         splits={

@@ -121,8 +121,9 @@ def _choose(
             continue  # the inspection lists it
         indices = shards.shard_indices(shard.name)
         for local in permutation(len(records), seed, 2, int(number)):
-            label = records[local].label
-            if left.get(label):
+            labels = records[local].labels(multi_label=shards.multi_label)
+            label = next((label for label in labels if left.get(label)), None)
+            if label is not None:
                 left[label] -= 1
                 found.append((label, shard.split, indices[local]))
     return [(split, index) for _, split, index in sorted(found)]
@@ -139,7 +140,7 @@ def _thumbnails(choice: tuple[str, int], *, shards: ShardSet, num_frames: int, h
     return Thumbnails(
         split=split,
         key=record.key,
-        class_name=shards.classes[record.label],
+        class_name="|".join(shards.classes[label] for label in record.labels(multi_label=shards.multi_label)),
         source=record.source,
         num_frames=record.num_frames,
         seconds=seconds_of(record),

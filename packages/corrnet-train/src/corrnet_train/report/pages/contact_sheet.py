@@ -86,7 +86,10 @@ def summary_rows(inspection: Inspection) -> list[tuple[str, str]]:
             )
         )
     rows += [
-        ("classes", f"{len(inspection.classes):,}"),
+        (
+            "classes",
+            f"{len(inspection.classes):,}" + (", several for each video" if inspection.multi_label else ""),
+        ),
         ("picture sizes", _shares(inspection.sizes)),
         ("frames a second", _shares(inspection.rates)),
         ("codecs", _shares(inspection.codecs)),
