@@ -38,8 +38,8 @@ FACE = {
     "RemoteError": "status",
     "ShardError": "reason",
     "ShardSet": (
-        "path manifest manifest_hash classes multi_label splits num_samples(self, split) shard_sizes(self, "
-        "split) samples(self, split) sample(self, split, index) info(self, split, index) "
+        "path manifest manifest_hash classes multi_label splits num_samples(self, split) class_sizes(self, split) "
+        "shard_sizes(self, split) samples(self, split) sample(self, split, index) info(self, split, index) "
         "read(self, split, index) has_flow flow_info(self, split, index) read_flow(self, split, "
         "index) shard_indices(self, name) open_tar(self, name)"
     ),
@@ -68,7 +68,7 @@ FACE = {
     "suggest_num_workers": "(local_world_size=1)",
     "train_loader": (
         "(shards, split, clip, *, batch_size, seed, num_workers=0, rank=0, world_size=1, "
-        "position=0, num_samples=None, repeats=1, error_budget=None, pixels='rgb', "
+        "position=0, num_samples=None, repeats=1, balanced=False, error_budget=None, pixels='rgb', "
         "timeout=600.0)"
     ),
     "verify_shards": (

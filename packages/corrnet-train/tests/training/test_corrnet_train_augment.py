@@ -4,7 +4,7 @@ from kornia import augmentation as K
 from torch.nn import functional as F
 
 from corrnet_train.config.schema import MAX_MAGNITUDE, AugmentConfig
-from corrnet_train.training.augment import Augment, make_loss
+from corrnet_train.training.augment import Augment, balanced_weights, make_loss
 from video_data import ClipConfig, normalize
 from video_data.loading.batches import PIXEL_MEAN, PIXEL_STD
 
@@ -158,6 +158,33 @@ def test_rand_augment_of_pixels_gives_what_that_of_normalized_clips_gave():
         levels = isinstance(operation, (K.RandomEqualize, K.RandomPosterize))
         assert (ours - before).abs().max() < (6 / 255 if levels else 1e-5), operation
         assert (ours - exact).abs().max() < 1e-5, operation
+
+
+def test_balanced_weights_make_classes_count_alike_with_a_mean_of_one():
+    weights = balanced_weights([6, 3, 0, 1])
+    assert torch.allclose(weights, torch.tensor([10 / 18, 10 / 9, 0, 10 / 3]))
+    sizes = torch.tensor([6.0, 3, 0, 1])
+    assert float((weights * sizes).sum()) == pytest.approx(10)
+    counts = weights * sizes
+    assert counts[0] == pytest.approx(counts[1]) and counts[1] == pytest.approx(counts[3])
+
+
+def test_a_weighted_loss_of_parts_adds_up_to_that_of_the_whole():
+    torch.manual_seed(0)
+    logits, weights = torch.randn(8, 3), torch.tensor([0.5, 1.0, 4.0])
+    labels = torch.tensor([0, 0, 0, 0, 2, 1, 1, 2])
+    for smoothing in (0.0, 0.1):
+        loss = make_loss(AugmentConfig(label_smoothing=smoothing), weights)
+        for target in (labels, F.one_hot(labels, 3).float()):
+            parts = [loss(logits[i : i + 2], target[i : i + 2]) for i in range(0, 8, 2)]
+            assert torch.allclose(sum(parts) / 4, loss(logits, target))
+    plain = F.cross_entropy(logits, labels, reduction="none")
+    assert torch.allclose(
+        make_loss(AugmentConfig(), weights)(logits, labels), (weights[labels] * plain).mean()
+    )
+    soft = torch.tensor([[0.3, 0.0, 0.7]])
+    expected = -(soft * weights * logits[:1].log_softmax(dim=1)).sum()
+    assert torch.allclose(make_loss(AugmentConfig(), weights)(logits[:1], soft), expected)
 
 
 def test_the_loss_takes_labels_and_shares_and_smooths_both():

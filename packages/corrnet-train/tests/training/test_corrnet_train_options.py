@@ -19,7 +19,7 @@ from corrnet_train.training.mfu import peak_flops, training_flops
 from corrnet_train.training.optim import AveragedModel
 from corrnet_train.training.precise_bn import estimate_statistics
 from corrnet_train.training.trainer import Trainer
-from video_data import open_shards
+from video_data import open_shards, pack_csv
 
 EVERYTHING = [
     "augment.mixup=0.8",
@@ -32,6 +32,8 @@ EVERYTHING = [
     "eval.precise_bn=16",
     "eval.every_epochs=0.5",
     "model.options.dropout=0.2",
+    "data.sampling=balanced",
+    "optim.class_weights=balanced",
 ]
 
 
@@ -54,6 +56,33 @@ def test_a_run_with_every_option_goes_on_to_the_bit(make_config):
     for name, tensor in [*ours.model.items(), *ours.ema.items()]:
         other = theirs.model.get(name, theirs.ema.get(name))
         assert torch.equal(tensor, other), name
+
+
+@pytest.fixture(scope="module")
+def unequal(motionbench, tmp_path_factory):
+    """Shards of ten videos to the left and two to the right."""
+    folder = tmp_path_factory.mktemp("unequal")
+    videos = sorted((motionbench[0] / "videos" / "train").glob("*/*.mp4"))
+    rows = [f"{path},{'left' if number < 10 else 'right'}" for number, path in enumerate(videos[:12])]
+    (folder / "list.csv").write_text("\n".join(["path,label", *rows]))
+    pack_csv(folder / "list.csv", folder / "shards", progress=False)
+    return folder / "shards"
+
+
+def test_classes_of_unequal_size_are_told_and_can_be_made_to_count_alike(unequal, make_config):
+    losses, told = {}, {}
+    for option in ("run.log_every=1", "optim.class_weights=balanced", "data.sampling=balanced"):
+        config = make_config(f"data.shards={unequal}", "data.eval_split=none", option, name=option)
+        console = Console(file=io.StringIO(), width=200)
+        trainer = Trainer(config, console=console)
+        told[option] = "from 2 videos (right) to 10 (left)" in console.file.getvalue()
+        if option == "data.sampling=balanced":
+            batch = next(iter(trainer.loader(num_samples=8)))
+            assert batch.label.sum() == 4
+        trainer.run()
+        losses[option] = read_metrics(config.run.dir)[0]["loss"]
+    assert list(told.values()) == [True, False, False]
+    assert len(set(losses.values())) == 3
 
 
 def test_averaged_weights_are_those_that_are_evaluated_and_used(make_config):

@@ -43,6 +43,11 @@ def test_batches_of_a_multi_label_set_have_a_1_for_each_label(shards):
     assert views.label[views.valid].tolist() == [[1, 1, 1]] and not views.label[~views.valid].any()
 
 
+def test_samples_of_several_classes_cannot_be_balanced(shards):
+    with pytest.raises(ValueError, match="balanced is for sets of one label"):
+        train_loader(shards, "train", CLIP, batch_size=2, seed=0, balanced=True)
+
+
 def test_other_libraries_get_all_labels_too(shards):
     pytest.importorskip("datasets")
     pytest.importorskip("webdataset")

@@ -169,6 +169,41 @@ def test_the_stream_does_not_depend_on_ranks_and_workers(world_size, num_workers
     assert torch.equal(torch.stack([video for _, _, video in merged]), expected[2])
 
 
+@pytest.fixture(scope="module")
+def unequal(make_video, tmp_path_factory):
+    """Ten videos of one class and two of another."""
+    folder = tmp_path_factory.mktemp("unequal")
+    for number in range(12):
+        path = folder / "videos" / ("often" if number < 10 else "rare") / f"{number}.mp4"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(make_video(range(number, number + 6)))
+    pack_folder(folder / "videos", folder / "shards", options=PackOptions(shard_size=3), progress=False)
+    return open_shards(folder / "shards")
+
+
+@pytest.mark.parametrize(("world_size", "num_workers"), [(2, 0), (1, 2)])
+def test_in_balanced_batches_classes_come_equally_often_for_any_number_of_ranks_and_workers(
+    world_size, num_workers, unequal
+):
+    assert unequal.class_sizes("train") == [10, 2]
+    options = {"seed": 5, "num_samples": 60, "balanced": True}
+    whole = list(train_loader(unequal, "train", CLIP, batch_size=6, **options))
+    assert all(batch.label.sum() == 3 for batch in whole)
+    loaders = [
+        train_loader(
+            unequal, "train", CLIP, batch_size=6 // world_size, rank=rank, world_size=world_size,
+            num_workers=num_workers, **options,
+        )
+        for rank in range(world_size)
+    ]  # fmt: skip
+    for batch, *parts in zip(whole, *loaders, strict=True):
+        assert batch.keys == [key for part in parts for key in part.keys]
+        assert torch.equal(batch.video, torch.cat([part.video for part in parts]))
+    rest = train_loader(unequal, "train", CLIP, batch_size=6, position=18, **(options | {"num_samples": 42}))
+    assert [batch.keys for batch in rest] == [batch.keys for batch in whole[3:]]
+    assert len(train_loader(unequal, "train", CLIP, batch_size=6, seed=0, balanced=True)) == 2  # one pass
+
+
 def test_workers_read_a_set_of_which_this_process_has_files_open(shards):
     expected = collect(train_loader(shards, "train", CLIP, batch_size=8, seed=1))
     shards.read("train", 0)

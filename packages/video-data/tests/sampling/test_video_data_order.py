@@ -19,7 +19,7 @@ from video_data.sampling.clips import (
     view_boxes,
     view_starts,
 )
-from video_data.sampling.order import SHUFFLE_WINDOW, SampleOrder, permutation, uniforms
+from video_data.sampling.order import SHUFFLE_WINDOW, BalancedOrder, SampleOrder, permutation, uniforms
 
 
 def one_pass(sizes, seed, pass_index):
@@ -81,6 +81,42 @@ def test_the_order_is_the_same_on_every_machine():
     order = SampleOrder([3] * 40, seed=-7)  # three windows
     positions = (0, 1, 2, 3, 60, 61, 119, 120, 121)
     assert [order(position) for position in positions] == [22, 47, 43, 81, 8, 88, 78, 69, 115]
+
+
+LABELS = np.repeat([0, 1, 3], [40, 4, 1])  # no sample of class 2
+
+
+def test_in_a_balanced_order_each_class_comes_once_in_as_many_positions_as_there_are_classes():
+    order = BalancedOrder(LABELS, seed=5)
+    labels = LABELS[[order(position) for position in range(300)]].reshape(100, 3)
+    assert (np.sort(labels) == [0, 1, 3]).all() and len({tuple(row) for row in labels.tolist()}) == 6
+    assert order.num_samples == 45
+
+
+def test_in_a_balanced_order_all_samples_of_a_class_come_before_one_comes_again():
+    order = BalancedOrder(LABELS, seed=5)
+    drawn = np.array([order(position) for position in range(240)])
+    large, small = drawn[LABELS[drawn] == 0], drawn[LABELS[drawn] == 1].reshape(-1, 4)
+    assert sorted(large[:40]) == sorted(large[40:]) == list(range(40))
+    assert large[:40].tolist() != large[40:].tolist() != list(range(40))
+    assert (np.sort(small) == [40, 41, 42, 43]).all() and len({tuple(row) for row in small.tolist()}) > 5
+
+
+def test_a_balanced_order_depends_on_seed_and_position_alone():
+    positions = permutation(300, 1).tolist()
+    one, other = ([BalancedOrder(LABELS, seed=seed)(p) for p in range(300)] for seed in (5, 6))
+    order = BalancedOrder(LABELS, seed=5)
+    assert [order(p) for p in positions] == [one[p] for p in positions] and one != other
+
+
+def test_what_cannot_be_read_is_replaced_by_the_next_of_its_pass_or_class():
+    order, plain = BalancedOrder(LABELS, seed=5), SampleOrder([4], seed=5)
+    for position in range(12):
+        assert sorted(plain(position, skip) for skip in range(4)) == [0, 1, 2, 3]
+        label = LABELS[order(position)]
+        members = np.flatnonzero(label == LABELS).tolist()
+        assert sorted(order(position, skip) for skip in range(len(members))) == members
+        assert order(position, len(members)) == order(position)
 
 
 def test_training_clips_are_the_same_on_every_machine():

@@ -97,6 +97,11 @@ class DataConfig(BaseModel):
         return shards
 
     train_split: str = Field("train", description="split to learn from")
+    sampling: Literal["uniform", "balanced"] = Field(
+        "uniform",
+        description="what comes equally often in training: uniform, each video; balanced, each class, so that videos "
+        "of small classes come more often. An epoch has as many clips either way",
+    )
     eval_split: str | None = Field(
         "val", description="split that accuracy is measured on while training; none: it is not measured"
     )
@@ -200,6 +205,11 @@ class OptimConfig(BaseModel):
     )
     warmup_epochs: float = Field(40, ge=0, description="linear warm-up, part of `epochs`")
     clip_grad_norm: PositiveFloat | None = Field(None, description="largest gradient norm; none: no clipping")
+    class_weights: Literal["balanced"] | None = Field(
+        None,
+        description="weights of the classes in the loss: balanced, in inverse proportion to their training videos, "
+        "with a mean of one over the videos; none: all alike",
+    )
     ema_decay: float = Field(
         0,
         ge=0,
@@ -207,6 +217,11 @@ class OptimConfig(BaseModel):
         description="decay of the average of the weights that is evaluated, 0.9999 is usual (the average reaches back "
         "over 10000 steps then, but never over more than about a tenth of the steps so far); 0: none",
     )
+
+    @field_validator("class_weights", mode="before")
+    @classmethod
+    def _check_class_weights(cls, value: object) -> object:
+        return None if isinstance(value, str) and value.lower() == "none" else value
 
     @model_validator(mode="after")
     def _check_warmup(self) -> Self:

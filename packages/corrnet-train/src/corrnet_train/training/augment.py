@@ -4,7 +4,7 @@ None of it is in the paper, whose augmentation (scale, crop, temporal jitter) is
 Random numbers come from torch's generator of the CPU, which checkpoints hold, so a run resumes exactly.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -103,9 +103,35 @@ class Augment:
         return clips, torch.lerp(target[partner], target, share)
 
 
-def make_loss(config: AugmentConfig) -> Callable[[Tensor, Tensor], Tensor]:
-    """Cross entropy of logits [N, classes] with labels [N] or probabilities [N, classes]."""
-    return partial(F.cross_entropy, label_smoothing=config.label_smoothing)
+def make_loss(
+    config: AugmentConfig, class_weights: Tensor | None = None
+) -> Callable[[Tensor, Tensor], Tensor]:
+    """Return the cross entropy of logits [N, classes] with labels [N] or probabilities [N, classes].
+
+    Args:
+        config: Its label smoothing counts.
+        class_weights: Weight of each class [classes], on the device. The mean is over the clips, and not over their
+            weights as PyTorch has it, so that micro-batches and processes add up to the whole batch.
+    """
+    if class_weights is None:
+        return partial(F.cross_entropy, label_smoothing=config.label_smoothing)
+
+    def loss(logits: Tensor, target: Tensor) -> Tensor:
+        smoothing = config.label_smoothing
+        each = F.cross_entropy(logits, target, class_weights, reduction="none", label_smoothing=smoothing)
+        return each.mean()
+
+    return loss
+
+
+def balanced_weights(class_sizes: Sequence[int]) -> Tensor:
+    """Return the weight of each class [classes] in inverse proportion to its size, with a mean of one over the samples.
+
+    They are those of scikit-learn's `class_weight="balanced"`. A class without samples has the weight 0.
+    """
+    sizes = torch.tensor(class_sizes, dtype=torch.float64)
+    weights = sizes.sum() / ((sizes > 0).sum() * sizes)
+    return weights.where(sizes > 0, 0.0).float()
 
 
 def _cut(clips: Tensor, partner: Tensor, share: float) -> tuple[Tensor, float]:

@@ -28,7 +28,7 @@ from corrnet_train.distributed.parallelize import (
 from corrnet_train.distributed.ranks import ONE_RANK, Ranks, on_every_rank, readable_errors
 from corrnet_train.evaluation.evaluate import EvalResult, check_classes, evaluate, require_one_label
 from corrnet_train.inference.classifier import VideoClassifier, build_from_config
-from corrnet_train.training.augment import Augment, make_loss
+from corrnet_train.training.augment import Augment, balanced_weights, make_loss
 from corrnet_train.training.initialize import initialize
 from corrnet_train.training.metrics_log import read_metrics
 from corrnet_train.training.mfu import peak_flops, training_flops
@@ -52,6 +52,7 @@ from video_data.utils.errors import WorkersError
 from video_data.utils.workers import start_worker_server
 
 _log = logging.getLogger(__name__)
+_UNEQUAL = 5  # times as many videos of a class as of another one are told
 
 
 class TrainingDiverged(WorkError):
@@ -158,7 +159,7 @@ class Trainer:
             precision=config.run.precision,
             num_micro_batches=self.num_micro_batches,
             clip_grad_norm=config.optim.clip_grad_norm,
-            loss=make_loss(config.augment),
+            loss=make_loss(config.augment, self._class_weights()),
             prepare=self.augment,
             after_update=None if self.averaged is None else self.averaged.update,
             reduce=ranks.sum_,
@@ -237,6 +238,24 @@ class Trainer:
         model.to(self.device)
         prepare_model(model, self.config.train)
         return model
+
+    def _class_weights(self) -> Tensor | None:
+        """Weights of the classes in the loss; say so where classes are far from equal and nothing is done about it."""
+        config = self.config
+        sizes = self.shards.class_sizes(config.data.train_split)
+        if config.optim.class_weights is not None:
+            return balanced_weights(sizes).to(self.device)
+        if config.data.sampling == "uniform":
+            (fewest, least), (most, largest) = (
+                pick((size, name) for size, name in zip(sizes, self.shards.classes, strict=True) if size)
+                for pick in (min, max)
+            )
+            if most >= _UNEQUAL * fewest and self.ranks.is_first:
+                self._say(
+                    f"classes are of unequal size, from {fewest} videos ({least}) to {most} ({largest}): "
+                    "optim.class_weights=balanced or data.sampling=balanced makes them count alike"
+                )
+        return None
 
     def _utilization(self) -> float | None:
         """Return the MFU at one clip a second; None where what the device can do is not known."""
@@ -468,6 +487,7 @@ class Trainer:
             position=self.loader_state.position if position is None else position,
             num_samples=num_samples,
             repeats=config.augment.repeats,
+            balanced=config.data.sampling == "balanced",
             error_budget=min(1.0, max(0.0, budget) * world_size / max(1, num_samples)),
             pixels=config.data.pixels_on(self.device.type),
             timeout=self._loader_timeout,

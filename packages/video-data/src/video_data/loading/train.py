@@ -22,7 +22,7 @@ from video_data.loading.batches import (
 from video_data.media.limits import VideoError
 from video_data.media.planes import PlaneLayout, YuvClips, decode_planes, join_planes
 from video_data.sampling.clips import ClipConfig, ClipSpec, train_clip
-from video_data.sampling.order import SampleOrder
+from video_data.sampling.order import BalancedOrder, SampleOrder
 from video_data.shards.format import SampleRecord
 from video_data.shards.reader import ShardError, ShardSet
 from video_data.utils.error_budget import ErrorBudget, allowed_errors
@@ -138,6 +138,7 @@ def train_loader(
     position: int = 0,
     num_samples: int | None = None,
     repeats: int = 1,
+    balanced: bool = False,
     error_budget: float | None = None,
     pixels: PixelFormat = "rgb",
     timeout: float = LOADER_TIMEOUT,
@@ -163,6 +164,8 @@ def train_loader(
             one pass.
         repeats: Positions in a row that hold the same sample, each with a clip of its own (repeated augmentation); a
             pass is that much longer. `batch_size` must be a multiple of it.
+        balanced: Whether each class comes equally often, as `BalancedOrder` says, and not each sample. The index of
+            every shard is read at once then, and a pass is still as long as the split.
         error_budget: Fraction of the samples of one iteration that may be unreadable; None stands for 0.01, and in
             small sets for 5 videos of each pass. Each is replaced by the next readable one in the order and listed in
             its batch; beyond the budget the loader raises WorkError.
@@ -170,8 +173,9 @@ def train_loader(
         timeout: Seconds without a batch after which the workers are given up.
 
     Raises:
-        ValueError: There is no such split, a number is out of its range, or the set was packed without the flow that
-            `clip` asks for.
+        ValueError: There is no such split, a number is out of its range, the set was packed without the flow that
+            `clip` asks for, or `balanced` is for a multi-label set, whose samples are of several classes each.
+        ShardError: With `balanced`, an index cannot be read.
     """
     check_options(
         batch_size=batch_size,
@@ -182,6 +186,8 @@ def train_loader(
         timeout=timeout,
     )
     check_streams(shards, clip, pixels)
+    if balanced and shards.multi_label:
+        raise InputError("balanced is for sets of one label: samples of this one are of several classes each")
     if position < 0:
         raise InputError(f"position must be at least 0, got {position}")
     if repeats < 1 or batch_size % repeats:
@@ -193,7 +199,10 @@ def train_loader(
         num_samples = repeats * shards.num_samples(split)
     if num_samples < 0:
         raise InputError(f"num_samples must be at least 0, got {num_samples}")
-    dataset = _TrainDataset(shards, split, clip, seed, pixels, repeats)
+    order: SampleOrder | BalancedOrder = SampleOrder(shards.shard_sizes(split), seed=seed)
+    if balanced:
+        order = BalancedOrder(np.array([sample.label for sample in shards.samples(split)]), seed=seed)
+    dataset = _TrainDataset(shards, split, clip, seed, pixels, repeats, order)
     sampler = _PositionSampler(batch_size, rank, world_size, position, num_samples)
     allowed = allowed_errors(
         error_budget, len(sampler) * batch_size, num_videos=shards.num_samples(split), repeats=repeats
@@ -233,6 +242,7 @@ class _TrainDataset(Dataset[Batch]):
         seed: int,
         pixels: PixelFormat,
         repeats: int,
+        order: SampleOrder | BalancedOrder,
     ) -> None:
         self._shards = shards
         self._split = split
@@ -240,7 +250,8 @@ class _TrainDataset(Dataset[Batch]):
         self._seed = seed
         self._pixels = pixels
         self._repeats = repeats
-        self._order = SampleOrder(shards.shard_sizes(split), seed=seed)
+        self._order = order
+        self._num_samples = shards.num_samples(split)
 
     def __getitem__(self, positions: list[int]) -> Batch:
         clips = (_RgbClips if self._pixels == "rgb" else _YuvClips)(len(positions), self._clip)
@@ -262,10 +273,9 @@ class _TrainDataset(Dataset[Batch]):
         self, position: int, clips: "_RgbClips | _YuvClips", row: int, replaced: list[Replacement]
     ) -> SampleRecord:
         """Read the sample at a position, or the next in the order that can be read, into a row of `clips`."""
-        pass_index, offset = divmod(position // self._repeats, self._order.num_samples)
-        tries = min(_MAX_REPLACEMENTS, self._order.num_samples)
+        tries = min(_MAX_REPLACEMENTS, self._num_samples)
         for step in range(tries):
-            index = self._order.at(pass_index, (offset + step) % self._order.num_samples)
+            index = self._order(position // self._repeats, step)
             key = f"{self._split}/{index}"
             working_on(index)
             try:

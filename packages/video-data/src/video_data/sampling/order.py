@@ -72,13 +72,15 @@ class SampleOrder:
         """Samples in one pass."""
         return self._first_index[-1]
 
-    def __call__(self, position: int) -> int:
-        """Index in the split of the sample at a global position (any integer >= 0)."""
-        pass_index, offset = divmod(position, self.num_samples)
-        return self.at(pass_index, offset)
+    def __call__(self, position: int, skip: int = 0) -> int:
+        """Index in the split of the sample at a global position (any integer >= 0).
 
-    def at(self, pass_index: int, offset: int) -> int:
-        """Index in the split of sample `offset` (0 <= offset < num_samples) of pass `pass_index`."""
+        Args:
+            position: The position.
+            skip: The sample that comes so much later in the pass is meant, from its beginning again after its end.
+        """
+        pass_index, offset = divmod(position, self.num_samples)
+        offset = (offset + skip) % self.num_samples
         shards, starts = self._passes.get(pass_index, lambda: self._shards_of_pass(pass_index))
         window = bisect_right(starts, offset) - 1
         indices = self._windows.get((pass_index, window), lambda: self._window(pass_index, window, shards))
@@ -98,3 +100,45 @@ class SampleOrder:
         )
         shuffled: np.ndarray = indices[permutation(len(indices), self._seed, pass_index, 1 + window)]
         return shuffled
+
+
+class BalancedOrder:
+    """Maps positions to sample indices so that each class comes equally often.
+
+    With C classes that have samples, C positions in a row hold one sample of each, in an order of their own. A class
+    goes through all of its samples, shuffled, before one comes again, and is then shuffled anew: those of small classes
+    come more often. Samples that are near each other may lie in any shards.
+
+    Args:
+        labels: Class of each sample, int64 [N].
+        seed: Any integer in the signed 64-bit range.
+
+    Raises:
+        ValueError: There is no sample.
+    """
+
+    def __init__(self, labels: np.ndarray, *, seed: int) -> None:
+        if len(labels) < 1:
+            raise InputError("an order needs at least one sample")
+        self.num_samples = len(labels)
+        self._members = [np.flatnonzero(labels == label) for label in np.unique(labels)]
+        self._seed = seed
+        self._blocks: LruCache[int, np.ndarray] = LruCache(_CACHED_WINDOWS)
+        self._passes: LruCache[tuple[int, int], np.ndarray] = LruCache(2 * len(self._members))
+
+    def __call__(self, position: int, skip: int = 0) -> int:
+        """Index in the split of the sample at a global position (any integer >= 0).
+
+        Args:
+            position: The position.
+            skip: The sample of its class that comes so much later is meant, from the first again after the last.
+        """
+        block, place = divmod(position, len(self._members))
+        classes = self._blocks.get(block, lambda: permutation(len(self._members), self._seed, block, 0))
+        number = int(classes[place])
+        members = self._members[number]
+        pass_index, offset = divmod(block, len(members))
+        order = self._passes.get(
+            (number, pass_index), lambda: permutation(len(members), self._seed, pass_index, 1 + number)
+        )
+        return int(members[order[(offset + skip) % len(members)]])

@@ -117,6 +117,16 @@ class ShardSet:
         """
         return self._first_indices(split)[-1]
 
+    def class_sizes(self, split: str) -> list[int]:
+        """Return the number of samples of each class in a split, in the order of `classes`.
+
+        Raises:
+            ValueError: There is no such split.
+        """
+        self.num_samples(split)  # refuses an unknown split
+        counts = next(summary.per_class for name, summary in self.manifest.splits.items() if name == split)
+        return [counts[name] for name in self.classes]
+
     def shard_sizes(self, split: str) -> list[int]:
         """Return the number of samples of each shard of a split.
 
