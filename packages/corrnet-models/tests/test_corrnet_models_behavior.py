@@ -235,3 +235,24 @@ def test_norms_of_pictures_equal_those_of_clips(name: str, monkeypatch: pytest.M
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
     assert "ConvolutionBackward0" in done
     assert not {key for key in done if "CopySlices" in key}
+
+
+@pytest.mark.parametrize("name", ["corrnet_tiny", "r2plus1d_tiny_twostream"])
+def test_frozen_stages_have_no_gradients_and_batch_norm_as_in_evaluation(name):
+    model = create_model(name, num_classes=3)
+    model.freeze_stages(2)
+    model.train()
+    clips = torch.randn(2, model.config.in_channels, 8, 32, 32)
+    statistics = {key: value.clone() for key, value in model.named_buffers()}
+    model(clips).sum().backward()
+    for stage, is_frozen in (("stem", True), ("res2", True), ("res3", False), ("res5", False)):
+        for backbone, module in model.backbones().items():
+            part = module.get_submodule(stage)
+            assert all((parameter.grad is None) == is_frozen for parameter in part.parameters())
+            for key, value in part.named_buffers():
+                assert torch.equal(value, statistics[f"{backbone}.{stage}.{key}"]) == is_frozen
+    model.freeze_stages(0)
+    assert all(parameter.requires_grad for parameter in model.parameters())
+    assert all(module.training for module in model.modules())
+    with pytest.raises(ValueError, match="from 0 to 5: the stem, res2"):
+        model.freeze_stages(6)

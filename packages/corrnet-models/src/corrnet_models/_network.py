@@ -5,6 +5,7 @@ from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -224,6 +225,7 @@ class VideoModel(nn.Module, ABC):
     config: ModelConfig
     num_features: int
     pretrained_cfg: PretrainedCfg | None = None
+    _num_frozen = 0
 
     def __init__(self, config: ModelConfig, *, num_features: int) -> None:
         super().__init__()
@@ -355,6 +357,34 @@ class VideoModel(nn.Module, ABC):
         for backbone in self.backbones().values():
             backbone.set_num_frames(num_frames)
         self.config = config
+
+    def freeze_stages(self, num_stages: int) -> None:
+        """Freeze the first stages: no gradients, and batch norm as in evaluation, also after `train()`.
+
+        Args:
+            num_stages: 0 freezes nothing, 1 the stem, 2 the stem and res2, and so on to 5, all but the classifier; of
+                two streams those of both. The stages behind learn.
+
+        Raises:
+            ValueError: If there are not so many stages.
+        """
+        if not 0 <= num_stages <= 1 + len(STAGES):
+            raise ModelError(
+                f"num_stages must be from 0 to {1 + len(STAGES)}: the stem, {', '.join(STAGES)}; got {num_stages}"
+            )
+        self._num_frozen = num_stages
+        for backbone in self.backbones().values():
+            for number, stage in enumerate(backbone.children()):
+                stage.requires_grad_(number >= num_stages)
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> Self:
+        """Set the mode of all stages but frozen ones, which stay as in evaluation."""
+        super().train(mode)
+        for backbone in self.backbones().values():
+            for stage in list(backbone.children())[: self._num_frozen]:
+                stage.eval()
+        return self
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Recompute each block in the backward pass, in training, instead of storing its activations.

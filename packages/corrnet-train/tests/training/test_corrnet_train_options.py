@@ -2,6 +2,7 @@
 
 import io
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -83,6 +84,85 @@ def test_classes_of_unequal_size_are_told_and_can_be_made_to_count_alike(unequal
         losses[option] = read_metrics(config.run.dir)[0]["loss"]
     assert list(told.values()) == [True, False, False]
     assert len(set(losses.values())) == 3
+
+
+@pytest.mark.parametrize("num_stages", [1, 3, 5])
+def test_frozen_stages_keep_their_weights_and_statistics_to_the_bit(num_stages, make_config, model_folder):
+    options = [
+        f"model.init_from={model_folder}",
+        f"model.frozen_stages={num_stages}",
+        "optim.weight_decay=0.1",
+    ]
+    options += ["optim.ema_decay=0.5", "eval.precise_bn=8", "train.grad_checkpointing=true"]
+    config = make_config(*options, model="corrnet_tiny")
+    console = Console(file=io.StringIO(), width=200)
+    trainer = Trainer(config, console=console)
+    before = {name: value.clone() for name, value in trainer.model.state_dict().items()}
+    frozen = tuple(f"backbone.{name}." for name in ("stem", "res2", "res3", "res4", "res5")[:num_stages])
+    learns = sum(
+        value.numel() for name, value in trainer.model.named_parameters() if not name.startswith(frozen)
+    )
+    assert f"{learns / 1e6:.2f} of" in console.file.getvalue()
+    held = {id(p) for group in trainer.optimizer.param_groups for p in group["params"]}
+    assert all((id(p) in held) != name.startswith(frozen) for name, p in trainer.model.named_parameters())
+    assert trainer.run().finished
+    after = trainer.model.state_dict()
+    changed = {name for name in after if not torch.equal(before[name], after[name])}
+    assert changed and not any(name.startswith(frozen) for name in changed)
+    assert {name for name, _ in trainer.model.named_parameters() if not name.startswith(frozen)} <= changed
+    averaged = trainer.classifier.model.state_dict()
+    assert all(torch.equal(averaged[name], before[name]) for name in averaged if name.startswith(frozen))
+
+
+def test_frozen_stages_need_weights(make_config):
+    with pytest.raises(ValueError, match=r"weights that nobody has trained: give model.init_from"):
+        make_config("model.frozen_stages=1")
+
+
+@pytest.fixture
+def steady(monkeypatch):
+    """Every evaluation but the first finds an accuracy of one half."""
+    results = iter([0.25, *[0.5] * 20])
+    real = trainer_module.evaluate
+
+    def evaluate(*args, **options):
+        result = real(*args, **options)
+        return replace(result, video=replace(result.video, top1=next(results)))
+
+    monkeypatch.setattr(trainer_module, "evaluate", evaluate)
+
+
+def test_training_ends_early_when_accuracy_stays_and_can_go_on(steady, make_config):
+    config = make_config("eval.every_epochs=0.25", "eval.patience=2", "optim.epochs=3")
+    console = Console(file=io.StringIO(), width=300)
+    result = Trainer(config, console=console).run()
+    assert result.finished and result.step == 4  # evaluations after each step: 0.25, 0.5, 0.5, 0.5
+    told = "2 evaluations brought no better accuracy than 0.500: the run ends after step 4 of 12 (eval.patience=2)"
+    assert told in console.file.getvalue() and "eval.patience=null" in console.file.getvalue()
+    again = Trainer(config, resume=True).run()
+    assert again.finished and again.step == 4  # a queue that starts it again trains no further
+    patient = make_config("eval.every_epochs=0.25", "eval.patience=4", "optim.epochs=3")
+    assert Trainer(patient, resume=True).run().step == 6  # the two evaluations before count
+    endless = make_config("eval.every_epochs=0.25", "optim.epochs=3")
+    assert Trainer(endless, resume=True).run().step == 12
+
+
+def test_patience_needs_evaluations(make_config):
+    for option in ("data.eval_split=none", "eval.every_epochs=0"):
+        with pytest.raises(ValueError, match=r"eval.patience=3 ends training by the evaluations on its way"):
+            make_config("eval.patience=3", option)
+
+
+def test_a_checkpoint_of_a_version_that_did_not_know_a_setting_goes_on_with_its_default(make_config):
+    config = make_config("optim.epochs=0.5")
+    last = Trainer(config).run().checkpoint
+    checkpoint = Checkpoint.load(last)
+    for section, name in (("data", "sampling"), ("model", "frozen_stages"), ("optim", "class_weights")):
+        del checkpoint.config[section][name]
+    checkpoint.save(last)
+    assert Trainer(config, resume=True).run().finished
+    with pytest.raises(CheckpointError, match=r"data.sampling: 'uniform' in the checkpoint, 'balanced' now"):
+        Trainer(make_config("optim.epochs=0.5", "data.sampling=balanced"), resume=True)
 
 
 def test_averaged_weights_are_those_that_are_evaluated_and_used(make_config):

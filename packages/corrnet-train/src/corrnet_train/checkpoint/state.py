@@ -17,7 +17,7 @@ from corrnet_train.checkpoint.digest import load_checked, seal
 from corrnet_train.checkpoint.folders import LAST, checkpoint_names, is_sharded, resume_command, step_in_name
 from corrnet_train.checkpoint.foreign import LIKE, WANTED, has_weights, what_content, what_file
 from corrnet_train.config.recipes import flatten
-from corrnet_train.config.schema import RunConfig, config_to_dict, resumable_keys
+from corrnet_train.config.schema import RunConfig, config_to_dict, resumable_keys, settings
 from corrnet_train.distributed.parallelize import full_tensor, placed_state
 from corrnet_train.utils.errors import InputError
 from video_data.utils.files import atomic_path, what_instead_of_file
@@ -53,6 +53,7 @@ class Checkpoint:
         scaler: State of the loss scaler; empty without fp16.
         ema: State of the averaged weights (`optim.AveragedModel`); empty where they are not kept.
         norm_batch: Clips over which batch norm normalized; None where it is not recorded.
+        stale_evaluations: Evaluations since the best one.
         evaluation_due: Whether the evaluation after this step has yet to be made.
         replaced: Training samples so far that could not be read and were replaced, of all ranks.
         meter: Sums of what the next log line will tell (`run_log.Meter`); empty right after a line.
@@ -71,6 +72,7 @@ class Checkpoint:
     ema: dict[str, Any] = field(default_factory=dict)
     norm_batch: int | None = None
     evaluation_due: bool = False
+    stale_evaluations: int = 0
     replaced: int = 0
     meter: dict[str, float] = field(default_factory=dict)
 
@@ -269,6 +271,10 @@ def check_resumable(checkpoint: Checkpoint, config: RunConfig, *, source: str, e
         CheckpointError: Lists every setting that differs, with both values.
     """
     old, new = flatten(checkpoint.config), flatten(config_to_dict(config))
+    # What a version did not know that wrote the checkpoint was as the default is.
+    old = {
+        key: field.get_default() for key, field in settings().items() if key in new and key not in old
+    } | old
     changed = changed_settings(old, new, names=sorted((old.keys() | new.keys()) - resumable_keys()))
     before, now = changed.get(_EPOCHS, (0, 0))
     if extend and now > before:

@@ -69,8 +69,21 @@ class ModelSection(BaseModel):
         False, description="with init_from: start with a new classifier, for other classes than the old ones"
     )
 
+    frozen_stages: int = Field(
+        0,
+        ge=0,
+        le=5,
+        description="with init_from: stages that keep their weights, 1 for the stem, 2 for the stem and res2, up to 5, "
+        "all but the classifier",
+    )
+
     @model_validator(mode="after")
     def _check(self) -> Self:
+        if self.frozen_stages and self.init_from is None:
+            raise InputError(
+                f"model.frozen_stages={self.frozen_stages} would keep weights that nobody has trained: give "
+                "model.init_from"
+            )
         for option, source in _DERIVED_OPTIONS.items():
             if option in self.options:
                 raise InputError(f"model.options.{option} cannot be set: it follows from {source}")
@@ -368,6 +381,11 @@ class EvalConfig(BaseModel):
     num_clips_training: Resumable[PositiveInt] = Field(
         1, description="clips a video in the evaluations while training"
     )
+    patience: Resumable[PositiveInt | None] = Field(
+        None,
+        description="evaluations without a better accuracy after which training ends early; none: it goes on to its "
+        "end",
+    )
     precise_bn: NonNegativeInt = Field(
         0, description="clips from which batch norm's statistics are estimated anew before each evaluation"
     )
@@ -430,6 +448,11 @@ class RunConfig(BaseModel):
 
     @model_validator(mode="after")
     def _check_eval(self) -> Self:
+        if self.eval.patience is not None and not (self.data.eval_split and self.eval.every_epochs):
+            raise InputError(
+                f"eval.patience={self.eval.patience} ends training by the evaluations on its way, and there are none: "
+                "give data.eval_split and eval.every_epochs"
+            )
         if self.data.eval_split is None and self.eval.precise_bn:
             raise InputError(
                 f"eval.precise_bn={self.eval.precise_bn} is for the evaluations while training, and "

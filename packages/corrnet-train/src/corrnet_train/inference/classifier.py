@@ -49,6 +49,7 @@ def build_from_config(config: RunConfig, num_classes: int) -> VideoModel:
         )
     except ValidationError as error:
         raise explained(error, "model.options") from None
+    model.freeze_stages(config.model.frozen_stages)
     if model.config.in_channels != clip.num_channels:
         raise InputError(
             f"{config.model.name} takes {model.config.in_channels} channels, the clips have {clip.num_channels} "

@@ -172,6 +172,7 @@ class Trainer:
         )
         self.step = 0
         self.best_top1 = -1.0
+        self.stale_evaluations = 0  # since the best one
         self.evaluation_due = False
         self.train_seconds = 0.0
         self._workers_error: WorkersError | None = None
@@ -235,6 +236,13 @@ class Trainer:
             self._say(message)
         if self.config.run.deterministic and self.device.type == "cuda":
             check_deterministic(model, self.config.model.name)
+        if config.frozen_stages:
+            learns = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+            total = sum(parameter.numel() for parameter in model.parameters())
+            self._say(
+                f"{learns / 1e6:.2f} of {total / 1e6:.2f} M parameters learn "
+                f"(model.frozen_stages={config.frozen_stages})"
+            )
         model.to(self.device)
         prepare_model(model, self.config.train)
         return model
@@ -250,7 +258,7 @@ class Trainer:
                 pick((size, name) for size, name in zip(sizes, self.shards.classes, strict=True) if size)
                 for pick in (min, max)
             )
-            if most >= _UNEQUAL * fewest and self.ranks.is_first:
+            if most >= _UNEQUAL * fewest:
                 self._say(
                     f"classes are of unequal size, from {fewest} videos ({least}) to {most} ({largest}): "
                     "optim.class_weights=balanced or data.sampling=balanced makes them count alike"
@@ -346,7 +354,9 @@ class Trainer:
             self.ranks.gather(None)  # torchrun ends all processes as soon as one has left with an error
         if self._workers_error is not None:
             raise self._with_way_on(self._workers_error)
-        finished = self.step >= self.schedule.num_steps and not self.evaluation_due
+        if self._lost_patience:
+            self._tell_end()
+        finished = self._is_over and not self.evaluation_due
         return TrainResult(finished, self.step, self.last_checkpoint, self.train_seconds)
 
     def _train(self, interrupted: Flag) -> None:
@@ -374,7 +384,7 @@ class Trainer:
             if self.evaluation_due:
                 self._evaluate(interrupted)
             batches = Prefetcher(self._batches(), self.device)
-            while self.step < self.schedule.num_steps and not stop:
+            while not (self._is_over or stop):
                 start, waited, stalled = time.perf_counter(), batches.waited, self.writer.stalled
                 self._pending.append(self._train_step(batches, self._has_to_stop(interrupted)))
                 self.step += 1
@@ -404,6 +414,26 @@ class Trainer:
             self._take_figures(most_left=0)
         if not saved:
             self.save(self.last_checkpoint)
+
+    @property
+    def _is_over(self) -> bool:
+        """Whether there are no more steps to take."""
+        return self.step >= self.schedule.num_steps or self._lost_patience
+
+    @property
+    def _lost_patience(self) -> bool:
+        patience = self.config.eval.patience
+        return patience is not None and self.stale_evaluations >= patience
+
+    def _tell_end(self) -> None:
+        """Say that the run ended before its last step."""
+        if self.step < self.schedule.num_steps:
+            self._say(
+                f"{self.stale_evaluations} evaluations brought no better accuracy than {self.best_top1:.3f}: the run "
+                f"ends after step {self.step} of {self.schedule.num_steps} "
+                f"(eval.patience={self.config.eval.patience}); to train on: {resume_command(self.folder)} "
+                "eval.patience=null"
+            )
 
     def _has_to_stop(self, interrupted: Flag) -> bool:
         return interrupted.is_set or self._workers_error is not None
@@ -544,8 +574,10 @@ class Trainer:
         self.log.evaluation(self.step, self._eval_split, result, averaged_steps=averaged_steps)
         self.evaluation_due = False
         names = self._names()
+        self.stale_evaluations += 1
         if result.video_top1 > self.best_top1:
             self.best_top1 = result.video_top1
+            self.stale_evaluations = 0
             names.insert(0, self.last_checkpoint.with_name(BEST))
         self.save(*names)
 
@@ -616,6 +648,7 @@ class Trainer:
             ema={} if self.averaged is None else self.averaged.state_dict(),
             norm_batch=self._norm_batch(),
             evaluation_due=self.evaluation_due,
+            stale_evaluations=self.stale_evaluations,
             replaced=self.replaced_before + sum(replaced),
             meter=self.meter.state_dict(),
         )
@@ -684,6 +717,7 @@ class Trainer:
         self._tell_length(checkpoint)
         self.best_top1 = checkpoint.best_top1
         self.evaluation_due = checkpoint.evaluation_due
+        self.stale_evaluations = checkpoint.stale_evaluations
         self.train_seconds = checkpoint.train_seconds
         self.replaced_before = checkpoint.replaced
         self.meter.load_state_dict(checkpoint.meter)
