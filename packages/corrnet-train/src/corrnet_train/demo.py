@@ -18,7 +18,7 @@ from corrnet_train.config.schema import RunConfig, load_config
 from corrnet_train.evaluation.evaluate import EvalResult, evaluate
 from corrnet_train.inference.classifier import VideoClassifier, build_from_config
 from corrnet_train.report.pages.comparison import write_report
-from corrnet_train.report.results import CurvePoint, DatasetSummary, EvalPoint, ModelResult, Results
+from corrnet_train.report.results import Curves, DatasetSummary, ModelResult, Results
 from corrnet_train.report.samples import SampleView
 from corrnet_train.report.table import results_table
 from corrnet_train.training.metrics_log import read_metrics
@@ -159,7 +159,7 @@ def _test(classifier: VideoClassifier, shards: ShardSet, config: RunConfig, cons
 
 def _model_result(config: RunConfig, trained: TrainResult, tested: EvalResult) -> ModelResult:
     model = build_from_config(config, len(tested.confusion))
-    lines = read_metrics(config.run.dir)
+    curves = Curves.from_metrics(read_metrics(config.run.dir))
     return ModelResult(
         name=config.model.name,
         run_dir=config.run.dir.name,
@@ -176,12 +176,8 @@ def _model_result(config: RunConfig, trained: TrainResult, tested: EvalResult) -
         batch_size=config.optim.batch_size,
         confusion=tested.confusion,
         fingerprint=dict(tested.fingerprint),
-        curve=[
-            CurvePoint(**{key: line[key] for key in ("step", "epoch", "loss", "top1", "lr")})
-            for line in lines
-            if line["kind"] == "train"
-        ],
-        evals=[EvalPoint(step=x["step"], video_top1=x["video_top1"]) for x in lines if x["kind"] == "eval"],
+        curve=curves.curve,
+        evals=curves.evals,
     )
 
 

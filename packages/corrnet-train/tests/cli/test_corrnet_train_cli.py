@@ -83,6 +83,29 @@ def test_eval_prints_accuracies_and_fingerprint_and_writes_json(run, motionbench
     written = json.loads((tmp_path / "eval" / "result.json").read_text())
     assert written["num_videos"] == 16 and written["fingerprint"]["split"] == "test"
     assert written["fingerprint"]["views"] == "2 clips x 1 center crop"  # eval.num_clips of the run
+    confusion = written["confusion"]
+    wrong = [(n, i, j) for i, row in enumerate(confusion) for j, n in enumerate(row) if n and i != j]
+    count, true, predicted = max(wrong, key=lambda mistake: (mistake[0], -mistake[1], -mistake[2]))
+    classes = open_shards(motionbench[1]).classes
+    assert (
+        f"{classes[true]} taken for {classes[predicted]}: {count} of {sum(confusion[true])} videos" in output
+    )
+    assert f"\n8 {classes[7]}" in output and len(re.findall(r" taken for \S+: ", output)) <= 5
+    page = (tmp_path / "eval" / "report.html").read_text()
+    shown = sum(n for n, _, _ in wrong)
+    assert f"{shown} of {shown}, the surest first" in page and page.count("data:image/jpeg") == shown
+    assert page.count("<svg") == 4 and "Training loss, at step" in page  # with the curves of the run
+
+
+def test_an_evaluation_counts_where_the_curves_of_the_run_are_damaged(run, motionbench, tmp_path):
+    shutil.copytree(run, tmp_path / "run", symlinks=True)
+    metrics = tmp_path / "run" / "metrics.jsonl"
+    metrics.write_text("damaged\n" + metrics.read_text())
+    output = corrnet(
+        "eval", tmp_path / "run", motionbench[1], "--num-workers", 0, "--output", tmp_path / "eval"
+    )
+    assert "without curves of the training" in output and "report:" in output
+    assert (tmp_path / "eval" / "report.html").read_text().count("<svg") == 2
 
 
 def test_predict_shows_bars_and_goes_on_after_a_broken_video(run, motionbench, tmp_path):

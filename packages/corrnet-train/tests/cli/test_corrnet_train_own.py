@@ -63,7 +63,7 @@ def test_a_folder_of_classes_becomes_a_model_with_one_command(videos, tmp_path):
     again = corrnet("train", "my-videos", *FEW_STEPS, "run.dir=runs/second", "--dry-run")
     assert "packed already: runs/shards/my-videos" in again and "24 to learn from, 8 to evaluate" in again
     told = corrnet("train", "my-videos", "--val-fraction", "0.5", "run.dir=runs/second", code=2)
-    assert "8 are new or of another class or split" in told and "Remove runs/shards/my-videos" in told
+    assert "runs/shards/my-videos has these videos in other splits: give --val-fraction" in told
     assert "give one of them" in corrnet("train", "runs/shards/my-videos", "data.shards=other", code=2)
     assert "24 to learn from" in corrnet(
         "train", "runs/shards/my-videos", *FEW_STEPS, "run.dir=c", "--dry-run"

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from corrnet_train.evaluation.evaluate import evaluate
 from corrnet_train.inference.classifier import VideoClassifier
 from corrnet_train.report.pages.evaluation import write_evaluation
 from video_data import decode_views, open_shards
+from video_data.loading.batches import Unreadable
 
 CLASSES = ["cat", "dog", "bird", "unseen"]
 
@@ -116,6 +118,19 @@ def test_three_crops_of_each_clip_are_averaged(model_folder, motionbench, tmp_pa
     assert num_right and result.clip_top1 == num_right / (16 * 6)
     with pytest.raises(ValueError, match="num_crops must be 1 or 3, got 2"):
         evaluate(classifier, shards, "test", num_crops=2)
+
+    wrong = [
+        (place, entry)
+        for place, entry in enumerate(result.predictions)
+        if entry.probabilities.index(max(entry.probabilities)) != entry.label
+    ]
+    mistakes = result.mistakes(100)
+    assert sorted(mistakes, key=lambda mistake: mistake[0]) == wrong and len(result.mistakes(2)) == 2
+    surest = [max(entry.probabilities) for _, entry in mistakes]
+    assert surest == sorted(surest, reverse=True)
+    missing = Unreadable(3, "key", "source", "reason", "message")
+    places = [place for place, _ in replace(result, unreadable=[missing]).mistakes(100)]
+    assert 3 not in places and sorted(places) == [place + (place >= 3) for place, _ in wrong]
 
     write_evaluation(result, classifier.classes, tmp_path / "eval", title="<b>run</b> on test")
     written = json.loads((tmp_path / "eval" / "result.json").read_text())

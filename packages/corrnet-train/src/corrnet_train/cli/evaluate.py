@@ -1,6 +1,6 @@
 """`corrnet eval` and `corrnet predict`."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -36,9 +36,13 @@ from corrnet_train.utils.files import check_output
 from video_data.utils.messages import hide_secrets
 
 if TYPE_CHECKING:  # imported where it is used: it takes a second
+    from corrnet_train.evaluation.evaluate import EvalResult
     from corrnet_train.inference.classifier import VideoClassifier
+    from corrnet_train.report.results import Curves
 
 _MOST_LINES = 100  # of videos that are not counted
+_MOST_MISTAKES = 5
+_MOST_IN_TABLE = 12  # classes
 _MOST_APART = 3600  # seconds for which processes wait for the slowest one at the end
 
 
@@ -175,13 +179,23 @@ def measure(
     table.add_row("video", f"{result.video_top1:.4f}", f"{result.video_top5:.4f}")
     table.add_row("mean over classes", f"{result.video.mean_class:.4f}", "")
     out.print(table)
+    _print_mistakes(result, classifier.classes)
     out.print(f"expected calibration error: {result.video.calibration.expected_error:.4f}", highlight=False)
     for name, value in result.fingerprint.items():
         out.print(escape(f"{name}: {value}"), highlight=False, soft_wrap=True)
     if output is not None:
-        from corrnet_train.report.pages.evaluation import write_evaluation
+        from corrnet_train.report.pages.evaluation import MOST_MISTAKES, write_evaluation
+        from video_data.shards.thumbnails import read_thumbnails
 
-        write_evaluation(result, classifier.classes, output, title=f"{checkpoint} on {split}")
+        wrong = [(split, place) for place, _ in result.mistakes(MOST_MISTAKES)]
+        write_evaluation(
+            result,
+            classifier.classes,
+            output,
+            title=f"{checkpoint} on {split}",
+            mistakes=read_thumbnails(shard_set, wrong, progress=False),
+            curves=_curves_of(checkpoint),
+        )
         if journal is not None:
             journal.unlink(missing_ok=True)
         out.print(escape(f"report: {output / 'report.html'}"), highlight=False, soft_wrap=True)
@@ -194,6 +208,44 @@ def measure(
             where = "unreadable.csv names" if output is not None else "--output FOLDER writes"
             err.print(f"and {hidden:,} more; {where} all of them", highlight=False)
         raise typer.Exit(EXIT_VIDEOS_LEFT_OUT)
+
+
+def _print_mistakes(result: "EvalResult", classes: Sequence[str]) -> None:
+    """Show which classes are taken for which, and where there are few of them all of the confusion matrix."""
+    mistakes = [
+        (count, true, predicted)
+        for true, row in enumerate(result.confusion)
+        for predicted, count in enumerate(row)
+        if count and true != predicted
+    ]
+    if not mistakes:
+        return
+    if len(classes) <= _MOST_IN_TABLE:
+        table = Table("", *map(str, range(1, 1 + len(classes))), box=None, pad_edge=False, header_style="dim")
+        table.columns[0].no_wrap, table.columns[0].overflow = True, "ellipsis"
+        for number, (name, row) in enumerate(zip(classes, result.confusion, strict=True)):
+            cells = [f"[bold]{n}[/]" if place == number else str(n or "") for place, n in enumerate(row)]
+            table.add_row(escape(f"{number + 1} {name}"), *cells)
+        out.print("videos by class (rows) and what they are taken for (columns):", table, sep="\n")
+    for count, true, predicted in sorted(mistakes, key=lambda item: (-item[0], item[1:]))[:_MOST_MISTAKES]:
+        line = (
+            f"{classes[true]} taken for {classes[predicted]}: {count} of {sum(result.confusion[true])} videos"
+        )
+        out.print(escape(line), highlight=False, soft_wrap=True)
+
+
+def _curves_of(checkpoint: Path) -> "Curves | None":
+    """Return what the run of a checkpoint has logged; None where there is none of it."""
+    from corrnet_train.report.results import Curves
+    from corrnet_train.training.metrics_log import read_metrics
+
+    run = checkpoint.parent.parent if checkpoint.parent.name == "checkpoints" else checkpoint
+    try:
+        lines = read_metrics(run)
+    except InputError as error:  # a damaged line: the evaluation counts all the same
+        err.print(escape(f"without curves of the training: {error}"), highlight=False, soft_wrap=True)
+        return None
+    return Curves.from_metrics(lines) if lines else None
 
 
 @reports_errors

@@ -167,6 +167,11 @@ def _check_unchanged(source: Path, listing: "Listing", packed: "ShardSet", shard
     newer = [entry for entry in files if packed_at < entry.path.stat().st_mtime <= now]
     if have == want and not newer:
         return
+    if not newer and {(name, label) for name, _, label in have} == {(name, label) for name, _, label in want}:
+        raise InputError(
+            f"{shards} has these videos in other splits: give --val-fraction and --group-by as when they were packed, "
+            "or data.shards=ANOTHER_FOLDER"
+        )
     examples = sorted(
         {part_name(entry.source, entry.span) for entry in newer} | {entry[0] for entry in have ^ want}
     )

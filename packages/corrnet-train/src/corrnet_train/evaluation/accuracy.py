@@ -30,6 +30,11 @@ class VideoPrediction:
     label: int
     probabilities: list[float]
 
+    @property
+    def predicted(self) -> int:
+        """The most probable class, the first of equal ones."""
+        return self.probabilities.index(max(self.probabilities))
+
 
 @dataclass(frozen=True)
 class ClassAccuracy:

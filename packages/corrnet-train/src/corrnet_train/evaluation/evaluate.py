@@ -61,6 +61,21 @@ class EvalResult:
         """Top-5 of the videos, in 0..1."""
         return self.video.top5
 
+    def mistakes(self, most: int) -> list[tuple[int, VideoPrediction]]:
+        """Return the videos that are taken for another class, the surest mistakes first, with their place in the split.
+
+        Args:
+            most: How many at most.
+        """
+        left_out = {entry.number for entry in self.unreadable}
+        places = (n for n in range(self.num_videos + len(left_out)) if n not in left_out)
+        wrong = [
+            (place, prediction)
+            for place, prediction in zip(places, self.predictions, strict=True)
+            if prediction.predicted != prediction.label
+        ]
+        return sorted(wrong, key=lambda item: -max(item[1].probabilities))[:most]
+
     @property
     def confusion(self) -> list[list[int]]:
         """Number of videos, rows are true classes and columns predicted ones."""

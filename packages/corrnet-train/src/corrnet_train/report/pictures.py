@@ -3,7 +3,11 @@
 import base64
 import io
 
+import numpy as np
 from PIL import Image
+
+GAP = 4  # pixels between pictures
+_QUALITY = 82  # of JPEG
 
 
 def data_url(picture: Image.Image, *, quality: int | None = None) -> str:
@@ -17,3 +21,15 @@ def data_url(picture: Image.Image, *, quality: int | None = None) -> str:
     kind, options = ("png", {}) if quality is None else ("jpeg", {"quality": quality})
     picture.save(buffer, format=kind, **options)
     return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+def side_by_side(pictures: np.ndarray) -> np.ndarray:
+    """Return pictures [N, H, W, 3] side by side with white between them, uint8 [H, width, 3]."""
+    gap = np.full((pictures.shape[1], GAP, 3), 255, dtype=np.uint8)
+    parts = [part for picture in pictures for part in (picture, gap)]
+    return np.concatenate(parts[:-1], axis=1)
+
+
+def strip_url(pictures: np.ndarray) -> str:
+    """Return pictures [N, H, W, 3] side by side as the data URL of a JPEG."""
+    return data_url(Image.fromarray(side_by_side(pictures)), quality=_QUALITY)

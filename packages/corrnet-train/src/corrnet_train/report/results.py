@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
-from typing import Annotated, Self
+from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -47,6 +48,35 @@ class EvalPoint(_Record):
 
     step: Count
     video_top1: Fraction
+
+
+class Curves(_Record):
+    """What a run has logged.
+
+    Attributes:
+        curve: Its training steps.
+        evals: Its evaluations.
+    """
+
+    curve: list[CurvePoint]
+    evals: list[EvalPoint]
+
+    @classmethod
+    def from_metrics(cls, lines: Sequence[dict[str, Any]]) -> Self:
+        """Take them from the lines of a run's metrics, as `read_metrics` returns them."""
+        names = ("step", "epoch", "loss", "top1", "lr")
+        return cls(
+            curve=[
+                CurvePoint(**{name: line[name] for name in names})
+                for line in lines
+                if line["kind"] == "train"
+            ],
+            evals=[
+                EvalPoint(step=line["step"], video_top1=line["video_top1"])
+                for line in lines
+                if line["kind"] == "eval"
+            ],
+        )
 
 
 class DatasetSummary(_Record):

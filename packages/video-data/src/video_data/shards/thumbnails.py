@@ -93,8 +93,32 @@ def sample_thumbnails(
     for split in splits:
         shards.num_samples(split)  # refuses an unknown split
     chosen = _choose(shards, splits, num_classes, clips_per_class, seed)
+    return read_thumbnails(
+        shards, chosen, num_frames=num_frames, height=height, num_workers=num_workers, progress=progress
+    )
+
+
+def read_thumbnails(
+    shards: ShardSet,
+    samples: Sequence[tuple[str, int]],
+    *,
+    num_frames: int = 8,
+    height: int = 96,
+    num_workers: int = 1,
+    progress: bool = True,
+) -> list[Thumbnails]:
+    """Small pictures of samples, in their order.
+
+    Args:
+        shards: An open shard set.
+        samples: Split of each, and its index there.
+        num_frames: Pictures of a sample, at least 1.
+        height: Rows of a picture in pixels, at least 1.
+        num_workers: Processes.
+        progress: Whether to show a progress bar on standard error.
+    """
     read = partial(_thumbnails, shards=shards, num_frames=num_frames, height=height)
-    results = map_in_order(read, chosen, num_workers=num_workers, title="sheet", progress=progress)
+    results = map_in_order(read, samples, num_workers=num_workers, title="sheet", progress=progress)
     with closing(results):
         return list(results)
 

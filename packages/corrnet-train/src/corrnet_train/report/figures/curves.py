@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from corrnet_train.report.figures.style import INK, figure_style, render, series_color, series_dash
-from corrnet_train.report.results import ModelResult
+from corrnet_train.report.results import Curves, ModelResult
 from corrnet_train.report.stats import running_mean
 
 _SIZE_INCHES = (5.0, 3.1)
@@ -20,7 +20,7 @@ def smoothing_window(num_points: int) -> int:
     return 2 * (num_points // 40) + 1
 
 
-def loss_figure(models: Sequence[ModelResult]) -> bytes:
+def loss_figure(models: Sequence[ModelResult | Curves]) -> bytes:
     """Training loss over steps, one line per model, as an SVG document.
 
     The logged values are drawn faintly under their running mean.
@@ -41,7 +41,7 @@ def loss_figure(models: Sequence[ModelResult]) -> bytes:
         return render(figure)
 
 
-def accuracy_figure(models: Sequence[ModelResult], *, num_classes: int) -> bytes:
+def accuracy_figure(models: Sequence[ModelResult | Curves], *, num_classes: int) -> bytes:
     """Held-out video top-1 over steps, one line per model, as an SVG document.
 
     Args:

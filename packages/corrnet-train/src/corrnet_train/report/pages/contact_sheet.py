@@ -11,11 +11,10 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
-from PIL import Image
 
 from corrnet_train.report.figures.style import figure_style, inline, plain_label, render, series_color
 from corrnet_train.report.pages.render import render_page
-from corrnet_train.report.pictures import data_url
+from corrnet_train.report.pictures import GAP, side_by_side, strip_url
 from corrnet_train.report.table import format_duration
 from corrnet_train.utils.errors import InputError
 from corrnet_train.utils.files import check_ending, write_text
@@ -25,10 +24,8 @@ from video_data.shards.thumbnails import Thumbnails
 from video_data.utils.files import atomic_path
 
 SHEET_SUFFIXES = (".html", ".png")
-_GAP = 4  # pixels between pictures
 _TEXT_HEIGHT = 22  # pixels of a line of text in the PNG
 _MARGIN = 16
-_QUALITY = 82  # of JPEG
 _MOST_ROWS = 60_000  # Matplotlib draws at most 65,535
 THUMBNAIL_HEIGHT = 96
 
@@ -68,7 +65,7 @@ def check_sheet(path: Path, *, num_classes: int = 0, clips_per_class: int = 0) -
 
 def _png_rows(clips: Sequence[int]) -> int:
     """Rows of pixels of a PNG with that many clips of each class."""
-    per_clip = _TEXT_HEIGHT + THUMBNAIL_HEIGHT + _GAP
+    per_clip = _TEXT_HEIGHT + THUMBNAIL_HEIGHT + GAP
     return 2 * _MARGIN + 2 * _TEXT_HEIGHT + sum(_TEXT_HEIGHT + count * per_clip for count in clips)
 
 
@@ -165,7 +162,7 @@ def _page(inspection: Inspection, clips: Sequence[Thumbnails]) -> str:
                     "about": _about(clip),
                     "source": clip.source,
                     "problem": clip.problem,
-                    "image": "" if clip.problem else _jpeg(_strip(clip.pictures)),
+                    "image": "" if clip.problem else strip_url(clip.pictures),
                     "alt": f"{len(clip.pictures)} frames of {clip.source}",
                 }
                 for clip in members
@@ -198,17 +195,6 @@ def _class_counts(inspection: Inspection, name: str) -> str:
 
 def _about(clip: Thumbnails) -> str:
     return f"{clip.split}, {clip.num_frames:,} frames, {clip.seconds:.1f} s"
-
-
-def _strip(pictures: np.ndarray) -> np.ndarray:
-    """Pictures side by side, uint8 [H, W, 3]."""
-    gap = np.full((pictures.shape[1], _GAP, 3), 255, dtype=np.uint8)
-    parts = [part for picture in pictures for part in (picture, gap)]
-    return np.concatenate(parts[:-1], axis=1)
-
-
-def _jpeg(picture: np.ndarray) -> str:
-    return data_url(Image.fromarray(picture), quality=_QUALITY)
 
 
 def _charts(inspection: Inspection) -> Iterator[dict[str, str]]:
@@ -245,7 +231,7 @@ def _png(inspection: Inspection, clips: Sequence[Thumbnails]) -> bytes:
     """Rows of pictures under their class names."""
     blocks = [(name, members) for name, members in _by_class(clips)]
     height = _png_rows([len(members) for _, members in blocks])
-    strips = {id(clip): _strip(clip.pictures) for clip in clips if not clip.problem}
+    strips = {id(clip): side_by_side(clip.pictures) for clip in clips if not clip.problem}
     width = 2 * _MARGIN + max([800, *(strip.shape[1] for strip in strips.values())])
     figure = Figure(figsize=(width / 100, height / 100), dpi=100, facecolor="white")
     canvas = np.full((height, width, 3), 255, dtype=np.uint8)
@@ -278,7 +264,7 @@ def _png(inspection: Inspection, clips: Sequence[Thumbnails]) -> bytes:
                     write(about, color="dimgray")
                     strip = strips[id(clip)]
                     canvas[rows, _MARGIN : _MARGIN + strip.shape[1]] = strip
-                y += clip.pictures.shape[1] + _GAP
+                y += clip.pictures.shape[1] + GAP
         figure.figimage(canvas, 0, 0, origin="upper")
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png", metadata={"Software": "corrnet-train"})
