@@ -69,6 +69,7 @@ FACE = {
     "train_loader": (
         "(shards, split, clip, *, batch_size, seed, num_workers=0, rank=0, world_size=1, "
         "position=0, num_samples=None, repeats=1, balanced=False, error_budget=None, pixels='rgb', "
+        "transform=None, "
         "timeout=600.0)"
     ),
     "verify_shards": (

@@ -3,11 +3,13 @@
 import json
 import os
 import pickle
+import random
 import subprocess
 import sys
 from collections import Counter
 from multiprocessing.reduction import ForkingPickler
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -202,6 +204,68 @@ def test_in_balanced_batches_classes_come_equally_often_for_any_number_of_ranks_
     rest = train_loader(unequal, "train", CLIP, batch_size=6, position=18, **(options | {"num_samples": 42}))
     assert [batch.keys for batch in rest] == [batch.keys for batch in whole[3:]]
     assert len(train_loader(unequal, "train", CLIP, batch_size=6, seed=0, balanced=True)) == 2  # one pass
+
+
+def jitter(clip):
+    """Draw from all generators of random numbers, and shift the channels and the frames of a clip."""
+    assert clip.dtype == torch.uint8 and clip.shape[1] == 3  # [L, C, H, W]
+    shift = int(torch.randint(256, ())) + int(np.random.randint(256)) + random.randrange(256)
+    return (clip.flip(0).int() + shift + 50 * torch.arange(3)[:, None, None]).to(torch.uint8)
+
+
+def test_a_transform_changes_clips_in_the_workers_and_repeats_itself(shards):
+    options = {"batch_size": 6, "seed": 5, "num_samples": 60}
+    random.seed(0), np.random.seed(0), torch.manual_seed(0)
+    plain, changed = (
+        list(train_loader(shards, "train", CLIP, transform=t, **options)) for t in (None, jitter)
+    )
+    drawn = random.random(), np.random.random(), float(torch.rand(()))
+    random.seed(0), np.random.seed(0), torch.manual_seed(0)
+    assert drawn == (
+        random.random(),
+        np.random.random(),
+        float(torch.rand(())),
+    )  # the generators are left alone
+    shifts = set()
+    for before, after in zip(plain, changed, strict=True):
+        for one, other in zip(before.video, after.video, strict=True):
+            difference = other.int() - one.flip(1).int()
+            shifts.add(int(difference[0, 0, 0, 0]) % 256)
+            assert ((difference - difference[0] - 50 * torch.arange(3)[:, None, None, None]) % 256 == 0).all()
+            assert len(set((difference[0] % 256).flatten().tolist())) == 1
+    assert len(shifts) > 30
+    for more in ({"num_workers": 2}, {"position": 30, "num_samples": 30}):
+        again = list(train_loader(shards, "train", CLIP, transform=jitter, **(options | more)))
+        for ours, theirs in zip(again, changed[-len(again) :], strict=True):
+            assert torch.equal(ours.video, theirs.video)
+    assert changed[0].video.permute(0, 2, 3, 4, 1).is_contiguous()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"transform": jitter, "pixels": "yuv"}, "transform takes pixels 'rgb', got 'yuv'"),
+        ({"transform": lambda clip: clip, "num_workers": 1}, "cannot be sent to decoding processes"),
+        (
+            {"transform": lambda clip: clip.float()},
+            r"must return uint8 \[4, 3, 16, 16\].*; got torch.float32",
+        ),
+        ({"transform": lambda clip: clip[:2]}, r"got torch.uint8 \[2, 3, 16, 16\]"),
+        ({"transform": lambda clip: None}, "got NoneType"),
+    ],
+)
+def test_a_transform_that_does_not_fit_is_refused(options, message, shards):
+    with pytest.raises(ValueError, match=message):
+        next(iter(train_loader(shards, "train", CLIP, batch_size=2, seed=0, **options)))
+
+
+def test_batches_unpack_into_clips_and_labels(shards):
+    for clips, labels in train_loader(shards, "train", CLIP, batch_size=6, seed=0):
+        assert clips.shape[:2] == (6, 3) and labels.dtype == torch.int64
+    loader = eval_loader(shards, "train", CLIP, num_clips=2, batch_size=5, num_workers=1)
+    for batch in loader:
+        views, labels = batch
+        assert views is batch.video and labels is batch.label and views.shape[:3] == (len(labels), 2, 3)
 
 
 def test_workers_read_a_set_of_which_this_process_has_files_open(shards):

@@ -1,6 +1,6 @@
 """The batches that the loaders hand out, and scaling their pixels for a network."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple
 
@@ -80,7 +80,7 @@ class _SmallByValue:
 
 @dataclass
 class Batch(_SmallByValue):
-    """Training clips.
+    """Training clips. `clips, labels = batch` unpacks `video` and `label`.
 
     Attributes:
         video: uint8 [N, C, L, H, W] with the strides of channels_last_3d, or planes for `pixels="yuv"`; C is
@@ -97,6 +97,10 @@ class Batch(_SmallByValue):
     positions: list[int]
     replaced: list[Replacement]
 
+    def __iter__(self) -> Iterator[Any]:
+        """Yield `video` and `label`."""
+        yield from (self.video, self.label)
+
     def pin_memory(self) -> "Batch":
         """Return a copy in page-locked memory with the same strides."""
         return replace(self, video=_pin_clips(self.video), label=self.label.pin_memory())
@@ -104,7 +108,7 @@ class Batch(_SmallByValue):
 
 @dataclass
 class ViewBatch(_SmallByValue):
-    """Test views of videos.
+    """Test views of videos. `views, labels = batch` unpacks `video` and `label`; mind `valid`.
 
     Attributes:
         video: uint8 [B, V, C, L, H, W]; each [V, C, L, H, W] has the strides of channels_last_3d; or planes for
@@ -125,6 +129,10 @@ class ViewBatch(_SmallByValue):
     starts: list[list[ViewStart]]
     valid: Tensor = field(repr=False)
     unreadable: list[Unreadable] = field(default_factory=list)
+
+    def __iter__(self) -> Iterator[Any]:
+        """Yield `video` and `label`."""
+        yield from (self.video, self.label)
 
     def pin_memory(self) -> "ViewBatch":
         """Return a copy in page-locked memory with the same strides."""

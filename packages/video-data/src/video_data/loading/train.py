@@ -1,13 +1,16 @@
 """The loader of training clips, in an order that is a function of seed and position, so that a run resumes exactly."""
 
+import pickle
+import random
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any, Self
 
 import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from video_data.loading._streams import Streams, check_streams, decode_streams, name_sample, read_streams
@@ -22,15 +25,16 @@ from video_data.loading.batches import (
 from video_data.media.limits import VideoError
 from video_data.media.planes import PlaneLayout, YuvClips, decode_planes, join_planes
 from video_data.sampling.clips import ClipConfig, ClipSpec, train_clip
-from video_data.sampling.order import BalancedOrder, SampleOrder
+from video_data.sampling.order import BalancedOrder, SampleOrder, hash_words
 from video_data.shards.format import SampleRecord
 from video_data.shards.reader import ShardError, ShardSet
 from video_data.utils.error_budget import ErrorBudget, allowed_errors
-from video_data.utils.errors import InputError, WorkError
+from video_data.utils.errors import InputError, WorkError, describe
 from video_data.utils.loader import LOADER_TIMEOUT, batch_buffer, make_data_loader
 from video_data.utils.settings import changed_settings
 from video_data.utils.workers import working_on
 
+Transform = Callable[[Tensor], Tensor]
 _MAX_REPLACEMENTS = 32  # neighbors that are tried for one unreadable sample
 
 
@@ -141,6 +145,7 @@ def train_loader(
     balanced: bool = False,
     error_budget: float | None = None,
     pixels: PixelFormat = "rgb",
+    transform: Transform | None = None,
     timeout: float = LOADER_TIMEOUT,
 ) -> TrainLoader:
     """Load training clips in an order that depends on (manifest, split, seed) alone.
@@ -170,10 +175,15 @@ def train_loader(
             small sets for 5 videos of each pass. Each is replaced by the next readable one in the order and listed in
             its batch; beyond the budget the loader raises WorkError.
         pixels: `rgb` for tensors, `yuv` for planes that `to_rgb` or `normalize` resizes and converts on the device.
+        transform: Called with each clip in the worker that has decoded it, uint8 [L, C, H, W] as
+            `torchvision.transforms.v2` takes videos; it returns another one of that shape and type. The random numbers
+            of torch, NumPy and Python that it draws depend on seed and position alone, so that a run that goes on
+            and any number of workers give the same clips. For `pixels="rgb"`.
         timeout: Seconds without a batch after which the workers are given up.
 
     Raises:
-        ValueError: There is no such split, a number is out of its range, the set was packed without the flow that
+        ValueError: There is no such split, a number is out of its range, `transform` cannot be sent to workers or is
+            for planes, the set was packed without the flow that
             `clip` asks for, or `balanced` is for a multi-label set, whose samples are of several classes each.
         ShardError: With `balanced`, an index cannot be read.
     """
@@ -186,6 +196,8 @@ def train_loader(
         timeout=timeout,
     )
     check_streams(shards, clip, pixels)
+    if transform is not None:
+        _check_transform(transform, pixels, num_workers)
     if balanced and shards.multi_label:
         raise InputError("balanced is for sets of one label: samples of this one are of several classes each")
     if position < 0:
@@ -202,7 +214,7 @@ def train_loader(
     order: SampleOrder | BalancedOrder = SampleOrder(shards.shard_sizes(split), seed=seed)
     if balanced:
         order = BalancedOrder(np.array([sample.label for sample in shards.samples(split)]), seed=seed)
-    dataset = _TrainDataset(shards, split, clip, seed, pixels, repeats, order)
+    dataset = _TrainDataset(shards, split, clip, seed, pixels, repeats, order, transform)
     sampler = _PositionSampler(batch_size, rank, world_size, position, num_samples)
     allowed = allowed_errors(
         error_budget, len(sampler) * batch_size, num_videos=shards.num_samples(split), repeats=repeats
@@ -210,6 +222,39 @@ def train_loader(
     loader: DataLoader[Batch] = make_data_loader(dataset, sampler, num_workers, timeout=timeout)
     state = LoaderState(manifest_hash=shards.manifest_hash, split=split, seed=seed, position=position)
     return TrainLoader(sampler, loader, state, allowed=allowed)
+
+
+def _check_transform(transform: Transform, pixels: PixelFormat, num_workers: int) -> None:
+    if pixels != "rgb":
+        raise InputError(f"transform takes pixels 'rgb', got {pixels!r}: planes are converted on the device")
+    if num_workers:
+        try:
+            pickle.dumps(transform)
+        except Exception as error:  # whatever pickling by its own code raises
+            raise InputError(
+                f"transform cannot be sent to decoding processes ({describe(error)}): define it at the top of a "
+                "module, or give num_workers=0"
+            ) from error
+
+
+def _transformed(transform: Transform, clip: Tensor, seed: int, position: int) -> Tensor:
+    """Return what a transform makes of a clip [C, L, H, W]; the state of the generators of random numbers stays."""
+    words = hash_words(seed, position, 3, num_words=3)
+    numpy_state, python_state = np.random.get_state(), random.getstate()
+    with torch.random.fork_rng(devices=[]):
+        try:
+            torch.manual_seed(words[0])
+            np.random.seed(words[1] % 2**32)
+            random.seed(words[2])
+            made = transform(clip.transpose(0, 1))
+        finally:
+            np.random.set_state(numpy_state)
+            random.setstate(python_state)
+    expected = list(clip.transpose(0, 1).shape)
+    if not isinstance(made, Tensor) or made.dtype != torch.uint8 or list(made.shape) != expected:
+        got = f"{made.dtype} {list(made.shape)}" if isinstance(made, Tensor) else type(made).__name__
+        raise InputError(f"transform must return uint8 {expected} [L, C, H, W], as it gets; got {got}")
+    return made.transpose(0, 1)
 
 
 class _PositionSampler(Sampler[list[int]]):
@@ -243,6 +288,7 @@ class _TrainDataset(Dataset[Batch]):
         pixels: PixelFormat,
         repeats: int,
         order: SampleOrder | BalancedOrder,
+        transform: Transform | None,
     ) -> None:
         self._shards = shards
         self._split = split
@@ -251,14 +297,20 @@ class _TrainDataset(Dataset[Batch]):
         self._pixels = pixels
         self._repeats = repeats
         self._order = order
+        self._transform = transform
         self._num_samples = shards.num_samples(split)
 
     def __getitem__(self, positions: list[int]) -> Batch:
         clips = (_RgbClips if self._pixels == "rgb" else _YuvClips)(len(positions), self._clip)
         replaced: list[Replacement] = []
         records = [self._read(position, clips, row, replaced) for row, position in enumerate(positions)]
+        video = clips.video()
+        if self._transform is not None:
+            assert isinstance(video, Tensor)
+            for position, clip in zip(positions, video, strict=True):
+                clip.copy_(_transformed(self._transform, clip, self._seed, position))
         return Batch(
-            video=clips.video(),
+            video=video,
             label=label_tensor(self._shards, records),
             keys=[record.key for record in records],
             positions=positions,
