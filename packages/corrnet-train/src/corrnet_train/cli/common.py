@@ -172,6 +172,26 @@ def versions() -> str:
     return f"corrnet-train {version_of('corrnet-train')}, torch {version_of('torch')}, {python}, {platform.platform()}"
 
 
+def with_environment(overrides: Sequence[str]) -> list[str]:
+    """Return settings with those of the environment before them, and say which these are.
+
+    Args:
+        overrides: Those of the command line, `section.key=value`.
+
+    Raises:
+        InputError: A variable is none, or two of the command line set the same key.
+    """
+    from corrnet_train.config.environment import environment_overrides
+    from corrnet_train.config.recipes import check_given_once
+    from corrnet_train.config.schema import text_keys
+
+    check_given_once(overrides, text_keys=text_keys())
+    found = environment_overrides(os.environ)
+    if found and os.environ.get("RANK", "0") == "0":
+        say(f"from the environment: {', '.join(f'{name} ({text})' for name, text in found.items())}")
+    return [*found.values(), *overrides]
+
+
 def escape(text: str) -> str:
     """Return text without meaning as markup; what no terminal takes, or what would steer it, is spelled out."""
     text = text.encode("utf-8", "backslashreplace").decode()

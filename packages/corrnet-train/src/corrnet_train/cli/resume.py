@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from corrnet_train.cli.common import reports_errors
+from corrnet_train.cli.common import reports_errors, with_environment
 from corrnet_train.cli.train import run_training
 from corrnet_train.utils.errors import InputError
 
@@ -39,15 +39,13 @@ def resume(
 
     torchrun --nproc-per-node 8 -m corrnet_train.cli resume runs/first
     """
-    from corrnet_train.config.recipes import check_given_once
-    from corrnet_train.config.schema import text_keys
     from corrnet_train.distributed.ranks import on_every_rank
     from corrnet_train.training.run_folder import settings_of_run
 
     try:
         where = [] if shards is None else [f"data.shards={shards}"]
-        check_given_once([*(overrides or []), *where], text_keys=text_keys())
-        config = settings_of_run(run, overrides or [], shards=shards)
+        given = with_environment([*(overrides or []), *where])
+        config = settings_of_run(run, given[: len(given) - len(where)], shards=shards)
     except InputError as error:
         raise on_every_rank(error) from None
     run_training(config, requeue=True, extend=True)

@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from corrnet_train.cli.common import EXIT_BAD_INPUT, EXIT_INTERRUPTED, err, escape, out, reports_errors, say
+from corrnet_train.cli.common import (
+    EXIT_BAD_INPUT,
+    EXIT_INTERRUPTED,
+    err,
+    escape,
+    out,
+    reports_errors,
+    say,
+    with_environment,
+)
 from corrnet_train.cli.complete import recipe_names
 from corrnet_train.utils.errors import InputError, WorkError, message_of
 
@@ -89,6 +98,8 @@ def train(
 
     Ctrl-C finishes the step, saves and says how to continue; a second one stops at once.
 
+    Settings may stand in the environment, as CORRNET_OPTIM__LR=0.05 for optim.lr=0.05; the command line wins.
+
     [bold]Examples[/]
 
     corrnet train my-videos
@@ -110,18 +121,17 @@ def train(
         _show_ways_in()
         raise typer.Exit(EXIT_BAD_INPUT)
     from corrnet_train.cli.own import is_own, measure_and_advise, settings_for
-    from corrnet_train.config.recipes import check_given_once
-    from corrnet_train.config.schema import load_config, text_keys
+    from corrnet_train.config.schema import load_config
     from corrnet_train.distributed.ranks import on_every_rank
 
     own = is_own(recipe)
     try:
-        check_given_once(overrides or [], text_keys=text_keys())
+        overrides = with_environment(overrides or [])
         if own:
             if resume or requeue:
                 raise InputError("a run that began with videos goes on with: corrnet resume RUN")
             config = settings_for(
-                recipe, overrides or [], val_fraction=val_fraction, group_by=group_by, dry_run=dry_run
+                recipe, overrides, val_fraction=val_fraction, group_by=group_by, dry_run=dry_run
             )
         elif val_fraction is not None or group_by is not None:
             raise InputError(f"--val-fraction and --group-by are for videos, and {recipe} is a recipe")
