@@ -5,7 +5,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 PACKAGES := corr-ops video-data corrnet-models corrnet-train
-DEV_TOOLS := build codespell hatchling import-linter mypy pre-commit pytest-benchmark pytest-xdist ruff types-PyYAML uv
+DEV_TOOLS := build codespell hatchling import-linter mypy pre-commit pytest-benchmark pytest-xdist ruff transformers types-PyYAML uv
 SOURCES := packages bench tests tools conftest.py hubconf.py
 SPELLED := packages bench docs examples tests tools README.md CONTRIBUTING.md
 

@@ -22,7 +22,7 @@ SIGNATURES = {
         "classifier, shards, split, *, num_clips, num_crops, batch_size, num_workers, on_batch, ranks, journal, "
         "stop, timeout"
     ),
-    "export_model": "classifier, path, *, format, overwrite",
+    "export_model": "classifier, path, *, format, overwrite, evaluation",
     "extract_features": "classifier, videos, path, *, num_clips, per_clip, stage, num_workers, overwrite, on_video",
     "load_config": "recipe, overrides",
 }

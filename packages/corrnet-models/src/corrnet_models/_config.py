@@ -96,6 +96,8 @@ class PretrainedCfg(BaseModel):
         input_size: Channels, height and width of the frames, in pixels.
         num_frames: Frames of a clip.
         fps: Frames per second at which clips are cut.
+        frame_stride: Frames of the video from one of a clip to the next.
+        short_side: Pixels of the shorter side of the frames, of which `input_size` is cut out.
         mean: By channel, what is subtracted from pixels between 0 and 1.
         std: By channel, what they are divided by afterwards.
         num_classes: Outputs of the classifier.
@@ -109,6 +111,8 @@ class PretrainedCfg(BaseModel):
     input_size: tuple[PositiveInt, PositiveInt, PositiveInt] | None = None
     num_frames: PositiveInt | None = None
     fps: PositiveFloat | None = None
+    frame_stride: PositiveInt | None = None
+    short_side: PositiveInt | None = None
     mean: tuple[float, ...] | None = None
     std: tuple[PositiveFloat, ...] | None = None
     num_classes: NonNegativeInt | None = None

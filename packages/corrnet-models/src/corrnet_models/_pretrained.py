@@ -19,7 +19,8 @@ from corrnet_models._network import VideoModel
 from corrnet_models._registry import build_model
 
 WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
-PRETRAINED_FILES = (WEIGHTS, CONFIG, CARD)
+CODE, PROCESSOR = "modeling_corrnet.py", "preprocessor_config.json"  # for transformers
+PRETRAINED_FILES = (WEIGHTS, CONFIG, CARD, CODE, PROCESSOR)
 """What `save_pretrained` writes into its folder."""
 _WRAPPERS = {"module", "_orig_mod", "_forward_module", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
 _LIBRARY, _FORMAT_VERSION = "corrnet-models", 1
@@ -127,10 +128,61 @@ def save_pretrained(
         "weights_sha256": fingerprint,
         "pretrained_cfg": described.model_dump(mode="json"),
     }
+    processor = _processor(described)
+    content |= _for_transformers(classes, has_processor=processor is not None)
+    (target / CODE).write_text(_REMOTE_CODE, encoding="utf-8")
+    (target / PROCESSOR).unlink(missing_ok=True)
+    if processor is not None:
+        (target / PROCESSOR).write_text(json.dumps(processor, indent=2) + "\n", encoding="utf-8")
     (target / CONFIG).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     (target / CARD).write_text(
         card if card is not None else _card(config, classes, described.license), encoding="utf-8"
     )
+
+
+_REMOTE_CODE = '''"""Lets transformers load this folder: pip install corrnet-models transformers."""
+
+from corrnet_models.huggingface import CorrNetConfig, CorrNetForVideoClassification, CorrNetProcessor
+
+__all__ = ["CorrNetConfig", "CorrNetForVideoClassification", "CorrNetProcessor"]
+'''
+
+
+_AUTO_CLASSES = {
+    "AutoConfig": "modeling_corrnet.CorrNetConfig",
+    "AutoModelForVideoClassification": "modeling_corrnet.CorrNetForVideoClassification",
+}
+# In both files: transformers takes a config.json with pretrained_cfg for one of timm, and asks it for the processor.
+_AUTO_PROCESSOR = {"AutoImageProcessor": "modeling_corrnet.CorrNetProcessor"}
+
+
+def _for_transformers(classes: Sequence[str], *, has_processor: bool) -> dict[str, Any]:
+    """Return the entries of `config.json` by which the auto classes of transformers know what to make of it."""
+    named = {
+        "id2label": {str(number): name for number, name in enumerate(classes)},
+        "label2id": {name: number for number, name in enumerate(classes)},
+    }
+    return {
+        "model_type": "corrnet",
+        "architectures": ["CorrNetForVideoClassification"],
+        "auto_map": _AUTO_CLASSES | (_AUTO_PROCESSOR if has_processor else {}),
+        **(named if classes else {}),
+    }
+
+
+def _processor(described: PretrainedCfg) -> dict[str, Any] | None:
+    """Return what `preprocessor_config.json` holds; None where it is not known how clips of RGB are made."""
+    values = {
+        "num_frames": described.num_frames,
+        "frame_stride": described.frame_stride,
+        "short_side": described.short_side,
+        "crop_size": described.input_size and described.input_size[1],
+        "image_mean": described.mean and list(described.mean),
+        "image_std": described.std and list(described.std),
+    }
+    if None in values.values() or described.input_size is None or described.input_size[0] != 3:
+        return None
+    return {"image_processor_type": "CorrNetProcessor", "auto_map": _AUTO_PROCESSOR, **values}
 
 
 def load_pretrained(

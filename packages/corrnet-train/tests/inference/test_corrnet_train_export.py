@@ -1,6 +1,9 @@
 """Exported models compute what the trained model computes, without these packages."""
 
 import json
+import os
+import re
+import shutil
 import subprocess
 import sys
 
@@ -11,7 +14,7 @@ from typer.testing import CliRunner
 
 from corrnet_train.cli import app
 from corrnet_train.inference.classifier import VideoClassifier
-from corrnet_train.inference.export import ExportError, export_model
+from corrnet_train.inference.export import ExportError, export_model, model_card
 from corrnet_train.training.trainer import Trainer
 
 runner = CliRunner()
@@ -62,6 +65,48 @@ def test_a_torch_program_needs_torch_alone(trained, classifier, clips, tmp_path)
     usage = json.loads((tmp_path / "model.pt2.json").read_text())
     assert usage["classes"] == list(classifier.classes)
     assert usage["input"]["shape"] == ["clips", 3, 8, 28, 28]
+
+
+@pytest.mark.slow
+def test_the_example_of_the_card_runs_without_a_network(trained, classifier, motionbench, tmp_path):
+    pytest.importorskip("transformers")
+    export(trained, tmp_path / "my-model")
+    card = (tmp_path / "my-model" / "README.md").read_text()
+    shutil.copy(next(motionbench[0].rglob("*.mp4")), tmp_path / "video.mp4")
+    script = re.search(r"```python\n(.*?)```", card, re.DOTALL)[1]
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "cache")}
+    result = subprocess.run(
+        [sys.executable, "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert result.returncode == 0, result.stderr
+    name, share = result.stdout.splitlines()[-1].rsplit(" ", 1)
+    found = classifier.predict(tmp_path / "video.mp4", num_clips=1)
+    expected = dict(zip(found.classes, found.probabilities, strict=True))[name]
+    assert float(share.rstrip("%")) / 100 == pytest.approx(
+        expected, abs=0.02
+    )  # pictures are resized otherwise
+
+
+@pytest.mark.slow
+def test_the_card_tells_how_clips_are_made_and_what_was_measured(trained, classifier, motionbench, tmp_path):
+    export(trained, tmp_path / "before")
+    card = (tmp_path / "before" / "README.md").read_text()
+    assert card.startswith("---\nlibrary_name: corrnet-models\npipeline_tag: video-classification\n")
+    assert "license" not in card and "Not measured." in card and "down-left" in card
+    assert "| clips | 8 frames, 1 apart |" in card and "(pixel / 255 - 0.45) / 0.225" in card
+    cfg = json.loads((tmp_path / "before" / "config.json").read_text())["pretrained_cfg"]
+    assert (cfg["input_size"], cfg["num_frames"], cfg["mean"]) == ([3, 28, 28], 8, [0.45] * 3)
+
+    run = tmp_path / "run"
+    shutil.copytree(trained, run)
+    arguments = ["eval", str(run), str(motionbench[1]), "--num-workers", "0", "--output", str(run / "report")]
+    assert runner.invoke(app, arguments).exit_code == 0
+    export(run, tmp_path / "after")
+    result = json.loads((run / "report" / "result.json").read_text())
+    card = (tmp_path / "after" / "README.md").read_text()
+    assert f"Top-1 {result['video_top1']:.1%}" in card and "8 videos of the split val" in card
+    result["fingerprint"]["weights"] = "others"
+    assert "Not measured." in model_card(classifier, "my-model", result)
 
 
 @pytest.mark.slow

@@ -1,7 +1,8 @@
 """`corrnet export`."""
 
+import json
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -31,9 +32,10 @@ def export(
     """Write a trained model for use elsewhere.
 
     hub: a folder with model.safetensors and config.json, as the Hugging Face Hub lays it out, which corrnet eval and
-    predict take too. torch: a torch.export program that needs torch alone. onnx: a graph for other runtimes. Programs
-    take uint8 clips and give probabilities; PATH.json says how clips are cut and names the classes. They are compared
-    with the model before they count.
+    predict take too, and so do the auto classes of transformers with trust_remote_code=True; its README.md shows how
+    and tells the accuracy that corrnet train measured. torch: a torch.export program that needs torch alone. onnx: a
+    graph for other runtimes. Programs take uint8 clips and give probabilities; PATH.json says how clips are cut and
+    names the classes. They are compared with the model before they count.
 
     [bold]Examples[/]
 
@@ -56,10 +58,24 @@ def export(
     chosen = format or endings.get(path.suffix, "hub")
     check_export(path, format=chosen, overwrite=overwrite, inputs=read_of_checkpoint(checkpoint, like))
     classifier = VideoClassifier.from_checkpoint(checkpoint, device="cpu", like=like)
-    exported = export_model(classifier, path, format=chosen, overwrite=overwrite)
+    exported = export_model(
+        classifier, path, format=chosen, overwrite=overwrite, evaluation=_evaluation_of_run(checkpoint)
+    )
     out.print(escape(f"exported: {exported.path}"), highlight=False, soft_wrap=True)
     if exported.difference is not None:
         out.print(
             f"largest difference of a probability to the model: {exported.difference:.2g}, allowed are {TOLERANCE:g}",
             highlight=False,
         )
+
+
+def _evaluation_of_run(checkpoint: Path) -> dict[str, Any] | None:
+    """Return the figures that `corrnet train` measured after the run of a checkpoint; None where there are none."""
+    from corrnet_train.cli.own import REPORT
+
+    folder = checkpoint if (checkpoint / "checkpoints").is_dir() else checkpoint.parent.parent
+    try:
+        figures: dict[str, Any] = json.loads((folder / REPORT / "result.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return figures

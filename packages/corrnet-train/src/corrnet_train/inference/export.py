@@ -4,20 +4,24 @@ Programs and graphs take clips as they are cut from videos, uint8, and return pr
 with clips is inside of them. Each is run beside the model before it counts as exported.
 """
 
-from collections.abc import Sequence
+import shlex
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
+import yaml
 from torch import Tensor, nn
 
 import corr_ops
-from corrnet_models import PRETRAINED_FILES, VideoModel, save_pretrained
+from corrnet_models import PRETRAINED_FILES, PretrainedCfg, VideoModel, save_pretrained
+from corrnet_train.checkpoint.state import weights_hash
 from corrnet_train.inference.classifier import VideoClassifier
 from corrnet_train.utils.errors import InputError, MissingPackageError, WorkError
 from corrnet_train.utils.files import check_output, write_json
 from video_data import ClipConfig, normalize
+from video_data.loading.batches import PIXEL_MEAN, PIXEL_STD
 from video_data.utils.files import atomic_path
 
 Format = Literal["hub", "torch", "onnx"]
@@ -76,7 +80,12 @@ def check_export(
 
 
 def export_model(
-    classifier: VideoClassifier, path: str | Path, *, format: Format, overwrite: bool = False
+    classifier: VideoClassifier,
+    path: str | Path,
+    *,
+    format: Format,
+    overwrite: bool = False,
+    evaluation: Mapping[str, Any] | None = None,
 ) -> Exported:
     """Write a trained model in another form.
 
@@ -86,6 +95,8 @@ def export_model(
             packages; `onnx`: a file `.onnx`. The number of clips is free in both.
         format: Which form.
         overwrite: Whether files that are there are replaced.
+        evaluation: What `result.json` of an evaluation holds. The model card tells its accuracy if it is one of these
+            weights.
 
     Raises:
         ValueError: The path has another ending, or something is there.
@@ -102,7 +113,14 @@ def export_model(
             "pixels": classifier.pixels,
             "precision": classifier.precision,
         }
-        save_pretrained(classifier.model, path, classes=classifier.classes, metadata=metadata)
+        save_pretrained(
+            classifier.model,
+            path,
+            classes=classifier.classes,
+            metadata=metadata,
+            card=model_card(classifier, path.name, evaluation),
+            pretrained_cfg=_pretrained_cfg(classifier),
+        )
         return Exported(path, None)
     if format == "onnx":
         _import_onnx()
@@ -127,6 +145,88 @@ def export_model(
             file.unlink(missing_ok=True)
     write_json(_usage_path(path), _usage(classifier))
     return Exported(path, difference)
+
+
+def _pretrained_cfg(classifier: VideoClassifier) -> PretrainedCfg:
+    clip, model = classifier.clip, classifier.video_model
+    known: dict[str, Any] = {
+        "input_size": (clip.num_channels, clip.crop_size, clip.crop_size),
+        "frame_stride": clip.frame_stride,
+        "short_side": clip.short_side_range[0],
+    }
+    if clip.modality == "rgb":
+        known |= {"mean": (PIXEL_MEAN,) * 3, "std": (PIXEL_STD,) * 3}
+    return (model.pretrained_cfg or PretrainedCfg()).model_copy(update=known)
+
+
+def model_card(classifier: VideoClassifier, name: str, evaluation: Mapping[str, Any] | None = None) -> str:
+    """Return the text of `README.md` in the folder of a model.
+
+    Args:
+        classifier: The model with its classes and the recipe of its clips.
+        name: Of the folder, in the example.
+        evaluation: As for `export_model`.
+    """
+    clip, cfg = classifier.clip, classifier.video_model.pretrained_cfg
+    front: dict[str, Any] = {
+        "library_name": "corrnet-models",
+        "pipeline_tag": "video-classification",
+        "tags": ["corrnet", "video-classification"],
+    }
+    if cfg is not None and cfg.license is not None:
+        front["license"] = cfg.license
+    lines = [
+        f"---\n{yaml.safe_dump(front, sort_keys=False)}---",
+        f"# {name}",
+        f"A video classifier for {len(classifier.classes)} classes, trained with corrnet.",
+        f"| | |\n|---|---|\n| clips | {clip.num_frames} frames, {clip.frame_stride} apart |\n"
+        f"| frames | shorter side {clip.short_side_range[0]} pixels, of which the middle {clip.crop_size} x "
+        f"{clip.crop_size} are taken; {clip.modality} |\n"
+        f"| normalization | (pixel / 255 - {PIXEL_MEAN}) / {PIXEL_STD} |\n"
+        f"| weights | {weights_hash(classifier.model)} |",
+        "## Accuracy",
+        _accuracy(classifier, evaluation),
+        "## Use",
+    ]
+    if clip.modality == "rgb":
+        lines += ["With `pip install av corrnet-models transformers`:", _SNIPPET.format(name=name)]
+    lines += [
+        f"With `pip install corrnet-train`, from {classifier.num_clips} clips of each video:",
+        f"```sh\ncorrnet predict {shlex.quote(name)} video.mp4\n```",
+    ]
+    if len(classifier.classes) <= 50:
+        lines += ["## Classes", ", ".join(classifier.classes) + "."]
+    return "\n\n".join(lines) + "\n"
+
+
+_SNIPPET = """```python
+import av
+import torch
+from transformers import AutoImageProcessor, AutoModelForVideoClassification
+
+processor = AutoImageProcessor.from_pretrained({name!r}, trust_remote_code=True)
+model = AutoModelForVideoClassification.from_pretrained({name!r}, trust_remote_code=True)
+with av.open("video.mp4") as video:
+    frames = [frame.to_ndarray(format="rgb24") for frame in video.decode(video=0)]
+with torch.no_grad():
+    scores = model(**processor(frames)).logits  # of one clip from the middle of the video
+probability, label = scores.softmax(dim=1)[0].max(dim=0)
+print(model.config.id2label[label.item()], f"{{probability:.1%}}")
+```"""
+
+
+def _accuracy(classifier: VideoClassifier, evaluation: Mapping[str, Any] | None) -> str:
+    of_these = evaluation is not None and evaluation["fingerprint"]["weights"] == weights_hash(
+        classifier.model
+    )
+    if evaluation is None or not of_these:
+        return "Not measured."
+    mark = evaluation["fingerprint"]
+    return (
+        f"Top-1 {evaluation['video_top1']:.1%}, mean over classes {evaluation['mean_class_accuracy']:.1%}, on "
+        f"{evaluation['num_videos']:,} videos of the split {mark['split']} of {mark['data set']} "
+        f"({mark['views']} of each; manifest {mark['manifest']})."
+    )
 
 
 def _difference(program: nn.Module, file: Path, format: Format, clips: Tensor) -> float:

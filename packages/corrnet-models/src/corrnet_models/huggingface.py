@@ -1,0 +1,129 @@
+"""Folders of `save_pretrained` in the auto classes of `transformers`, which is to be installed.
+
+The file `modeling_corrnet.py` in such a folder imports these classes: `trust_remote_code=True` runs no other code.
+"""
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+from transformers import BatchFeature, PretrainedConfig, PreTrainedModel
+from transformers.image_processing_base import ImageProcessingMixin
+from transformers.modeling_outputs import ImageClassifierOutput
+
+from corrnet_models._config import ModelConfig
+from corrnet_models._registry import build_model
+
+__all__ = ["CorrNetConfig", "CorrNetForVideoClassification", "CorrNetProcessor"]
+
+
+class CorrNetConfig(PretrainedConfig):
+    """What `config.json` holds; `model` has the fields of `ModelConfig`."""
+
+    model_type = "corrnet"
+
+    def __init__(self, model: dict[str, Any] | None = None, **others: Any) -> None:
+        self.model = {} if model is None else model
+        super().__init__(**others)
+
+
+class CorrNetForVideoClassification(PreTrainedModel):
+    """The network, with the inputs and outputs that `transformers` gives classifiers of videos."""
+
+    config_class = CorrNetConfig
+    base_model_prefix = "network"
+    main_input_name = "pixel_values"
+
+    def __init__(self, config: CorrNetConfig) -> None:
+        super().__init__(config)
+        self.network = build_model(ModelConfig(**config.model))
+        self.post_init()
+
+    def _init_weights(self, module: torch.nn.Module) -> None:
+        """Leave the weights as `build_model` makes them."""
+
+    def forward(
+        self, pixel_values: Tensor, labels: Tensor | None = None, **others: Any
+    ) -> ImageClassifierOutput:
+        """Classify clips.
+
+        Args:
+            pixel_values: Normalized frames [N, frames, channels, H, W].
+            labels: Class numbers [N]; with them there is a loss, their cross-entropy.
+            **others: Is ignored.
+
+        Returns:
+            `logits` [N, classes], and `loss`.
+        """
+        logits = self.network(pixel_values.transpose(1, 2))
+        loss = None if labels is None else functional.cross_entropy(logits, labels)
+        return ImageClassifierOutput(loss=loss, logits=logits)
+
+
+class CorrNetProcessor(ImageProcessingMixin):
+    """Makes clips of videos: the frames in the middle, resized, cropped in the center, normalized.
+
+    Args:
+        num_frames: Frames of a clip.
+        frame_stride: Frames from one of them to the next.
+        short_side: Pixels of the shorter side after resizing.
+        crop_size: Pixels of each side of the crop.
+        image_mean: By channel, what is subtracted from pixels between 0 and 1.
+        image_std: By channel, what they are divided by afterwards.
+        **others: What else the file holds.
+    """
+
+    model_input_names = ("pixel_values",)
+
+    def __init__(
+        self,
+        *,
+        num_frames: int,
+        frame_stride: int,
+        short_side: int,
+        crop_size: int,
+        image_mean: list[float],
+        image_std: list[float],
+        **others: Any,
+    ) -> None:
+        super().__init__(**others)
+        self.num_frames = num_frames
+        self.frame_stride = frame_stride
+        self.short_side = short_side
+        self.crop_size = crop_size
+        self.image_mean = image_mean
+        self.image_std = image_std
+
+    def __call__(self, videos: Any, return_tensors: str | None = "pt", **others: Any) -> BatchFeature:
+        """Make one clip of each video.
+
+        Args:
+            videos: The frames of a video, each uint8 [H, W, 3], or a list of several videos.
+            return_tensors: As in `transformers`: "pt" or "np".
+            **others: Is ignored.
+
+        Returns:
+            `pixel_values` float32 [N, frames, 3, crop size, crop size].
+        """
+        several = [videos] if np.ndim(videos[0]) == 3 else videos
+        clips = torch.stack([self._clip(video) for video in several])
+        data = clips if return_tensors == "pt" else clips.numpy()
+        return BatchFeature({"pixel_values": data}, tensor_type=return_tensors)
+
+    def _clip(self, frames: Any) -> Tensor:
+        span = (self.num_frames - 1) * self.frame_stride + 1
+        first = max(0, (len(frames) - span) // 2)
+        places = [min(first + self.frame_stride * i, len(frames) - 1) for i in range(self.num_frames)]
+        clip = torch.from_numpy(np.stack([np.asarray(frames[place]) for place in places]))
+        clip = clip.permute(0, 3, 1, 2).float() / 255
+        height, width = clip.shape[2:]
+        scale = self.short_side / min(height, width)
+        size = (round(height * scale), round(width * scale))
+        if size != (height, width):
+            clip = functional.interpolate(clip, size=size, mode="bilinear", antialias=True)
+        top, left = ((side - self.crop_size) // 2 for side in size)
+        clip = clip[:, :, top : top + self.crop_size, left : left + self.crop_size]
+        mean, std = (torch.tensor(values)[:, None, None] for values in (self.image_mean, self.image_std))
+        return (clip - mean) / std
