@@ -75,6 +75,29 @@ def test_its_processor_makes_clips_of_the_middle_of_videos(saved, transformers):
     )  # the last frame repeated
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("num_frames", "rate", "places"),
+    [
+        (100, 50.0, [14, 24, 34, 44, 54, 64, 74, 84]),
+        (20, 10.0, [2, 4, 6, 8, 10, 12, 14, 16]),
+        (10, 7.5, [0, 1, 3, 4, 6, 7, 9, 9]),  # the last frame is held
+    ],
+)
+def test_its_processor_takes_frames_by_time(num_frames, rate, places, saved, transformers):
+    model, folder = saved
+    save_pretrained(model, folder, pretrained_cfg=CFG.model_copy(update={"frame_stride": 1, "fps": 5.0}))
+    processor = transformers.AutoImageProcessor.from_pretrained(folder, trust_remote_code=True)
+    video = (
+        np.zeros((num_frames, 40, 40, 3), np.uint8)
+        + np.arange(num_frames, dtype=np.uint8)[:, None, None, None]
+    )
+    shown = processor(video, video_fps=rate)["pixel_values"][0, :, 0, 0, 0]
+    assert ((shown * 0.2 + 0.4) * 255).round().int().tolist() == places
+    with pytest.raises(ValueError, match="clips show 5 frames a second: give the rate of the videos"):
+        processor(video)
+
+
 def test_the_folder_has_a_processor_where_it_is_known_how_clips_are_made(saved):
     """And code that does nothing but import this package."""
     model, folder = saved

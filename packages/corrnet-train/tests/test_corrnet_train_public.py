@@ -62,10 +62,11 @@ def test_the_settings_of_a_run_are_these():
         for name, field in corrnet_train.RunConfig.model_fields.items()
     }
     assert fields == {
-        "model": {"name", "options", "init_from", "new_head"},
-        "data": {"shards", "train_split", "eval_split", "clip", "num_workers", "error_budget", "pixels"},
+        "model": {"name", "options", "init_from", "new_head", "frozen_stages"},
+        "data": {"shards", "train_split", "eval_split", "clip", "num_workers", "error_budget", "pixels", "sampling"},
         "augment": {"rand_augment", "mixup", "cutmix", "label_smoothing", "repeats"},
         "optim": {
+            "class_weights",
             "name", "lr", "lr_batch_size", "lr_scaling", "layer_decay", "momentum", "weight_decay", "batch_size",
             "epochs", "samples_per_epoch", "warmup_epochs", "clip_grad_norm", "ema_decay",
         },
@@ -73,7 +74,7 @@ def test_the_settings_of_a_run_are_these():
             "micro_batch", "batch_norm", "parallel", "keep_every", "timeout", "channels_last", "compile",
             "grad_checkpointing",
         },
-        "eval": {"num_clips", "batch_size", "every_epochs", "num_clips_training", "precise_bn"},
+        "eval": {"num_clips", "batch_size", "every_epochs", "num_clips_training", "patience", "precise_bn"},
         "run": {"dir", "seed", "device", "precision", "checkpoint_every", "log_every", "wandb", "deterministic"},
     }  # fmt: skip
 

@@ -182,7 +182,8 @@ def _processor(described: PretrainedCfg) -> dict[str, Any] | None:
     }
     if None in values.values() or described.input_size is None or described.input_size[0] != 3:
         return None
-    return {"image_processor_type": "CorrNetProcessor", "auto_map": _AUTO_PROCESSOR, **values}
+    names = {"image_processor_type": "CorrNetProcessor", "auto_map": _AUTO_PROCESSOR}
+    return {**names, **values, "fps": described.fps}
 
 
 def load_pretrained(

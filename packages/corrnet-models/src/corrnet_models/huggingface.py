@@ -3,6 +3,7 @@
 The file `modeling_corrnet.py` in such a folder imports these classes: `trust_remote_code=True` runs no other code.
 """
 
+import math
 from typing import Any
 
 import numpy as np
@@ -67,7 +68,8 @@ class CorrNetProcessor(ImageProcessingMixin):
 
     Args:
         num_frames: Frames of a clip.
-        frame_stride: Frames from one of them to the next.
+        frame_stride: Frames from one of them to the next, without `fps`.
+        fps: Frames a second of a clip: it shows the frames that are nearest to times 1/fps apart.
         short_side: Pixels of the shorter side after resizing.
         crop_size: Pixels of each side of the crop.
         image_mean: By channel, what is subtracted from pixels between 0 and 1.
@@ -86,36 +88,64 @@ class CorrNetProcessor(ImageProcessingMixin):
         crop_size: int,
         image_mean: list[float],
         image_std: list[float],
+        fps: float | None = None,
         **others: Any,
     ) -> None:
         super().__init__(**others)
         self.num_frames = num_frames
         self.frame_stride = frame_stride
+        self.fps = fps
         self.short_side = short_side
         self.crop_size = crop_size
         self.image_mean = image_mean
         self.image_std = image_std
 
-    def __call__(self, videos: Any, return_tensors: str | None = "pt", **others: Any) -> BatchFeature:
+    def __call__(
+        self,
+        videos: Any,
+        return_tensors: str | None = "pt",
+        *,
+        video_fps: float | None = None,
+        **others: Any,
+    ) -> BatchFeature:
         """Make one clip of each video.
 
         Args:
             videos: The frames of a video, each uint8 [H, W, 3], or a list of several videos.
             return_tensors: As in `transformers`: "pt" or "np".
+            video_fps: Frames a second of the videos; where clips have `fps` it must be given.
             **others: Is ignored.
 
         Returns:
             `pixel_values` float32 [N, frames, 3, crop size, crop size].
+
+        Raises:
+            ValueError: Clips have `fps`, and that of the videos is not given.
         """
+        if self.fps is not None and not (video_fps and video_fps > 0):
+            raise ValueError(
+                f"clips show {self.fps:g} frames a second: give the rate of the videos, video_fps=..., "
+                f"got {video_fps}"
+            )
         several = [videos] if np.ndim(videos[0]) == 3 else videos
-        clips = torch.stack([self._clip(video) for video in several])
+        clips = torch.stack([self._clip(video, video_fps) for video in several])
         data = clips if return_tensors == "pt" else clips.numpy()
         return BatchFeature({"pixel_values": data}, tensor_type=return_tensors)
 
-    def _clip(self, frames: Any) -> Tensor:
-        span = (self.num_frames - 1) * self.frame_stride + 1
-        first = max(0, (len(frames) - span) // 2)
-        places = [min(first + self.frame_stride * i, len(frames) - 1) for i in range(self.num_frames)]
+    def _places(self, num_frames: int, video_fps: float | None) -> list[int]:
+        """Which frames of a video make its clip."""
+        step: float = self.frame_stride
+        if self.fps is not None:
+            assert video_fps is not None
+            step = video_fps / self.fps
+        room = num_frames - 1 - (self.num_frames - 1) * step
+        first = max(0, room // 2 if self.fps is None else math.ceil(room / 2 - 0.5))
+        return [
+            min(math.ceil(first + step * number - 0.5), num_frames - 1) for number in range(self.num_frames)
+        ]
+
+    def _clip(self, frames: Any, video_fps: float | None) -> Tensor:
+        places = self._places(len(frames), video_fps)
         clip = torch.from_numpy(np.stack([np.asarray(frames[place]) for place in places]))
         clip = clip.permute(0, 3, 1, 2).float() / 255
         height, width = clip.shape[2:]

@@ -68,9 +68,12 @@ def test_a_torch_program_needs_torch_alone(trained, classifier, clips, tmp_path)
 
 
 @pytest.mark.slow
-def test_the_example_of_the_card_runs_without_a_network(trained, classifier, motionbench, tmp_path):
+@pytest.mark.parametrize("fps", [None, 5.0])
+def test_the_example_of_the_card_runs_without_a_network(fps, trained, motionbench, tmp_path):
     pytest.importorskip("transformers")
-    export(trained, tmp_path / "my-model")
+    classifier = VideoClassifier.from_checkpoint(trained, device="cpu")
+    classifier.clip = classifier.clip.model_copy(update={"fps": fps})
+    export_model(classifier, tmp_path / "my-model", format="hub")
     card = (tmp_path / "my-model" / "README.md").read_text()
     shutil.copy(next(motionbench[0].rglob("*.mp4")), tmp_path / "video.mp4")
     script = re.search(r"```python\n(.*?)```", card, re.DOTALL)[1]
@@ -93,7 +96,7 @@ def test_the_card_tells_how_clips_are_made_and_what_was_measured(trained, classi
     card = (tmp_path / "before" / "README.md").read_text()
     assert card.startswith("---\nlibrary_name: corrnet-models\npipeline_tag: video-classification\n")
     assert "license" not in card and "Not measured." in card and "down-left" in card
-    assert "| clips | 8 frames, 1 apart |" in card and "(pixel / 255 - 0.45) / 0.225" in card
+    assert "| clips | 8 frames, stride 1 |" in card and "(pixel / 255 - 0.45) / 0.225" in card
     cfg = json.loads((tmp_path / "before" / "config.json").read_text())["pretrained_cfg"]
     assert (cfg["input_size"], cfg["num_frames"], cfg["mean"]) == ([3, 28, 28], 8, [0.45] * 3)
 

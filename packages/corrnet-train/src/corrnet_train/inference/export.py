@@ -152,6 +152,7 @@ def _pretrained_cfg(classifier: VideoClassifier) -> PretrainedCfg:
     known: dict[str, Any] = {
         "input_size": (clip.num_channels, clip.crop_size, clip.crop_size),
         "frame_stride": clip.frame_stride,
+        "fps": clip.fps,
         "short_side": clip.short_side_range[0],
     }
     if clip.modality == "rgb":
@@ -179,7 +180,7 @@ def model_card(classifier: VideoClassifier, name: str, evaluation: Mapping[str, 
         f"---\n{yaml.safe_dump(front, sort_keys=False)}---",
         f"# {name}",
         f"A video classifier for {len(classifier.classes)} classes, trained with corrnet.",
-        f"| | |\n|---|---|\n| clips | {clip.num_frames} frames, {clip.frame_stride} apart |\n"
+        f"| | |\n|---|---|\n| clips | {clip.num_frames} frames, {clip.spacing} |\n"
         f"| frames | shorter side {clip.short_side_range[0]} pixels, of which the middle {clip.crop_size} x "
         f"{clip.crop_size} are taken; {clip.modality} |\n"
         f"| normalization | (pixel / 255 - {PIXEL_MEAN}) / {PIXEL_STD} |\n"
@@ -189,7 +190,10 @@ def model_card(classifier: VideoClassifier, name: str, evaluation: Mapping[str, 
         "## Use",
     ]
     if clip.modality == "rgb":
-        lines += ["With `pip install av corrnet-models transformers`:", _SNIPPET.format(name=name)]
+        lines += [
+            "With `pip install av corrnet-models transformers`:",
+            _SNIPPET.format(name=name, rate="" if clip.fps is None else ", video_fps=rate"),
+        ]
     lines += [
         f"With `pip install corrnet-train`, from {classifier.num_clips} clips of each video:",
         f"```sh\ncorrnet predict {shlex.quote(name)} video.mp4\n```",
@@ -207,9 +211,10 @@ from transformers import AutoImageProcessor, AutoModelForVideoClassification
 processor = AutoImageProcessor.from_pretrained({name!r}, trust_remote_code=True)
 model = AutoModelForVideoClassification.from_pretrained({name!r}, trust_remote_code=True)
 with av.open("video.mp4") as video:
+    rate = float(video.streams.video[0].average_rate)
     frames = [frame.to_ndarray(format="rgb24") for frame in video.decode(video=0)]
 with torch.no_grad():
-    scores = model(**processor(frames)).logits  # of one clip from the middle of the video
+    scores = model(**processor(frames{rate})).logits  # of one clip from the middle of the video
 probability, label = scores.softmax(dim=1)[0].max(dim=0)
 print(model.config.id2label[label.item()], f"{{probability:.1%}}")
 ```"""
