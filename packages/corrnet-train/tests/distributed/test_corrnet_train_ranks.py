@@ -49,7 +49,7 @@ def free_port():
 
 
 @pytest.fixture(scope="module")
-def runs(motionbench, tmp_path_factory):
+def runs(motionbench, model_folder, tmp_path_factory):
     """What each rank saw, by world size and name of the run; the folder of the runs."""
     folder = tmp_path_factory.mktemp("ranks")
 
@@ -66,6 +66,11 @@ def runs(motionbench, tmp_path_factory):
         }  # fmt: skip
 
     ema = ["optim.ema_decay=0.5"]
+    patient = ["optim.epochs=4", "eval.every_epochs=0.25", "eval.patience=1"]
+    frozen = [
+        "model.name=corrnet_tiny", f"model.init_from={model_folder}", "model.frozen_stages=2",
+        "data.clip.num_frames=8", "train.micro_batch=2", *ema,
+    ]  # fmt: skip
     job = [
         {
             "world_size": n,
@@ -92,6 +97,9 @@ def runs(motionbench, tmp_path_factory):
                 {"name": "one_rank_has_a_bug", "check": "one_rank_has_a_bug"},
                 {"name": "full_disk", "check": "full_disk", "args": [str(folder / f"full{n}")]},
                 *([task("fsdp", n, "train.micro_batch=2", *ema, "train.parallel=fsdp")] if n < 4 else []),
+                *([task("frozen", n, *frozen)] if n < 4 else []),
+                *([task("patient", n, *patient)] if n == 2 else []),
+                *([task("frozen_fsdp", n, *frozen, "train.parallel=fsdp")] if n == 2 else []),
                 *([{"name": name, "check": name} for name in ("shards_step", "compiled_step")] if n == 2 else []),
                 *([{"name": "first_steps", "check": "first_steps"}] if n == 4 else []),
             ],
@@ -133,6 +141,34 @@ def test_an_equal_global_batch_gives_equal_losses(runs, name):
         for key, value in weights[0].items():
             if "running" not in key and "num_batches" not in key:
                 torch.testing.assert_close(other[key], value, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_all_ranks_end_early_after_the_same_step(runs):
+    """Of eight videos no more than nine evaluations in a row can each be better than all before."""
+    seen, folder = runs
+    steps = {rank["step"] for rank in seen["patient", 2]}
+    assert len(steps) == 1 and max(steps) <= 10
+    accuracies = [line["video_top1"] for line in read_metrics(folder / "patient2") if line["kind"] == "eval"]
+    assert len(accuracies) == max(steps)
+    assert accuracies[-1] <= max(accuracies[:-1])
+    last = Checkpoint.load(folder / "patient2" / "checkpoints" / "last.pt")
+    assert (last.step, last.stale_evaluations) == (max(steps), 1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["frozen2", "frozen_fsdp2"])
+def test_frozen_stages_stay_as_they_were_however_the_model_is_shared(runs, model_folder, name):
+    _, folder = runs
+    before = VideoClassifier.from_checkpoint(model_folder, device="cpu").model.state_dict()
+    alone, shared = (
+        Checkpoint.load(folder / run / "checkpoints" / "last.pt").model for run in ("frozen1", name)
+    )
+    for key, value in before.items():
+        is_frozen = key.startswith(("backbone.stem.", "backbone.res2."))
+        assert torch.equal(shared[key], value) == is_frozen, key
+        if "running" not in key and "num_batches" not in key:
+            torch.testing.assert_close(shared[key], alone[key], rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.slow

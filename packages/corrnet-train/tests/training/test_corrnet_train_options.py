@@ -33,7 +33,6 @@ EVERYTHING = [
     "eval.precise_bn=16",
     "eval.every_epochs=0.5",
     "model.options.dropout=0.2",
-    "data.sampling=balanced",
     "optim.class_weights=balanced",
 ]
 
@@ -82,6 +81,8 @@ def test_classes_of_unequal_size_are_told_and_can_be_made_to_count_alike(unequal
             assert batch.label.sum() == 4
         trainer.run()
         losses[option] = read_metrics(config.run.dir)[0]["loss"]
+    with pytest.raises(ValueError, match="together they would count too much: give one of them"):
+        make_config("optim.class_weights=balanced", "data.sampling=balanced")
     assert list(told.values()) == [True, False, False]
     assert len(set(losses.values())) == 3
 

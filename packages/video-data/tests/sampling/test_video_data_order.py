@@ -267,6 +267,13 @@ def test_with_fps_test_clips_are_spaced_uniformly_in_time():
     assert [pts[start] for start in view_starts(frames, FPS, 1)] == [1000]
 
 
+def test_with_fps_a_clip_has_a_length_in_seconds():
+    assert (FPS.spacing, FPS.length) == ("10 fps", "0.3 seconds")
+    with pytest.raises(ValueError, match="depends on the video"):
+        FPS.span  # noqa: B018
+    assert (CLIP.spacing, CLIP.length) == ("stride 2", "7 frames")
+
+
 def test_fps_goes_with_no_stride_and_no_flow():
     with pytest.raises(ValueError, match=r"fps=10 and frame_stride=2 both say how far"):
         ClipConfig(fps=10, frame_stride=2)

@@ -221,8 +221,13 @@ def _print_mistakes(result: "EvalResult", classes: Sequence[str]) -> None:
     if not mistakes:
         return
     if len(classes) <= _MOST_IN_TABLE:
-        table = Table("", *map(str, range(1, 1 + len(classes))), box=None, pad_edge=False, header_style="dim")
-        table.columns[0].no_wrap, table.columns[0].overflow = True, "ellipsis"
+        # Rich drops the last columns where names leave no room for them.
+        digits = max(len(str(count)) for row in result.confusion for count in row)
+        room = max(8, out.width - len(classes) * (1 + max(2, digits)))
+        table = Table(box=None, padding=(0, 0, 0, 1), pad_edge=False, header_style="dim")
+        table.add_column("", no_wrap=True, overflow="ellipsis", max_width=room)
+        for number in range(1, 1 + len(classes)):
+            table.add_column(str(number), justify="right", no_wrap=True)
         for number, (name, row) in enumerate(zip(classes, result.confusion, strict=True)):
             cells = [f"[bold]{n}[/]" if place == number else str(n or "") for place, n in enumerate(row)]
             table.add_row(escape(f"{number + 1} {name}"), *cells)

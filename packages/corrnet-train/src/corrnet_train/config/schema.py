@@ -447,6 +447,15 @@ class RunConfig(BaseModel):
         return self
 
     @model_validator(mode="after")
+    def _check_balance(self) -> Self:
+        if self.data.sampling == "balanced" and self.optim.class_weights is not None:
+            raise InputError(
+                "data.sampling=balanced and optim.class_weights=balanced both make small classes count more, and "
+                "together they would count too much: give one of them"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _check_eval(self) -> Self:
         if self.eval.patience is not None and not (self.data.eval_split and self.eval.every_epochs):
             raise InputError(

@@ -106,7 +106,11 @@ class ClipConfig(BaseModel):
 
     @property
     def span(self) -> int:
-        """Frames of the video from the first to the last frame of a clip, both included; without `fps` alone."""
+        """Frames of the video from the first to the last frame of a clip, both included; not known with `fps`."""
+        if self.fps is not None:
+            raise InputError(
+                "with fps how many frames of a video a clip spans depends on the video: see length"
+            )
         return (self.num_frames - 1) * self.frame_stride + 1
 
 
