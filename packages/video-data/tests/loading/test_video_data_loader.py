@@ -432,7 +432,7 @@ def test_a_state_of_another_run_is_refused(shards):
     state = LoaderState(manifest_hash=shards.manifest_hash, split="train", seed=3, position=8)
     assert LoaderState.from_dict(state.to_dict()) == state
     assert state.advance(4).position == 12
-    for change in ({"manifest_hash": "0" * 64}, {"seed": 4}, {"split": "val"}):
+    for change in ({"manifest_hash": "0" * 64}, {"seed": 4}, {"split": "val"}, {"balanced": True}):
         with pytest.raises(ValueError, match=next(iter(change))):
             LoaderState.from_dict(state.to_dict(), expected=state.model_copy(update=change))
     with pytest.raises(ValueError, match="position"):

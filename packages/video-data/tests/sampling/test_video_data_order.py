@@ -279,8 +279,12 @@ def test_fps_goes_with_no_stride_and_no_flow():
         ClipConfig(fps=10, frame_stride=2)
     with pytest.raises(ValueError, match="fps is for RGB: modality is flow"):
         ClipConfig(fps=10, modality="flow")
-    with pytest.raises(ValueError, match="greater than 0"):
+    with pytest.raises(ValueError, match=r"greater than or equal to 0.01"):
         ClipConfig(fps=0)
+    assert (
+        clip_frames(video(9, fps=1, time_base=Fraction(1, 10**9)), ClipConfig(num_frames=64, fps=0.01), 0)[0]
+        == 0
+    )
     with pytest.raises(ValueError, match="finite"):
         ClipConfig(fps=float("inf"))
 

@@ -186,6 +186,7 @@ class Trainer:
             split=config.data.train_split,
             seed=config.run.seed,
             position=0,
+            balanced=config.data.sampling == "balanced",
         )
         self._seed()
         if checkpoint is not None:

@@ -46,6 +46,7 @@ class LoaderState(BaseModel):
         split: Split that is read.
         seed: Seed of order and augmentation.
         position: Samples consumed so far by all ranks together.
+        balanced: Whether classes come equally often.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -54,6 +55,7 @@ class LoaderState(BaseModel):
     split: str
     seed: int
     position: int = Field(ge=0)
+    balanced: bool = False
 
     def advance(self, num_samples: int) -> Self:
         """Return the state after `num_samples` more samples, counted over all ranks."""
@@ -72,11 +74,11 @@ class LoaderState(BaseModel):
             expected: A state of the run that is to go on; its position does not matter.
 
         Raises:
-            ValueError: A field is missing or wrong, or the set, split or seed is not the expected one.
+            ValueError: A field is missing or wrong, or the set, split, seed or kind of order is not the expected one.
         """
         state = cls.model_validate(values)
         if expected is not None:
-            names = ("manifest_hash", "split", "seed")
+            names = ("manifest_hash", "split", "seed", "balanced")
             for name, (got, wanted) in changed_settings(vars(state), vars(expected), names=names).items():
                 raise InputError(f"the saved loader state has {name} {got!r}, this run has {wanted!r}")
         return state
@@ -220,7 +222,9 @@ def train_loader(
         error_budget, len(sampler) * batch_size, num_videos=shards.num_samples(split), repeats=repeats
     )
     loader: DataLoader[Batch] = make_data_loader(dataset, sampler, num_workers, timeout=timeout)
-    state = LoaderState(manifest_hash=shards.manifest_hash, split=split, seed=seed, position=position)
+    state = LoaderState(
+        manifest_hash=shards.manifest_hash, split=split, seed=seed, position=position, balanced=balanced
+    )
     return TrainLoader(sampler, loader, state, allowed=allowed)
 
 

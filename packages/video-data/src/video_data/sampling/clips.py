@@ -27,7 +27,7 @@ class ClipConfig(BaseModel):
     )
     fps: float | None = Field(
         default=None,
-        gt=0,
+        ge=0.01,
         allow_inf_nan=False,
         description="frames a second of a clip: it shows the video at times 1/fps apart, so that videos of different "
         "and of variable frame rates show motion alike. None: by frame_stride, whatever the rate of the video",
