@@ -22,7 +22,7 @@ FACE = {
     ),
     "InputError": "",
     "LoaderState": (
-        "manifest_hash split seed position balanced advance(self, num_samples) to_dict(self) "
+        "manifest_hash split seed position balanced=False advance(self, num_samples) to_dict(self) "
         "from_dict(cls, values, *, expected=None)"
     ),
     "MissingPackageError": "",
