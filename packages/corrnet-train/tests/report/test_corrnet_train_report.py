@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from matplotlib.image import imread
+from PIL import Image
 from pydantic import ValidationError
 from rich.console import Console
 
@@ -22,7 +23,7 @@ from corrnet_train.report.figures.filters import filter_figure, largest_offsets
 from corrnet_train.report.figures.style import INK, inline, plain_label
 from corrnet_train.report.pages.comparison import write_report
 from corrnet_train.report.results import Results
-from corrnet_train.report.samples import SampleView, frame_images
+from corrnet_train.report.samples import SampleView, frame_images, moving_image
 from corrnet_train.report.stats import running_mean, wilson_interval
 from corrnet_train.report.table import format_count, format_duration, format_number, results_table
 
@@ -148,7 +149,7 @@ def test_page_shows_every_part(tmp_path):
         assert page.texts.count(name) >= 4
     # Two curves, three confusion matrices and the filters; three lines of the legend.
     assert page.tags.count("svg") == 6 + 3
-    assert page.tags.count("img") == 4
+    assert page.tags.count("img") == 5  # four frames, and all of them as they move
     labels = page.values("aria-label")
     last = "r2d 0.200; r2plus1d 0.200; corrnet 0.200"
     assert len(labels) == 7
@@ -614,6 +615,17 @@ def test_small_frames_are_enlarged_without_blur():
     restored = (pixels[::3, ::3, :3] * 255).round().astype(np.uint8)
     assert np.array_equal(restored, frames[0].numpy())
     assert np.array_equal(pixels, pixels[::3, ::3].repeat(3, axis=0).repeat(3, axis=1))
+
+
+def test_clips_move_through_all_of_their_frames_and_rest_on_the_last_one():
+    frames = torch.arange(0, 240, 20, dtype=torch.uint8).reshape(12, 1, 1, 1).expand(12, 48, 64, 3)
+    with Image.open(io.BytesIO(base64.b64decode(moving_image(frames).split(",", 1)[1]))) as moving:
+        assert (moving.size, moving.n_frames, moving.info["loop"]) == ((128, 96), 12, 0)
+        shown = []
+        for number in range(12):
+            moving.seek(number)
+            shown.append((moving.convert("RGB").getpixel((5, 5))[0], moving.info["duration"]))
+    assert shown == [(value, 150) for value in range(0, 220, 20)] + [(220, 900)]
 
 
 def test_long_clips_show_eight_frames_evenly_spaced():

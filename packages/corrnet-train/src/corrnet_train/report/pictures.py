@@ -2,6 +2,7 @@
 
 import base64
 import io
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -10,16 +11,17 @@ GAP = 4  # pixels between pictures
 _QUALITY = 82  # of JPEG
 
 
-def data_url(picture: Image.Image, *, quality: int | None = None) -> str:
+def data_url(picture: Image.Image, *, quality: int | None = None, **animation: Any) -> str:
     """Return a picture as a data URL.
 
     Args:
         picture: In RGB.
         quality: Of a JPEG, up to 95; None: a PNG, which keeps every pixel.
+        **animation: What Pillow takes for an animated PNG, whose first frame the picture is.
     """
     buffer = io.BytesIO()
     kind, options = ("png", {}) if quality is None else ("jpeg", {"quality": quality})
-    picture.save(buffer, format=kind, **options)
+    picture.save(buffer, format=kind, **options, **animation)
     return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 

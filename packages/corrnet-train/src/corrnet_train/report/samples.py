@@ -14,6 +14,7 @@ from corrnet_train.report.pictures import data_url
 
 MAX_FRAMES = 8
 _MIN_SIDE = 96
+_MILLISECONDS, _REST = 150, 900  # of a frame, and of the last one, while frames are shown one after the other
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -59,10 +60,29 @@ def frame_images(frames: Tensor) -> list[str]:
         At most 8 images, evenly spaced in time. A frame whose shorter side is below 96 px is enlarged by a
         whole factor with nearest neighbor.
     """
-    num_frames, height, width, _ = frames.shape
+    num_frames = len(frames)
     wanted = np.linspace(0, num_frames - 1, min(num_frames, MAX_FRAMES)).round().astype(int)
+    return [data_url(picture) for picture in _pictures(frames[wanted])]
+
+
+def moving_image(frames: Tensor) -> str:
+    """Frames one after the other as an animated PNG, of the size of those of `frame_images`, as a data URL.
+
+    Args:
+        frames: RGB frames [L, H, W, 3], uint8.
+
+    Returns:
+        An animation that begins again after a rest on the last frame.
+    """
+    first, *others = _pictures(frames)
+    durations = [_MILLISECONDS] * len(others) + [_REST]
+    return data_url(first, save_all=True, append_images=others, duration=durations, loop=0)
+
+
+def _pictures(frames: Tensor) -> list[Image.Image]:
+    _, height, width, _ = frames.shape
     factor = max(1, -(-_MIN_SIDE // min(height, width)))
-    images = []
-    for frame in frames.detach().cpu().numpy()[wanted]:
-        images.append(data_url(Image.fromarray(frame.repeat(factor, axis=0).repeat(factor, axis=1))))
-    return images
+    return [
+        Image.fromarray(frame.repeat(factor, axis=0).repeat(factor, axis=1))
+        for frame in frames.detach().cpu().numpy()
+    ]

@@ -15,7 +15,7 @@ from corrnet_train.report.figures.filters import filter_figure
 from corrnet_train.report.figures.style import inline, series_dash, series_variable
 from corrnet_train.report.pages.render import render_page
 from corrnet_train.report.results import ModelResult, Results
-from corrnet_train.report.samples import SampleView, frame_images
+from corrnet_train.report.samples import SampleView, frame_images, moving_image
 from corrnet_train.report.table import COLUMNS, best_models, format_percent, video_interval
 from corrnet_train.utils.files import write_text
 
@@ -155,5 +155,6 @@ def _sample(sample: SampleView, models: Sequence[ModelResult]) -> dict[str, Any]
         "key": sample.key,
         "true_class": sample.true_class,
         "images": frame_images(sample.frames),
+        "moving": moving_image(sample.frames) if len(sample.frames) > 1 else "",
         "predictions": predictions,
     }
