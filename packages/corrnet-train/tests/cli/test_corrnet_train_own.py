@@ -205,3 +205,5 @@ def test_settings_that_are_given_stand_and_others_suit_them():
         c.value for c in choose_settings(videos, has_gpu=True, num_workers=1, given=given) if "fps" in c.key
     )
     assert fps is None
+    choices = choose_settings(videos, has_gpu=True, num_workers=1, given={"data.clip.modality": "flow"})
+    assert {("data.clip.fps", None), ("data.clip.frame_stride", 2)} <= {(c.key, c.value) for c in choices}

@@ -83,13 +83,14 @@ def choose_settings(
     why = f"videos have {frames} frames (median), and a {machine.upper()} trains"
     length = choose("data.clip.num_frames", length, why)
     stride = max(1, round(min(_CLIP_SECONDS * rate, frames) / length))
+    shown = f"{length} frames show {length * stride / rate:.2g} seconds"
     if "data.clip.frame_stride" in given:
         choose("data.clip.fps", None, "data.clip.frame_stride is given")
+    elif given.get("data.clip.modality", "rgb") != "rgb":
+        choose("data.clip.fps", None, "optical flow goes from each frame of a video to the next one")
+        choose("data.clip.frame_stride", stride, f"{shown} of most videos")
     else:
-        shown = (
-            f"{length} frames show {length * stride / rate:.2g} seconds, whatever the frame rate of a video"
-        )
-        choose("data.clip.fps", round(rate / stride, 3), shown)
+        choose("data.clip.fps", round(rate / stride, 3), f"{shown}, whatever the frame rate of a video")
     fits = max(_SMALLEST_CROP, side * 7 // 8 // 4 * 4)
     choose(
         "data.clip.crop_size",
