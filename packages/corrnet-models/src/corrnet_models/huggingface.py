@@ -15,6 +15,7 @@ from transformers.image_processing_base import ImageProcessingMixin
 from transformers.modeling_outputs import ImageClassifierOutput
 
 from corrnet_models._config import ModelConfig
+from corrnet_models._errors import ModelError
 from corrnet_models._registry import build_model
 
 __all__ = ["CorrNetConfig", "CorrNetForVideoClassification", "CorrNetProcessor"]
@@ -123,7 +124,7 @@ class CorrNetProcessor(ImageProcessingMixin):
             ValueError: Clips have `fps`, and that of the videos is not given.
         """
         if self.fps is not None and not (video_fps and video_fps > 0):
-            raise ValueError(
+            raise ModelError(
                 f"clips show {self.fps:g} frames a second: give the rate of the videos, video_fps=..., "
                 f"got {video_fps}"
             )
