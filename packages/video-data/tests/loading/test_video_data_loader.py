@@ -1,5 +1,6 @@
 """Loaders: the stream of training samples, exact resume, replacement of unreadable samples, test views."""
 
+import importlib
 import json
 import os
 import pickle
@@ -206,14 +207,27 @@ def test_in_balanced_batches_classes_come_equally_often_for_any_number_of_ranks_
     assert len(train_loader(unequal, "train", CLIP, batch_size=6, seed=0, balanced=True)) == 2  # one pass
 
 
+JITTER = """
+import random
+import numpy as np
+import torch
+
 def jitter(clip):
-    """Draw from all generators of random numbers, and shift the channels and the frames of a clip."""
     assert clip.dtype == torch.uint8 and clip.shape[1] == 3  # [L, C, H, W]
     shift = int(torch.randint(256, ())) + int(np.random.randint(256)) + random.randrange(256)
     return (clip.flip(0).int() + shift + 50 * torch.arange(3)[:, None, None]).to(torch.uint8)
+"""
 
 
-def test_a_transform_changes_clips_in_the_workers_and_repeats_itself(shards):
+@pytest.fixture
+def jitter(tmp_path, monkeypatch):
+    """A transform that draws from all generators of random numbers, and that workers can import."""
+    (tmp_path / "jitters.py").write_text(JITTER)
+    monkeypatch.syspath_prepend(tmp_path)
+    return importlib.import_module("jitters").jitter
+
+
+def test_a_transform_changes_clips_in_the_workers_and_repeats_itself(jitter, shards):
     options = {"batch_size": 6, "seed": 5, "num_samples": 60}
     random.seed(0), np.random.seed(0), torch.manual_seed(0)
     plain, changed = (
@@ -244,7 +258,7 @@ def test_a_transform_changes_clips_in_the_workers_and_repeats_itself(shards):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"transform": jitter, "pixels": "yuv"}, "transform takes pixels 'rgb', got 'yuv'"),
+        ({"transform": lambda clip: clip, "pixels": "yuv"}, "transform takes pixels 'rgb', got 'yuv'"),
         ({"transform": lambda clip: clip, "num_workers": 1}, "cannot be sent to decoding processes"),
         (
             {"transform": lambda clip: clip.float()},
