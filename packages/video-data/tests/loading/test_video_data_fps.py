@@ -69,6 +69,22 @@ def test_training_clips_of_several_rates_show_the_same_motion_and_go_on_exactly(
         assert ours.keys == theirs.keys and np.array_equal(ours.video, theirs.video)
 
 
+def test_a_window_fills_again_where_time_begins_anew(make_video, frame_numbers, tmp_path):
+    times = list(range(0, 120, 6))
+    (tmp_path / "a.mp4").write_bytes(make_video(times, pts=times, time_base=Fraction(1, 60)))
+    with open_frames(str(tmp_path / "a.mp4")) as frames:
+        joined = list(frames)
+    beginning = joined[10][0].pts
+    for frame, _ in joined[10:]:
+        frame.pts -= beginning  # as where a camera starts again
+    windows = list(sliding_clips(joined, CLIP, hop=1))
+    assert [window.number for window in windows if window.clip is not None] == [*range(3, 10), *range(13, 20)]
+    for window in windows:
+        if window.clip is not None:
+            last = times[window.number]
+            assert moments(window.clip, frame_numbers) == [last - 18, last - 12, last - 6, last]
+
+
 def test_a_stream_without_times_is_refused(make_video, tmp_path):
     (tmp_path / "a.mp4").write_bytes(make_video(range(4)))
     with open_frames(str(tmp_path / "a.mp4")) as frames:

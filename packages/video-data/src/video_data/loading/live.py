@@ -94,7 +94,7 @@ def sliding_clips(
         window.add(picture, seconds)
         if window.is_full and first_full is None:
             first_full = number
-        is_due = first_full is not None and (number - first_full) % hop == 0
+        is_due = window.is_full and first_full is not None and (number - first_full) % hop == 0
         shown = channels_first(torch.from_numpy(window.pictures())[None])[0] if is_due else None
         yield WindowFrame(frame, number, seconds, display, shown)
 
