@@ -53,5 +53,10 @@ def test_the_command_takes_them_and_says_so(motionbench, tmp_path):
         app, ["resume", str(tmp_path / "run")], env={"CORRNET_OPTIM__EPOCHS": "0.5", "COLUMNS": "200"}
     )
     assert resumed.exit_code == 0 and "optim.epochs is 0.5, before 0.25" in resumed.output
+    moved = tmp_path / "$moved"  # the command line wins, and a $ stands for itself
+    moved.symlink_to(motionbench[1])
+    command = ["resume", str(tmp_path / "run"), "--shards", str(moved), "optim.epochs=0.75"]
+    resumed = CliRunner().invoke(app, command, env={"CORRNET_DATA__SHARDS": "/nowhere", "COLUMNS": "200"})
+    assert resumed.exit_code == 0, resumed.output
     wrong = CliRunner().invoke(app, ["train", "motionbench", "--dry-run"], env={"CORRNET_RUN__SEEED": "1"})
     assert wrong.exit_code == 2 and "did you mean CORRNET_RUN__SEED" in wrong.output

@@ -39,13 +39,13 @@ def resume(
 
     torchrun --nproc-per-node 8 -m corrnet_train.cli resume runs/first
     """
+    from corrnet_train.config.recipes import keep_path
     from corrnet_train.distributed.ranks import on_every_rank
     from corrnet_train.training.run_folder import settings_of_run
 
     try:
-        where = [] if shards is None else [f"data.shards={shards}"]
-        given = with_environment([*(overrides or []), *where])
-        config = settings_of_run(run, given[: len(given) - len(where)], shards=shards)
+        where = [] if shards is None else [f"data.shards={keep_path(str(shards))}"]
+        config = settings_of_run(run, with_environment([*(overrides or []), *where]))
     except InputError as error:
         raise on_every_rank(error) from None
     run_training(config, requeue=True, extend=True)

@@ -25,10 +25,8 @@ def environment_overrides(environ: Mapping[str, str]) -> dict[str, str]:
     known = settings()
     sections = {key.partition(".")[0] for key in known}
     found = {}
-    for name in sorted(environ):
+    for name in sorted(name for name in environ if name.startswith(_PREFIX)):
         key = name.removeprefix(_PREFIX).lower().replace(_BETWEEN, ".")
-        if not name.startswith(_PREFIX):
-            continue
         single = next(
             (k for k in known if k.replace(".", "_") == key), None
         )  # one underscore in the place of two

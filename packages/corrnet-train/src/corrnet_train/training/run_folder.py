@@ -20,13 +20,12 @@ from corrnet_train.utils.errors import InputError
 from video_data.utils.files import check_file
 
 
-def settings_of_run(folder: Path, overrides: Sequence[str] = (), *, shards: Path | None = None) -> RunConfig:
+def settings_of_run(folder: Path, overrides: Sequence[str] = ()) -> RunConfig:
     """Return the settings with which a run goes on: those that its folder holds, wherever that lies now.
 
     Args:
         folder: That of the run.
         overrides: Changes to them, `section.key=value`.
-        shards: Where its shards are; None means where they were.
 
     Raises:
         InputError: It is not the folder of a run, its shards are not where they were, or a change is wrong.
@@ -42,8 +41,6 @@ def settings_of_run(folder: Path, overrides: Sequence[str] = (), *, shards: Path
             "run.dir of one"
         )
     tree["run"] = {**tree.get("run", {}), "dir": keep_path(str(folder))}
-    if shards is not None:
-        tree["data"] = {**tree.get("data", {}), "shards": keep_path(str(shards))}
     settings = complete_config(tree, overrides)
     if settings.run.dir != folder:
         raise InputError(f"run.dir is the folder that is given, {folder}: leave it out")
