@@ -304,6 +304,14 @@ def test_mfu_is_the_share_of_the_peak_of_all_devices(make_config, monkeypatch):
     assert f"MFU {line['mfu']:.0%} " in console.file.getvalue()
 
 
+def test_frozen_stages_have_no_mfu(make_config, model_folder, monkeypatch):
+    monkeypatch.setattr(trainer_module, "peak_flops", lambda device, precision: 1e12)
+    options = [f"model.init_from={model_folder}", "model.frozen_stages=5", "optim.epochs=0.25"]
+    config = make_config(*options, model="corrnet_tiny")
+    Trainer(config).run()
+    assert all("mfu" not in line for line in read_metrics(config.run.dir))
+
+
 @pytest.fixture(scope="module")
 def pretrained(motionbench, tmp_path_factory):
     """The folder of a short run of corrnet_tiny with clips of 8 frames, with averaged weights."""

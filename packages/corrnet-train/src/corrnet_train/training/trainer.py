@@ -267,10 +267,10 @@ class Trainer:
         return None
 
     def _utilization(self) -> float | None:
-        """Return the MFU at one clip a second; None where what the device can do is not known."""
+        """Return the MFU at one clip a second; None where it is not known what the device can do, or has to do."""
         config = self.config
         peak = peak_flops(self.device, config.run.precision)
-        if peak is None:
+        if peak is None or config.model.frozen_stages:  # of which there is no backward pass
             return None
         flops = training_flops(self.model, resolution=config.data.clip.crop_size)
         return flops / (peak * self.ranks.world_size)
