@@ -212,12 +212,9 @@ def measure(
 
 def _print_mistakes(result: "EvalResult", classes: Sequence[str]) -> None:
     """Show which classes are taken for which, and where there are few of them all of the confusion matrix."""
-    mistakes = [
-        (count, true, predicted)
-        for true, row in enumerate(result.confusion)
-        for predicted, count in enumerate(row)
-        if count and true != predicted
-    ]
+    from corrnet_train.evaluation.accuracy import frequent_mistakes
+
+    mistakes = frequent_mistakes(result.confusion)
     if not mistakes:
         return
     if len(classes) <= _MOST_IN_TABLE:
@@ -232,7 +229,7 @@ def _print_mistakes(result: "EvalResult", classes: Sequence[str]) -> None:
             cells = [f"[bold]{n}[/]" if place == number else str(n or "") for place, n in enumerate(row)]
             table.add_row(escape(f"{number + 1} {name}"), *cells)
         out.print("videos by class (rows) and what they are taken for (columns):", table, sep="\n")
-    for count, true, predicted in sorted(mistakes, key=lambda item: (-item[0], item[1:]))[:_MOST_MISTAKES]:
+    for true, predicted, count in mistakes[:_MOST_MISTAKES]:
         line = (
             f"{classes[true]} taken for {classes[predicted]}: {count} of {sum(result.confusion[true])} videos"
         )

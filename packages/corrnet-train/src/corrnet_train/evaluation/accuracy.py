@@ -135,6 +135,21 @@ def video_accuracy(predictions: Sequence[VideoPrediction], classes: Sequence[str
     )
 
 
+def frequent_mistakes(confusion: Sequence[Sequence[int]]) -> list[tuple[int, int, int]]:
+    """Return true class, predicted class and number of videos of each mistake, the most frequent ones first.
+
+    Args:
+        confusion: Videos by true class (rows) and predicted class (columns).
+    """
+    mistakes = [
+        (row, column, count)
+        for row, counts in enumerate(confusion)
+        for column, count in enumerate(counts)
+        if row != column and count > 0
+    ]
+    return sorted(mistakes, key=lambda mistake: -mistake[2])
+
+
 def _class_accuracy(label: int, classes: Sequence[str], row: Tensor, among_five: Tensor) -> ClassAccuracy:
     count = int(row.sum())
     if count == 0:

@@ -8,6 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
+from corrnet_train.evaluation.accuracy import frequent_mistakes
 from corrnet_train.report.figures.style import INK, RIGHT, WRONG, figure_style, plain_label, render
 
 _MAX_NUMBERED = 20
@@ -28,13 +29,7 @@ def worst_confusion(confusion: Sequence[Sequence[int]]) -> tuple[int, int, int] 
         True class, predicted class and number of videos; the first in row order among equals; None when
         every video is right.
     """
-    mistakes = [
-        (row, column, count)
-        for row, counts in enumerate(confusion)
-        for column, count in enumerate(counts)
-        if row != column and count > 0
-    ]
-    return max(mistakes, key=lambda mistake: mistake[2], default=None)
+    return next(iter(frequent_mistakes(confusion)), None)
 
 
 def confusion_figure(confusion: Sequence[Sequence[int]], classes: Sequence[str]) -> bytes:
