@@ -84,7 +84,8 @@ markdown_table(rows)
 model_config(name, **overrides)
 model_info(name)
 register_model(*, resolution=224, paper_gmacs=None)
-save_pretrained(model, folder, *, classes=(), metadata=None, card=None, pretrained_cfg=None)
+save_pretrained(model, folder, *, classes=(), metadata=None, card=None, pretrained_cfg=None,
+    transformers_config=None)
 unwrap_names(state)
 """,
 }

@@ -81,6 +81,7 @@ def save_pretrained(
     metadata: Mapping[str, Any] | None = None,
     card: str | None = None,
     pretrained_cfg: PretrainedCfg | None = None,
+    transformers_config: Mapping[str, Any] | None = None,
 ) -> None:
     """Write a model into a folder that can be uploaded to the Hugging Face Hub as it is.
 
@@ -92,6 +93,7 @@ def save_pretrained(
         card: Text of the model card; None writes a short one that says how to load the model.
         pretrained_cfg: What the weights were trained on; None takes the model's own. Frames, classes and fingerprint
             are filled in.
+        transformers_config: Further fields of `corrnet_models.huggingface.CorrNetConfig`, as `problem_type`.
 
     Raises:
         ValueError: If the number of classes is not that of the outputs.
@@ -129,7 +131,9 @@ def save_pretrained(
         "pretrained_cfg": described.model_dump(mode="json"),
     }
     processor = _processor(described)
-    content |= _for_transformers(classes, has_processor=processor is not None)
+    content |= _for_transformers(classes, has_processor=processor is not None) | dict(
+        transformers_config or {}
+    )
     (target / CODE).write_text(_REMOTE_CODE, encoding="utf-8")
     (target / PROCESSOR).unlink(missing_ok=True)
     if processor is not None:

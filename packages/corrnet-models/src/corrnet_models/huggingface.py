@@ -4,6 +4,7 @@ The file `modeling_corrnet.py` in such a folder imports these classes: `trust_re
 """
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -21,13 +22,31 @@ from corrnet_models._registry import build_model
 __all__ = ["CorrNetConfig", "CorrNetForVideoClassification", "CorrNetProcessor"]
 
 
+_LOSSES: dict[str | None, Callable[[Tensor, Tensor], Tensor]] = {
+    "multi_label_classification": functional.binary_cross_entropy_with_logits,
+    "regression": functional.mse_loss,
+}
+
+
 class CorrNetConfig(PretrainedConfig):
-    """What `config.json` holds; `model` has the fields of `ModelConfig`."""
+    """What `config.json` holds; `model` has the fields of `ModelConfig`.
+
+    With `problem_type="regression"` the values that are predicted are outputs of the network times `value_std` plus
+    `value_mean`.
+    """
 
     model_type = "corrnet"
 
-    def __init__(self, model: dict[str, Any] | None = None, **others: Any) -> None:
+    def __init__(
+        self,
+        model: dict[str, Any] | None = None,
+        value_mean: float = 0.0,
+        value_std: float = 1.0,
+        **others: Any,
+    ) -> None:
         self.model = {} if model is None else model
+        self.value_mean = value_mean
+        self.value_std = value_std
         super().__init__(**others)
 
 
@@ -53,14 +72,20 @@ class CorrNetForVideoClassification(PreTrainedModel):
 
         Args:
             pixel_values: Normalized frames [N, frames, channels, H, W].
-            labels: Class numbers [N]; with them there is a loss, their cross-entropy.
+            labels: With them there is a loss. Class numbers [N]: their cross-entropy; with the `problem_type` of
+                several labels 0 or 1 for each class [N, classes]: the binary cross-entropy; of regression values
+                [N, 1]: the mean squared error.
             **others: Is ignored.
 
         Returns:
-            `logits` [N, classes], and `loss`.
+            `logits` [N, classes], or the predicted values [N, 1], and `loss`.
         """
         logits = self.network(pixel_values.transpose(1, 2))
-        loss = None if labels is None else functional.cross_entropy(logits, labels)
+        kind = self.config.problem_type
+        loss_function = _LOSSES.get(kind, functional.cross_entropy)
+        if kind == "regression":
+            logits = logits * self.config.value_std + self.config.value_mean
+        loss = None if labels is None else loss_function(logits, labels)
         return ImageClassifierOutput(loss=loss, logits=logits)
 
 
