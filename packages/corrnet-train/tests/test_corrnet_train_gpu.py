@@ -161,7 +161,7 @@ def test_a_checkpoint_holds_the_weights_of_its_step_although_training_goes_on(de
             torch.cuda._sleep(100_000_000)  # copies and updates wait in the queue
         checkpoint = Checkpoint(
             step=step, config={}, classes=(), model=model.state_dict(), optimizer=optimizer.state_dict(), loader={},
-            rng=[], best_top1=0.0, train_seconds=0.0,
+            rng=[], best_score=0.0, train_seconds=0.0,
         )  # fmt: skip
         writer.save(checkpoint, tmp_path / "last.pt")
         optimizer.step()

@@ -12,11 +12,11 @@ from corrnet_train import evaluate, export_model, extract_features
 SIGNATURES = {
     "Trainer": "config, *, resume, requeue, extend, console, ranks",
     "Trainer.run": "self",
-    "VideoClassifier": "model, *, classes, clip, device, precision, num_clips, pixels",
+    "VideoClassifier": "model, *, classes, clip, device, precision, num_clips, pixels, targets",
     "VideoClassifier.from_checkpoint": "path, *, device, like",
     "VideoClassifier.predict": "self, source, *, num_clips",
-    "VideoClassifier.video_probabilities": "self, views",
-    "VideoClassifier.clip_probabilities": "self, video",
+    "VideoClassifier.video_scores": "self, views",
+    "VideoClassifier.clip_scores": "self, video",
     "VideoClassifier.clip_features": "self, video, *, stage",
     "evaluate": (
         "classifier, shards, split, *, num_clips, num_crops, batch_size, num_workers, on_batch, ranks, journal, "

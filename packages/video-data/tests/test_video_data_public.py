@@ -38,7 +38,8 @@ FACE = {
     "RemoteError": "status",
     "ShardError": "reason",
     "ShardSet": (
-        "path manifest manifest_hash classes multi_label splits num_samples(self, split) class_sizes(self, split) "
+        "path manifest manifest_hash classes task label_text(self, sample) splits num_samples(self, split) "
+        "class_sizes(self, split) "
         "shard_sizes(self, split) samples(self, split) sample(self, split, index) info(self, split, index) "
         "read(self, split, index) has_flow flow_info(self, split, index) read_flow(self, split, "
         "index) shard_indices(self, name) open_tar(self, name)"

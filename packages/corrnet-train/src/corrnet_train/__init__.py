@@ -5,7 +5,7 @@ Example:
     >>> Trainer(config).run()  # doctest: +SKIP
     >>> classifier = VideoClassifier.from_checkpoint("runs/motionbench")  # doctest: +SKIP
     >>> prediction = classifier.predict("some.mp4")  # doctest: +SKIP
-    >>> prediction.classes[0], prediction.probabilities[0]  # doctest: +SKIP
+    >>> prediction.classes[0], prediction.scores[0]  # doctest: +SKIP
     >>> evaluate(classifier, "shards", "test").video_top1  # doctest: +SKIP
     >>> extract_features(classifier, ["one.mp4", "a-folder"], "features.npz")  # doctest: +SKIP
     >>> export_model(classifier, "exported", format="hub")  # doctest: +SKIP

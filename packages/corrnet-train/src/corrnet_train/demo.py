@@ -15,7 +15,7 @@ from torch import Tensor
 from corrnet_models import count_gmacs, count_parameters
 from corrnet_train.analysis.correlation_layers import correlation_layers
 from corrnet_train.config.schema import RunConfig, load_config
-from corrnet_train.evaluation.evaluate import EvalResult, evaluate
+from corrnet_train.evaluation.evaluate import ClassificationResult, evaluate
 from corrnet_train.inference.classifier import VideoClassifier, build_from_config
 from corrnet_train.report.pages.comparison import write_report
 from corrnet_train.report.results import Curves, DatasetSummary, ModelResult, Results
@@ -143,10 +143,12 @@ def _prepare_data(folder: Path, config: MotionBenchConfig) -> tuple[Path, ShardS
     return example, open_shards(packed)
 
 
-def _test(classifier: VideoClassifier, shards: ShardSet, config: RunConfig, console: Console) -> EvalResult:
+def _test(
+    classifier: VideoClassifier, shards: ShardSet, config: RunConfig, console: Console
+) -> ClassificationResult:
     with progress_bar(console) as bar:
         task = bar.add_task(f"test {config.model.name}", total=shards.num_samples("test"))
-        return evaluate(
+        result = evaluate(
             classifier,
             shards,
             "test",
@@ -155,9 +157,11 @@ def _test(classifier: VideoClassifier, shards: ShardSet, config: RunConfig, cons
             num_workers=config.data.num_workers,
             on_batch=lambda n: bar.advance(task, n),
         )
+    assert isinstance(result, ClassificationResult)
+    return result
 
 
-def _model_result(config: RunConfig, trained: TrainResult, tested: EvalResult) -> ModelResult:
+def _model_result(config: RunConfig, trained: TrainResult, tested: ClassificationResult) -> ModelResult:
     model = build_from_config(config, len(tested.confusion))
     curves = Curves.from_metrics(read_metrics(config.run.dir))
     return ModelResult(
@@ -200,7 +204,7 @@ def _samples(
         predictions = {}
         for name, classifier in classifiers.items():
             prediction = classifier.predict(video, num_clips=num_clips)
-            predictions[name] = list(zip(prediction.classes, prediction.probabilities, strict=True))[:3]
+            predictions[name] = list(zip(prediction.classes, prediction.scores, strict=True))[:3]
         frames = decode_views(video, next(iter(classifiers.values())).clip, 1)[0].permute(1, 2, 3, 0)
         yield SampleView(
             key=record.key, frames=frames, true_class=shards.classes[record.label], predictions=predictions

@@ -27,7 +27,7 @@ def checkpoint(config=None, **changes):
     values = {
         "step": 5, "config": config_to_dict(config) if config else {}, "classes": ("a", "b"),
         "model": model.state_dict(), "optimizer": torch.optim.AdamW(model.parameters()).state_dict(),
-        "loader": {"position": 40}, "rng": {"cpu": torch.get_rng_state()}, "best_top1": 0.5,
+        "loader": {"position": 40}, "rng": {"cpu": torch.get_rng_state()}, "best_score": 0.5,
         "train_seconds": 1.5,
     } | changes  # fmt: skip
     return Checkpoint(**values)

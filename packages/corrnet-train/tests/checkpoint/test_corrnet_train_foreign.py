@@ -195,7 +195,7 @@ def test_weights_that_do_not_fit_are_told_by_their_first_names(model_folder, tra
     ):
         VideoClassifier.from_checkpoint(path, device="cpu", like=model_folder)
     empty = {"config": {}, "model": {}, "optimizer": {}, "loader": {}, "rng": [], "classes": ()}
-    Checkpoint(step=0, best_top1=0.0, train_seconds=0.0, **empty).save(path)
+    Checkpoint(step=0, best_score=0.0, train_seconds=0.0, **empty).save(path)
     with pytest.raises(ValueError, match=r"weights.pth has a recipe of its own: leave out --like"):
         VideoClassifier.from_checkpoint(path, device="cpu", like=model_folder)
 

@@ -133,7 +133,7 @@ def test_a_disk_that_refuses_is_an_error_of_the_system(mesh, tmp_path):
 def checkpoint(mesh, step=5, **changes):
     values = {
         "step": step, "config": {}, "classes": ("a", "b"), "optimizer": {}, "loader": {}, "rng": {},
-        "model": {"weight": sharded(mesh, torch.full((2, 3), float(step)))}, "best_top1": 0.5, "train_seconds": 1.5,
+        "model": {"weight": sharded(mesh, torch.full((2, 3), float(step)))}, "best_score": 0.5, "train_seconds": 1.5,
     } | changes  # fmt: skip
     return Checkpoint(**values)
 
@@ -168,13 +168,13 @@ def test_names_of_one_step_lead_to_one_folder(mesh, writer, tmp_path):
 def test_another_state_of_one_step_gets_a_folder_of_its_own(mesh, writer, tmp_path):
     last, best, kept = (tmp_path / name for name in ("last.pt", "best.pt", "step-00000005.pt"))
     writer.save(checkpoint(mesh, evaluation_due=True), kept)
-    writer.save(checkpoint(mesh, evaluation_due=False, best_top1=0.6), best)
+    writer.save(checkpoint(mesh, evaluation_due=False, best_score=0.6), best)
     writer.wait()
     other = ShardedCheckpointWriter(Ranks(launched=True), timeout=30)  # of a run that was resumed
-    other.save(checkpoint(mesh, best_top1=0.7), last)
+    other.save(checkpoint(mesh, best_score=0.7), last)
     other.wait()
     assert shards(tmp_path) == ["shards-00000005", "shards-00000005-2", "shards-00000005-3"]
-    assert [Checkpoint.load(path).best_top1 for path in (kept, best, last)] == [0.5, 0.6, 0.7]
+    assert [Checkpoint.load(path).best_score for path in (kept, best, last)] == [0.5, 0.6, 0.7]
 
 
 def test_the_copy_is_taken_when_saving_begins(mesh, tmp_path):

@@ -93,7 +93,7 @@ def test_eval_prints_accuracies_and_fingerprint_and_writes_json(run, motionbench
     assert f"\n8 {classes[7]}" in output and len(re.findall(r" taken for \S+: ", output)) <= 5
     page = (tmp_path / "eval" / "report.html").read_text()
     shown = sum(n for n, _, _ in wrong)
-    assert f"{shown} of {shown}, the surest first" in page and page.count("data:image/jpeg") == shown
+    assert f"{shown} of {shown}, the worst first" in page and page.count("data:image/jpeg") == shown
     assert page.count("<svg") == 4 and "Training loss, at step" in page  # with the curves of the run
 
 

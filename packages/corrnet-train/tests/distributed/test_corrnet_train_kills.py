@@ -85,7 +85,7 @@ def test_a_run_killed_at_random_moments_ends_with_the_same_bits(
         assert -signal.SIGKILL in codes and 0 not in codes, "no process goes on without the others"
     assert report["half_written"] >= 1, "no kill has met a checkpoint that was being written"
     assert report["steps"] == sorted(report["steps"]) and len(set(report["steps"])) > kills // 2
-    for name in ("model", "optimizer", "loader", "rng", "step", "best_top1"):
+    for name in ("model", "optimizer", "loader", "rng", "step", "best_score"):
         assert_equal(getattr(killed, name), getattr(straight, name), name)
     names = sorted(path.name for path in (tmp_path / "killed" / "checkpoints").iterdir())
     kept = [f"step-{step:08d}.pt" for step in range(20, num_steps + 1, 20)]

@@ -111,7 +111,7 @@ def test_three_crops_of_each_clip_are_averaged(model_folder, motionbench, tmp_pa
     num_right = 0
     for entry in result.predictions:
         views = decode_views(motionbench[0] / entry.source, classifier.clip, 2, num_crops=3)
-        probabilities = classifier.clip_probabilities(views)
+        probabilities = classifier.clip_scores(views)
         assert probabilities.shape == (6, 8) and probabilities.std(dim=0).max() > 1e-3
         assert entry.probabilities == pytest.approx(probabilities.mean(dim=0).tolist(), abs=1e-6)
         num_right += (probabilities.argmax(dim=1) == entry.label).sum().item()

@@ -192,7 +192,7 @@ def test_a_stopped_evaluation_goes_on_to_the_same_result(classifier, broken, tmp
 
 
 def test_ctrl_c_says_that_the_same_command_goes_on(command, tmp_path, monkeypatch):
-    probabilities, calls = VideoClassifier.video_probabilities, []
+    probabilities, calls = VideoClassifier.video_scores, []
 
     def interrupted(self, views):
         calls.append(len(views))
@@ -200,7 +200,7 @@ def test_ctrl_c_says_that_the_same_command_goes_on(command, tmp_path, monkeypatc
             raise KeyboardInterrupt
         return probabilities(self, views)
 
-    monkeypatch.setattr(VideoClassifier, "video_probabilities", interrupted)
+    monkeypatch.setattr(VideoClassifier, "video_scores", interrupted)
     arguments = [*command, "--output", str(tmp_path)]
     stopped = CliRunner().invoke(app, arguments)
     assert stopped.exit_code == 130 and "the same command goes on where it was" in stopped.stderr

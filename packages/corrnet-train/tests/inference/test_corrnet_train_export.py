@@ -61,7 +61,7 @@ def test_a_torch_program_needs_torch_alone(trained, classifier, clips, tmp_path)
     )
     subprocess.run([sys.executable, "-c", script], cwd=tmp_path, check=True)
     found = torch.from_numpy(np.load(tmp_path / "out.npy"))
-    torch.testing.assert_close(found, classifier.clip_probabilities(clips), atol=1e-4, rtol=0)
+    torch.testing.assert_close(found, classifier.clip_scores(clips), atol=1e-4, rtol=0)
     usage = json.loads((tmp_path / "model.pt2.json").read_text())
     assert usage["classes"] == list(classifier.classes)
     assert usage["input"]["shape"] == ["clips", 3, 8, 28, 28]
@@ -118,9 +118,7 @@ def test_an_onnx_graph_gives_the_same_probabilities(trained, classifier, clips, 
     export(trained, tmp_path / "model.onnx")
     session = onnxruntime.InferenceSession(str(tmp_path / "model.onnx"), providers=["CPUExecutionProvider"])
     (found,) = session.run(["probabilities"], {"clips": clips.numpy()})
-    torch.testing.assert_close(
-        torch.from_numpy(found), classifier.clip_probabilities(clips), atol=1e-4, rtol=0
-    )
+    torch.testing.assert_close(torch.from_numpy(found), classifier.clip_scores(clips), atol=1e-4, rtol=0)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model.onnx", "model.onnx.json"]
 
 
@@ -144,7 +142,7 @@ def test_a_folder_is_a_checkpoint_for_the_other_commands(trained, classifier, cl
     export(trained, tmp_path / "model")
     loaded = VideoClassifier.from_checkpoint(tmp_path / "model", device="cpu")
     assert (loaded.classes, loaded.clip) == (classifier.classes, classifier.clip)
-    assert torch.equal(loaded.clip_probabilities(clips), classifier.clip_probabilities(clips))
+    assert torch.equal(loaded.clip_scores(clips), classifier.clip_scores(clips))
     command = ["eval", str(tmp_path / "model"), str(motionbench[1]), "--split", "test", "--num-clips", "1"]
     result = runner.invoke(app, [*command, "--num-workers", "0"])
     assert result.exit_code == 0, result.output

@@ -87,12 +87,12 @@ def test_evaluation_prediction_features_and_windows_agree(classifier, motionbenc
     )
     torch.testing.assert_close(torch.from_numpy(np.load(of_file.path)["features"]), features[35:40])
     prediction = classifier.predict(path, num_clips=5)
-    by_class = dict(zip(prediction.classes, prediction.probabilities, strict=True))
+    by_class = dict(zip(prediction.classes, prediction.scores, strict=True))
     assert [by_class[name] for name in shards.classes] == pytest.approx(
         probabilities[35:40].mean(dim=0).tolist(), abs=1e-6
     )
     for row, window in enumerate(classify_stream(classifier, str(path), hop=1)):
-        seen = dict(zip(window.prediction.classes, window.prediction.probabilities, strict=True))
+        seen = dict(zip(window.prediction.classes, window.prediction.scores, strict=True))
         assert [seen[name] for name in shards.classes] == pytest.approx(
             probabilities[35 + row].tolist(), abs=1e-6
         )

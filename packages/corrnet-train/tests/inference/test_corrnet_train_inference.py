@@ -36,7 +36,7 @@ def test_evaluate_counts_every_video_once_whatever_the_batches(trained, motionbe
     ranked, labels = [], []
     for record in shards.samples("test"):
         clips = decode_views(motionbench[0] / record.source, classifier.clip, 3)
-        ranked.append(classifier.clip_probabilities(clips).argsort(dim=1, descending=True))
+        ranked.append(classifier.clip_scores(clips).argsort(dim=1, descending=True))
         labels.append(record.label)
     hits = torch.stack(ranked) == torch.tensor(labels).view(-1, 1, 1)  # [videos, clips, ranks]
     assert one.clip_top1 == many.clip_top1 == pytest.approx(hits[..., 0].float().mean().item())
@@ -52,19 +52,19 @@ def test_predicting_a_file_equals_evaluating_it(trained, motionbench):
     result = evaluate(classifier, shards, "test", num_clips=4, batch_size=1)
     for record, evaluated in zip(shards.samples("test"), result.predictions, strict=True):
         predicted = classifier.predict(videos / record.source, num_clips=4)
-        by_class = dict(zip(predicted.classes, predicted.probabilities, strict=True))
+        by_class = dict(zip(predicted.classes, predicted.scores, strict=True))
         assert [by_class[name] for name in shards.classes] == evaluated.probabilities
-        assert predicted.probabilities == sorted(predicted.probabilities, reverse=True)
-        assert sum(predicted.probabilities) == pytest.approx(1)
+        assert predicted.scores == sorted(predicted.scores, reverse=True)
+        assert sum(predicted.scores) == pytest.approx(1)
 
 
-def test_video_probabilities_are_the_mean_over_the_clips(trained):
+def test_video_scores_are_the_mean_over_the_clips(trained):
     classifier = VideoClassifier.from_checkpoint(trained, device="cpu")
     views = torch.randint(0, 256, (2, 3, 3, 8, 32, 32), dtype=torch.uint8)
-    clips, videos = classifier.video_probabilities(views)
+    clips, videos = classifier.video_scores(views)
     assert clips.shape == (2, 3, 8) and videos.shape == (2, 8)
     torch.testing.assert_close(clips.mean(1), videos)
-    torch.testing.assert_close(classifier.clip_probabilities(views[1]), clips[1])
+    torch.testing.assert_close(classifier.clip_scores(views[1]), clips[1])
 
 
 def test_another_label_map_is_refused(trained, motionbench):

@@ -65,12 +65,12 @@ def test_evaluation_prediction_and_windows_agree(trained, classifier, motionbenc
     record = shards.sample("test", 3)
     path = motionbench[0] / record.source
     predicted = classifier.predict(path, num_clips=5)
-    by_class = dict(zip(predicted.classes, predicted.probabilities, strict=True))
+    by_class = dict(zip(predicted.classes, predicted.scores, strict=True))
     assert [by_class[name] for name in shards.classes] == pytest.approx(evaluated[record.source], abs=1e-6)
     # 12 frames have 5 windows of 8 frames: those that 5 clips spaced uniformly are.
     windows = list(classify_stream(classifier, str(path), hop=1))
     assert [window.frame for window in windows] == [7, 8, 9, 10, 11]
-    table = [dict(zip(w.prediction.classes, w.prediction.probabilities, strict=True)) for w in windows]
+    table = [dict(zip(w.prediction.classes, w.prediction.scores, strict=True)) for w in windows]
     mean = torch.tensor([[row[name] for name in shards.classes] for row in table]).mean(0)
     torch.testing.assert_close(mean, torch.tensor(evaluated[record.source]))
 
@@ -284,14 +284,14 @@ def test_a_sliding_window_is_shown_and_drawn(trained, folder, tmp_path):
 
 def test_smoothing_weighs_the_windows_before(classifier, folder):
     video = str(folder / "sub 0" / "v.mp4")
-    plain = [dict(zip(w.prediction.classes, w.prediction.probabilities, strict=True))
+    plain = [dict(zip(w.prediction.classes, w.prediction.scores, strict=True))
              for w in classify_stream(classifier, video, hop=2)]  # fmt: skip
     smooth = list(classify_stream(classifier, video, hop=2, smoothing=0.75))
     name = classifier.classes[0]
     expected = plain[0][name]
     for row, window in zip(plain, smooth, strict=True):
         expected = 0.75 * expected + 0.25 * row[name]
-        found = dict(zip(window.prediction.classes, window.prediction.probabilities, strict=True))
+        found = dict(zip(window.prediction.classes, window.prediction.scores, strict=True))
         assert found[name] == pytest.approx(expected, abs=1e-6)
 
 

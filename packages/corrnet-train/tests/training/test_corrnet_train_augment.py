@@ -4,7 +4,9 @@ from kornia import augmentation as K
 from torch.nn import functional as F
 
 from corrnet_train.config.schema import MAX_MAGNITUDE, AugmentConfig
-from corrnet_train.training.augment import Augment, balanced_weights, make_loss
+from corrnet_train.inference.targets import MULTICLASS
+from corrnet_train.training.augment import Augment
+from corrnet_train.training.loss import balanced_weights, make_loss
 from video_data import ClipConfig, normalize
 from video_data.loading.batches import PIXEL_MEAN, PIXEL_STD
 
@@ -174,22 +176,22 @@ def test_a_weighted_loss_of_parts_adds_up_to_that_of_the_whole():
     logits, weights = torch.randn(8, 3), torch.tensor([0.5, 1.0, 4.0])
     labels = torch.tensor([0, 0, 0, 0, 2, 1, 1, 2])
     for smoothing in (0.0, 0.1):
-        loss = make_loss(AugmentConfig(label_smoothing=smoothing), weights)
+        loss = make_loss(MULTICLASS, label_smoothing=smoothing, class_weights=weights)
         for target in (labels, F.one_hot(labels, 3).float()):
             parts = [loss(logits[i : i + 2], target[i : i + 2]) for i in range(0, 8, 2)]
             assert torch.allclose(sum(parts) / 4, loss(logits, target))
     plain = F.cross_entropy(logits, labels, reduction="none")
     assert torch.allclose(
-        make_loss(AugmentConfig(), weights)(logits, labels), (weights[labels] * plain).mean()
+        make_loss(MULTICLASS, class_weights=weights)(logits, labels), (weights[labels] * plain).mean()
     )
     soft = torch.tensor([[0.3, 0.0, 0.7]])
     expected = -(soft * weights * logits[:1].log_softmax(dim=1)).sum()
-    assert torch.allclose(make_loss(AugmentConfig(), weights)(logits[:1], soft), expected)
+    assert torch.allclose(make_loss(MULTICLASS, class_weights=weights)(logits[:1], soft), expected)
 
 
 def test_the_loss_takes_labels_and_shares_and_smooths_both():
     logits, label = torch.randn(4, 5), torch.arange(4)
-    plain, smooth = make_loss(AugmentConfig()), make_loss(AugmentConfig(label_smoothing=0.1))
+    plain, smooth = make_loss(MULTICLASS), make_loss(MULTICLASS, label_smoothing=0.1)
     assert torch.equal(plain(logits, label), F.cross_entropy(logits, label))
     shares = 0.9 * F.one_hot(label, 5) + 0.1 / 5
     assert torch.allclose(smooth(logits, label), plain(logits, shares))

@@ -50,7 +50,7 @@ def test_models_of_flow_train_and_are_evaluated(
     expected = next(row for row in result.predictions if row.key == record.key)
     best = max(range(8), key=expected.probabilities.__getitem__)
     assert prediction.classes[0] == classifier.classes[best]
-    assert prediction.probabilities[0] == pytest.approx(expected.probabilities[best], abs=1e-5)
+    assert prediction.scores[0] == pytest.approx(expected.probabilities[best], abs=1e-5)
     extracted = extract_features(
         classifier, PackedSplit(shards, "test"), tmp_path / "f.npz", num_clips=2, per_clip=True
     )

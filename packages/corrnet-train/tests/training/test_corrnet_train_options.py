@@ -138,7 +138,9 @@ def test_training_ends_early_when_accuracy_stays_and_can_go_on(steady, make_conf
     console = Console(file=io.StringIO(), width=300)
     result = Trainer(config, console=console).run()
     assert result.finished and result.step == 4  # evaluations after each step: 0.25, 0.5, 0.5, 0.5
-    told = "2 evaluations brought no better accuracy than 0.500: the run ends after step 4 of 12 (eval.patience=2)"
+    told = (
+        "2 evaluations brought no better score than 0.500: the run ends after step 4 of 12 (eval.patience=2)"
+    )
     assert told in console.file.getvalue() and "eval.patience=null" in console.file.getvalue()
     again = Trainer(config, resume=True).run()
     assert again.finished and again.step == 4  # a queue that starts it again trains no further

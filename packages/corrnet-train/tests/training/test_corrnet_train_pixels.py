@@ -46,7 +46,7 @@ def test_planes_train_resume_and_are_evaluated(make_config, motionbench, tmp_pat
     record = shards.sample("test", 3)
     expected = next(row for row in accuracy.predictions if row.key == record.key)
     prediction = classifier.predict(motionbench[0] / record.source, num_clips=2)
-    assert prediction.probabilities[0] == pytest.approx(max(expected.probabilities), abs=1e-5)
+    assert prediction.scores[0] == pytest.approx(max(expected.probabilities), abs=1e-5)
     of_split = extract_features(classifier, PackedSplit(shards, "test"), tmp_path / "split.npz", num_clips=2)
     assert of_split.num_rows == 16
     of_files = extract_features(

@@ -60,7 +60,7 @@ def test_accumulated_micro_batches_learn_what_the_whole_batch_does(clip):
     for ours, theirs in zip(one.parameters(), four.parameters(), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
     for ours, theirs in zip(values_one, values_four, strict=True):
-        assert ours.num_correct == theirs.num_correct
+        assert ours.tally == theirs.tally
         assert ours.loss == pytest.approx(theirs.loss, rel=1e-6)
         assert ours.grad_norm == pytest.approx(theirs.grad_norm, rel=1e-5)
 
@@ -123,7 +123,7 @@ def test_a_step_goes_through_its_micro_batches_and_updates_once():
     losses = [nn.functional.cross_entropy(*pair) for pair in zip(logits, label, strict=True)]
     torch.testing.assert_close(result.micro_losses, torch.stack(losses).detach())
     assert values.loss == pytest.approx(sum(losses).item() / 3 / 2 + 0.7)
-    assert values.num_correct == (logits.argmax(2) == label).sum() + 5
+    assert values.tally == (logits.argmax(2) == label).sum() + 5
     assert values.stop
     for ours, theirs in zip(model.parameters(), before.parameters(), strict=True):
         torch.testing.assert_close(ours, theirs - 0.5 * ours.grad)
@@ -228,7 +228,7 @@ def test_labels_that_were_mixed_go_to_the_loss_and_accuracy_keeps_the_labels():
     plain, values = trained(model, data=batches(num_batches=2, size=2))
     mixed, others = trained(model, data=batches(num_batches=2, size=2), prepare=prepare, loss=loss)
     assert seen == [(2, 4), (2, 4)]
-    assert [v.num_correct for v in values] == [v.num_correct for v in others]
+    assert [v.tally for v in values] == [v.tally for v in others]
     torch.testing.assert_close(plain.state_dict(), mixed.state_dict())
 
 
@@ -273,7 +273,7 @@ def test_figures_on_a_gpu_are_copied_without_waiting_and_waited_for_when_they_ar
     result = StepResult.start_reading(OnGpu(), step=7, rate=0.1, micro_losses=losses, keys=[["a"]])
     assert done == [("cpu", True), "recorded"]
     assert (result.step, result.rate, result.micro_losses, result.keys) == (7, 0.1, losses, [["a"]])
-    assert result.values() == StepValues(loss=0.5, num_correct=3, stop=True, grad_norm=2.0)
+    assert result.values() == StepValues(loss=0.5, tally=3, stop=True, grad_norm=2.0)
     assert done[2:] == ["waited"]
 
 

@@ -11,7 +11,7 @@ from corrnet_train.utils.errors import WorkError
 
 
 def message(loss: float, grad_norm: float, num_keys: int) -> str:
-    values = StepValues(loss=loss, num_correct=0, stop=False, grad_norm=grad_norm)
+    values = StepValues(loss=loss, tally=0, stop=False, grad_norm=grad_norm)
     return diverged_message(values, 7, 0.125, [f"k{number}" for number in range(num_keys)], Path("run"))
 
 

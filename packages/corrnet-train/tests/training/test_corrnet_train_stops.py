@@ -28,7 +28,7 @@ EVALUATED = ["eval.every_epochs=0.5", "eval.batch_size=2", "eval.precise_bn=16",
 def assert_same_end(one, other):
     """Two finished runs have the same bits and figures."""
     ends = [Checkpoint.load(run / "checkpoints" / "last.pt") for run in (one, other)]
-    assert ends[0].step == ends[1].step and ends[0].best_top1 == ends[1].best_top1
+    assert ends[0].step == ends[1].step and ends[0].best_score == ends[1].best_score
     assert not ends[0].evaluation_due and not ends[1].evaluation_due
     for name, value in ends[0].model.items():
         assert torch.equal(value, ends[1].model[name]), name

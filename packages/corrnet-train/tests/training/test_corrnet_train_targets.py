@@ -1,56 +1,338 @@
-"""Sets with several labels for each video: not for training, and nothing is made of their first label alone."""
+"""Sets with several labels, or a number, for each video: trained, tested, used and exported."""
 
+import csv
+import json
+import math
+
+import numpy as np
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from corrnet_models import create_model
+from corrnet_train import Trainer, VideoClassifier, evaluate, export_model
+from corrnet_train.checkpoint.state import Checkpoint
 from corrnet_train.cli import app
-from corrnet_train.evaluation.evaluate import evaluate
-from corrnet_train.inference.classifier import VideoClassifier
+from corrnet_train.evaluation.evaluate import MultilabelResult, RegressionResult
 from corrnet_train.inference.features import PackedSplit, extract_features
-from corrnet_train.training.trainer import Trainer
+from corrnet_train.inference.targets import Targets
+from corrnet_train.training.loss import balanced_weights, make_loss, tally
+from corrnet_train.training.metrics_log import read_metrics
 from video_data import ClipConfig, open_shards, pack_csv
+
+SPLITS = {"train": 24, "val": 8}
+
+
+def pack(motionbench, folder, column, targets):
+    """Pack videos with one of a few targets each, in turn; return the folder of the shards."""
+    lines = [f"path,{column},split"]
+    for split, count in SPLITS.items():
+        videos = sorted((motionbench[0] / "videos" / split).glob("*/*.mp4"))[:count]
+        lines += [f"{path},{targets[number % len(targets)]},{split}" for number, path in enumerate(videos)]
+    (folder / "list.csv").write_text("\n".join(lines))
+    pack_csv(folder / "list.csv", folder / "shards", progress=False)
+    return folder / "shards"
 
 
 @pytest.fixture(scope="module")
 def several(motionbench, tmp_path_factory):
-    """Shards of eight videos, the first with two labels."""
-    folder = tmp_path_factory.mktemp("several")
-    videos = sorted((motionbench[0] / "videos" / "train").glob("*/*.mp4"))[:8]
-    rows = [f"{path},{'run|jump' if number == 0 else 'run'},train" for number, path in enumerate(videos)]
-    (folder / "list.csv").write_text("\n".join(["path,labels,split", *rows]))
-    pack_csv(folder / "list.csv", folder / "shards", progress=False)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def classifier():
-    model = create_model("corrnet_tiny", num_classes=2, num_frames=4)
-    return VideoClassifier(
-        model,
-        classes=("jump", "run"),
-        clip=ClipConfig(num_frames=4, crop_size=32),
-        device=next(model.parameters()).device,
+    return pack(
+        motionbench, tmp_path_factory.mktemp("several"), "labels", ["jump", "run|jump", "run", "run|sit"]
     )
 
 
-def test_training_and_evaluation_refuse_them(several, classifier, make_config):
-    with pytest.raises(ValueError, match=r"several labels for each video \(multi-label\)"):
-        Trainer(make_config(f"data.shards={several / 'shards'}", "data.eval_split=none"))
-    with pytest.raises(ValueError, match=r"several labels for each video \(multi-label\)"):
-        evaluate(classifier, open_shards(several / "shards"), "train", num_clips=1)
+@pytest.fixture(scope="module")
+def numbers(motionbench, tmp_path_factory):
+    return pack(motionbench, tmp_path_factory.mktemp("numbers"), "value", ["1000", "1010", "1030"])
 
 
-def test_videos_with_several_labels_are_not_packed_for_nothing(several, tmp_path, monkeypatch):
+def a_classifier(num_outputs, names, targets):
+    torch.manual_seed(0)
+    model = create_model("corrnet_tiny", num_classes=num_outputs, num_frames=4)
+    clip = ClipConfig(num_frames=4, crop_size=32)
+    return VideoClassifier(model, classes=names, clip=clip, device=torch.device("cpu"), targets=targets)
+
+
+def told(*arguments, code=0):
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments], env={"COLUMNS": "100"})
+    assert result.exit_code == code, result.output
+    return " ".join(result.output.split())
+
+
+# --- losses and what is told beside them
+
+
+def test_the_loss_of_several_labels_is_the_binary_cross_entropy_of_each():
+    logits, labels = torch.randn(6, 3), torch.randint(2, (6, 3)).float()
+    p = logits.sigmoid()
+    expected = -(labels * p.log() + (1 - labels) * (1 - p).log()).mean()
+    torch.testing.assert_close(make_loss(Targets("multilabel"))(logits, labels), expected)
+
+
+def test_balanced_weights_make_a_rare_label_count_as_much_as_its_absence():
+    weights = balanced_weights([1, 5, 0], num_samples=10)
+    assert weights.tolist() == [9, 1, 0]
+    labels = torch.zeros(10, 3)
+    labels[0, 0] = 1
+    each = torch.zeros(10, 3, requires_grad=True)
+    make_loss(Targets("multilabel"), class_weights=weights)(each, labels).backward()
+    assert each.grad[0, 0].item() == pytest.approx(-each.grad[1:, 0].sum().item())
+
+
+def test_the_loss_of_numbers_does_not_depend_on_their_unit():
+    outputs = torch.randn(5, 1)
+    meters = Targets("regression", mean=3.0, std=2.0)
+    millimeters = Targets("regression", mean=3000.0, std=2000.0)
+    values = 5 * torch.rand(5, 1)
+    torch.testing.assert_close(
+        make_loss(meters)(outputs, values), make_loss(millimeters)(outputs, 1000 * values)
+    )
+    torch.testing.assert_close(1000 * meters.scores(outputs), millimeters.scores(outputs))
+    perfect = (values - 3) / 2
+    assert make_loss(meters)(perfect, values) < 1e-10
+    assert tally(meters)(perfect + 1, values).item() == pytest.approx(5 * 2)
+
+
+def test_a_clip_of_several_labels_is_hit_where_its_most_probable_class_is_one_of_them():
+    outputs = torch.tensor([[0.1, 2.0, 1.0], [3.0, 0.0, 0.0], [0.0, 0.0, 9.0]])
+    labels = torch.tensor([[1.0, 1.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]])
+    assert tally(Targets("multilabel"))(outputs, labels) == 2
+
+
+# --- training
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mixed", [False, True])
+def test_several_labels_are_trained_and_resumed_to_the_bit(mixed, several, make_config):
+    settings = [f"data.shards={several}", "eval.every_epochs=0.5", "run.checkpoint_every=2"]
+    settings += ["optim.class_weights=balanced", *(["augment.mixup=0.8"] if mixed else [])]
+    config = make_config(*settings, "optim.epochs=2")
+    whole = Trainer(config).run()
+    lines = read_metrics(config.run.dir)
+    losses = [line["loss"] for line in lines if line["kind"] == "train"]
+    assert all(math.isfinite(loss) for loss in losses) and losses[0] < 2
+    assert all(0 <= line["hit1"] <= 1 for line in lines if line["kind"] == "train")
+    evals = [line for line in lines if line["kind"] == "eval"]
+    assert evals and all(0 < line["map"] <= 1 and line["num_videos"] == 8 for line in evals)
+    stopped = make_config(*settings, "optim.epochs=2", name="stopped")
+    trainer = Trainer(stopped)
+    save = trainer.save
+
+    def stop_at_two(*paths):
+        save(*paths)
+        if trainer.step == 2:
+            trainer.writer.wait()
+            raise KeyboardInterrupt
+
+    trainer.save = stop_at_two
+    with pytest.raises(KeyboardInterrupt):
+        trainer.run()
+    again = Trainer(stopped, resume=True).run()
+    ours, theirs = Checkpoint.load(whole.checkpoint), Checkpoint.load(again.checkpoint)
+    assert ours.step == theirs.step and ours.best_score == theirs.best_score > 0
+    assert all(torch.equal(ours.model[name], theirs.model[name]) for name in ours.model)
+
+
+@pytest.mark.slow
+def test_numbers_are_learned_in_their_unit(numbers, make_config):
+    config = make_config(f"data.shards={numbers}", "optim.epochs=10", "eval.every_epochs=5", "optim.lr=2e-3")
+    result = Trainer(config).run()
+    lines = read_metrics(config.run.dir)
+    maes = [line["mae"] for line in lines if line["kind"] == "train"]
+    assert maes[-1] < maes[0]
+    assert all(0 < line["rmse"] < 100 for line in lines if line["kind"] == "eval")
+    classifier = VideoClassifier.from_checkpoint(result.checkpoint)
+    values = [sample.value for sample in open_shards(numbers).samples("train")]
+    assert classifier.targets == Targets("regression", float(np.mean(values)), float(np.std(values)))
+    assert Checkpoint.load(result.checkpoint).best_score == -min(
+        line["mae"] for line in lines if line["kind"] == "eval"
+    )
+
+
+def test_a_set_with_one_value_is_refused(motionbench, numbers, make_config, tmp_path):
+    lines = (numbers.parent / "list.csv").read_text().splitlines()
+    lines = [line.replace("1010,train", "1000,train").replace("1030,train", "1000,train") for line in lines]
+    (tmp_path / "list.csv").write_text("\n".join(lines))
+    pack_csv(tmp_path / "list.csv", tmp_path / "shards", progress=False)
+    with pytest.raises(ValueError, match=r"all videos of split train .* have the value 1000"):
+        Trainer(make_config(f"data.shards={tmp_path / 'shards'}"))
+
+
+@pytest.mark.parametrize(
+    ("setting", "kinds"),
+    [
+        ("augment.label_smoothing=0.1", ("several", "numbers")),
+        ("data.sampling=balanced", ("several", "numbers")),
+        ("augment.mixup=0.8", ("numbers",)),
+        ("augment.cutmix=1", ("numbers",)),
+        ("optim.class_weights=balanced", ("numbers",)),
+    ],
+)
+def test_settings_that_are_for_one_class_are_refused(setting, kinds, request, make_config):
+    for kind in kinds:
+        config = make_config(f"data.shards={request.getfixturevalue(kind)}", setting)
+        with pytest.raises(
+            ValueError, match=f"{setting.partition('=')[0]}=.* is for videos of one class each"
+        ):
+            Trainer(config)
+        assert not config.run.dir.exists()
+
+
+def test_a_run_does_not_go_on_with_shards_of_another_kind(several, numbers, make_config):
+    settings = ["optim.epochs=0.4", "data.eval_split=none"]
+    Trainer(make_config(f"data.shards={several}", *settings)).run()
+    with pytest.raises(ValueError):
+        Trainer(make_config(f"data.shards={numbers}", *settings), resume=True)
+
+
+# --- testing
+
+
+def test_an_evaluation_of_several_labels_agrees_with_its_own_table(several, tmp_path):
+    classifier = a_classifier(3, ("jump", "run", "sit"), Targets("multilabel"))
+    result = evaluate(classifier, several, "val", num_clips=2)
+    assert isinstance(result, MultilabelResult) and result.num_videos == 8
+    table = np.array([[*p.target, *p.scores] for p in result.predictions])
+    assert table[:, :3].sum(axis=0).tolist() == [4, 6, 2] and not np.allclose(table[:, 3:].sum(axis=1), 1)
+    precisions = []
+    for label in range(3):
+        order = np.argsort(-table[:, 3 + label], kind="stable")
+        right = table[order, label]
+        precisions.append((np.cumsum(right) / np.arange(1, 9))[right == 1].mean())
+    assert result.score == pytest.approx(np.mean(precisions))
+    metrics = pytest.importorskip("sklearn.metrics")
+    assert result.score == pytest.approx(metrics.average_precision_score(table[:, :3], table[:, 3:]))
+
+
+def test_an_evaluation_of_numbers_agrees_with_its_own_table(numbers):
+    classifier = a_classifier(1, ("value",), Targets("regression", 1010, 10))
+    result = evaluate(classifier, numbers, "val", num_clips=2)
+    assert isinstance(result, RegressionResult)
+    true, predicted = np.array([[p.target[0], p.scores[0]] for p in result.predictions]).T
+    errors = predicted - true
+    assert set(true) == {1000, 1010, 1030} and abs(predicted - 1010).max() < 100
+    figures = {
+        "mae": abs(errors).mean(),
+        "rmse": np.sqrt((errors**2).mean()),
+        "r2": 1 - (errors**2).sum() / ((true - true.mean()) ** 2).sum(),
+    }
+    assert result.figures == pytest.approx(figures) and result.score == -result.video.mae
+    assert result.video.guess_mae == pytest.approx(abs(true - np.median(true)).mean())
+    (place, worst), *_ = result.mistakes(3)
+    assert abs(worst.scores[0] - worst.target[0]) == pytest.approx(abs(errors).max(), rel=1e-6)
+    assert open_shards(numbers).sample("val", place).source == worst.source
+
+
+def test_shards_of_another_kind_are_refused(several, numbers):
+    classifier = a_classifier(3, ("jump", "run", "sit"), Targets())
+    with pytest.raises(
+        ValueError, match="the task of the shards is multilabel, that of the model multiclass"
+    ):
+        evaluate(classifier, several, "val", num_clips=1)
+    classifier = a_classifier(1, ("value",), Targets("multilabel"))
+    with pytest.raises(
+        ValueError, match="the task of the shards is regression, that of the model multilabel"
+    ):
+        evaluate(classifier, numbers, "val", num_clips=1)
+
+
+def test_labels_are_named_in_full(several, tmp_path):
+    classifier = a_classifier(3, ("jump", "run", "sit"), Targets("multilabel"))
+    extract_features(
+        classifier, PackedSplit(open_shards(several), "val"), tmp_path / "f.safetensors", num_clips=1
+    )
+    assert (tmp_path / "f.csv").read_text().count(",run|jump,") == 2
+    assert "3, several for each video" in told("inspect", several)
+
+
+# --- from the command line
+
+
+def test_from_a_csv_of_several_labels_to_a_page_and_a_prediction(several, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    result = CliRunner().invoke(app, ["train", str(several / "list.csv")])
-    assert result.exit_code == 2 and "several labels for each video (the column labels)" in result.output
-    assert not list(tmp_path.iterdir())
+    settings = ["optim.epochs=2", "data.num_workers=0", "data.clip.crop_size=32", "optim.batch_size=8"]
+    output = told("train", several.parent / "list.csv", *settings)
+    assert "augment.label_smoothing" in output and "mAP" in output and "average precision" in output
+    run = next((tmp_path / "runs").glob("*/config.yaml")).parent
+    record = json.loads((run / "report" / "result.json").read_text())
+    assert 0 < record["mean_average_precision"] <= 1
+    rows = list(csv.DictReader((run / "report" / "predictions.csv").open()))
+    assert len(rows) == 8 and {row["labels"] for row in rows} >= {"jump", "jump|run"}
+    assert [row["class"] for row in csv.DictReader((run / "report" / "classes.csv").open())] == [
+        "jump",
+        "run",
+        "sit",
+    ]
+    page = (run / "report" / "report.html").read_text()
+    assert "mAP" in page and "held-out mAP" in page
+    video = rows[0]["source"]
+    told("predict", run, several.parent / video, "--json", tmp_path / "p.json")
+    (predicted,) = json.loads((tmp_path / "p.json").read_text())
+    assert set(predicted["probabilities"]) == {"jump", "run", "sit"}
 
 
-def test_they_are_named_in_full(several, classifier, tmp_path):
-    shards = open_shards(several / "shards")
-    extract_features(classifier, PackedSplit(shards, "train"), tmp_path / "f.safetensors", num_clips=1)
-    assert (tmp_path / "f.csv").read_text().count(",run|jump,") == 1
-    told = CliRunner().invoke(app, ["inspect", str(several / "shards")], env={"COLUMNS": "100"}).output
-    assert "2, several for each video" in " ".join(told.split())
+def test_from_a_csv_of_numbers_to_a_page_and_a_prediction(numbers, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    settings = ["optim.epochs=2", "data.num_workers=0", "data.clip.frame_stride=1", "optim.batch_size=8"]
+    output = told("train", numbers.parent / "list.csv", *settings)
+    assert "MAE of one guess for all" in output
+    run = next((tmp_path / "runs").glob("*/config.yaml")).parent
+    assert json.loads((run / "report" / "result.json").read_text())["guess_mae"] > 0
+    assert not (run / "report" / "classes.csv").exists()
+    assert "Predicted and true values" in (run / "report" / "report.html").read_text()
+    video = numbers.parent / next(csv.DictReader((run / "report" / "predictions.csv").open()))["source"]
+    shown = told("predict", run, video, "--json", tmp_path / "p.json")
+    (predicted,) = json.loads((tmp_path / "p.json").read_text())
+    assert 900 < predicted["value"] < 1100 and f"value {predicted['value']:.5g}" in shown
+    told("predict", run, video, "--hop", "8", "--annotate", tmp_path / "a.mp4", "--json", tmp_path / "w.json")
+    assert all(900 < window["value"] < 1100 for window in json.loads((tmp_path / "w.json").read_text()))
+    before = numbers.parent / "list.csv"
+    changed = tmp_path / "list.csv"
+    changed.write_text(before.read_text().replace("1010", "1011"))
+    assert "packed from other videos" in told("train", changed, "run.dir=runs/other", code=2)
+
+
+# --- elsewhere
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", ["multilabel", "regression"])
+def test_exported_models_say_the_same(task, numbers, tmp_path):
+    targets = Targets(task, 1010, 10) if task == "regression" else Targets(task)
+    classifier = a_classifier(1, ("value",), targets)
+    clips = torch.randint(256, (2, 3, 4, 32, 32), dtype=torch.uint8)
+    expected = classifier.clip_scores(clips)
+    export_model(classifier, tmp_path / "m.pt2", format="torch")
+    program = torch.export.load(tmp_path / "m.pt2").module()
+    torch.testing.assert_close(program(clips), expected, rtol=1e-5, atol=1e-5)
+    name = json.loads((tmp_path / "m.pt2.json").read_text())["output"]["name"]
+    assert name == ("values" if task == "regression" else "probabilities")
+    export_model(classifier, tmp_path / "hub", format="hub")
+    loaded = VideoClassifier.from_checkpoint(tmp_path / "hub", device="cpu")
+    assert loaded.targets == targets and torch.equal(loaded.clip_scores(clips), expected)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", ["multilabel", "regression"])
+def test_transformers_knows_the_problem(task, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    transformers = pytest.importorskip("transformers")
+    for module in ("dynamic_module_utils", "utils.hub"):  # where code of folders is kept
+        monkeypatch.setattr(f"transformers.{module}.HF_MODULES_CACHE", str(tmp_path / "cache"), raising=False)
+    targets = Targets(task, 1010, 10) if task == "regression" else Targets(task)
+    classifier = a_classifier(1, ("value",), targets)
+    export_model(classifier, tmp_path / "hub", format="hub")
+    model = transformers.AutoModelForVideoClassification.from_pretrained(
+        tmp_path / "hub", trust_remote_code=True
+    )
+    clips = torch.randint(256, (2, 3, 4, 32, 32), dtype=torch.uint8)
+    pixels = ((clips / 255 - 0.45) / 0.225).transpose(1, 2)
+    labels = torch.tensor([[1.0], [0.0]])
+    with torch.no_grad():
+        made = model(pixels, labels=labels)
+    scores = made.logits if task == "regression" else made.logits.sigmoid()
+    torch.testing.assert_close(scores, classifier.clip_scores(clips), rtol=1e-4, atol=1e-4)
+    plain = scores - labels if task == "regression" else None
+    expected = plain.square().mean() if plain is not None else make_loss(targets)(made.logits, labels)
+    torch.testing.assert_close(made.loss, expected)

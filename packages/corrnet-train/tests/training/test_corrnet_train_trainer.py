@@ -64,7 +64,7 @@ def test_an_interrupted_run_ends_with_the_same_bits(make_config, model):
     ours, theirs = Checkpoint.load(straight.checkpoint), Checkpoint.load(resumed.checkpoint)
     for name in ("model", "optimizer", "rng"):
         torch.testing.assert_close(getattr(theirs, name), getattr(ours, name), rtol=0, atol=0, msg=name)
-    assert (theirs.loader, theirs.best_top1) == (ours.loader, ours.best_top1)
+    assert (theirs.loader, theirs.best_score) == (ours.loader, ours.best_score)
     assert theirs.train_seconds > stopped.train_seconds > 0
     lines = [read_metrics(straight.checkpoint.parents[1]), read_metrics(resumed.checkpoint.parents[1])]
     timeless = [[{k: v for k, v in line.items() if k not in MEASURED} for line in run] for run in lines]
@@ -166,7 +166,7 @@ def test_the_first_of_the_best_evaluations_is_kept_and_remembered(make_config, m
     assert num_clips == [1] * 4
     assert Checkpoint.load(result.checkpoint.with_name("best.pt")).step == 2
     again = Trainer(config, resume=True)
-    assert (again.best_top1, again.train_seconds) == (0.5, result.train_seconds)
+    assert (again.best_score, again.train_seconds) == (0.5, result.train_seconds)
 
 
 def test_bf16_trains_evaluates_and_keeps_fp32_weights(make_config):

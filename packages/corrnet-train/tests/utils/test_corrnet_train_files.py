@@ -28,7 +28,7 @@ from corrnet_train.checkpoint.state import Checkpoint
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 state = {{"weight": torch.zeros(1_000_000)}}
 Checkpoint(step=1, config={{}}, classes=["a"], model=state, optimizer={{}}, loader={{}}, rng={{}},
-           best_top1=0.0, train_seconds=0.0).save(pathlib.Path({str(tmp_path)!r}) / "last.pt")
+           best_score=0.0, train_seconds=0.0).save(pathlib.Path({str(tmp_path)!r}) / "last.pt")
 """
     result = subprocess.run(
         [sys.executable, "-c", code],

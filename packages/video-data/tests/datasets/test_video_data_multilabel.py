@@ -27,15 +27,15 @@ def shards(table):
     return open_shards(table.parent / "shards")
 
 
-def test_a_csv_with_the_column_labels_is_a_multi_label_set(shards):
-    assert shards.multi_label and shards.classes == ("jump", "run", "sit")
+def test_a_csv_with_the_column_labels_is_a_multilabel_set(shards):
+    assert shards.task == "multilabel" and shards.classes == ("jump", "run", "sit")
     counts = shards.manifest.splits["train"]
     assert (counts.num_samples, counts.per_class) == (2, {"jump": 2, "run": 1, "sit": 0})
     assert shards.manifest.splits["val"].per_class == {"jump": 1, "run": 1, "sit": 1}
     assert verify_shards(shards.path, progress=False).problems == ()
 
 
-def test_batches_of_a_multi_label_set_have_a_1_for_each_label(shards):
+def test_batches_of_a_multilabel_set_have_a_1_for_each_label(shards):
     batch = next(iter(train_loader(shards, "train", CLIP, batch_size=2, seed=0)))
     labels = dict(zip((key[0] for key in batch.keys), batch.label.tolist(), strict=True))
     assert batch.label.dtype == torch.float32 and labels == {"a": [1, 1, 0], "b": [1, 0, 0]}
@@ -44,7 +44,7 @@ def test_batches_of_a_multi_label_set_have_a_1_for_each_label(shards):
 
 
 def test_samples_of_several_classes_cannot_be_balanced(shards):
-    with pytest.raises(ValueError, match="balanced is for sets of one label"):
+    with pytest.raises(ValueError, match="balanced is for sets whose samples are of one class each"):
         train_loader(shards, "train", CLIP, batch_size=2, seed=0, balanced=True)
 
 
@@ -69,7 +69,7 @@ def test_a_validation_split_has_its_share_of_each_label(tmp_path):
         (tmp_path / f"{number}.mp4").touch()
     (tmp_path / "list.csv").write_text(f"path,labels\n{rows}")
     split = split_validation(list_csv(tmp_path / "list.csv"), 0.2)
-    assert split.multi_label
+    assert split.task == "multilabel"
     for label, total in (("x", 30), ("y", 40), ("z", 20)):
         in_val = sum(label in entry.labels for entry in split.entries if entry.split == "val")
         assert abs(in_val - total / 5) <= 1
@@ -85,8 +85,11 @@ def test_a_validation_split_has_its_share_of_each_label(tmp_path):
             "path,labels\na.mp4,x|y\n./a.mp4,y\n",
             "line 3: ./a.mp4 was listed before with another label or split",
         ),
-        ("path,label,labels\na.mp4,x,y\n", "there is a column label and a column labels"),
-        ("path,tags\na.mp4,x\n", "no column label in the header, nor labels of several for each video"),
+        ("path,label,labels\na.mp4,x,y\n", "there are columns label and labels"),
+        (
+            "path,tags\na.mp4,x\n",
+            "no column label in the header, nor labels of several for each video",
+        ),
         ("path,labels\na.mp4,x|X\nb.mp4,y\n", "differ in case"),
     ],
 )

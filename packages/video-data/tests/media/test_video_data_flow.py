@@ -201,7 +201,12 @@ def test_an_index_with_flow_behind_the_end_of_the_tar_is_refused(packed):
     shard, path = manifest.shards[0], packed / f"{manifest.shards[0].name}.json"
     index = json.loads(path.read_text())
     flow = index["samples"][-1]["flow"]
-    limits = {"num_samples": shard.num_samples, "num_classes": 3, "tar_size": shard.size}
+    limits = {
+        "num_samples": shard.num_samples,
+        "num_classes": 3,
+        "task": manifest.task,
+        "tar_size": shard.size,
+    }
     for offset, is_inside in ((shard.size - flow["size"], True), (shard.size - flow["size"] + 1, False)):
         flow["offset"] = offset
         content = json.dumps(index).encode()

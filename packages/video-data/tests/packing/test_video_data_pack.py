@@ -414,8 +414,8 @@ def damage(folder, file, change):
         ("manifest.json", lambda b: b[:50], r"manifest.json: content"),
         (
             "manifest.json",
-            lambda b: b.replace(b'"format_version": 3', b'"format_version": 2'),
-            "format 2 was written by another version of video-data, this one reads 3: pack the videos again",
+            lambda b: b.replace(b'"format_version": 4', b'"format_version": 2'),
+            "format 2 was written by another version of video-data, this one reads 4: pack the videos again",
         ),
         ("manifest.json", lambda b: b.replace(b'"size"', b'"length"'), r"manifest.json: shards.0"),
         ("manifest.json", lambda b: b.replace(b"train-000000", b"../../000000"), r"shards.0.name"),

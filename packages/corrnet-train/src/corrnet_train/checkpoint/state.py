@@ -24,7 +24,7 @@ from video_data.utils.files import atomic_path, what_instead_of_file
 from video_data.utils.messages import some_of
 from video_data.utils.settings import changed_settings
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 _EPOCHS = "optim.epochs"
 
 
@@ -48,7 +48,7 @@ class Checkpoint:
         optimizer: State dict of the optimizer.
         loader: State of the training loader (manifest hash, split, seed, position).
         rng: The generator states of torch by device name, for each rank.
-        best_top1: Best held-out video top-1 so far, in 0..1; -1 before the first evaluation.
+        best_score: Best `EvalResult.score` of the held-out videos so far; -inf before the first evaluation.
         train_seconds: Time spent training so far, in seconds.
         scaler: State of the loss scaler; empty without fp16.
         ema: State of the averaged weights (`optim.AveragedModel`); empty where they are not kept.
@@ -57,6 +57,7 @@ class Checkpoint:
         evaluation_due: Whether the evaluation after this step has yet to be made.
         replaced: Training samples so far that could not be read and were replaced, of all ranks.
         meter: Sums of what the next log line will tell (`run_log.Meter`); empty right after a line.
+        targets: What the outputs of the model stand for (fields of `Targets`); empty for its defaults.
     """
 
     step: int
@@ -66,7 +67,7 @@ class Checkpoint:
     optimizer: dict[str, Any]
     loader: dict[str, Any]
     rng: list[dict[str, torch.Tensor]]
-    best_top1: float
+    best_score: float
     train_seconds: float
     scaler: dict[str, Any] = field(default_factory=dict)
     ema: dict[str, Any] = field(default_factory=dict)
@@ -75,6 +76,7 @@ class Checkpoint:
     stale_evaluations: int = 0
     replaced: int = 0
     meter: dict[str, float] = field(default_factory=dict)
+    targets: dict[str, Any] = field(default_factory=dict)
 
     @property
     def weights(self) -> dict[str, Any]:

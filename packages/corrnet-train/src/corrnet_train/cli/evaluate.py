@@ -36,8 +36,8 @@ from corrnet_train.utils.files import check_output
 from video_data.utils.messages import hide_secrets
 
 if TYPE_CHECKING:  # imported where it is used: it takes a second
-    from corrnet_train.evaluation.evaluate import EvalResult
-    from corrnet_train.inference.classifier import VideoClassifier
+    from corrnet_train.evaluation.evaluate import ClassificationResult, EvalResult
+    from corrnet_train.inference.classifier import Prediction, VideoClassifier
     from corrnet_train.report.results import Curves
 
 _MOST_LINES = 100  # of videos that are not counted
@@ -174,13 +174,7 @@ def measure(
                 raise typer.Exit(EXIT_INTERRUPTED) from None
     if not ranks.is_first:
         return
-    table = Table("", "top-1", "top-5")
-    table.add_row("clip", f"{result.clip_top1:.4f}", f"{result.clip_top5:.4f}")
-    table.add_row("video", f"{result.video_top1:.4f}", f"{result.video_top5:.4f}")
-    table.add_row("mean over classes", f"{result.video.mean_class:.4f}", "")
-    out.print(table)
-    _print_mistakes(result, classifier.classes)
-    out.print(f"expected calibration error: {result.video.calibration.expected_error:.4f}", highlight=False)
+    _print_figures(result, classifier.classes)
     for name, value in result.fingerprint.items():
         out.print(escape(f"{name}: {value}"), highlight=False, soft_wrap=True)
     if output is not None:
@@ -210,7 +204,38 @@ def measure(
         raise typer.Exit(EXIT_VIDEOS_LEFT_OUT)
 
 
-def _print_mistakes(result: "EvalResult", classes: Sequence[str]) -> None:
+def _print_figures(result: "EvalResult", classes: Sequence[str]) -> None:
+    """Show the figures of merit."""
+    from corrnet_train.evaluation.evaluate import ClassificationResult, MultilabelResult, RegressionResult
+
+    if isinstance(result, ClassificationResult):
+        table = Table("", "top-1", "top-5")
+        table.add_row("clip", f"{result.clip_top1:.4f}", f"{result.clip_top5:.4f}")
+        table.add_row("video", f"{result.video_top1:.4f}", f"{result.video_top5:.4f}")
+        table.add_row("mean over classes", f"{result.video.mean_class:.4f}", "")
+        out.print(table)
+        _print_mistakes(result, classes)
+        error = result.video.calibration.expected_error
+        out.print(f"expected calibration error: {error:.4f}", highlight=False)
+    elif isinstance(result, MultilabelResult):
+        video = result.video
+        table = Table("mAP", "F1 at 0.5", "Hit@1")
+        table.add_row(f"{video.mean_average_precision:.4f}", f"{video.f1:.4f}", f"{video.hit1:.4f}")
+        out.print(table)
+        known = [entry for entry in video.per_class if entry.average_precision is not None]
+        weakest = sorted(known, key=lambda entry: (entry.average_precision, entry.name))[:_MOST_MISTAKES]
+        for entry in weakest:
+            line = f"{entry.name}: average precision {entry.average_precision:.4f} over {entry.num_videos} videos"
+            out.print(escape(line), highlight=False, soft_wrap=True)
+    elif isinstance(result, RegressionResult):
+        errors = result.video
+        table = Table("MAE", "RMSE", "R²", "MAE of one guess for all")
+        r2 = "" if errors.r2 is None else f"{errors.r2:.4f}"
+        table.add_row(f"{errors.mae:.4g}", f"{errors.rmse:.4g}", r2, f"{errors.guess_mae:.4g}")
+        out.print(table)
+
+
+def _print_mistakes(result: "ClassificationResult", classes: Sequence[str]) -> None:
     """Show which classes are taken for which, and where there are few of them all of the confusion matrix."""
     from corrnet_train.evaluation.accuracy import frequent_mistakes
 
@@ -346,9 +371,8 @@ def _predict_videos(
                 records.append({"video": video.shown, "error": hide_secrets(error)})
             else:
                 out.print(f"[bold]{escape(video.shown)}[/]", highlight=False, soft_wrap=True)
-                out.print(_bars(prediction.classes[:top], prediction.probabilities[:top]))
-                pairs = zip(prediction.classes, prediction.probabilities, strict=True)
-                records.append({"video": video.shown, "probabilities": dict(pairs)})
+                out.print(_bars(prediction, top))
+                records.append({"video": video.shown, **_record(prediction)})
             bar.advance(task)
     if json_file is not None:
         write_json(json_file, records)
@@ -376,14 +400,13 @@ def _predict_windows(
         windows = classify_stream(classifier, source, hop=hop, smoothing=smoothing, on_frame=on_frame)
         try:
             for window in windows:
-                names, values = window.prediction.classes[:top], window.prediction.probabilities[:top]
-                ranked = "  ".join(f"{name} {value:.0%}" for name, value in zip(names, values, strict=True))
+                pairs = list(zip(window.prediction.classes, window.prediction.texts, strict=True))[:top]
+                ranked = "  ".join(f"{name} {text}" for name, text in pairs)
                 moment = f"frame {window.frame}" if window.seconds is None else f"{window.seconds:8.2f} s"
                 line = f"{moment}  {ranked}  ({1000 * window.latency:.0f} ms)"
                 out.print(escape(line), highlight=False, soft_wrap=True)
-                pairs = zip(window.prediction.classes, window.prediction.probabilities, strict=True)
                 records.append(
-                    {"frame": window.frame, "seconds": window.seconds, "probabilities": dict(pairs)}
+                    {"frame": window.frame, "seconds": window.seconds, **_record(window.prediction)}
                 )
         except KeyboardInterrupt:  # the way to end a camera
             interrupted = True
@@ -396,12 +419,21 @@ def _predict_windows(
         )
 
 
-def _bars(classes: tuple[str, ...], probabilities: list[float]) -> Table:
+def _record(prediction: "Prediction") -> dict[str, Any]:
+    """Return a prediction as JSON has it."""
+    if prediction.task == "regression":
+        return dict(zip(prediction.classes, prediction.scores, strict=True))
+    return {"probabilities": dict(zip(prediction.classes, prediction.scores, strict=True))}
+
+
+def _bars(prediction: "Prediction", top: int) -> Table:
+    classes = prediction.classes[:top]
     table = Table(box=None, show_header=False, padding=(0, 1))
     width = max(10, min(40, out.width - max(map(len, classes)) - 12))
     block = "█" if has_character(out.file, "█") else "#"
-    for name, probability in zip(classes, probabilities, strict=True):
-        table.add_row(
-            escape(name), f"{probability:6.1%}", "[cyan]" + block * round(probability * width) + "[/]"
-        )
+    for name, score in zip(classes, prediction.scores, strict=False):
+        if prediction.task == "regression":
+            table.add_row(escape(name), *prediction.texts)
+        else:
+            table.add_row(escape(name), f"{score:6.1%}", "[cyan]" + block * round(score * width) + "[/]")
     return table

@@ -72,15 +72,13 @@ def inspect(
     inspection = inspect_shards(shard_set)
     for name, value in summary_rows(inspection):
         print_entry(out, name, value, indent=23)
-    # Sets of one label that were packed before list a label on which equal videos agree.
-    fewest = 1 if inspection.multi_label else 2
-    same_videos = sorted(
-        [*inspection.duplicates, *inspection.repeats], key=lambda same: len(same.labels) < fewest
-    )
+    same_videos = sorted([*inspection.duplicates, *inspection.repeats], key=lambda same: not same.labels)
     for duplicate in same_videos[:_MOST_DUPLICATES]:
         same = "; ".join(f"{split}: {source}" for split, source in duplicate.samples)
         labels = " and ".join(inspection.classes[label] for label in duplicate.labels)
-        other = f" with the labels {labels}" if len(duplicate.labels) >= fewest else ""
+        other = f" with the labels {labels}" if duplicate.labels else ""
+        if duplicate.labels and inspection.task == "regression":
+            other = " with different values"
         out.print(f"the same video{escape(other)}: {escape(same)}", highlight=False, soft_wrap=True)
     more = inspection.num_duplicates + inspection.num_repeats - _MOST_DUPLICATES
     if more > 0:

@@ -115,11 +115,6 @@ def _pack_once(
     from video_data.utils.workers import available_cores
 
     listing = (list_csv if source.is_file() else list_folder)(source, group_by=group_by)
-    if listing.multi_label:
-        raise InputError(
-            f"{source} gives several labels for each video (the column labels), and corrnet trains models of one: give "
-            "a column label"
-        )
     options = PackOptions(num_workers=available_cores())
     splits = {entry.split for entry in listing.entries}
     fraction = val_fraction if val_fraction is not None else None if "val" in splits else VAL_FRACTION
@@ -158,9 +153,13 @@ def _check_unchanged(source: Path, listing: "Listing", packed: "ShardSet", shard
     manifest = packed.manifest
     have = {_identity(entry, entry.split, entry.label) for entry in manifest.dropped}
     for split in packed.splits:
-        have |= {_identity(sample, split, packed.classes[sample.label]) for sample in packed.samples(split)}
-    listed = [*listing.entries, *(entry for entry, _ in listing.dropped)]
-    want = {_identity(entry, entry.split, entry.label) for entry in listed}
+        for sample in packed.samples(split):
+            target = str(sample.value) if packed.task == "regression" else packed.label_text(sample)
+            have.add(_identity(sample, split, target))
+    want = {_identity(entry, entry.split, entry.label) for entry, _ in listing.dropped}
+    for entry in listing.entries:
+        target = str(entry.value) if listing.task == "regression" else "|".join(entry.labels)
+        want.add(_identity(entry, entry.split, target))
     packed_at, now = (shards / "manifest.json").stat().st_mtime, time.time()
     files = [entry for entry in listing.entries if entry.path.exists()]
     # Times to come are of clocks that are wrong: packing again would not change that.
@@ -225,6 +224,7 @@ def _describe(packed: "ShardSet") -> "OwnVideos":
         num_eval=num_eval,
         num_frames=int(statistics.median(sample.num_frames for sample in samples)),
         frame_rate=statistics.median(map(_frame_rate, samples)),
+        task=packed.task,
         short_side=int(statistics.median(min(sample.width, sample.height) for sample in samples)),
     )
 

@@ -323,7 +323,7 @@ def pack_csv_command(
     A label with a comma needs quotes. Labels that are numbers from 0 on are kept as they are, and -1 is no label. A
     path may be that of a folder of pictures, or of some of its pictures: clip/img_*.jpg. start and end are seconds or
     minutes:seconds, as 12.5 or 1:02:03, of the part that is meant, both empty for all of a video. With a column labels
-    in the place of label a video may have several: run|jump.
+    in the place of label a video may have several, as run|jump; with a column value it has a number.
 
     [bold]Example[/]
 

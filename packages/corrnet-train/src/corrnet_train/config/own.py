@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from video_data.shards.format import Task
+
 _CLIPS = {
     "cpu": 16_000,
     "gpu": 200_000,
@@ -25,6 +27,7 @@ class OwnVideos:
         num_frames: Median of the frames of a video.
         frame_rate: Median of the frames a second.
         short_side: Median of the shorter sides, in pixels.
+        task: What is to be learned of a video.
     """
 
     num_train: int
@@ -32,6 +35,7 @@ class OwnVideos:
     num_frames: int
     frame_rate: float
     short_side: int
+    task: Task = "multiclass"
 
 
 @dataclass(frozen=True)
@@ -97,6 +101,10 @@ def choose_settings(
         min(most_pixels, fits),
         f"the shorter side of videos has {side} pixels (median)",
     )
+    if videos.task != "multiclass":
+        choose("augment.label_smoothing", 0.0, "it is for videos of one class each")
+    if videos.task == "regression":
+        choose("augment.mixup", 0.0, "two videos mixed have not the number between theirs")
     choose("data.num_workers", num_workers, "by the cores that can be used")
     choose("optim.batch_size", min(32 if has_gpu else 16, num), f"there are {num} videos to learn from")
     epochs = max(1, min(_MOST_EPOCHS, round(_CLIPS[machine] / num)))

@@ -190,26 +190,27 @@ def predictions_csv(predictions: Sequence[VideoPrediction], classes: Sequence[st
         is_right = int(order[0]) == prediction.label
         row = [prediction.key, prediction.source, classes[prediction.label], int(is_right)]
         rows.append([*row, *(cell for pair in ranked for cell in pair)])
-    return _csv(columns, rows)
+    return csv_text(columns, rows)
 
 
 def classes_csv(per_class: Sequence[ClassAccuracy]) -> str:
     """Return a csv with a row for each class."""
     rows = [[c.name, c.num_videos, _share(c.top1), _share(c.top5), c.taken_for] for c in per_class]
-    return _csv(["class", "videos", "top1", "top5", "taken for"], rows)
+    return csv_text(["class", "videos", "top1", "top5", "taken for"], rows)
 
 
 def unreadable_csv(unreadable: Sequence[Unreadable]) -> str:
     """Return a csv with a row for each video that could not be read."""
     columns = ["key", "source", "reason", "message"]
-    return _csv(columns, [[entry.key, entry.source, entry.reason, entry.message] for entry in unreadable])
+    return csv_text(columns, [[entry.key, entry.source, entry.reason, entry.message] for entry in unreadable])
 
 
 def _share(value: float | None) -> str:
     return "" if value is None else f"{value:.6f}"
 
 
-def _csv(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+def csv_text(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """Return rows under their header as the content of a csv."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(columns)

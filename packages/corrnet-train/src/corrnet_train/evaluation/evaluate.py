@@ -2,9 +2,11 @@
 
 import hashlib
 import logging
-from collections.abc import Callable
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, ClassVar
 
 import av
 
@@ -12,11 +14,19 @@ from corrnet_train.checkpoint.state import weights_hash
 from corrnet_train.distributed.ranks import ONE_RANK, Ranks, on_every_rank
 from corrnet_train.evaluation.accuracy import VideoAccuracy, VideoPrediction, video_accuracy
 from corrnet_train.evaluation.journal import EvalJournal, EvalPart
+from corrnet_train.evaluation.scores import (
+    LabelPrecision,
+    ValueErrors,
+    VideoScores,
+    label_precision,
+    value_errors,
+)
 from corrnet_train.inference.classifier import VideoClassifier
 from corrnet_train.utils.errors import InputError, WorkError
 from corrnet_train.utils.interrupt import Stopped
 from video_data import ShardSet, ViewBatch, eval_loader, open_shards
 from video_data.loading.batches import Unreadable
+from video_data.shards.format import Task
 from video_data.utils.loader import LOADER_TIMEOUT
 
 Fingerprint = dict[str, str | int]
@@ -28,28 +38,82 @@ JOURNAL = "unfinished.jsonl"
 
 
 @dataclass(frozen=True)
-class EvalResult:
-    """Accuracy over a split; each video is counted once, or named as unreadable.
+class EvalResult(ABC):
+    """How good a model is over a split; each video is counted once, or named as unreadable.
 
     Attributes:
-        num_videos: Videos that were counted.
         num_clips, num_crops: views of each video: clips, and places along the longer side.
-        clip_top1, clip_top5: shares of the views, in 0..1; top-5 is 1 for five classes or fewer.
-        video: Accuracy, calibration and confusion of the videos.
-        predictions: One for each counted video, in the order of the split.
         unreadable: Videos of the split that could not be read and are not counted.
         fingerprint: What the figures depend on.
     """
 
-    num_videos: int
     num_clips: int
     num_crops: int
+    unreadable: list[Unreadable]
+    fingerprint: Fingerprint
+    predictions: Sequence[VideoPrediction | VideoScores]
+    score_name: ClassVar[str]
+
+    @property
+    def num_videos(self) -> int:
+        """Videos that were counted."""
+        return len(self.predictions)
+
+    @property
+    @abstractmethod
+    def score(self) -> float:
+        """The figure by which models are chosen, larger is better; `score_name` is its name."""
+
+    @property
+    def headline(self) -> str:
+        """The score and its name, for people."""
+        return f"{self.score_name} {self.score:.3f}"
+
+    @property
+    @abstractmethod
+    def figures(self) -> dict[str, float | None]:
+        """All figures of merit by their names in `metrics.jsonl`."""
+
+    @abstractmethod
+    def mistakes(self, most: int) -> Sequence[tuple[int, VideoPrediction | VideoScores]]:
+        """Return the videos that are most wrong, the worst first, with their place in the split.
+
+        Args:
+            most: How many at most.
+        """
+
+    @property
+    def places(self) -> list[int]:
+        """Where in the split the counted videos are, in the order of `predictions`."""
+        left_out = {entry.number for entry in self.unreadable}
+        return [n for n in range(self.num_videos + len(left_out)) if n not in left_out]
+
+
+@dataclass(frozen=True)
+class ClassificationResult(EvalResult):
+    """Accuracy of a model of one class for each video.
+
+    Attributes:
+        predictions: One for each counted video, in the order of the split.
+        clip_top1, clip_top5: shares of the views, in 0..1; top-5 is 1 for five classes or fewer.
+        video: Accuracy, calibration and confusion of the videos.
+    """
+
+    predictions: list[VideoPrediction]
     clip_top1: float
     clip_top5: float
     video: VideoAccuracy
-    predictions: list[VideoPrediction]
-    unreadable: list[Unreadable]
-    fingerprint: Fingerprint
+    score_name: ClassVar[str] = "top-1"
+
+    @property
+    def score(self) -> float:
+        """Top-1 of the videos, in 0..1."""
+        return self.video.top1
+
+    @property
+    def figures(self) -> dict[str, float | None]:
+        """Top-1 and top-5 of the videos."""
+        return {"video_top1": self.video.top1, "video_top5": self.video.top5}
 
     @property
     def video_top1(self) -> float:
@@ -62,16 +126,10 @@ class EvalResult:
         return self.video.top5
 
     def mistakes(self, most: int) -> list[tuple[int, VideoPrediction]]:
-        """Return the videos that are taken for another class, the surest mistakes first, with their place in the split.
-
-        Args:
-            most: How many at most.
-        """
-        left_out = {entry.number for entry in self.unreadable}
-        places = (n for n in range(self.num_videos + len(left_out)) if n not in left_out)
+        """Return the videos that are taken for another class, the surest mistakes first; see `EvalResult`."""
         wrong = [
             (place, prediction)
-            for place, prediction in zip(places, self.predictions, strict=True)
+            for place, prediction in zip(self.places, self.predictions, strict=True)
             if prediction.predicted != prediction.label
         ]
         return sorted(wrong, key=lambda item: -max(item[1].probabilities))[:most]
@@ -80,6 +138,70 @@ class EvalResult:
     def confusion(self) -> list[list[int]]:
         """Number of videos, rows are true classes and columns predicted ones."""
         return self.video.confusion
+
+
+@dataclass(frozen=True)
+class MultilabelResult(EvalResult):
+    """Precision of a model of several labels for each video.
+
+    Attributes:
+        predictions: One for each counted video, in the order of the split.
+        video: Average precision, F1 and Hit@1.
+    """
+
+    predictions: list[VideoScores]
+    video: LabelPrecision
+    score_name: ClassVar[str] = "mAP"
+
+    @property
+    def score(self) -> float:
+        """The mean average precision, in 0..1."""
+        return self.video.mean_average_precision
+
+    @property
+    def figures(self) -> dict[str, float | None]:
+        """Mean average precision, micro F1 and Hit@1."""
+        return {"map": self.score, "f1": self.video.f1, "hit1": self.video.hit1}
+
+    def mistakes(self, most: int) -> list[tuple[int, VideoScores]]:
+        """Return the videos with a wrong label, the surest mistakes first; see `EvalResult`."""
+        pairs = zip(self.places, self.predictions, strict=True)
+        wrong = [pair for pair in pairs if pair[1].labels != pair[1].predicted_labels]
+        return sorted(wrong, key=lambda pair: -pair[1].largest_error)[:most]
+
+
+@dataclass(frozen=True)
+class RegressionResult(EvalResult):
+    """Errors of a model of a number.
+
+    Attributes:
+        predictions: One for each counted video, in the order of the split.
+        video: Errors of the videos.
+    """
+
+    predictions: list[VideoScores]
+    video: ValueErrors
+    score_name: ClassVar[str] = "-MAE"
+
+    @property
+    def score(self) -> float:
+        """The mean absolute error, negative: larger is better."""
+        return -self.video.mae
+
+    @property
+    def headline(self) -> str:
+        """The error for people."""
+        return f"MAE {self.video.mae:.4g}"
+
+    @property
+    def figures(self) -> dict[str, float | None]:
+        """Errors in the unit of the numbers, and the coefficient of determination."""
+        return {"mae": self.video.mae, "rmse": self.video.rmse, "r2": self.video.r2}
+
+    def mistakes(self, most: int) -> list[tuple[int, VideoScores]]:
+        """Return the videos of the largest errors; see `EvalResult`."""
+        pairs = zip(self.places, self.predictions, strict=True)
+        return sorted(pairs, key=lambda pair: -pair[1].largest_error)[:most]
 
 
 def evaluate(
@@ -97,7 +219,7 @@ def evaluate(
     stop: Callable[[], bool] | None = None,
     timeout: float = LOADER_TIMEOUT,
 ) -> EvalResult:
-    """Classify every video of `split` from `num_clips` x `num_crops` views each.
+    """Test a model on every video of `split`, from `num_clips` x `num_crops` views each.
 
     A video that cannot be read does not end the evaluation: it is listed in the result, its number is in the
     fingerprint, and a warning of the logger `corrnet_train` says so.
@@ -118,15 +240,18 @@ def evaluate(
         stop: Called before every step; where it returns true in one of the processes, all of them stop.
         timeout: Seconds without a batch after which decoding processes are given up.
 
+    Returns:
+        A `ClassificationResult`, `MultilabelResult` or `RegressionResult`, after the task of the model and the shards.
+
     Raises:
-        ValueError: The model's classes differ from those of the shards, the split does not exist, or a number is out of
-            range.
+        ValueError: The model's task or classes differ from those of the shards, the split does not exist, or a number
+            is out of range.
         WorkError: None of the videos can be read.
         Stopped: `stop` returned true.
     """
     if not isinstance(shards, ShardSet):
         shards = open_shards(shards)
-    check_classes(classifier.classes, shards)
+    check_classes(classifier.classes, classifier.targets.task, shards)
     if journal is not None and ranks.world_size > 1:
         raise InputError(f"a journal is for one process, got {ranks.world_size}")
     num_clips = classifier.num_clips if num_clips is None else num_clips
@@ -159,31 +284,36 @@ def evaluate(
     finally:
         work.close()
     predictions, unreadable, clip_hits = _of_all(work.parts, ranks, shards, split)
+    marks = fingerprint(classifier, shards, split, **views, num_videos=len(predictions))
+    common: dict[str, Any] = {
+        **views, "unreadable": unreadable, "fingerprint": marks, "predictions": predictions
+    }  # fmt: skip
+    if classifier.targets.task == "multilabel":
+        return MultilabelResult(**common, video=label_precision(predictions, classifier.classes))
+    if classifier.targets.task == "regression":
+        return RegressionResult(**common, video=value_errors(predictions))
     num_views = len(predictions) * num_clips * num_crops
-    return EvalResult(
-        num_videos=len(predictions),
-        num_clips=num_clips,
-        num_crops=num_crops,
+    return ClassificationResult(
+        **common,
         clip_top1=clip_hits[0] / num_views,
         clip_top5=clip_hits[1] / num_views,
         video=video_accuracy(predictions, classifier.classes),
-        predictions=predictions,
-        unreadable=unreadable,
-        fingerprint=fingerprint(classifier, shards, split, **views, num_videos=len(predictions)),
     )
 
 
 def _evaluate_batch(classifier: VideoClassifier, batch: ViewBatch, shards: ShardSet, split: str) -> EvalPart:
-    clips, videos = classifier.video_probabilities(batch.video)
+    clips, videos = classifier.video_scores(batch.video)
+    sources = [shards.sample(split, index).source if index >= 0 else "" for index in batch.index.tolist()]
+    if classifier.targets.task != "multiclass":
+        table = zip(
+            batch.index.tolist(), batch.keys, sources, batch.label.tolist(), videos.tolist(), strict=True
+        )
+        return EvalPart([(row[0], VideoScores(*row[1:])) for row in table if row[0] >= 0], batch.unreadable)
     ranked = clips.topk(min(5, len(classifier.classes))).indices
     hits = ranked == batch.label[:, None, None]  # no class where a row is not valid
-    rows = zip(batch.keys, batch.index.tolist(), batch.label.tolist(), videos.tolist(), strict=True)
+    rows = zip(batch.index.tolist(), batch.keys, sources, batch.label.tolist(), videos.tolist(), strict=True)
     return EvalPart(
-        [
-            (index, VideoPrediction(key, shards.sample(split, index).source, label, row))
-            for key, index, label, row in rows
-            if index >= 0
-        ],
+        [(row[0], VideoPrediction(*row[1:])) for row in rows if row[0] >= 0],
         batch.unreadable,
         (int(hits[..., 0].sum()), int(hits.sum())),
     )
@@ -191,7 +321,7 @@ def _evaluate_batch(classifier: VideoClassifier, batch: ViewBatch, shards: Shard
 
 def _of_all(
     own: list[EvalPart], ranks: Ranks, shards: ShardSet, split: str
-) -> tuple[list[VideoPrediction], list[Unreadable], tuple[int, int]]:
+) -> tuple[list[Any], list[Unreadable], tuple[int, int]]:
     """Return the results of all processes in the order of the split, each video once, and the hits of all views."""
     parts = [part for parts in ranks.gather(own) for part in parts]
     rows = sorted((row for part in parts for row in part.videos), key=lambda row: row[0])
@@ -215,13 +345,14 @@ def _of_all(
     return [prediction for _, prediction in rows], unreadable, (top1, top5)
 
 
-def check_classes(classes: tuple[str, ...], shards: ShardSet) -> None:
-    """Refuse shards whose label map is not the one the model was trained with, and multi-label ones.
+def check_classes(classes: tuple[str, ...], task: Task, shards: ShardSet) -> None:
+    """Refuse shards whose task or label map is not the one the model was trained with.
 
     Raises:
-        ValueError: Names the first class that differs.
+        ValueError: Names the two tasks, or the first class that differs.
     """
-    require_one_label(shards)
+    if shards.task != task:
+        raise InputError(f"the task of the shards is {shards.task}, that of the model {task}")
     if shards.classes == classes:
         return
     if len(shards.classes) != len(classes):
@@ -234,20 +365,6 @@ def check_classes(classes: tuple[str, ...], shards: ShardSet) -> None:
     raise InputError(
         f"class {index} is {shards.classes[index]!r} in the shards, {classes[index]!r} in the model"
     )
-
-
-def require_one_label(shards: ShardSet) -> None:
-    """Refuse multi-label shards, of which a model that is trained here would learn the first label alone.
-
-    Raises:
-        ValueError: They are multi-label.
-    """
-    if shards.multi_label:
-        raise InputError(
-            f"{shards.path} has several labels for each video (multi-label), and corrnet trains and evaluates models "
-            "of one label: pack the videos with a column label, or train with video_data's loaders and a loss of your "
-            "own"
-        )
 
 
 def fingerprint(

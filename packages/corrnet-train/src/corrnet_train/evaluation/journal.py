@@ -10,6 +10,7 @@ from typing import Any, TextIO
 import numpy as np
 
 from corrnet_train.evaluation.accuracy import VideoPrediction
+from corrnet_train.evaluation.scores import VideoScores
 from corrnet_train.utils.journal_lines import parsed_lines, sealed_line, unsealed, whole_lines
 from video_data.loading.batches import Unreadable
 from video_data.utils.files import naming, write_atomic
@@ -25,12 +26,12 @@ class EvalPart:
     Attributes:
         videos: Number in the split and result of each one that was read.
         unreadable: The others.
-        clip_hits: How many of their views are right, and how many among the five most probable.
+        clip_hits: Of a multiclass model how many of their views are right, and how many among the five most probable.
     """
 
-    videos: list[tuple[int, VideoPrediction]]
+    videos: list[tuple[int, VideoPrediction]] | list[tuple[int, VideoScores]]
     unreadable: list[Unreadable]
-    clip_hits: tuple[int, int]
+    clip_hits: tuple[int, int] = (0, 0)
 
     @property
     def num_videos(self) -> int:
@@ -106,18 +107,24 @@ def _differs(before: Mapping[str, Any], settings: Mapping[str, str | int], path:
 
 
 def _to_json(part: EvalPart) -> dict[str, Any]:
-    videos = [[index, p.key, p.source, p.label, _encoded(p.probabilities)] for index, p in part.videos]
+    videos = [
+        [index, p.key, p.source, p.label, _encoded(p.probabilities)]
+        if isinstance(p, VideoPrediction)
+        else [index, p.key, p.source, p.target, _encoded(p.scores)]
+        for index, p in part.videos
+    ]
     return {"videos": videos, "unreadable": part.unreadable, "clip_hits": part.clip_hits}
 
 
-def _encoded(probabilities: list[float]) -> str:
-    return base64.b64encode(np.array(probabilities, dtype=np.float32).tobytes()).decode()
+def _encoded(scores: list[float]) -> str:
+    return base64.b64encode(np.array(scores, dtype=np.float32).tobytes()).decode()
 
 
 def _from_json(line: Mapping[str, Any]) -> EvalPart:
-    videos = []
-    for index, key, source, label, encoded in line["videos"]:
-        probabilities = np.frombuffer(base64.b64decode(encoded), dtype=np.float32).tolist()
-        videos.append((index, VideoPrediction(key, source, label, probabilities)))
+    videos: list[Any] = []
+    for index, key, source, target, encoded in line["videos"]:
+        scores = np.frombuffer(base64.b64decode(encoded), dtype=np.float32).tolist()
+        kind = VideoScores if isinstance(target, list) else VideoPrediction
+        videos.append((index, kind(key, source, target, scores)))
     unreadable = [Unreadable(*entry) for entry in line["unreadable"]]
     return EvalPart(videos, unreadable, (line["clip_hits"][0], line["clip_hits"][1]))

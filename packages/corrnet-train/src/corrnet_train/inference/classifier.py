@@ -1,4 +1,4 @@
-"""`VideoClassifier`: a trained model with its classes and clips, the one path from videos to probabilities."""
+"""`VideoClassifier`: a trained model with its classes and clips, the one path from videos to scores."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -21,6 +21,7 @@ from corrnet_train.checkpoint.state import Checkpoint, PlainWeightsError, load_w
 from corrnet_train.config.schema import RunConfig, explained, parse_config
 from corrnet_train.distributed.ranks import resolve_device
 from corrnet_train.inference.inputs import VideoInput
+from corrnet_train.inference.targets import MULTICLASS, Targets
 from corrnet_train.utils.errors import InputError
 from corrnet_train.utils.precision import Precision, autocast, clip_dtype
 from video_data import ClipConfig, normalize
@@ -28,6 +29,7 @@ from video_data.loading.batches import PixelFormat
 from video_data.loading.views import decode_timed_views
 from video_data.media.planes import YuvClips
 from video_data.sampling.clips import DEFAULT_NUM_CLIPS
+from video_data.shards.format import Task
 
 _OF_A_MODEL = ("config.json", "model.safetensors")  # files that stand for the folder of an exported model
 
@@ -61,15 +63,22 @@ def build_from_config(config: RunConfig, num_classes: int) -> VideoModel:
 
 @dataclass(frozen=True)
 class Prediction:
-    """Class probabilities of one video, largest first.
+    """What a model says of one video.
 
     Attributes:
-        classes: Class names.
-        probabilities: Their probabilities, averaged over the clips.
+        classes: Class names, the most probable one first; for regression the name of the number.
+        scores: Their probabilities, or the number, averaged over the clips.
+        task: What the model has learned of videos; of several labels the probabilities do not add up to 1.
     """
 
     classes: tuple[str, ...]
-    probabilities: list[float]
+    scores: list[float]
+    task: Task = "multiclass"
+
+    @property
+    def texts(self) -> list[str]:
+        """The scores for people, as `93%` or `12.5`."""
+        return [f"{score:.5g}" if self.task == "regression" else f"{score:.0%}" for score in self.scores]
 
 
 class VideoClassifier:
@@ -84,6 +93,7 @@ class VideoClassifier:
         num_clips: Clips of a video that the recipe evaluates with, `eval.num_clips`; all that takes videos takes as
             many unless it is told another number.
         pixels: How clips of videos come to the device, `data.pixels` of the training.
+        targets: What the outputs of the model stand for.
     """
 
     def __init__(
@@ -96,6 +106,7 @@ class VideoClassifier:
         precision: Precision = "fp32",
         num_clips: int = DEFAULT_NUM_CLIPS,
         pixels: PixelFormat = "rgb",
+        targets: Targets = MULTICLASS,
     ) -> None:
         self.model = model.to(device)
         self.classes = tuple(classes)
@@ -104,6 +115,7 @@ class VideoClassifier:
         self.precision = precision
         self.num_clips = num_clips
         self.pixels = pixels
+        self.targets = targets
 
     @classmethod
     def from_checkpoint(
@@ -146,6 +158,7 @@ class VideoClassifier:
             precision=config.run.precision,
             num_clips=config.eval.num_clips,
             pixels=config.data.pixels_on("cpu"),  # a run has written what it took
+            targets=Targets(**checkpoint.targets),
         )
 
     @classmethod
@@ -172,11 +185,12 @@ class VideoClassifier:
             precision=pretrained.metadata.get("precision", "fp32"),
             num_clips=pretrained.metadata.get("num_clips", DEFAULT_NUM_CLIPS),
             pixels=pretrained.metadata.get("pixels", "rgb"),
+            targets=Targets(**pretrained.metadata.get("targets", {})),
         )
 
-    def clip_probabilities(self, video: Tensor | YuvClips) -> Tensor:
-        """Class probabilities of clips: uint8 [..., C, L, H, W] or planes -> float32 [N, classes] on the CPU."""
-        return self.run(video, self.model).softmax(dim=1).cpu()
+    def clip_scores(self, video: Tensor | YuvClips) -> Tensor:
+        """Scores of clips, `Targets.scores`: uint8 [..., C, L, H, W] or planes -> float32 [N, classes] on the CPU."""
+        return self.targets.scores(self.run(video, self.model)).cpu()
 
     def clip_features(self, video: Tensor | YuvClips, *, stage: StageName = "res5") -> Tensor:
         """Features of clips, averaged over time and space.
@@ -214,16 +228,16 @@ class VideoClassifier:
         with autocast(self.device, self.precision):
             return function(clips).float()
 
-    def video_probabilities(self, views: Tensor | YuvClips) -> tuple[Tensor, Tensor]:
+    def video_scores(self, views: Tensor | YuvClips) -> tuple[Tensor, Tensor]:
         """Average over views (paper section 5).
 
         Args:
             views: uint8 [B, V, C, L, H, W], V clips of each of B videos, or planes of shape (B, V).
 
         Returns:
-            Probabilities of the clips [B, V, classes] and of the videos [B, classes].
+            Scores of the clips [B, V, classes] and of the videos [B, classes].
         """
-        clips = self.clip_probabilities(views).unflatten(0, views.shape[:2])
+        clips = self.clip_scores(views).unflatten(0, views.shape[:2])
         return clips, clips.mean(dim=1)
 
     def predict(self, source: str | Path | bytes, *, num_clips: int | None = None) -> Prediction:
@@ -242,9 +256,9 @@ class VideoClassifier:
             source = VideoInput(source).read()
         num_clips = self.num_clips if num_clips is None else num_clips
         views, _ = decode_timed_views(source, self.clip, num_clips, pixels=self.pixels, name=name)
-        return self.ranked(self.clip_probabilities(views).mean(dim=0))
+        return self.ranked(self.clip_scores(views).mean(dim=0))
 
-    def ranked(self, probabilities: Tensor) -> Prediction:
-        """Classes by probability [classes], largest first."""
-        values, order = probabilities.sort(descending=True)
-        return Prediction(tuple(self.classes[i] for i in order.tolist()), values.tolist())
+    def ranked(self, scores: Tensor) -> Prediction:
+        """Classes by their scores [classes], largest first."""
+        values, order = scores.sort(descending=True)
+        return Prediction(tuple(self.classes[i] for i in order.tolist()), values.tolist(), self.targets.task)

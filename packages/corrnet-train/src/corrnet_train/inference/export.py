@@ -1,12 +1,12 @@
 """Trained models in other forms: a folder for the Hugging Face Hub, a torch.export program, an ONNX graph.
 
-Programs and graphs take clips as they are cut from videos, uint8, and return probabilities: what `VideoClassifier` does
-with clips is inside of them. Each is run beside the model before it counts as exported.
+Programs and graphs take clips as they are cut from videos, uint8, and return probabilities or numbers: what
+`VideoClassifier` does with clips is inside of them. Each is run beside the model before it counts as exported.
 """
 
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,12 +20,12 @@ from corrnet_train.checkpoint.state import weights_hash
 from corrnet_train.inference.classifier import VideoClassifier
 from corrnet_train.utils.errors import InputError, MissingPackageError, WorkError
 from corrnet_train.utils.files import check_output, write_json
-from video_data import ClipConfig, normalize
+from video_data import normalize
 from video_data.loading.batches import PIXEL_MEAN, PIXEL_STD
 from video_data.utils.files import atomic_path
 
 Format = Literal["hub", "torch", "onnx"]
-TOLERANCE = 1e-4  # largest difference of a probability
+TOLERANCE = 1e-4  # largest difference of a probability, or of a number in standard deviations
 _SUFFIXES = {"torch": ".pt2", "onnx": ".onnx"}
 
 
@@ -39,8 +39,8 @@ class Exported:
 
     Attributes:
         path: The folder of the model, or the file of the program; `<file>.json` beside it says how to use it.
-        difference: Largest difference of a probability to that of the model, over clips of noise; None for a folder,
-            which holds the weights themselves.
+        difference: Largest difference of a probability (or number, in standard deviations) to that of the model, over
+            clips of noise; None for a folder, which holds the weights themselves.
     """
 
     path: Path
@@ -48,16 +48,17 @@ class Exported:
 
 
 class _Program(nn.Module):
-    """Clips to probabilities, as `VideoClassifier.clip_probabilities` without autocast."""
+    """Clips to scores, as `VideoClassifier.clip_scores` without autocast."""
 
-    def __init__(self, model: nn.Module, clip: ClipConfig) -> None:
+    def __init__(self, classifier: VideoClassifier) -> None:
         super().__init__()
-        self.model = model
-        self._clip = clip
+        self.model = classifier.model.eval()
+        self._clip = classifier.clip
+        self._targets = classifier.targets
 
     def forward(self, clips: Tensor) -> Tensor:
-        scores: Tensor = self.model(normalize(clips, clip=self._clip))
-        return scores.float().softmax(dim=1)
+        outputs: Tensor = self.model(normalize(clips, clip=self._clip))
+        return self._targets.scores(outputs.float())
 
 
 def check_export(
@@ -112,6 +113,7 @@ def export_model(
             "num_clips": classifier.num_clips,
             "pixels": classifier.pixels,
             "precision": classifier.precision,
+            "targets": asdict(classifier.targets),
         }
         save_pretrained(
             classifier.model,
@@ -120,11 +122,16 @@ def export_model(
             metadata=metadata,
             card=model_card(classifier, path.name, evaluation),
             pretrained_cfg=_pretrained_cfg(classifier),
+            transformers_config={
+                "problem_type": _PROBLEM_TYPES[classifier.targets.task],
+                "value_mean": classifier.targets.mean,
+                "value_std": classifier.targets.std,
+            },
         )
         return Exported(path, None)
     if format == "onnx":
         _import_onnx()
-    program = _Program(classifier.model.eval(), classifier.clip)
+    program = _Program(classifier)
     clip = classifier.clip
     shape = (2, clip.num_channels, clip.num_frames, clip.crop_size, clip.crop_size)
     clips = torch.randint(256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
@@ -138,8 +145,10 @@ def export_model(
             if format == "torch":
                 torch.export.save(exported, file)
             else:
-                torch.onnx.export(exported, input_names=["clips"], output_names=["probabilities"]).save(file)  # type: ignore[union-attr]
-            difference = _difference(program, file, format, clips)
+                torch.onnx.export(
+                    exported, input_names=["clips"], output_names=[_output_name(classifier)]
+                ).save(file)  # type: ignore[union-attr]
+            difference = _difference(program, file, format, clips, classifier.targets.std)
             file.replace(temporary)
         finally:
             file.unlink(missing_ok=True)
@@ -179,7 +188,7 @@ def model_card(classifier: VideoClassifier, name: str, evaluation: Mapping[str, 
     lines = [
         f"---\n{yaml.safe_dump(front, sort_keys=False)}---",
         f"# {name}",
-        f"A video classifier for {len(classifier.classes)} classes, trained with corrnet.",
+        _WHAT[classifier.targets.task].format(number=len(classifier.classes)),
         f"| | |\n|---|---|\n| clips | {clip.num_frames} frames, {clip.spacing} |\n"
         f"| frames | shorter side {clip.short_side_range[0]} pixels, of which the middle {clip.crop_size} x "
         f"{clip.crop_size} are taken; {clip.modality} |\n"
@@ -192,13 +201,17 @@ def model_card(classifier: VideoClassifier, name: str, evaluation: Mapping[str, 
     if clip.modality == "rgb":
         lines += [
             "With `pip install av corrnet-models transformers`:",
-            _SNIPPET.format(name=name, rate="" if clip.fps is None else ", video_fps=rate"),
+            _SNIPPET.format(
+                name=name,
+                rate="" if clip.fps is None else ", video_fps=rate",
+                use=_USE[classifier.targets.task],
+            ),
         ]
     lines += [
         f"With `pip install corrnet-train`, from {classifier.num_clips} clips of each video:",
         f"```sh\ncorrnet predict {shlex.quote(name)} video.mp4\n```",
     ]
-    if len(classifier.classes) <= 50:
+    if len(classifier.classes) <= 50 and classifier.targets.task != "regression":
         lines += ["## Classes", ", ".join(classifier.classes) + "."]
     return "\n\n".join(lines) + "\n"
 
@@ -214,10 +227,27 @@ with av.open("video.mp4") as video:
     rate = float(video.streams.video[0].average_rate)
     frames = [frame.to_ndarray(format="rgb24") for frame in video.decode(video=0)]
 with torch.no_grad():
-    scores = model(**processor(frames{rate})).logits  # of one clip from the middle of the video
-probability, label = scores.softmax(dim=1)[0].max(dim=0)
-print(model.config.id2label[label.item()], f"{{probability:.1%}}")
+    scores = model(**processor(frames{rate})).logits[0]  # of one clip from the middle of the video
+{use}
 ```"""
+
+_PROBLEM_TYPES = {  # of transformers
+    "multiclass": "single_label_classification",
+    "multilabel": "multi_label_classification",
+    "regression": "regression",
+}
+_WHAT = {
+    "multiclass": "A video classifier for {number} classes, trained with corrnet.",
+    "multilabel": "A video classifier for {number} labels, of which a video may have several, trained with corrnet.",
+    "regression": "A network that tells a number of a video, trained with corrnet.",
+}
+_USE = {
+    "multiclass": """probability, label = scores.softmax(dim=0).max(dim=0)
+print(model.config.id2label[label.item()], f"{probability:.1%}")""",
+    "multilabel": """for label, probability in enumerate(scores.sigmoid()):
+    print(model.config.id2label[label], f"{probability:.1%}")""",
+    "regression": "print(scores.item())",
+}
 
 
 def _accuracy(classifier: VideoClassifier, evaluation: Mapping[str, Any] | None) -> str:
@@ -227,15 +257,24 @@ def _accuracy(classifier: VideoClassifier, evaluation: Mapping[str, Any] | None)
     if evaluation is None or not of_these:
         return "Not measured."
     mark = evaluation["fingerprint"]
+    if "mae" in evaluation:
+        what = (
+            f"Mean absolute error {evaluation['mae']:.4g}, root mean squared error {evaluation['rmse']:.4g}"
+        )
+    elif "mean_average_precision" in evaluation:
+        what = f"Mean average precision {evaluation['mean_average_precision']:.1%}, F1 at 0.5 {evaluation['f1']:.1%}"
+    else:
+        what = (
+            f"Top-1 {evaluation['video_top1']:.1%}, mean over classes {evaluation['mean_class_accuracy']:.1%}"
+        )
     return (
-        f"Top-1 {evaluation['video_top1']:.1%}, mean over classes {evaluation['mean_class_accuracy']:.1%}, on "
-        f"{evaluation['num_videos']:,} videos of the split {mark['split']} of {mark['data set']} "
+        f"{what}, on {evaluation['num_videos']:,} videos of the split {mark['split']} of {mark['data set']} "
         f"({mark['views']} of each; manifest {mark['manifest']})."
     )
 
 
-def _difference(program: nn.Module, file: Path, format: Format, clips: Tensor) -> float:
-    """Largest difference of a probability between the written file and the model, for one, two and three clips.
+def _difference(program: nn.Module, file: Path, format: Format, clips: Tensor, scale: float) -> float:
+    """Largest difference of a score between the written file and the model, divided by `scale`, for 1, 2 and 3 clips.
 
     Raises:
         ExportError: It is above the tolerance.
@@ -245,10 +284,10 @@ def _difference(program: nn.Module, file: Path, format: Format, clips: Tensor) -
     with torch.inference_mode():
         for number in (1, 2, 3):
             some = clips[torch.arange(number) % 2]
-            largest = max(largest, float((run(some) - program(some)).abs().max()))
+            largest = max(largest, float((run(some) - program(some)).abs().max()) / scale)
     if not largest <= TOLERANCE:
         raise ExportError(
-            f"the exported program differs by {largest:.2g} in a probability, allowed are {TOLERANCE}"
+            f"the exported program differs by {largest:.2g} in a score, allowed are {TOLERANCE}"
         )
     return largest
 
@@ -271,15 +310,20 @@ def _import_onnx() -> Any:
     return onnxruntime
 
 
+def _output_name(classifier: VideoClassifier) -> str:
+    return "values" if classifier.targets.task == "regression" else "probabilities"
+
+
 def _usage_path(path: Path) -> Path:
     return path.with_name(f"{path.name}.json")
 
 
 def _usage(classifier: VideoClassifier) -> dict[str, Any]:
     clip, num_clips = classifier.clip, classifier.num_clips
-    of_video = f"average the probabilities of {num_clips} clips spaced uniformly over the video"
+    name = _output_name(classifier)
+    of_video = f"average the {name} of {num_clips} clips spaced uniformly over the video"
     if num_clips == 1:
-        of_video = "the probabilities of one clip from the middle of the video"
+        of_video = f"the {name} of one clip from the middle of the video"
     channels = {"rgb": "RGB", "flow": "optical flow x, y", "both": "RGB, optical flow x, y"}[clip.modality]
     return {
         "input": {
@@ -289,7 +333,7 @@ def _usage(classifier: VideoClassifier) -> dict[str, Any]:
             "axes": "clip, channel, frame, row, column",
             "channels": channels,
         },
-        "output": {"name": "probabilities", "dtype": "float32", "shape": ["clips", len(classifier.classes)]},
+        "output": {"name": name, "dtype": "float32", "shape": ["clips", len(classifier.classes)]},
         "video": of_video,
         "clip": clip.model_dump(mode="json"),
         "short_side": clip.short_side_range[0],

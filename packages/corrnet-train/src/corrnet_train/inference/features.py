@@ -204,9 +204,8 @@ def _read_packed(
             yield VideoRecord(entry.source or entry.key, entry.key, "", [], entry.message), None
         else:
             sample = packed.shards.sample(packed.split, int(batch.index[0]))
-            labels = sample.labels(multi_label=packed.shards.multi_label)
-            class_name = "|".join(packed.shards.classes[label] for label in labels)
-            yield VideoRecord(sample.source, sample.key, class_name, batch.starts[0], ""), batch.video
+            label = packed.shards.label_text(sample)
+            yield VideoRecord(sample.source, sample.key, label, batch.starts[0], ""), batch.video
 
 
 class _Files(Dataset[Any]):

@@ -58,7 +58,7 @@ def classify_stream(
         for window in sliding_clips(frames, classifier.clip, hop=hop):
             if window.clip is not None:
                 start = time.perf_counter()
-                now = classifier.clip_probabilities(window.clip[None])[0]
+                now = classifier.clip_scores(window.clip[None])[0]
                 smoothed = now if smoothed is None else smoothing * smoothed + (1 - smoothing) * now
                 shown = classifier.ranked(smoothed)
                 latency = time.perf_counter() - start

@@ -14,6 +14,9 @@ PositiveCount = Annotated[int, Field(ge=1)]
 NonNegative = Annotated[float, Field(ge=0.0)]
 
 
+_SCORES = {"video_top1": "top-1", "map": "mAP", "mae": "MAE"}  # of the lines of evaluations
+
+
 class _Record(BaseModel):
     """Frozen, closed to unknown fields, and free of NaN and infinity, which JSON cannot hold."""
 
@@ -27,14 +30,14 @@ class CurvePoint(_Record):
         step: Optimizer steps done.
         epoch: Epochs done, may be fractional.
         loss: Training loss.
-        top1: Training top-1 accuracy, a fraction in 0..1.
+        top1: Training top-1 accuracy, a fraction in 0..1; None where a video has not one class.
         lr: Learning rate of the step.
     """
 
     step: Count
     epoch: NonNegative
     loss: float
-    top1: Fraction
+    top1: Fraction | None = None
     lr: NonNegative
 
 
@@ -43,11 +46,11 @@ class EvalPoint(_Record):
 
     Attributes:
         step: Optimizer steps done.
-        video_top1: Top-1 accuracy per video, a fraction in 0..1.
+        score: Top-1 accuracy of the videos, or mean average precision, fractions in 0..1, or mean absolute error.
     """
 
     step: Count
-    video_top1: Fraction
+    score: NonNegative
 
 
 class Curves(_Record):
@@ -56,26 +59,27 @@ class Curves(_Record):
     Attributes:
         curve: Its training steps.
         evals: Its evaluations.
+        score_name: What the scores of the evaluations are, for people.
     """
 
     curve: list[CurvePoint]
     evals: list[EvalPoint]
+    score_name: str = "top-1"
 
     @classmethod
     def from_metrics(cls, lines: Sequence[dict[str, Any]]) -> Self:
         """Take them from the lines of a run's metrics, as `read_metrics` returns them."""
         names = ("step", "epoch", "loss", "top1", "lr")
+        evals = [line for line in lines if line["kind"] == "eval"]
+        score = next((name for name in _SCORES if evals and name in evals[0]), "video_top1")
         return cls(
             curve=[
-                CurvePoint(**{name: line[name] for name in names})
+                CurvePoint(**{name: line[name] for name in names if name in line})
                 for line in lines
                 if line["kind"] == "train"
             ],
-            evals=[
-                EvalPoint(step=line["step"], video_top1=line["video_top1"])
-                for line in lines
-                if line["kind"] == "eval"
-            ],
+            evals=[EvalPoint(step=line["step"], score=line[score]) for line in evals],
+            score_name=_SCORES[score],
         )
 
 

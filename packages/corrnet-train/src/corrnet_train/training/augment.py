@@ -1,11 +1,10 @@
-"""Augmentation on the device, and the loss that takes mixed labels.
+"""Augmentation on the device.
 
 None of it is in the paper, whose augmentation (scale, crop, temporal jitter) is `data.clip`; recipes turn it on.
 Random numbers come from torch's generator of the CPU, which checkpoints hold, so a run resumes exactly.
 """
 
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -70,10 +69,10 @@ class Augment:
 
         Args:
             video: uint8 pixels [N, C, L, H, W], or planes.
-            label: [N].
+            label: As the loader has it: classes [N], several of them as 0 and 1 [N, classes], or numbers [N, 1].
 
         Returns:
-            Normalized clips [N, C, L, H, W], and labels [N], or probabilities [N, classes] after mixing.
+            Normalized clips [N, C, L, H, W], and the labels, or probabilities [N, classes] after mixing.
         """
         clips = self.clips(video)
         return self.mixed(clips, label) if self._mixes else (clips, label)
@@ -91,7 +90,7 @@ class Augment:
         """Return normalized clips mixed with one another, and the probabilities [N, classes] of their classes."""
         shift = int(torch.randint(1, len(clips), ()))  # never a clip with itself
         partner = torch.arange(len(clips), device=clips.device).roll(shift)
-        target = F.one_hot(label, self._num_classes).float()
+        target = F.one_hot(label, self._num_classes).float() if label.ndim == 1 else label
         config = self._config
         cut = bool(config.cutmix) and (not config.mixup or torch.rand(()).item() < 0.5)
         alpha = torch.tensor(config.cutmix if cut else config.mixup, dtype=torch.float64)
@@ -101,37 +100,6 @@ class Augment:
         else:
             clips = torch.lerp(clips[partner], clips, share)
         return clips, torch.lerp(target[partner], target, share)
-
-
-def make_loss(
-    config: AugmentConfig, class_weights: Tensor | None = None
-) -> Callable[[Tensor, Tensor], Tensor]:
-    """Return the cross entropy of logits [N, classes] with labels [N] or probabilities [N, classes].
-
-    Args:
-        config: Its label smoothing counts.
-        class_weights: Weight of each class [classes], on the device. The mean is over the clips, and not over their
-            weights as PyTorch has it, so that micro-batches and processes add up to the whole batch.
-    """
-    if class_weights is None:
-        return partial(F.cross_entropy, label_smoothing=config.label_smoothing)
-
-    def loss(logits: Tensor, target: Tensor) -> Tensor:
-        smoothing = config.label_smoothing
-        each = F.cross_entropy(logits, target, class_weights, reduction="none", label_smoothing=smoothing)
-        return each.mean()
-
-    return loss
-
-
-def balanced_weights(class_sizes: Sequence[int]) -> Tensor:
-    """Return the weight of each class [classes] in inverse proportion to its size, with a mean of one over the samples.
-
-    They are those of scikit-learn's `class_weight="balanced"`. A class without samples has the weight 0.
-    """
-    sizes = torch.tensor(class_sizes, dtype=torch.float64)
-    weights = sizes.sum() / ((sizes > 0).sum() * sizes)
-    return weights.where(sizes > 0, 0.0).float()
 
 
 def _cut(clips: Tensor, partner: Tensor, share: float) -> tuple[Tensor, float]:

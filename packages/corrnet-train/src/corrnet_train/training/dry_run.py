@@ -13,7 +13,8 @@ from torch.autograd.graph import saved_tensors_hooks
 from corrnet_models import count_gmacs, count_parameters
 from corrnet_train.config.schema import AugmentConfig, RunConfig
 from corrnet_train.inference.classifier import build_from_config
-from corrnet_train.training.augment import Augment, make_loss
+from corrnet_train.training.augment import Augment
+from corrnet_train.training.loss import make_loss, tally
 from corrnet_train.training.prefetch import DeviceBatch
 from corrnet_train.training.step import TrainStep
 from corrnet_train.training.trainer import Trainer
@@ -155,6 +156,8 @@ def _clip_seconds(trainer: Trainer, gmacs: float) -> float:
     shape = (num_clips, clip.num_frames, clip.crop_size, clip.crop_size, clip.num_channels)
     video = torch.randint(256, shape, dtype=torch.uint8, device=trainer.device).movedim(-1, 1)
     label = torch.zeros(num_clips, dtype=torch.int64, device=trainer.device)
+    if trainer.targets.task != "multiclass":
+        label = torch.zeros(num_clips, len(trainer.shards.classes), device=trainer.device)
     batch = DeviceBatch(video, label, [""] * num_clips)
     # One clip cannot be mixed.
     plain = Augment(AugmentConfig(), clip=clip, num_classes=1, micro_batch=1, dtype=trainer.augment.dtype)
@@ -163,7 +166,8 @@ def _clip_seconds(trainer: Trainer, gmacs: float) -> float:
         torch.optim.SGD(trainer.model.parameters(), lr=0.0),
         device=trainer.device,
         precision=trainer.config.run.precision,
-        loss=make_loss(trainer.config.augment),
+        loss=make_loss(trainer.targets),
+        tally=tally(trainer.targets),
         prepare=trainer.augment if num_clips > 1 else plain,
     )
     buffers = [buffer.clone() for buffer in trainer.model.buffers()]

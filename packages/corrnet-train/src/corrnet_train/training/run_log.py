@@ -24,10 +24,12 @@ class Meter:
 
     Args:
         utilization: MFU at one clip a second; None where it is not known.
+        figure: Name of the figure beside the loss.
     """
 
-    def __init__(self, utilization: float | None) -> None:
+    def __init__(self, utilization: float | None, figure: str = "top1") -> None:
         self._utilization = utilization
+        self._figure = figure
         self._sums: dict[str, float] = defaultdict(float)
         self._grad_norm = 0.0
 
@@ -35,7 +37,7 @@ class Meter:
         """Count what a step gave."""
         self._sums["steps"] += 1
         self._sums["clips"] += num_clips
-        self._sums["correct"] += step.num_correct
+        self._sums["tally"] += step.tally
         self._sums["loss"] += step.loss
         self._grad_norm = step.grad_norm
 
@@ -51,7 +53,7 @@ class Meter:
         clips_per_second = sums["clips"] / sums["seconds"]
         values = {
             "loss": sums["loss"] / sums["steps"],
-            "top1": sums["correct"] / sums["clips"],
+            self._figure: sums["tally"] / sums["clips"],
             "clips_per_second": clips_per_second,
             "data_wait": sums["waited"] / sums["seconds"],
             "checkpoint_stall": sums["stalled"] / sums["seconds"],
@@ -82,6 +84,7 @@ class RunLog:
         step: The step the run continues from.
         evaluation_due: Whether the evaluation after that step is yet to be made.
         writes: Whether this process writes files.
+        figure: The figure beside the loss: its name in the figures, and that for people.
     """
 
     def __init__(
@@ -94,7 +97,9 @@ class RunLog:
         step: int,
         evaluation_due: bool,
         writes: bool,
+        figure: tuple[str, str] = ("top1", "top-1"),
     ) -> None:
+        self._figure = figure
         self._config = config
         self._schedule = schedule
         self._console = console
@@ -122,10 +127,11 @@ class RunLog:
         if not self._console.is_terminal:
             clips = (self._schedule.num_steps - step) * self._config.optim.batch_size
             left = timedelta(seconds=round(clips / figures["clips_per_second"]))
+            name, shown = self._figure
             mfu = f"MFU {figures['mfu']:.0%} " if "mfu" in figures else ""
             self._say(
                 f"{self._config.model.name} step {step}/{self._schedule.num_steps} loss {figures['loss']:.3f} "
-                f"top-1 {figures['top1']:.2f} {figures['clips_per_second']:.0f} clips/s {mfu}"
+                f"{shown} {figures[name]:.3g} {figures['clips_per_second']:.0f} clips/s {mfu}"
                 f"data wait {figures['data_wait']:.0%} gradient {figures['grad_norm']:.2g} "
                 f"memory {figures['memory_gib']:.1f} GiB, {left} left"
             )
@@ -138,22 +144,21 @@ class RunLog:
             "eval",
             step,
             epoch=self._schedule.epoch(step),
-            video_top1=result.video_top1,
-            video_top5=result.video_top5,
+            **result.figures,
             num_videos=result.num_videos,
         )
         weights = ""
         if averaged_steps is not None:
             steps = "step" if averaged_steps == 1 else f"{averaged_steps} steps"
             weights = f" with weights averaged over about the last {steps}"
-        self._say(f"step {step}: {split} top-1 {result.video_top1:.3f}{weights}")
+        self._say(f"step {step}: {split} {result.headline}{weights}")
 
     def close(self) -> None:
         """Close the files."""
         if self._metrics is not None:
             self._metrics.close()
 
-    def _write(self, kind: str, step: int, **values: float) -> None:
+    def _write(self, kind: str, step: int, **values: float | None) -> None:
         if self._metrics is not None:
             self._metrics.write(kind, step, **values)
 

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from corrnet_train.config.schema import TrainConfig
 from corrnet_train.distributed.parallelize import full_tensor
+from corrnet_train.training.loss import count_correct
 from corrnet_train.training.optim import set_learning_rate
 from corrnet_train.training.prefetch import DeviceBatch
 from corrnet_train.utils.errors import WorkError
@@ -90,8 +91,8 @@ class StepResult:
         """Return the figures over all processes."""
         if self._ready is not None:
             self._ready.synchronize()
-        loss, num_correct, stop, grad_norm = self._figures.tolist()
-        return StepValues(loss=loss, num_correct=round(num_correct), stop=stop > 0, grad_norm=grad_norm)
+        loss, tally, stop, grad_norm = self._figures.tolist()
+        return StepValues(loss=loss, tally=tally, stop=stop > 0, grad_norm=grad_norm)
 
 
 @dataclass(frozen=True)
@@ -100,13 +101,13 @@ class StepValues:
 
     Attributes:
         loss: Mean loss of the global batch.
-        num_correct: Clips whose most probable class is the label.
+        tally: Sum over the clips of the figure beside the loss, of one class the clips that are right.
         stop: Whether a process has been asked to stop.
         grad_norm: Norm of the gradient before clipping.
     """
 
     loss: float
-    num_correct: int
+    tally: float
     stop: bool
     grad_norm: float
 
@@ -122,6 +123,7 @@ class TrainStep:
         num_micro_batches: micro-batches a step.
         clip_grad_norm: Largest norm of the gradient; None does not clip.
         loss: Mean loss of logits [N, classes], float32, and targets.
+        tally: Sums the figure beside the loss over the clips, given logits and labels as they come.
         prepare: Makes normalized clips [N, C, L, H, W] and the targets of `loss` of pixels and labels [N].
         after_update: Called when the weights have changed.
         reduce: Sums a tensor over all processes, in place.
@@ -139,6 +141,7 @@ class TrainStep:
         num_micro_batches: int = 1,
         clip_grad_norm: float | None = None,
         loss: Loss = F.cross_entropy,
+        tally: Loss = count_correct,
         prepare: Prepare = lambda video, label: (normalize(video), label),
         after_update: Callable[[], None] | None = None,
         reduce: Callable[[Tensor], None] = lambda tensor: None,
@@ -153,6 +156,7 @@ class TrainStep:
         self._num_micro_batches = num_micro_batches
         self._limit = clip_grad_norm
         self._loss = loss
+        self._tally = tally
         self._prepare = prepare
         self._after_update = after_update
         self._reduce = reduce
@@ -174,20 +178,20 @@ class TrainStep:
         self._model.train()
         set_learning_rate(self._optimizer, rate)
         self._optimizer.zero_grad(set_to_none=True)
-        losses, correct, keys = [], [], []
+        losses, tallies, keys = [], [], []
         for number in range(self._num_micro_batches):
             batch = next(batches)
             with self._synchronize(number == self._num_micro_batches - 1), compile_errors():
-                loss, num_correct = self._backward(batch.video, batch.label)
+                loss, tally = self._backward(batch.video, batch.label)
             losses.append(loss)
-            correct.append(num_correct)
+            tallies.append(tally)
             keys.append(batch.keys)
         grad_norm = self._update()
         micro_losses = torch.stack(losses)
         figures = torch.stack(
             [
                 micro_losses.mean() / self._world_size,
-                torch.stack(correct).sum().float(),
+                torch.stack(tallies).sum().float(),
                 torch.full((), float(stop), device=self._device),
             ]
         )
@@ -224,13 +228,13 @@ class TrainStep:
                 buffer.copy_(kept)
 
     def _backward(self, video: Tensor | YuvClips, label: Tensor) -> tuple[Tensor, Tensor]:
-        """Add the gradient of one micro-batch; return its loss and number of correct clips."""
+        """Add the gradient of one micro-batch; return its loss and its tally."""
         clips, target = self._prepare(video, label)
         with autocast(self._device, self._precision):
             logits = self._model(clips)
         loss = self._loss(logits.float(), target)
         self.scaler.scale(loss / self._num_micro_batches).backward()
-        return loss.detach(), (logits.detach().argmax(dim=1) == label).sum()
+        return loss.detach(), self._tally(logits.detach(), label)
 
     def _update(self) -> Tensor:
         """Clip and apply the gradient; return its norm before clipping, float32."""

@@ -6,7 +6,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, nullcontext
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -26,10 +26,12 @@ from corrnet_train.distributed.parallelize import (
     wrap,
 )
 from corrnet_train.distributed.ranks import ONE_RANK, Ranks, on_every_rank, readable_errors
-from corrnet_train.evaluation.evaluate import EvalResult, check_classes, evaluate, require_one_label
+from corrnet_train.evaluation.evaluate import EvalResult, check_classes, evaluate
 from corrnet_train.inference.classifier import VideoClassifier, build_from_config
-from corrnet_train.training.augment import Augment, balanced_weights, make_loss
+from corrnet_train.inference.targets import Targets
+from corrnet_train.training.augment import Augment
 from corrnet_train.training.initialize import initialize
+from corrnet_train.training.loss import FIGURES, balanced_weights, check_settings, make_loss, tally
 from corrnet_train.training.metrics_log import read_metrics
 from corrnet_train.training.mfu import peak_flops, training_flops
 from corrnet_train.training.optim import AveragedModel, build_optimizer, load_optimizer
@@ -150,6 +152,7 @@ class Trainer:
             precision=config.run.precision,
             num_clips=config.eval.num_clips,
             pixels=config.data.pixels_on(self.device.type),
+            targets=self.targets,
         )
         self.wrapped = wrap(self.model, ranks, self.device)
         self.train_step = TrainStep(
@@ -159,7 +162,12 @@ class Trainer:
             precision=config.run.precision,
             num_micro_batches=self.num_micro_batches,
             clip_grad_norm=config.optim.clip_grad_norm,
-            loss=make_loss(config.augment, self._class_weights()),
+            loss=make_loss(
+                self.targets,
+                label_smoothing=config.augment.label_smoothing,
+                class_weights=self._class_weights(),
+            ),
+            tally=tally(self.targets),
             prepare=self.augment,
             after_update=None if self.averaged is None else self.averaged.update,
             reduce=ranks.sum_,
@@ -171,7 +179,7 @@ class Trainer:
             ShardedCheckpointWriter(ranks, timeout=train.timeout) if self.sharded else CheckpointWriter()
         )
         self.step = 0
-        self.best_top1 = -1.0
+        self.best_score = -math.inf  # `EvalResult.score`
         self.stale_evaluations = 0  # since the best one
         self.evaluation_due = False
         self.train_seconds = 0.0
@@ -180,7 +188,7 @@ class Trainer:
         self.replaced_before = 0  # samples of all ranks, until the run was continued
         self.replaced = 0  # samples of this rank, since then
         self._replaced_before = 0  # those among them by loaders whose workers have died
-        self.meter = Meter(self._utilization())
+        self.meter = Meter(self._utilization(), FIGURES[self.targets.task][0])
         self.loader_state = LoaderState(
             manifest_hash=self.shards.manifest_hash,
             split=config.data.train_split,
@@ -197,7 +205,8 @@ class Trainer:
         config = self.config
         config.train.check_parallel(launched=self.ranks.launched)
         self.shards: ShardSet = open_shards(config.data.shards)
-        require_one_label(self.shards)
+        check_settings(config, self.shards.task)
+        self.targets = Targets.of_split(self.shards, config.data.train_split)
         num_samples = self.shards.num_samples(config.data.train_split)
         self._check_eval_split()
         batch_size = config.optim.batch_size
@@ -253,8 +262,10 @@ class Trainer:
         config = self.config
         sizes = self.shards.class_sizes(config.data.train_split)
         if config.optim.class_weights is not None:
-            return balanced_weights(sizes).to(self.device)
-        if config.data.sampling == "uniform":
+            several = self.shards.task == "multilabel"
+            num_samples = self.shards.num_samples(config.data.train_split) if several else None
+            return balanced_weights(sizes, num_samples=num_samples).to(self.device)
+        if config.data.sampling == "uniform" and self.shards.task == "multiclass":
             (fewest, least), (most, largest) = (
                 pick((size, name) for size, name in zip(sizes, self.shards.classes, strict=True) if size)
                 for pick in (min, max)
@@ -340,6 +351,7 @@ class Trainer:
             step=self.step,
             evaluation_due=self.evaluation_due,
             writes=self.ranks.is_first,
+            figure=FIGURES[self.targets.task],
         )
         with interrupt_flag(launcher=self.ranks.launcher) as interrupted:
             try:
@@ -430,7 +442,7 @@ class Trainer:
         """Say that the run ended before its last step."""
         if self.step < self.schedule.num_steps:
             self._say(
-                f"{self.stale_evaluations} evaluations brought no better accuracy than {self.best_top1:.3f}: the run "
+                f"{self.stale_evaluations} evaluations brought no better score than {self.best_score:.3f}: the run "
                 f"ends after step {self.step} of {self.schedule.num_steps} "
                 f"(eval.patience={self.config.eval.patience}); to train on: {resume_command(self.folder)} "
                 "eval.patience=null"
@@ -576,8 +588,8 @@ class Trainer:
         self.evaluation_due = False
         names = self._names()
         self.stale_evaluations += 1
-        if result.video_top1 > self.best_top1:
-            self.best_top1 = result.video_top1
+        if result.score > self.best_score:
+            self.best_score = result.score
             self.stale_evaluations = 0
             names.insert(0, self.last_checkpoint.with_name(BEST))
         self.save(*names)
@@ -643,7 +655,7 @@ class Trainer:
             optimizer=self.optimizer.state_dict(),
             loader=self.loader_state.to_dict(),
             rng=list(all_rng),
-            best_top1=self.best_top1,
+            best_score=self.best_score,
             train_seconds=self.train_seconds,
             scaler=self.train_step.scaler.state_dict(),
             ema={} if self.averaged is None else self.averaged.state_dict(),
@@ -652,6 +664,7 @@ class Trainer:
             stale_evaluations=self.stale_evaluations,
             replaced=self.replaced_before + sum(replaced),
             meter=self.meter.state_dict(),
+            targets=asdict(self.targets),
         )
         self.writer.save(checkpoint, *map(Path, paths))
 
@@ -707,7 +720,7 @@ class Trainer:
 
     def _restore(self, checkpoint: Checkpoint) -> None:
         self.loader_state = LoaderState.from_dict(checkpoint.loader, expected=self.loader_state)
-        check_classes(checkpoint.classes, self.shards)
+        check_classes(checkpoint.classes, self.targets.task, self.shards)
         load_weights(self.model, checkpoint.model, source=str(self.run_folder.source))
         load_optimizer(self.optimizer, checkpoint.optimizer)
         if self.averaged is not None:
@@ -716,7 +729,7 @@ class Trainer:
             self.train_step.scaler.load_state_dict(checkpoint.scaler)
         self.step = checkpoint.step
         self._tell_length(checkpoint)
-        self.best_top1 = checkpoint.best_top1
+        self.best_score = checkpoint.best_score
         self.evaluation_due = checkpoint.evaluation_due
         self.stale_evaluations = checkpoint.stale_evaluations
         self.train_seconds = checkpoint.train_seconds

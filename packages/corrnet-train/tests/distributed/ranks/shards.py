@@ -148,7 +148,7 @@ def a_full_disk_keeps_the_checkpoint_before(ranks, folder):
             "classes": [],
             "rng": [],
         }
-        writer.save(Checkpoint(step=step, best_top1=0.0, train_seconds=0.0, **state), last)
+        writer.save(Checkpoint(step=step, best_score=0.0, train_seconds=0.0, **state), last)
         writer.wait()
 
     save(1)

@@ -1,5 +1,6 @@
 """Listing the videos that a csv names."""
 
+import math
 import os
 import re
 from dataclasses import replace
@@ -17,17 +18,21 @@ from video_data.datasets.listing import (
     check_pictures,
     refuse_alike,
     require_two_classes,
+    require_two_values,
     shifted_numbers,
     split_of,
     unseen_classes,
 )
 from video_data.datasets.validation import note_of_groups
 from video_data.media.pictures import holds_pictures, pattern_fault
+from video_data.shards.format import Task
 from video_data.utils.errors import InputError, describe
 from video_data.utils.messages import part_name
 
 _EXPECTED = "expected path,label[,split][,start,end]"
-_SEVERAL, _SEPARATOR = "labels", "|"  # the column of a multi-label set
+_ONE, _SEVERAL, _VALUE = "label", "labels", "value"
+_TASKS: dict[str, Task] = {_ONE: "multiclass", _SEVERAL: "multilabel", _VALUE: "regression"}
+_SEPARATOR = "|"  # between the labels of a video
 _TIME = re.compile(r"(?:(?:([0-9]+):)?([0-9]+):)?([0-9]+(?:\.[0-9]+)?)", re.ASCII)
 
 
@@ -42,8 +47,8 @@ def list_csv(
     """List the videos of a csv with the header `path,label`, and where they are wanted `split`, `start` and `end`. The
     notes of the listing name other columns, which are not read.
 
-    With a column `labels` in the place of `label` the set is multi-label: each video has one or several labels,
-    separated by `|`.
+    With a column `labels` in the place of `label` the set is multilabel: each video has one or several labels,
+    separated by `|`. With a column `value` it is for regression: each video has a number.
 
     `start` and `end` are seconds or `[hours:]minutes:seconds` from the first frame on: that part of the video is meant,
     from the frame at `start` to the one before `end`. Where both are empty it is all of it. A video may be listed with
@@ -61,8 +66,9 @@ def list_csv(
 
     Raises:
         ValueError: The csv is missing or not text, a column is missing, a row has more or fewer cells than the header,
-            no path, label or known split, or wrong times; a video, or one part of it, has two labels or splits, under
-            one path or several; two classes are spelled almost alike; or there are no rows or only one class.
+            no path, label, finite value or known split, or wrong times; a video, or one part of it, has two labels,
+            values or splits, under one path or several; two classes are spelled almost alike; or there are no rows, or
+            only one class or value.
     """
     csv_path = Path(csv_path)
     if not csv_path.exists():
@@ -75,21 +81,21 @@ def list_csv(
     places: dict[str, str] = {}
     group_column = [] if group_by is None else [group_by.strip().lower()]
     rows = read_csv(csv_path, ("path", *group_column), _EXPECTED)
-    labels = _label_column(rows[0][1] if rows else {"label": ""}, csv_path)
+    column = _label_column(rows[0][1] if rows else {_ONE: ""}, csv_path)
     for line, row in rows:
         try:
-            entry = _read_entry(row, folder, labels=labels, pictures=pictures)
+            entry = _read_entry(row, folder, column=column, pictures=pictures)
         except InputError as error:
             raise InputError(f"{csv_path}, line {line}: {error}") from None
         group = "".join(row[column] for column in group_column)
         entry = replace(entry, frame_rate=frame_rate, group=group)
         reason, identity = _look_at(entry.path)
         first_line, first = seen.setdefault((identity, entry.span), (line, entry))
-        if (set(first.labels), first.split) != (set(entry.labels), entry.split):
+        if (set(first.labels), first.value, first.split) != (set(entry.labels), entry.value, entry.split):
             raise InputError(
-                f"{csv_path}, line {line}: {part_name(entry.source, entry.span)} was listed before with another label "
-                f"or split, in line {first_line} as {first.source}: {_labels_text(entry)!r} in {entry.split}, and "
-                f"{_labels_text(first)!r} in {first.split}"
+                f"{csv_path}, line {line}: {part_name(entry.source, entry.span)} was listed before with another "
+                f"{'value' if column == _VALUE else 'label'} or split, in line {first_line} as {first.source}: "
+                f"{_target_text(entry)!r} in {entry.split}, and {_target_text(first)!r} in {first.split}"
             )
         if first is not entry:
             dropped.append((entry, TWICE))
@@ -106,42 +112,46 @@ def list_csv(
     refuse_alike(places)
     if not places:
         raise InputError(f"no row of {csv_path} has a label: all are -1")
-    require_two_classes([*entries, *(entry for entry, _ in dropped if entry.label)], csv_path)
-    ignored = sorted(row.keys() - {"path", labels, "split", "start", "end", "", *group_column})
+    labeled = [*entries, *(entry for entry, _ in dropped if entry.label)]
+    if column == _VALUE:
+        require_two_values(labeled, csv_path)
+    else:
+        require_two_classes(labeled, csv_path)
+    ignored = sorted(row.keys() - {"path", column, "split", "start", "end", "", *group_column})
     notes = [f"columns that are not read: {', '.join(ignored)}"] if ignored else []
     if group_by is not None and entries:
         notes.append(note_of_groups(entries, group_by))
-    listing = Listing(entries, dropped, "csv", multi_label=labels == _SEVERAL)
+    listing = Listing(entries, dropped, "csv", task=_TASKS[column])
     return replace(listing, notes=(*notes, *shifted_numbers(listing.class_names), *unseen_classes(entries)))
 
 
 def _label_column(row: dict[str, str], csv_path: Path) -> str:
-    """Return the name of the column of labels."""
-    names = [name for name in ("label", _SEVERAL) if name in row]
+    """Return the name of the column that says what is to be learned."""
+    names = [name for name in _TASKS if name in row]
     if not names:
         raise InputError(
-            f"{csv_path}: no column label in the header, nor {_SEVERAL} of several for each video; {_EXPECTED}"
+            f"{csv_path}: no column {_ONE} in the header, nor {_SEVERAL} of several for each video, nor {_VALUE} of a "
+            f"number; {_EXPECTED}"
         )
     if len(names) > 1:
         raise InputError(
-            f"{csv_path}: there is a column label and a column {_SEVERAL}: give another name to the one that is not "
-            "meant"
+            f"{csv_path}: there are columns {' and '.join(names)}: give another name to what is not meant"
         )
     return names[0]
 
 
-def _read_entry(row: dict[str, str], folder: Path, *, labels: str, pictures: str | None) -> Entry:
+def _read_entry(row: dict[str, str], folder: Path, *, column: str, pictures: str | None) -> Entry:
     """Return what a row lists.
 
     Args:
         row: Its cells.
         folder: To which relative paths refer.
-        labels: Name of the column of labels.
+        column: Name of the column that says what is to be learned.
         pictures: Pattern of the pictures in all folders of pictures.
     """
     source, split_name = row["path"], row.get("split", "train")
-    if not source or not row[labels]:
-        raise InputError(f"path and {labels} must not be empty")
+    if not source or not row[column]:
+        raise InputError(f"path and {column} must not be empty")
     split = split_of(split_name)
     if split is None:
         raise InputError(f"split {split_name!r}, allowed are {', '.join(SPLIT_NAMES)}")
@@ -154,12 +164,14 @@ def _read_entry(row: dict[str, str], folder: Path, *, labels: str, pictures: str
             f"start and end are for video files, and {source} is a folder of pictures; list the pictures that are "
             "meant, or leave both empty"
         )
-    label, *others = _read_labels(row[labels]) if labels == _SEVERAL else [row[labels]]
+    if column == _VALUE:
+        return Entry(path, source, split, _VALUE, span=span, value=_read_value(row[column]))
+    label, *others = _read_labels(row[column]) if column == _SEVERAL else [row[column]]
     return Entry(path, source, split, "" if label == "-1" else label, tuple(others), span)
 
 
 def _read_labels(text: str) -> list[str]:
-    """Return the labels of a cell of a multi-label set."""
+    """Return the labels of a cell of a multilabel set."""
     labels = [label.strip() for label in text.split(_SEPARATOR)]
     if "" in labels or len(set(labels)) < len(labels) or ("-1" in labels and len(labels) > 1):
         raise InputError(
@@ -168,8 +180,19 @@ def _read_labels(text: str) -> list[str]:
     return labels
 
 
-def _labels_text(entry: Entry) -> str:
-    return _SEPARATOR.join(entry.labels)
+def _read_value(text: str) -> float:
+    """Return the number of a cell of a set for regression."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise InputError(f"value must be a finite number, as 12.5 or -3e-2, got {text!r}")
+    return value
+
+
+def _target_text(entry: Entry) -> str:
+    return _SEPARATOR.join(entry.labels) if entry.value is None else f"{entry.value:g}"
 
 
 def _read_span(row: dict[str, str]) -> tuple[float, float] | None:

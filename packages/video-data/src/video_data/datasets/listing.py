@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from video_data.media.pictures import pattern_fault
-from video_data.shards.format import PassedOver, Split
+from video_data.shards.format import PassedOver, Split, Task
 from video_data.utils.errors import InputError
 from video_data.utils.files import display_text
 from video_data.utils.messages import some_of
@@ -71,6 +71,7 @@ class Entry:
         frame_rate: Frames a second of a folder of pictures.
         group: The recording that the video was cut from: `PackOptions.val_fraction` keeps those of one group together.
             Empty means that it belongs with those of the same `source` alone.
+        value: The number that is to be learned, in a listing for regression.
     """
 
     path: Path
@@ -81,6 +82,7 @@ class Entry:
     span: tuple[float, float] | None = None
     frame_rate: Fraction | None = None
     group: str = ""
+    value: float | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "path", Path(self.path))  # text is taken too
@@ -100,7 +102,7 @@ class Listing:
         dropped: Entries that cannot be packed with their reasons; `MISSING` where the file is not there.
         dataset: Name of the data set with its version, for the manifest.
         classes: Class names in the order of their labels; None means `label_order` of the names of all entries.
-        multi_label: Whether all classes of an entry are to be learned (multi-label), and not its `label` alone.
+        task: What is to be learned of an entry: its `label`, all of its classes, or its `value`.
         notes: What was taken for what, and what is not packed and cannot be listed, for people to read.
         passed_over: Files and folders that were found and not listed, by reason.
     """
@@ -109,7 +111,7 @@ class Listing:
     dropped: list[tuple[Entry, str]]
     dataset: str
     classes: tuple[str, ...] | None = None
-    multi_label: bool = False
+    task: Task = "multiclass"
     notes: tuple[str, ...] = ()
     passed_over: tuple[PassedOver, ...] = ()
 
@@ -218,6 +220,13 @@ def require_two_classes(entries: list[Entry], origin: str | os.PathLike[str]) ->
     labels = sorted({label for entry in entries for label in entry.labels})
     if len(labels) < 2:
         raise InputError(f"only one class in {origin}: {labels[0]!r}; a classifier needs at least two")
+
+
+def require_two_values(entries: list[Entry], origin: str | os.PathLike[str]) -> None:
+    """Raise ValueError when all entries have the same value."""
+    values = {entry.value for entry in entries}
+    if len(values) < 2:
+        raise InputError(f"only one value in {origin}: {values.pop():g}; there is nothing to learn from it")
 
 
 def unseen_classes(entries: list[Entry]) -> tuple[str, ...]:

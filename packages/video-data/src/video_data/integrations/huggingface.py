@@ -35,9 +35,10 @@ _SUFFIXES = {"mov": "mp4", "matroska": "mkv", "mpegts": "ts", "mpeg": "mpg", "og
 def to_hf_dataset(shards: ShardSet, split: str) -> "datasets.IterableDataset":
     """Return a split as a streaming data set of `datasets` (extra `hf`).
 
-    Its features are `key`, `video` (the file's bytes; nothing is decoded), `label` (a `ClassLabel`, or of a multi-label
-    set `labels`, a list of them) and `source`, and where the set has optical flow `flow`, a video as
-    `video_data.media.flow` describes. Each shard is one of its shards.
+    Its features are `key`, `video` (the file's bytes; nothing is decoded), what is to be learned (`label`, a
+    `ClassLabel`; of a multilabel set `labels`, a list of them; of a set for regression `value`, a number) and `source`,
+    and where the set has optical flow `flow`, a video as `video_data.media.flow` describes. Each shard is one of its
+    shards.
 
     Args:
         shards: An open shard set.
@@ -52,11 +53,16 @@ def to_hf_dataset(shards: ShardSet, split: str) -> "datasets.IterableDataset":
     shards.num_samples(split)  # refuses an unknown split
     names = [shard.name for shard in shards.manifest.shards if shard.split == split]
     label = datasets.ClassLabel(names=list(shards.classes))
+    targets = {
+        "multiclass": {"label": label},
+        "multilabel": {"labels": datasets.Sequence(label)},
+        "regression": {"value": datasets.Value("float64")},
+    }
     features = datasets.Features(
         {
             "key": datasets.Value("string"),
             "video": datasets.Video(decode=False),
-            **({"labels": datasets.Sequence(label)} if shards.multi_label else {"label": label}),
+            **targets[shards.task],
             "source": datasets.Value("string"),
             **({"flow": datasets.Video(decode=False)} if shards.has_flow else {}),
         }
@@ -77,8 +83,10 @@ def _examples(shards: ShardSet, split: str, names: list[str]) -> Iterator[dict[s
                 "video": {"bytes": shards.read(split, index), "path": f"{record.key}.{record.suffix}"},
                 "source": record.source,
             }
-            if shards.multi_label:
-                example["labels"] = record.labels(multi_label=True)
+            if shards.task == "regression":
+                example["value"] = record.value
+            elif shards.task == "multilabel":
+                example["labels"] = record.labels(shards.task)
             else:
                 example["label"] = record.label
             if shards.has_flow:

@@ -47,8 +47,9 @@ def webdataset_pipeline(
             sets for 5 videos. They are left out, counted by reason, and the first for each reason is logged.
 
     Returns:
-        A pipeline of `{"__key__", "__url__", "video": uint8 [C, L, H, W], "label": int}`; in a multi-label set
-        the label is float32 [classes], 1 for those of the sample and 0 for all others.
+        A pipeline of `{"__key__", "__url__", "video": uint8 [C, L, H, W], "label": int}`; in a multilabel set
+        the label is float32 [classes], 1 for those of the sample and 0 for all others, and in one for regression the
+        value, float32 [1].
 
     Raises:
         ValueError: There is no such split, or the set was packed without the flow that `clip` asks for.
@@ -121,7 +122,7 @@ class _ReadClips:
         size = self._clip.crop_size
         out = np.empty((1, 1, len(spec.frames), size, size, self._clip.num_channels), dtype=np.uint8)
         decode_streams(streams, [spec.frames], [spec.box], size, flip=spec.flip, out=out)
-        label = label_tensor(self._shards, [record])[0] if self._shards.multi_label else record.label
+        label = record.label if self._shards.task == "multiclass" else label_tensor(self._shards, [record])[0]
         return channels_first(torch.from_numpy(out[0, 0])), label
 
 

@@ -85,7 +85,8 @@ class Batch(_SmallByValue):
     Attributes:
         video: uint8 [N, C, L, H, W] with the strides of channels_last_3d, or planes for `pixels="yuv"`; C is
             `ClipConfig.num_channels`, 3 for RGB.
-        label: int64 [N]; of a multi-label set float32 [N, classes], 1 for the labels of a sample and 0 for all others.
+        label: int64 [N]; of a multilabel set float32 [N, classes], 1 for the labels of a sample and 0 for all others;
+            of a set for regression the values, float32 [N, 1].
         keys: Key of each sample.
         positions: Global position of each sample.
         replaced: Samples that could not be read; others took their places.
@@ -113,7 +114,8 @@ class ViewBatch(_SmallByValue):
     Attributes:
         video: uint8 [B, V, C, L, H, W]; each [V, C, L, H, W] has the strides of channels_last_3d; or planes for
             `pixels="yuv"`. The views are ordered by clip, then by crop.
-        label: int64 [B], -1 where `valid` is false; of a multi-label set float32 [B, classes], 0 there.
+        label: int64 [B], -1 where `valid` is false; of a multilabel set float32 [B, classes], of one for regression
+            [B, 1], 0 there.
         keys: Key of each video; empty where `valid` is false.
         index: int64 [B], index of each video in its split; -1 where `valid` is false.
         starts: Where the clips of each video begin; empty where `valid` is false.
@@ -141,13 +143,15 @@ class ViewBatch(_SmallByValue):
 
 
 def label_tensor(shards: ShardSet, records: Sequence[SampleRecord | None]) -> Tensor:
-    """Return the labels of samples as batches have them; None stands for a row that is not valid."""
-    if not shards.multi_label:
+    """Return the labels or values of samples as batches have them; None stands for a row that is not valid."""
+    if shards.task == "regression":
+        return torch.tensor([[0.0 if record is None else record.value] for record in records])
+    if shards.task == "multiclass":
         return torch.tensor([-1 if record is None else record.label for record in records])
     labels = torch.zeros(len(records), len(shards.classes))
     for row, record in zip(labels, records, strict=True):
         if record is not None:
-            row[list(record.labels(multi_label=True))] = 1
+            row[list(record.labels(shards.task))] = 1
     return labels
 
 

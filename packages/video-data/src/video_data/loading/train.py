@@ -186,7 +186,7 @@ def train_loader(
     Raises:
         ValueError: There is no such split, a number is out of its range, `transform` cannot be sent to workers or is
             for planes, the set was packed without the flow that
-            `clip` asks for, or `balanced` is for a multi-label set, whose samples are of several classes each.
+            `clip` asks for, or `balanced` is for a set whose samples are not of one class each.
         ShardError: With `balanced`, an index cannot be read.
     """
     check_options(
@@ -200,8 +200,10 @@ def train_loader(
     check_streams(shards, clip, pixels)
     if transform is not None:
         _check_transform(transform, pixels, num_workers)
-    if balanced and shards.multi_label:
-        raise InputError("balanced is for sets of one label: samples of this one are of several classes each")
+    if balanced and shards.task != "multiclass":
+        raise InputError(
+            f"balanced is for sets whose samples are of one class each; the task of this one is {shards.task}"
+        )
     if position < 0:
         raise InputError(f"position must be at least 0, got {position}")
     if repeats < 1 or batch_size % repeats:

@@ -25,6 +25,7 @@ from video_data.shards.format import (
     Sha256,
     ShardEntry,
     Split,
+    Task,
     model_bytes,
     parse_file,
 )
@@ -54,7 +55,7 @@ class Plan(StrictModel):
         listing_sha256: Hash of the listed videos: order, sizes, labels, spans; the list itself lies beside the plan.
         dataset: Name of the data set.
         classes: Class names.
-        multi_label: Whether all labels of a video are to be learned.
+        task: What is to be learned of a video.
         options: How to pack.
         tool: Versions of the programs that pack.
         groups: All groups, by split and number.
@@ -66,7 +67,7 @@ class Plan(StrictModel):
     listing_sha256: Sha256
     dataset: str
     classes: tuple[str, ...]
-    multi_label: bool = False
+    task: Task = "multiclass"
     options: PackOptions
     tool: dict[str, str]
     groups: tuple[Group, ...]
@@ -81,8 +82,8 @@ class Plan(StrictModel):
         )
         changed = changed_settings(theirs, ours, names=ours)
         differing = [f"{name} {before!r}, now {now!r}" for name, (before, now) in changed.items()]
-        if not differing and self.multi_label != other.multi_label:
-            differing = ["one has a label for each video, the other several"]
+        if not differing and self.task != other.task:
+            differing = [f"task {other.task!r}, now {self.task!r}"]
         if not differing and self.classes != other.classes:
             differing = ["the classes or their order"]
         return "; ".join(differing) or None
@@ -102,7 +103,8 @@ def listing_line(entry: Entry) -> str:
     pictures = (
         (entry.path.name,) if holds_pictures(entry.path) and not entry.path.is_dir() else ()
     )  # their pattern
-    return json.dumps((identity, _size(entry.path), entry.label, entry.other_labels, rate, *pictures))
+    labels = (entry.label, entry.other_labels, entry.value)
+    return json.dumps((identity, _size(entry.path), *labels, rate, *pictures))
 
 
 def listing_hash(listed: Iterable[str]) -> str:

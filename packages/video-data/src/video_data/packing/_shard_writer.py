@@ -79,6 +79,8 @@ class ShardWriter:
         metadata: dict[str, Any] = {"class": entry.label, "label": label, "source": entry.source}
         if others:
             metadata["other_labels"] = others
+        if entry.value is not None:
+            metadata["value"] = entry.value
         members = {loaded.suffix: loaded.content, "json": json.dumps(metadata).encode()}
         if loaded.flow is not None:
             members[FLOW_SUFFIX] = loaded.flow[0]
@@ -99,6 +101,7 @@ class ShardWriter:
             span=entry.span,
             label=label,
             other_labels=others,
+            value=entry.value,
             format=info.format,
             codec=info.codec,
             width=info.width,

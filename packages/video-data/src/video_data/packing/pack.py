@@ -38,6 +38,7 @@ from video_data.shards.format import (
     ShardIndex,
     Split,
     SplitSummary,
+    Task,
     model_bytes,
     parse_file,
 )
@@ -300,7 +301,7 @@ def _plan(listing: Listing, entries: Sequence[Entry], listed: Sequence[str], opt
         listing_sha256=listing_hash(listed),
         dataset=listing.dataset,
         classes=listing.class_names,
-        multi_label=listing.multi_label,
+        task=listing.task,
         options=options,
         tool=tool_versions(),
         groups=tuple(groups),
@@ -319,6 +320,10 @@ def _check_listing(listing: Listing) -> None:
         twice = next((name for name, count in names.items() if count > 1), None)
         if twice is not None:
             raise InputError(f"two {what} of the listing have the same name: {twice}")
+    for entry in listing.entries:
+        if (entry.value is None) == (listing.task == "regression"):
+            has = "no value" if entry.value is None else "a value"
+            raise InputError(f"{entry.source} has {has}, and the task of the listing is {listing.task}")
     labels = {label for entry in listing.entries for label in (entry.label, *entry.other_labels)}
     if unknown := sorted(labels - set(listing.class_names)):
         raise InputError(f"the label {unknown[0]!r} is none of the {len(listing.class_names)} classes")
@@ -415,7 +420,7 @@ def _finish(journal: Journal, plan: Plan) -> PackReport:
         ((source, message), *_) = _messages(unread or dropped)
         failure = WorkError if unread else InputError
         raise failure(f"none of {len(dropped)} videos can be read; {source}: {message}")
-    totals = _Totals(plan.classes, multi_label=plan.multi_label)
+    totals = _Totals(plan.classes, plan.task)
     for shard in shards:
         path = dest / f"{shard.name}.json"
         totals.add(shard.split, parse_file(ShardIndex, path.read_bytes(), path).samples)
@@ -424,7 +429,7 @@ def _finish(journal: Journal, plan: Plan) -> PackReport:
     manifest = Manifest(
         dataset=plan.dataset,
         classes=plan.classes,
-        multi_label=plan.multi_label,
+        task=plan.task,
         splits=totals.summaries(),
         coverage=_coverage(shards, dropped),
         shards=tuple(shards),
@@ -460,20 +465,20 @@ def _finish(journal: Journal, plan: Plan) -> PackReport:
 class _Totals:
     """Sums over the samples of a set."""
 
-    def __init__(self, classes: Sequence[str], *, multi_label: bool) -> None:
+    def __init__(self, classes: Sequence[str], task: Task) -> None:
         self.flawed: list[FlawedVideo] = []
         self._classes = classes
-        self._multi_label = multi_label
+        self._task = task
         self._num_samples: Counter[Split] = Counter()
         self._counts: dict[Split, Counter[int]] = {split: Counter() for split in SPLITS}
-        self._sources: dict[str, set[tuple[str, str, frozenset[int]]]] = defaultdict(set)
+        self._sources: dict[str, set[tuple[str, str, frozenset[int], float | None]]] = defaultdict(set)
 
     def add(self, split: Split, samples: Iterable[SampleRecord]) -> None:
         for sample in samples:
-            labels = sample.labels(multi_label=self._multi_label)
+            labels = sample.labels(self._task)
             self._num_samples[split] += 1
             self._counts[split].update(labels)
-            self._sources[sample.source_sha256].add((split, sample.source, frozenset(labels)))
+            self._sources[sample.source_sha256].add((split, sample.source, frozenset(labels), sample.value))
             if sample.delivery and sample.delivery.is_flawed:
                 self.flawed.append(FlawedVideo(split=split, source=sample.source, delivery=sample.delivery))
 
@@ -496,10 +501,12 @@ class _Totals:
         across: list[Duplicate] = []
         within: list[Duplicate] = []
         for group in self._sources.values():
-            samples = tuple(sorted({(split, source) for split, source, _ in group}))
+            samples = tuple(sorted({(split, source) for split, source, *_ in group}))
             if len(samples) > 1:
-                sets = [labels for *_, labels in group]
+                sets = [labels for _, _, labels, _ in group]
                 differing = frozenset.union(*sets) - frozenset.intersection(*sets)
+                if len({value for *_, value in group}) > 1:
+                    differing = sets[0]  # the one name of the values
                 found = Duplicate(samples=samples, labels=tuple(sorted(differing)))
                 (across if len({split for split, _ in samples}) > 1 else within).append(found)
 

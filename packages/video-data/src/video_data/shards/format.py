@@ -21,11 +21,13 @@ MANIFEST_NAME = "manifest.json"
 FLOW_SUFFIX = "flow.mp4"  # webdataset takes what is before the first dot for the key
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
+Task = Literal["multiclass", "multilabel", "regression"]
+"""What is to be learned of a video: its one class, all of its classes, or a number."""
 
 Run = tuple[int, Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1, le=MAX_FRAMES)]]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 NonNegative = Annotated[int, Field(ge=0)]
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 M = TypeVar("M", bound=BaseModel)
 
 
@@ -82,6 +84,7 @@ class SampleRecord(StrictModel):
         span: Start and end in seconds of the part of the original that is packed; None means all of it.
         label: Index into the manifest's `classes`.
         other_labels: Indices of further classes, where the data set gives several.
+        value: The number that is to be learned, in a set for regression.
         format: Short name of the container format.
         codec: Name of the video codec.
         width: Columns of a decoded frame in pixels, as stored.
@@ -109,6 +112,7 @@ class SampleRecord(StrictModel):
     span: tuple[float, float] | None = None
     label: NonNegative
     other_labels: tuple[NonNegative, ...] = ()
+    value: float | None = Field(default=None, allow_inf_nan=False)
     format: str
     codec: str
     width: Positive
@@ -125,9 +129,9 @@ class SampleRecord(StrictModel):
     delivery: Delivery | None = None
     num_damaged: NonNegative | None = None
 
-    def labels(self, *, multi_label: bool) -> tuple[int, ...]:
-        """Return what is to be learned: `label`, or in a multi-label set all of them."""
-        return (self.label, *self.other_labels) if multi_label else (self.label,)
+    def labels(self, task: Task) -> tuple[int, ...]:
+        """Return the labels that a task has of the sample: `label`, or of "multilabel" all of them."""
+        return (self.label, *self.other_labels) if task == "multilabel" else (self.label,)
 
     @property
     def display(self) -> Display:
@@ -250,7 +254,7 @@ class PassedOver(StrictModel):
 
 
 class SplitSummary(StrictModel):
-    """Counts of one split; `per_class` names every class, and in a multi-label set counts a sample for each label."""
+    """Counts of one split; `per_class` names every class, and in a multilabel set counts a sample for each label."""
 
     num_samples: Positive
     per_class: dict[str, NonNegative]
@@ -298,8 +302,8 @@ class Manifest(_VersionedModel):
     Attributes:
         format_version: Version of these files.
         dataset: Name of the data set with its version.
-        classes: Class names; a label is an index into them.
-        multi_label: Whether all labels of a sample are to be learned, and not its `label` alone.
+        classes: Class names; a label is an index into them. In a set for regression the one name of its numbers.
+        task: What is to be learned: `label`, all labels of a sample, or its `value`.
         splits: Counts of each split that has samples.
         coverage: For each split what became of the videos that were listed.
         shards: All shards, by split and number.
@@ -319,7 +323,7 @@ class Manifest(_VersionedModel):
 
     dataset: str
     classes: tuple[str, ...] = Field(min_length=1)
-    multi_label: bool = False
+    task: Task = "multiclass"
     splits: dict[Split, SplitSummary]
     coverage: dict[Split, Coverage]
     shards: tuple[ShardEntry, ...]
@@ -392,7 +396,7 @@ def parse_manifest(content: bytes, path: str | Path) -> tuple[Manifest, str]:
 
 
 def load_index(
-    path: Path, content: bytes, *, num_samples: int, num_classes: int, tar_size: int
+    path: Path, content: bytes, *, num_samples: int, num_classes: int, task: Task, tar_size: int
 ) -> ShardIndex:
     """Read and check the index of one shard.
 
@@ -406,6 +410,13 @@ def load_index(
         flow_end = sample.flow.offset + sample.flow.size if sample.flow else 0
         if max(sample.offset + sample.size, flow_end) > tar_size:
             raise InputError(f"{path}: sample {sample.key!r} ends after the tar's {tar_size} bytes")
+        if (sample.value is None) == (task == "regression"):
+            wanted = (
+                "no value, and the set is for regression"
+                if sample.value is None
+                else f"a value in a {task} set"
+            )
+            raise InputError(f"{path}: sample {sample.key!r} has {wanted}")
         for label in (sample.label, *sample.other_labels):
             if label >= num_classes:
                 raise InputError(

@@ -16,6 +16,7 @@ from video_data.shards.format import (
     SampleRecord,
     ShardEntry,
     Split,
+    Task,
 )
 from video_data.shards.pack_options import PackOptions, StrictModel
 from video_data.shards.reader import ShardError, ShardSet
@@ -78,7 +79,7 @@ class Inspection(StrictModel):
         manifest_hash: SHA-256 of the manifest; it identifies the set.
         dataset: Name of the data set with its version.
         classes: Class names; a label is an index into them.
-        multi_label: Whether samples have several labels each, for all of which they count in `splits`.
+        task: What is to be learned; in a multilabel set samples count in `splits` for all of their labels.
         options: How the set was packed.
         tool: Versions of the programs that packed it.
         splits: Each split.
@@ -108,7 +109,7 @@ class Inspection(StrictModel):
     manifest_hash: str
     dataset: str
     classes: tuple[str, ...]
-    multi_label: bool
+    task: Task
     options: PackOptions
     tool: dict[str, str]
     splits: dict[Split, SplitInspection]
@@ -162,7 +163,7 @@ def inspect_shards(shards: ShardSet, *, progress: bool = True) -> Inspection:
         manifest_hash=shards.manifest_hash,
         dataset=manifest.dataset,
         classes=shards.classes,
-        multi_label=shards.multi_label,
+        task=shards.task,
         options=manifest.options,
         tool=manifest.tool,
         splits={

@@ -18,6 +18,7 @@ from video_data.shards.format import (
     SampleRecord,
     ShardEntry,
     ShardIndex,
+    Task,
     load_index,
     load_manifest,
 )
@@ -96,13 +97,19 @@ class ShardSet:
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Class names; a label is an index into them."""
+        """Class names; a label is an index into them. In a set for regression the one name of its numbers."""
         return self.manifest.classes
 
     @property
-    def multi_label(self) -> bool:
-        """Whether all labels of a sample are to be learned, and not its `label` alone."""
-        return self.manifest.multi_label
+    def task(self) -> Task:
+        """What is to be learned of a sample: its label, all of its labels, or its value."""
+        return self.manifest.task
+
+    def label_text(self, sample: SampleRecord) -> str:
+        """Return the labels of a sample by name, with `|` between them, or its value."""
+        if self.task == "regression":
+            return f"{sample.value:g}"
+        return "|".join(self.classes[label] for label in sample.labels(self.task))
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -314,6 +321,7 @@ class ShardSet:
                 content,
                 num_samples=shard.num_samples,
                 num_classes=len(self.classes),
+                task=self.task,
                 tar_size=shard.size,
             )
         except ValueError as error:

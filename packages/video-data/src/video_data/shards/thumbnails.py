@@ -145,7 +145,7 @@ def _choose(
             continue  # the inspection lists it
         indices = shards.shard_indices(shard.name)
         for local in permutation(len(records), seed, 2, int(number)):
-            labels = records[local].labels(multi_label=shards.multi_label)
+            labels = records[local].labels(shards.task)
             label = next((label for label in labels if left.get(label)), None)
             if label is not None:
                 left[label] -= 1
@@ -164,7 +164,7 @@ def _thumbnails(choice: tuple[str, int], *, shards: ShardSet, num_frames: int, h
     return Thumbnails(
         split=split,
         key=record.key,
-        class_name="|".join(shards.classes[label] for label in record.labels(multi_label=shards.multi_label)),
+        class_name=shards.label_text(record),
         source=record.source,
         num_frames=record.num_frames,
         seconds=seconds_of(record),

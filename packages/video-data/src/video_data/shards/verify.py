@@ -25,6 +25,7 @@ from video_data.shards.format import (
     SampleRecord,
     ShardEntry,
     ShardIndex,
+    Task,
     load_index,
     load_manifest,
 )
@@ -163,8 +164,9 @@ class _Checked:
 def _check_all(
     files: LocalFiles | RemoteFiles, manifest: Manifest, decode: bool, num_workers: int, progress: bool
 ) -> _Checked:
-    num_classes, multi_label = len(manifest.classes), manifest.multi_label
-    check = partial(_check, files=files, num_classes=num_classes, multi_label=multi_label, decode=decode)
+    check = partial(
+        _check, files=files, num_classes=len(manifest.classes), target=manifest.task, decode=decode
+    )
     tasks = [
         _Task(shard, range(first, min(first + size, shard.num_samples)))
         for shard in manifest.shards
@@ -188,12 +190,12 @@ def _check_all(
 
 
 def _check(
-    task: _Task, *, files: LocalFiles | RemoteFiles, num_classes: int, multi_label: bool, decode: bool
+    task: _Task, *, files: LocalFiles | RemoteFiles, num_classes: int, target: Task, decode: bool
 ) -> _Checked:
     """Check the files and samples of a task."""
     found = _Checked()
     shard, first_part = task.shard, task.samples.start == 0
-    index = _check_index(files, shard, num_classes, found)
+    index = _check_index(files, shard, num_classes, target, found)
     tar_name = f"{shard.name}.tar"
     try:
         tar = _open(files, shard, "tar")
@@ -207,7 +209,7 @@ def _check(
             assert index is not None
             record = index.samples[number]
             found.keys.append((shard.split, record.key, tar_name))
-            found.labels.update((shard.split, label) for label in record.labels(multi_label=multi_label))
+            found.labels.update((shard.split, label) for label in record.labels(target))
             found.num_checked += 1
             try:
                 problems, num_frames = _check_sample(tar, record, decode)
@@ -222,7 +224,7 @@ def _check(
 
 
 def _check_index(
-    files: LocalFiles | RemoteFiles, shard: ShardEntry, num_classes: int, found: _Checked
+    files: LocalFiles | RemoteFiles, shard: ShardEntry, num_classes: int, target: Task, found: _Checked
 ) -> ShardIndex | None:
     """Return the index of a shard, or None when its samples cannot be checked."""
     name = f"{shard.name}.json"
@@ -245,6 +247,7 @@ def _check_index(
             content,
             num_samples=shard.num_samples,
             num_classes=num_classes,
+            task=target,
             tar_size=shard.size,
         )
     except ValueError as error:

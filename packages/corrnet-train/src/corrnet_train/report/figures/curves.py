@@ -65,9 +65,19 @@ def accuracy_figure(models: Sequence[ModelResult | Curves], *, num_classes: int)
         )
         for index, model in enumerate(models):
             steps = [point.step for point in model.evals]
-            _line(axes, index, steps, [point.video_top1 for point in model.evals], marker="o", markersize=4)
+            _line(axes, index, steps, [point.score for point in model.evals], marker="o", markersize=4)
         axes.set_ylim(0, 1.03)
         axes.yaxis.set_major_formatter(PercentFormatter(xmax=1, decimals=0, symbol=" %"))
+        return render(figure)
+
+
+def score_figure(curves: Curves) -> bytes:
+    """Scores of the evaluations over steps, by their name, as an SVG document."""
+    with figure_style():
+        figure, axes = _new_axes(f"held-out {curves.score_name}")
+        steps = [point.step for point in curves.evals]
+        _line(axes, 0, steps, [point.score for point in curves.evals], marker="o", markersize=4)
+        axes.set_ylim(bottom=0)
         return render(figure)
 
 

@@ -162,10 +162,11 @@ def draw_classes(image: Image.Image, prediction: Prediction, top: int) -> None:
     size = max(10, image.height // 18)
     draw = ImageDraw.Draw(image, "RGBA")
     width = min(image.width, 16 * size)
-    pairs = list(zip(prediction.classes, prediction.probabilities, strict=True))[:top]
-    for row, (name, probability) in enumerate(pairs):
+    shown = list(zip(prediction.classes, prediction.scores, prediction.texts, strict=True))[:top]
+    for row, (name, score, text) in enumerate(shown):
         y = round(row * 1.5 * size)
         draw.rectangle((0, y, width, y + 1.5 * size), fill=(0, 0, 0, 140))
-        draw.rectangle((0, y, width * probability, y + 1.5 * size), fill=(40, 120, 220, 160))
-        text = f"{probability:4.0%}  {' '.join(name.split())}"
+        if prediction.task != "regression":
+            draw.rectangle((0, y, width * score, y + 1.5 * size), fill=(40, 120, 220, 160))
+        text = f"{text:>4}  {' '.join(name.split())}"
         draw.text((0.3 * size, y + 0.15 * size), text, font=text_font(text, size), fill="white")

@@ -101,7 +101,7 @@ def _curves(models: Sequence[ModelResult]) -> list[dict[str, str]]:
         svg = inline(loss_figure(models), prefix="loss")
         curves.append({"svg": svg, "alt": f"Line chart of training loss over steps. Last values: {ends}."})
     if any(model.evals for model in models):
-        ends = "; ".join(f"{m.name} {format_percent(m.evals[-1].video_top1)}" for m in models if m.evals)
+        ends = "; ".join(f"{m.name} {format_percent(m.evals[-1].score)}" for m in models if m.evals)
         num_classes = len(models[0].confusion)
         svg = inline(accuracy_figure(models, num_classes=num_classes), prefix="accuracy")
         alt = f"Line chart of held-out video top-1 accuracy over steps. Last values: {ends}."

@@ -85,7 +85,11 @@ def summary_rows(inspection: Inspection) -> list[tuple[str, str]]:
     rows += [
         (
             "classes",
-            f"{len(inspection.classes):,}" + (", several for each video" if inspection.multi_label else ""),
+            {
+                "multiclass": f"{len(inspection.classes):,}",
+                "multilabel": f"{len(inspection.classes):,}, several for each video",
+                "regression": "none: a number for each video",
+            }[inspection.task],
         ),
         ("picture sizes", _shares(inspection.sizes)),
         ("frames a second", _shares(inspection.rates)),

@@ -1,0 +1,53 @@
+"""What the outputs of a model stand for: classes, of which a video has one or several, or a number."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from torch import Tensor
+
+from corrnet_train.utils.errors import InputError
+from video_data import ShardSet
+from video_data.shards.format import Task
+
+
+@dataclass(frozen=True)
+class Targets:
+    """What a model learns of a video.
+
+    Attributes:
+        task: Its one class, all of its classes, or a number.
+        mean: For regression, of the numbers of the training videos.
+        std: Their standard deviation; the model puts out (value - mean) / std, whatever the unit of the numbers.
+    """
+
+    task: Task = "multiclass"
+    mean: float = 0.0
+    std: float = 1.0
+
+    @classmethod
+    def of_split(cls, shards: ShardSet, split: str) -> "Targets":
+        """Return what a model is to learn from a split of shards.
+
+        Raises:
+            ValueError: There is no such split, or all of its videos have one value.
+        """
+        if shards.task != "regression":
+            return cls(shards.task)
+        values = np.array([sample.value for sample in shards.samples(split)])
+        if (values == values[0]).all():
+            raise InputError(
+                f"all videos of split {split} in {shards.path} have the value {values[0]:g}: there is nothing to learn"
+            )
+        return cls("regression", float(values.mean()), float(values.std()))
+
+    def scores(self, outputs: Tensor) -> Tensor:
+        """Return what outputs of the model [N, classes] say: class probabilities, or of regression values [N, 1].
+
+        The probabilities of a multiclass model add up to 1; those of a multilabel model are independent.
+        """
+        if self.task == "regression":
+            return outputs * self.std + self.mean
+        return outputs.sigmoid() if self.task == "multilabel" else outputs.softmax(dim=1)
+
+
+MULTICLASS = Targets()
