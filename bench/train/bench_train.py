@@ -192,6 +192,6 @@ def make_checkpoint(name: str, optimizer_name: str) -> Checkpoint:
         optimizer=optimizer.state_dict(),
         loader={},
         rng=[{"cpu": torch.get_rng_state()}],
-        best_top1=0.0,
+        best_score=0.0,
         train_seconds=0.0,
     )
