@@ -23,6 +23,7 @@ COMMANDS = {
     "Training": {
         "recipe": ("recipe.recipe_app", "Look at recipes: what there is, what they set."),
         "models": ("models.models", "Show the models with parameters and GMACs."),
+        "lr-find": ("lr_find.lr_find", "Find a learning rate to begin with."),
         "train": ("train.train", "Train a model as a recipe says."),
         "resume": ("resume.resume", "Go on with a run, or train it longer."),
     },
