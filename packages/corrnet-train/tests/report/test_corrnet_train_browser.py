@@ -150,6 +150,7 @@ def browser(tmp_path_factory):
 @pytest.fixture(scope="module")
 def pages(motionbench, model_folder, tmp_path_factory):
     """All pages of the package, by name."""
+    monkeypatch = pytest.MonkeyPatch()
     folder = tmp_path_factory.mktemp("pages")
     video = next((motionbench[0] / "videos" / "test").rglob("*.mp4"))
 
@@ -165,6 +166,17 @@ def pages(motionbench, model_folder, tmp_path_factory):
     corrnet(
         "eval", run, motionbench[1], "--num-workers", 0, "--num-clips", 1, "--output", folder / "evaluation"
     )
+    for kind, targets in (("labels", ("jump", "run|jump", "run")), ("value", ("-3.5", "0", "12000"))):
+        rows = [
+            f"{path},{targets[number % 3]},{split}"
+            for split in ("train", "val")
+            for number, path in enumerate(sorted((motionbench[0] / "videos" / split).rglob("*.mp4"))[:8])
+        ]
+        (folder / f"{kind}.csv").write_text("\n".join([f"path,{kind},split", *rows]))
+        with monkeypatch.context() as patch:
+            patch.chdir(folder)
+            corrnet("train", f"{kind}.csv", "optim.epochs=1", "data.num_workers=0", "data.clip.crop_size=32")
+        (folder / "runs" / kind / "report" / "report.html").rename(folder / f"{kind}.html")
     corrnet("inspect", motionbench[1], "--sheet", folder / "contact_sheet.html")
     corrnet("visualize", "filters", model_folder, "--output", folder / "filters.html")
     corrnet("visualize", "motion", model_folder, video, "--output", folder / "motion.html")
@@ -180,12 +192,15 @@ def pages(motionbench, model_folder, tmp_path_factory):
 
 def test_these_are_all_pages(pages):
     modules = {path.stem for path in Path(page_modules.__path__[0]).glob("*.py")} - {"__init__", "render"}
-    assert modules - {"evaluation"} == set(pages) - {"report"}  # which is that of an evaluation
+    of_evaluations = {"report", "labels", "value"}  # of one class, several labels, a number
+    assert modules - {"evaluation"} == set(pages) - of_evaluations
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [1280, 390])
-@pytest.mark.parametrize("name", ["report", "contact_sheet", "filters", "motion", "comparison"])
+@pytest.mark.parametrize(
+    "name", ["report", "labels", "value", "contact_sheet", "filters", "motion", "comparison"]
+)
 def test_a_page_can_be_read_in_a_browser(name, width, scheme, pages, browser):
     assert browser.show(pages[name], width=width, scheme=scheme) == []
 
