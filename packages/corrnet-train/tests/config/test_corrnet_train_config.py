@@ -15,7 +15,7 @@ from corrnet_train.config.schema import (
     recipe_text,
     text_keys,
 )
-from corrnet_train.inference.classifier import build_from_config
+from corrnet_train.networks.build import build_from_config
 
 COMPLETE = [recipe.name for recipe in list_recipes() if not recipe.is_part]
 PARTS = [recipe.name for recipe in list_recipes() if recipe.is_part]

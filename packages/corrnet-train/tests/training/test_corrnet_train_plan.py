@@ -5,7 +5,7 @@ import torch
 from typer.testing import CliRunner
 
 from corrnet_train.cli import app
-from corrnet_train.inference.classifier import build_from_config
+from corrnet_train.networks.build import build_from_config
 from corrnet_train.training import dry_run
 from corrnet_train.training.dry_run import activation_bytes, make_plan
 from corrnet_train.training.trainer import Trainer
