@@ -68,8 +68,8 @@ class ModelSection(BaseModel):
     )
     options: dict[str, Any] = Field(
         default_factory=dict,
-        description="fields of the model's own configuration, like dropout; of another package's network what builds it "
-        "takes",
+        description="fields of the model's own configuration, like dropout; of another package's network what builds "
+        "it takes",
     )
     correlation: dict[str, CorrelationConfig] = Field(
         default_factory=dict,
@@ -115,11 +115,15 @@ class ModelSection(BaseModel):
             return self
         package, _, name = self.name.partition("/")
         if not (name and package in _PACKAGES) and not _FACTORY.fullmatch(self.name):
-            raise InputError(f"model.name={self.name} is neither a name of `corrnet models` nor one of {_OF_OTHERS}")
+            raise InputError(
+                f"model.name={self.name} is neither a name of `corrnet models` nor one of {_OF_OTHERS}"
+            )
         if (self.pixel_mean is None) != (self.pixel_std is None) or (
             self.pixel_mean and self.pixel_std and len(self.pixel_mean) != len(self.pixel_std)
         ):
-            raise InputError("model.pixel_mean and model.pixel_std belong together: give a value of each for a channel")
+            raise InputError(
+                "model.pixel_mean and model.pixel_std belong together: give a value of each for a channel"
+            )
         if self.frozen_stages:
             raise InputError(
                 f"model.frozen_stages is for models of `corrnet models`, and model.name is {self.name}: "

@@ -4,12 +4,16 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from corrnet_models import ModelError, add_correlation, create_model
+from corrnet_models import ModelError, VideoModel, add_correlation, create_model
 from corrnet_train.config.schema import ModelSection, RunConfig, explained
 from corrnet_train.networks.by_name import make_network
 from corrnet_train.utils.errors import InputError
 from video_data import ClipConfig
 from video_data.loading.batches import PIXEL_MEAN, PIXEL_STD
+
+_SMALL = (
+    32  # pixels of a side of the clip that a network is tried on first: most take any size, and this is quick
+)
 
 
 def build_from_config(config: RunConfig, num_classes: int, *, from_checkpoint: bool = False) -> nn.Module:
@@ -38,18 +42,28 @@ def build_from_config(config: RunConfig, num_classes: int, *, from_checkpoint: b
     )
     if section.pixel_mean is not None and section.pixel_std is not None:
         network.register_forward_pre_hook(_Renormalize(section.pixel_mean, section.pixel_std, clip))
-    example = torch.randn(1, clip.num_channels, clip.num_frames, clip.crop_size, clip.crop_size)
-    _check_scores(section.name, network, example, num_classes, clip)
+    for size in dict.fromkeys((min(_SMALL, clip.crop_size), clip.crop_size)):
+        example = torch.randn(1, clip.num_channels, clip.num_frames, size, size)
+        try:
+            _check_scores(section.name, network, example, num_classes, clip)
+            _insert_blocks(network, section, example)
+            break
+        except InputError:
+            if size == clip.crop_size:
+                raise
+    return network.train()
+
+
+def _insert_blocks(network: nn.Module, section: ModelSection, example: Tensor) -> None:
     try:
         add_correlation(network, section.correlation, example)
     except ModelError as error:
         raise InputError(f"model.correlation: {error}") from error
-    return network.train()
 
 
 def _build_own(section: ModelSection, clip: ClipConfig, num_classes: int) -> nn.Module:
     try:
-        model = create_model(
+        model: VideoModel = create_model(
             section.name, num_frames=clip.num_frames, num_classes=num_classes, **section.options
         )
     except ValidationError as error:
@@ -85,9 +99,7 @@ class _Renormalize:
         return clips * scale + shift
 
 
-def _check_scores(
-    name: str, network: nn.Module, example: Tensor, num_classes: int, clip: ClipConfig
-) -> None:
+def _check_scores(name: str, network: nn.Module, example: Tensor, num_classes: int, clip: ClipConfig) -> None:
     """Run a network once on a clip."""
     try:
         with torch.no_grad():
@@ -100,4 +112,6 @@ def _check_scores(
         ) from error
     if not isinstance(scores, Tensor) or scores.shape != (1, num_classes):
         found = list(scores.shape) if isinstance(scores, Tensor) else f"a {type(scores).__name__}"
-        raise InputError(f"{name} puts out {found} for a clip, and not [1, {num_classes}], a score for each class")
+        raise InputError(
+            f"{name} puts out {found} for a clip, and not [1, {num_classes}], a score for each class"
+        )

@@ -22,7 +22,14 @@ from corrnet_train.utils.versions import version_of
 from video_data import ClipConfig
 
 ALLOWED_MODULES = "CORRNET_ALLOW_MODULES"
-_WEIGHTS = ("weights", "weights_backbone", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path")
+_WEIGHTS = (
+    "weights",
+    "weights_backbone",
+    "pretrained",
+    "pretrained_cfg",
+    "pretrained_cfg_overlay",
+    "checkpoint_path",
+)
 _named: set[str] = set()  # modules that this process was told to import by its user
 
 
@@ -117,11 +124,13 @@ def _of_factory(
     for part in path.split("."):
         if not hasattr(factory, part):
             where = getattr(factory, "__name__", module_name)
-            made = [key for key, value in vars(factory).items() if callable(value) and not key.startswith("_")]
+            made = [key for key in dir(factory) if callable(getattr(factory, key, None)) and key[0] != "_"]
             raise InputError(f"model.name={name}: {where} has no {part}{_nearest(part, made)}")
         factory = getattr(factory, part)
     if not callable(factory):
-        raise InputError(f"model.name={name} is a {type(factory).__name__}, and no function or class that makes networks")
+        raise InputError(
+            f"model.name={name} is of type {type(factory).__name__}, and no function or class that makes networks"
+        )
     keywords = {"num_classes": num_classes} | options
     if _takes(factory, "num_frames"):
         keywords["num_frames"] = clip.num_frames

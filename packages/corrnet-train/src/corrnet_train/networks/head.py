@@ -4,6 +4,7 @@ from torch import nn
 
 from corrnet_models import CorrelationBlock, VideoModel
 
+
 def find_head(model: nn.Module, num_classes: int) -> str | None:
     """Return the path of the module that puts out the scores of the classes; None where there is none.
 

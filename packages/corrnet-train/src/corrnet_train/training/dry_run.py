@@ -152,7 +152,9 @@ def activation_bytes(config: RunConfig, num_classes: int, num_clips: int) -> int
 def _clip_seconds(trainer: Trainer, gmacs: float) -> float:
     """Time of a clip in a training step, from a few steps on random clips with a learning rate of zero."""
     gpu = trainer.device.type == "cuda"
-    num_clips = trainer.micro_batch if gpu else min(trainer.micro_batch, max(1, round(_CPU_GMACS / max(gmacs, 1e-9))))
+    num_clips = (
+        trainer.micro_batch if gpu else min(trainer.micro_batch, max(1, round(_CPU_GMACS / max(gmacs, 1e-9))))
+    )
     clip = trainer.config.data.clip
     shape = (num_clips, clip.num_frames, clip.crop_size, clip.crop_size, clip.num_channels)
     video = torch.randint(256, shape, dtype=torch.uint8, device=trainer.device).movedim(-1, 1)

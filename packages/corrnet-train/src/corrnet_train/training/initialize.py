@@ -57,12 +57,13 @@ def initialize(model: nn.Module, source: Path, *, classes: tuple[str, ...], new_
                 "model.new_head=true starts with a new classifier"
             )
         if isinstance(model, VideoModel) and isinstance(trained.model, VideoModel):
-            if trained.model.config.num_frames != model.config.num_frames:
-                trained.model.set_num_frames(model.config.num_frames)
+            trained.model.set_num_frames(model.config.num_frames)
         state = trained.model.state_dict()
-    fresh |= _new_blocks(model, own, state)
+    blocks = _new_blocks(model, state)
+    started = [*fresh, *blocks]
+    fresh |= {name: own[name] for name in own if any(name.startswith(f"{block}.") for block in blocks)}
     load_weights(model, state | fresh, source=str(source))
-    new = f"; new: {some_of(list(fresh), most=6)}" if fresh else ""
+    new = f"; new: {some_of(started)}" if started else ""
     return f"weights from {source}: {len(own) - len(fresh)} of {len(own)} tensors loaded{new}{note}"
 
 
@@ -75,18 +76,10 @@ def _plain_weights(model: nn.Module, own: Mapping[str, Tensor], source: Path) ->
     return weights_for(own, source)
 
 
-def _new_blocks(
-    model: nn.Module, own: Mapping[str, Tensor], state: Mapping[str, Tensor]
-) -> dict[str, Tensor]:
-    """Return the tensors of correlation blocks of which the weights have nothing."""
-    blocks = [f"{path}." for path, module in model.named_modules() if isinstance(module, CorrelationBlock)]
-    return {
-        name: own[name]
-        for block in blocks
-        if not any(given.startswith(block) for given in state)
-        for name in own
-        if name.startswith(block)
-    }
+def _new_blocks(model: nn.Module, state: Mapping[str, Tensor]) -> list[str]:
+    """Return the paths of the correlation blocks of which the weights have nothing."""
+    blocks = [path for path, module in model.named_modules() if isinstance(module, CorrelationBlock)]
+    return [block for block in blocks if not any(name.startswith(f"{block}.") for name in state)]
 
 
 def _check_num_classes(

@@ -4,7 +4,6 @@ import re
 import sys
 
 import torch
-
 from torch import nn
 
 from corrnet_train.networks.cost import clip_gmacs

@@ -183,7 +183,9 @@ def _layers(model: nn.Module) -> list[list[nn.Parameter]]:
 
 def _parts(network: nn.Module) -> list[list[nn.Parameter]]:
     parts = [part for part in network.children() if any(True for _ in part.parameters())]
-    own = list(network.parameters(recurse=False))  # as the positions of a transformer: they count to its first part
+    own = list(
+        network.parameters(recurse=False)
+    )  # as the positions of a transformer: they count to its first part
     if len(parts) == 1 and not own:
         return _parts(parts[0])
     layers = [list(part.parameters()) for part in reversed(parts)]
