@@ -122,10 +122,11 @@ def kinetics(tmp_path_factory):
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
 def test_a_run_starts_from_weights_of_other_classes(suffix, config_of, kinetics, capsys):
     path, pretrained = kinetics
-    trainer = Trainer(config_of(BLOCKS, f"model.init_from={path.with_suffix(suffix)}", "model.new_head=true"))
+    start = [f"model.init_from={path.with_suffix(suffix)}", "model.new_head=true"]
+    trainer = Trainer(config_of(BLOCKS, "train.channels_last=false", *start))
     said = " ".join(capsys.readouterr().err.split())
     new = "new: fc.weight, fc.bias, layer1.correlation, layer2.correlation"
-    assert re.search(rf"weights from \S+: 60 of 88 tensors loaded; {new}$", said), said
+    assert re.search(rf"weights from \S+: 84 of 112 tensors loaded; {new}$", said), said
     clips = torch.randn(2, 3, 8, 28, 28)
     model = trainer.model.eval()
     pretrained.fc, kept = model.fc, pretrained.fc
@@ -172,7 +173,7 @@ def test_weights_of_a_network_for_pictures_have_its_own_names(config_of, tmp_pat
 def test_a_run_with_blocks_starts_from_one_without(config_of, capsys):
     plain = Trainer(config_of(name="plain")).run().checkpoint.parents[1]
     trainer = Trainer(config_of(BLOCKS, f"model.init_from={plain}", "train.channels_last=false", name="more"))
-    assert "62 of 88 tensors loaded; new: layer1.correlation, layer2" in " ".join(
+    assert "86 of 112 tensors loaded; new: layer1.correlation, layer2" in " ".join(
         capsys.readouterr().err.split()
     )
     clips = torch.randn(2, 3, 8, 28, 28)

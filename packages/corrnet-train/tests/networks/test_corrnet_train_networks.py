@@ -10,7 +10,7 @@ from torch import nn
 
 from corrnet_models import CorrelationBlock, CorrelationConfig, FrameByFrame
 from corrnet_train.config.recipes import ConfigError
-from corrnet_train.config.schema import config_to_dict, parse_config
+from corrnet_train.config.schema import config_to_dict, load_config, parse_config
 from corrnet_train.inference.classifier import VideoClassifier
 from corrnet_train.networks import by_name
 from corrnet_train.networks.build import build_from_config
@@ -104,7 +104,7 @@ WRONG = {
     "small_networks:VideoResnet": "small_networks has no VideoResnet; did you mean VideoResNet",
     "small_networks:number": "is of type int, and no function or class that makes networks",
     "small_networks:no_module": "made a list, and no torch.nn.Module",
-    "small_networks:failing": r"cannot be built .*FileNotFoundError: my.cfg",
+    "small_networks:failing": r"cannot be built: FileNotFoundError: my.cfg",
     "small_networks:without_classes": r"puts out \[1, 3\] for a clip, and not \[1, 8\]",
     "no_such_module:net": "no_such_module cannot be imported, neither from the current folder .* No module named",
 }
@@ -129,7 +129,7 @@ def test_what_cannot_be_built_is_told(name, config_of, packages):
             r"does not take clips \[1, 2, 8, 28, 28\].*modality=flow\).*RuntimeError",
         ),
         (["model.pixel_mean=[0.4]", "model.pixel_std=[0.2]"], "have 1 values, the clips 3 channels"),
-        (["model.options={depth: 3}"], "cannot be built .* unexpected keyword argument 'depth'"),
+        (["model.options={depth: 3}"], "cannot be built: .* unexpected keyword argument 'depth'"),
     ],
 )
 def test_what_does_not_fit_a_network_is_told(overrides, text, config_of):
@@ -237,7 +237,7 @@ def test_layer_decay_goes_by_the_parts_of_a_network(name, config_of, packages):
         for p in group["params"]
     }
     parts = {
-        RESNET: {"fc": 1, "layer2": 0.5, "layer1": 0.25, "stem": 0.125},
+        RESNET: {"fc": 1, "layer3": 0.5, "layer2": 0.25, "layer1": 0.125, "stem": 0.0625},
         "timm/resnet18": {
             "network.fc": 1,
             "network.layer1": 0.5,
@@ -286,3 +286,21 @@ def test_the_real_torchvision(config_of):
     config = config_of("torchvision/r2plus1d_18", BLOCKS, "data.clip.crop_size=32")
     model = build_from_config(config, 8)
     assert find_head(model, 8) == "fc" and isinstance(model, nn.Module)
+
+
+def test_the_recipe_of_torchvision_fine_tunes_its_weights(packages, motionbench, tmp_path, capsys):
+    """With a network of the same names and few channels, on small clips, in two steps."""
+    import small_networks
+
+    torch.save(small_networks.VideoResNet(400).state_dict(), tmp_path / "r2plus1d_18.pth")
+    small = [
+        f"model.init_from={tmp_path / 'r2plus1d_18.pth'}", f"data.shards={motionbench[1]}", "data.clip.num_frames=8",
+        "data.clip.crop_size=28", "data.num_workers=0", "optim.samples_per_epoch=32", "optim.epochs=1",
+        "optim.warmup_epochs=0.5", "run.device=cpu", f"run.dir={tmp_path / 'run'}",
+    ]  # fmt: skip
+    trainer = Trainer(load_config("finetune_torchvision", small))
+    said = " ".join(capsys.readouterr().err.split())
+    assert "new: fc.weight, fc.bias, layer2.correlation, layer3.correlation" in said
+    assert trainer.run().step == 2
+    without = load_config("finetune_torchvision", ["model.correlation.layer3=null"])
+    assert list(without.model.correlation) == ["layer2"]

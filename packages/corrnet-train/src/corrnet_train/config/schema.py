@@ -74,8 +74,15 @@ class ModelSection(BaseModel):
     correlation: dict[str, CorrelationConfig] = Field(
         default_factory=dict,
         description="correlation blocks for a network of another package: the path of the module that each stands "
-        "behind, with fields of CorrelationConfig, as {layer2: {}, layer3: {dilation: 1}}",
+        "behind, with fields of CorrelationConfig, as {layer2: {}, layer3: {dilation: 1}}; null takes one of a "
+        "recipe away",
     )
+
+    @field_validator("correlation", mode="before")
+    @classmethod
+    def _drop_blocks(cls, blocks: object) -> object:
+        return {k: v for k, v in blocks.items() if v is not None} if isinstance(blocks, dict) else blocks
+
     pixel_mean: tuple[float, ...] | None = Field(
         None,
         description="for a network of another package: mean by channel, of pixels between 0 and 1, that its weights "

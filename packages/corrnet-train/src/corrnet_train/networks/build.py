@@ -11,9 +11,8 @@ from corrnet_train.utils.errors import InputError
 from video_data import ClipConfig
 from video_data.loading.batches import PIXEL_MEAN, PIXEL_STD
 
-_SMALL = (
-    32  # pixels of a side of the clip that a network is tried on first: most take any size, and this is quick
-)
+_SCALE, _SHIFT = "corrnet_pixel_scale", "corrnet_pixel_shift"
+_SMALL = 32  # side in pixels of clips that a network is tried on first: most take any size, and it is quick
 
 
 def build_from_config(config: RunConfig, num_classes: int, *, from_checkpoint: bool = False) -> nn.Module:
@@ -41,7 +40,7 @@ def build_from_config(config: RunConfig, num_classes: int, *, from_checkpoint: b
         from_checkpoint=from_checkpoint,
     )
     if section.pixel_mean is not None and section.pixel_std is not None:
-        network.register_forward_pre_hook(_Renormalize(section.pixel_mean, section.pixel_std, clip))
+        _renormalize(network, section.pixel_mean, section.pixel_std, clip)
     for size in dict.fromkeys((min(_SMALL, clip.crop_size), clip.crop_size)):
         example = torch.randn(1, clip.num_channels, clip.num_frames, size, size)
         try:
@@ -78,25 +77,28 @@ def _build_own(section: ModelSection, clip: ClipConfig, num_classes: int) -> nn.
     return model
 
 
-class _Renormalize:
-    """Takes clips that are normalized as all clips are here, and gives a network those that its weights were made for.
+def _renormalize(
+    network: nn.Module, mean: tuple[float, ...], std: tuple[float, ...], clip: ClipConfig
+) -> None:
+    """Give a network, of clips that are normalized as all are here, those that its weights were made for.
 
-    It is a hook before the network, whose names of weights stay.
+    This is done by a hook, and by buffers that are in no state dict: the names of weights stay.
     """
+    if len(mean) != clip.num_channels:
+        raise InputError(
+            f"model.pixel_mean and model.pixel_std have {len(mean)} values, the clips {clip.num_channels} channels"
+        )
+    scale = [PIXEL_STD / own for own in std]
+    shift = [(PIXEL_MEAN - middle) / own for middle, own in zip(mean, std, strict=True)]
+    for name, values in ((_SCALE, scale), (_SHIFT, shift)):
+        network.register_buffer(name, torch.tensor(values).view(-1, 1, 1, 1), persistent=False)
+    network.register_forward_pre_hook(_rescale)
 
-    def __init__(self, mean: tuple[float, ...], std: tuple[float, ...], clip: ClipConfig) -> None:
-        if len(mean) != clip.num_channels:
-            raise InputError(
-                f"model.pixel_mean and model.pixel_std have {len(mean)} values, the clips {clip.num_channels} channels"
-            )
-        self._scale = [PIXEL_STD / own for own in std]
-        self._shift = [(PIXEL_MEAN - middle) / own for middle, own in zip(mean, std, strict=True)]
 
-    def __call__(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> Tensor:
-        """Rescale [N, C, L, H, W]."""
-        (clips,) = inputs
-        scale, shift = (clips.new_tensor(values).view(-1, 1, 1, 1) for values in (self._scale, self._shift))
-        return clips * scale + shift
+def _rescale(network: nn.Module, inputs: tuple[Tensor]) -> Tensor:
+    (clips,) = inputs
+    rescaled: Tensor = clips.float() * network.get_buffer(_SCALE) + network.get_buffer(_SHIFT)
+    return rescaled.to(clips.dtype)
 
 
 def _check_scores(name: str, network: nn.Module, example: Tensor, num_classes: int, clip: ClipConfig) -> None:

@@ -170,7 +170,8 @@ def _built(name: str, build: Callable[[], Any]) -> Any:
         return build()
     except Exception as error:
         raise InputError(
-            f"model.name={name} cannot be built (model.options are its keywords): {_reason(error)}"
+            f"model.name={name} cannot be built: {_reason(error)}. Its keywords are those of model.options, also of a "
+            "recipe (model.options={} empties them)"
         ) from error
 
 

@@ -38,7 +38,7 @@ class BasicBlock(nn.Module):
 
 
 class VideoResNet(nn.Module):
-    """r2plus1d_18 of torchvision, with a block in each of two layers and few channels."""
+    """r2plus1d_18 of torchvision, with a block in each of three layers and few channels."""
 
     def __init__(self, num_classes: int = 400, dropout: float = 0.0) -> None:
         super().__init__()
@@ -49,12 +49,13 @@ class VideoResNet(nn.Module):
         )
         self.layer1 = nn.Sequential(BasicBlock(8, 8, 1))
         self.layer2 = nn.Sequential(BasicBlock(8, 16, 2))
+        self.layer3 = nn.Sequential(BasicBlock(16, 16, 1))
         self.avgpool = nn.AdaptiveAvgPool3d((1, 1, 1))
         self.dropout = nn.Dropout(dropout)
         self.fc = nn.Linear(16, num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.layer2(self.layer1(self.stem(x)))
+        x = self.layer3(self.layer2(self.layer1(self.stem(x))))
         return self.fc(self.dropout(self.avgpool(x).flatten(1)))
 
 
