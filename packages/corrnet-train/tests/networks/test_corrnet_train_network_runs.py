@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -26,6 +27,7 @@ from corrnet_train.utils.errors import InputError
 from video_data import open_shards
 
 MODULES = Path(__file__).with_name("modules")
+MANY_RUNS = Path(__file__).parents[1] / "distributed" / "ranks" / "many_runs.py"
 RESNET = "small_networks:VideoResNet"
 BLOCKS = "model.correlation={layer1: {kernel_size: 3, dilation: 1}, layer2: {kernel_size: 3}}"
 MEASURED = ("checkpoint_stall", "clips_per_second", "data_wait", "memory_gib")
@@ -252,27 +254,34 @@ def test_what_needs_named_stages_is_refused_in_a_sentence(trained, motionbench, 
 
 
 @pytest.mark.slow
-def test_two_processes_learn_what_one_does(config_of, motionbench, tmp_path):
+def test_two_processes_learn_what_one_does(motionbench, tmp_path):
     """With batch norm over the clips of both, that of the blocks and one that a block stands behind among them."""
-    given = [
-        "motionbench", f"model.name={RESNET}", "model.options={}",
-        "model.correlation={layer1: {kernel_size: 3}, stem.1: {kernel_size: 3}}", f"data.shards={motionbench[1]}",
-        "data.num_workers=0", "run.device=cpu", "run.log_every=1", "optim.batch_size=8", "optim.epochs=0.75",
-        "optim.name=sgd", "optim.lr=0.01", "train.batch_norm=sync", "eval.every_epochs=0",
-    ]  # fmt: skip
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    environment["PYTHONPATH"] = os.pathsep.join([str(MODULES), environment.get("PYTHONPATH", "")])
-    losses = []
-    for number in (1, 2):
-        launch = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={number}"]
-        command = ["-m", "corrnet_train.cli", "train", *given, f"run.dir={tmp_path / str(number)}"]
-        done = subprocess.run(
-            [sys.executable, *launch, *command], env=environment, timeout=200, capture_output=True, text=True
-        )
-        assert done.returncode == 0, done.stderr
-        losses.append(
-            [line["loss"] for line in read_metrics(tmp_path / str(number)) if line["kind"] == "train"]
-        )
+
+    def group(world_size):
+        overrides = [
+            f"model.name={RESNET}", "model.options={}",
+            "model.correlation={layer1: {kernel_size: 3}, stem.1: {kernel_size: 3}}", f"data.shards={motionbench[1]}",
+            f"run.dir={tmp_path / str(world_size)}", "data.num_workers=0", "run.device=cpu", "run.log_every=1",
+            "optim.batch_size=8", "optim.epochs=0.75", "optim.name=sgd", "optim.lr=0.01", "train.batch_norm=sync",
+            "eval.every_epochs=0",
+        ]  # fmt: skip
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        out = str(tmp_path / f"out{world_size}")
+        return {"world_size": world_size, "port": port, "out": out, "tasks": [{"overrides": overrides}]}
+
+    (tmp_path / "job.json").write_text(json.dumps([group(1), group(2)]))
+    path = os.pathsep.join([str(MODULES), os.environ.get("PYTHONPATH", "")])
+    subprocess.run(
+        [sys.executable, MANY_RUNS, tmp_path / "job.json"],
+        check=True, timeout=200, env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path},
+    )  # fmt: skip
+    seen = [json.loads((tmp_path / f"out2.{rank}.json").read_text())[0] for rank in (0, 1)]
+    assert seen[0]["hash"] == seen[1]["hash"]
+    losses = [
+        [line["loss"] for line in read_metrics(tmp_path / str(n)) if line["kind"] == "train"] for n in (1, 2)
+    ]
     assert len(losses[0]) == 3
     assert losses[1] == pytest.approx(losses[0], rel=1e-4)
 
