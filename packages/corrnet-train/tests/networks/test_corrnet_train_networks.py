@@ -97,6 +97,13 @@ def test_a_factory_may_be_in_the_current_folder(config_of, tmp_path, monkeypatch
     assert len(build_from_config(config_of("networks_of_mine:net"), 8)) == 2
 
 
+@pytest.mark.parametrize("name", ["OfPixels", "OfFirstClip"])
+def test_a_network_may_be_made_for_one_size_of_clips(name, config_of):
+    """Others are tried on small clips first; these take none, or would be made for those."""
+    model = build_from_config(config_of(f"small_networks:{name}", "data.clip.crop_size=40"), 8)
+    assert model(torch.randn(2, 3, 8, 40, 40)).shape == (2, 8)
+
+
 WRONG = {
     "torchvision/r2plus1d_81": "torchvision has no such network; did you mean r2plus1d_18.*it has mc3_18, r2p",
     "timm/resnet19": "timm has no such network; did you mean resnet18",
@@ -248,6 +255,15 @@ def test_layer_decay_goes_by_the_parts_of_a_network(name, config_of, packages):
     found = {part: {factors[id(p)] for p in model.get_submodule(part).parameters()} for part in parts}
     assert found == {part: {factor} for part, factor in parts.items()}
     assert len(factors) == len(list(model.parameters()))
+
+
+def test_layer_decay_takes_a_shared_weight_once(config_of):
+    config = config_of("small_networks:Tied", "optim.layer_decay=0.5", "optim.weight_decay=0")
+    model = build_from_config(config, 8)
+    groups = build_optimizer(model, config.optim).param_groups
+    assert [(group["params"], group["lr_factor"]) for group in groups] == [
+        ([model.second.weight], 1), ([model.bias], 0.5),
+    ]  # fmt: skip
 
 
 @pytest.fixture

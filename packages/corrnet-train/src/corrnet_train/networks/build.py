@@ -3,6 +3,7 @@
 import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from corrnet_models import ModelError, VideoModel, add_correlation, create_model
 from corrnet_train.config.schema import ModelSection, RunConfig, explained
@@ -41,7 +42,10 @@ def build_from_config(config: RunConfig, num_classes: int, *, from_checkpoint: b
     )
     if section.pixel_mean is not None and section.pixel_std is not None:
         _renormalize(network, section.pixel_mean, section.pixel_std, clip)
-    for size in dict.fromkeys((min(_SMALL, clip.crop_size), clip.crop_size)):
+    takes_first_size = any(map(is_lazy, network.parameters()))
+    for size in dict.fromkeys(
+        (min(clip.crop_size if takes_first_size else _SMALL, clip.crop_size), clip.crop_size)
+    ):
         example = torch.randn(1, clip.num_channels, clip.num_frames, size, size)
         try:
             _check_scores(section.name, network, example, num_classes, clip)

@@ -183,10 +183,13 @@ def _layers(model: nn.Module) -> list[list[nn.Parameter]]:
 
 def _parts(network: nn.Module) -> list[list[nn.Parameter]]:
     parts = [part for part in network.children() if any(True for _ in part.parameters())]
-    own = list(
-        network.parameters(recurse=False)
-    )  # as the positions of a transformer: they count to its first part
+    own = list(network.parameters(recurse=False))
     if len(parts) == 1 and not own:
         return _parts(parts[0])
-    layers = [list(part.parameters()) for part in reversed(parts)]
-    return [*layers[:-1], [*own, *layers[-1]]] if layers else [own]
+    layers: list[list[nn.Parameter]] = []
+    taken: set[nn.Parameter] = set()  # two parts may share one
+    for part in reversed(parts):
+        layers.append([parameter for parameter in part.parameters() if parameter not in taken])
+        taken.update(layers[-1])
+    left = [parameter for parameter in own if parameter not in taken]  # as the positions of a transformer
+    return [*layers[:-1], [*left, *layers[-1]]] if layers else [left]

@@ -126,3 +126,33 @@ class Headless(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.conv(x).mean((2, 3, 4))
+
+
+class OfPixels(nn.Sequential):
+    """A network for clips of 40x40."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__(
+            nn.AdaptiveAvgPool3d((1, None, None)), nn.Flatten(), nn.Linear(3 * 40 * 40, num_classes)
+        )
+
+
+class OfFirstClip(nn.Sequential):
+    """A network for clips of the size that it gets first."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__(nn.AdaptiveAvgPool3d((1, None, None)), nn.Flatten(), nn.LazyLinear(num_classes))
+
+
+class Tied(nn.Module):
+    """A network with a weight in two of its parts."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.first = nn.Linear(3, num_classes, bias=False)
+        self.second = nn.Linear(3, num_classes, bias=False)
+        self.second.weight = self.first.weight
+        self.bias = nn.Parameter(torch.zeros(num_classes))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.second(x.mean((2, 3, 4))) + self.first(x.amax((2, 3, 4))) + self.bias
