@@ -128,6 +128,7 @@ def test_a_run_starts_from_weights_of_other_classes(suffix, config_of, kinetics,
     trainer = Trainer(config_of(BLOCKS, "train.channels_last=false", *start))
     said = " ".join(capsys.readouterr().err.split())
     new = "new: fc.weight, fc.bias, layer1.correlation, layer2.correlation"
+    assert "want CORRNET_ALLOW_MODULES=small_networks in the environment" in said
     assert re.search(rf"weights from \S+: 84 of 112 tensors loaded; {new}$", said), said
     clips = torch.randn(2, 3, 8, 28, 28)
     model = trainer.model.eval()

@@ -42,10 +42,9 @@ def build_from_config(config: RunConfig, num_classes: int, *, from_checkpoint: b
     )
     if section.pixel_mean is not None and section.pixel_std is not None:
         _renormalize(network, section.pixel_mean, section.pixel_std, clip)
-    takes_first_size = any(map(is_lazy, network.parameters()))
-    for size in dict.fromkeys(
-        (min(clip.crop_size if takes_first_size else _SMALL, clip.crop_size), clip.crop_size)
-    ):
+    keeps_first_size = any(map(is_lazy, network.parameters()))
+    sizes = [clip.crop_size] if keeps_first_size else [min(_SMALL, clip.crop_size), clip.crop_size]
+    for size in dict.fromkeys(sizes):
         example = torch.randn(1, clip.num_channels, clip.num_frames, size, size)
         try:
             _check_scores(section.name, network, example, num_classes, clip)

@@ -69,16 +69,22 @@ def check_allowed(name: str) -> None:
     Raises:
         InputError: It is made by a module that the user has neither named in this process nor allowed.
     """
-    if "/" in name or ":" not in name:
-        return
-    module = name.partition(":")[0]
-    allowed = {part.strip() for part in os.environ.get(ALLOWED_MODULES, "").split(",")} | _named
-    parents = {".".join(module.split(".")[:number]) for number in range(1, module.count(".") + 2)}
-    if not allowed & parents:
+    module = needs_leave(name)
+    if module is not None and module not in _named:
         raise InputError(
             f"the network is {name}, code that a checkpoint names, and none is imported without leave: if you trust "
             f"that module, set the environment variable {ALLOWED_MODULES}={module} (several with commas between them)"
         )
+
+
+def needs_leave(name: str) -> str | None:
+    """Return the module that makes a network, where checkpoints that name it are refused in other processes."""
+    if "/" in name or ":" not in name:
+        return None
+    module = name.partition(":")[0]
+    allowed = {part.strip() for part in os.environ.get(ALLOWED_MODULES, "").split(",")}
+    parents = {".".join(module.split(".")[:number]) for number in range(1, module.count(".") + 2)}
+    return None if allowed & parents else module
 
 
 def _of_torchvision(

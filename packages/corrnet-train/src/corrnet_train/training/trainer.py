@@ -28,6 +28,7 @@ from corrnet_train.distributed.ranks import ONE_RANK, Ranks, on_every_rank, read
 from corrnet_train.evaluation.evaluate import EvalResult, check_classes, evaluate, require_one_label
 from corrnet_train.inference.classifier import VideoClassifier
 from corrnet_train.networks.build import build_from_config
+from corrnet_train.networks.by_name import ALLOWED_MODULES, needs_leave
 from corrnet_train.training.augment import Augment, balanced_weights, make_loss
 from corrnet_train.training.initialize import initialize
 from corrnet_train.training.metrics_log import read_metrics
@@ -231,6 +232,11 @@ class Trainer:
         config = self.config.model
         torch.manual_seed(self.config.run.seed)
         model = build_from_config(self.config, len(self.shards.classes))
+        if module := needs_leave(config.name):
+            self._say(
+                f"{config.name} is code: commands that take a checkpoint of it want {ALLOWED_MODULES}={module} in the "
+                "environment"
+            )
         if fresh and config.init_from is not None:
             classes = self.shards.classes
             message = initialize(model, config.init_from, classes=classes, new_head=config.new_head)
