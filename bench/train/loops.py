@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from corrnet_train.config.schema import RunConfig, load_config
-from corrnet_train.inference.classifier import build_from_config
+from corrnet_train.networks.build import build_from_config
 from corrnet_train.training.optim import build_optimizer, learning_rate
 from corrnet_train.training.prefetch import DeviceBatch
 from corrnet_train.training.step import StepResult, TrainStep, prepare_model

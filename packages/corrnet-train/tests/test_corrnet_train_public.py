@@ -62,7 +62,9 @@ def test_the_settings_of_a_run_are_these():
         for name, field in corrnet_train.RunConfig.model_fields.items()
     }
     assert fields == {
-        "model": {"name", "options", "init_from", "new_head", "frozen_stages"},
+        "model": {
+            "name", "options", "init_from", "new_head", "frozen_stages", "correlation", "pixel_mean", "pixel_std",
+        },
         "data": {"shards", "train_split", "eval_split", "clip", "num_workers", "error_budget", "pixels", "sampling"},
         "augment": {"rand_augment", "mixup", "cutmix", "label_smoothing", "repeats"},
         "optim": {

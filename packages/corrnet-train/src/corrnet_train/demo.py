@@ -12,11 +12,13 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from corrnet_models import count_gmacs, count_parameters
+from corrnet_models import count_parameters
 from corrnet_train.analysis.correlation_layers import correlation_layers
 from corrnet_train.config.schema import RunConfig, load_config
 from corrnet_train.evaluation.evaluate import ClassificationResult, evaluate
-from corrnet_train.inference.classifier import VideoClassifier, build_from_config
+from corrnet_train.inference.classifier import VideoClassifier
+from corrnet_train.networks.build import build_from_config
+from corrnet_train.networks.cost import clip_gmacs
 from corrnet_train.report.pages.comparison import write_report
 from corrnet_train.report.results import Curves, DatasetSummary, ModelResult, Results
 from corrnet_train.report.samples import SampleView
@@ -168,7 +170,7 @@ def _model_result(config: RunConfig, trained: TrainResult, tested: Classificatio
         name=config.model.name,
         run_dir=config.run.dir.name,
         params=count_parameters(model),
-        gmacs=count_gmacs(model.config, resolution=config.data.clip.crop_size),
+        gmacs=clip_gmacs(model, config.data.clip),
         clip_top1=tested.clip_top1,
         video_top1=tested.video_top1,
         clip_top5=tested.clip_top5,

@@ -17,7 +17,8 @@ from typer.testing import CliRunner
 from corrnet_models import create_model, load_pretrained
 from corrnet_train.checkpoint.state import Checkpoint, CheckpointError
 from corrnet_train.cli import app
-from corrnet_train.inference.classifier import VideoClassifier, build_from_config
+from corrnet_train.inference.classifier import VideoClassifier
+from corrnet_train.networks.build import build_from_config
 from corrnet_train.training.initialize import initialize
 
 MODEL = nn.Sequential(nn.Conv3d(3, 4, 1), nn.BatchNorm3d(4))

@@ -142,6 +142,7 @@ def test_errors_of_every_package_have_a_kind():
         "bad input": [
             InputError(), MissingPackageError(), ConfigError(), CheckpointError(), ShardError("x"),
             ModelError(), settings.value, ValueError("CORR_OPS_ISA must be one of ..."),
+            RuntimeError("avg_pool3d_backward_cuda does not have a deterministic implementation, but you set"),
         ],
         "failed work": [
             WorkError(), RanksError(), RemoteError(), FileNotFoundError(2, "gone", "x"), MemoryError(), VideoError("x"),

@@ -298,7 +298,7 @@ def test_parts_of_a_gpu_and_unknown_ones_have_no_mfu(monkeypatch, name):
 def test_mfu_is_the_share_of_the_peak_of_all_devices(make_config, monkeypatch):
     config = make_config("optim.epochs=0.25", "run.log_every=1")
     trainer = Trainer(config)
-    flops = training_flops(trainer.model, resolution=config.data.clip.crop_size)
+    flops = training_flops(trainer.model, config.data.clip)
     monkeypatch.setattr(trainer_module, "peak_flops", lambda device, precision: 1e6 * flops)
     Trainer(config, console=(console := Console(file=io.StringIO()))).run()
     (line,) = [line for line in read_metrics(config.run.dir) if line["kind"] == "train"]

@@ -5,7 +5,7 @@ import torch
 from typer.testing import CliRunner
 
 from corrnet_train.cli import app
-from corrnet_train.inference.classifier import build_from_config
+from corrnet_train.networks.build import build_from_config
 from corrnet_train.training import dry_run
 from corrnet_train.training.dry_run import activation_bytes, make_plan
 from corrnet_train.training.trainer import Trainer
@@ -110,3 +110,17 @@ def test_memory_that_does_not_suffice_is_told_with_what_helps(motionbench, tmp_p
     assert "CUDA out of memory. Take fewer clips at once (train.micro_batch)" in " ".join(
         result.output.split()
     )
+
+
+def test_frozen_stages_need_no_gradients(make_config, model_folder):
+    settings = ["data.clip.num_frames=8", "data.clip.crop_size=32", f"model.init_from={model_folder}"]
+    free, frozen = (
+        make_plan(
+            Trainer(make_config(*settings, f"model.frozen_stages={stages}", model="corrnet_tiny"))
+        ).memory
+        for stages in (0, 5)
+    )
+    head = 4 * 8 * (512 + 1)
+    assert frozen.gradients == head and frozen.optimizer == 2 * head
+    assert frozen.activations < free.activations / 4 and frozen.weights == free.weights
+    assert free.gradients > 100 * head

@@ -54,3 +54,5 @@ def test_a_model_whose_gradients_do_not_repeat_on_a_gpu_is_refused():
     check_deterministic(create_model("corrnet_tiny"), "corrnet_tiny")
     with pytest.raises(ValueError, match=r"deterministic=true is not for model.name=r2d_tiny on a GPU"):
         check_deterministic(create_model("r2d_tiny"), "r2d_tiny")
+    with pytest.raises(ValueError, match=r"PyTorch's AdaptiveAvgPool3d has no gradient there"):
+        check_deterministic(torch.nn.Sequential(torch.nn.AdaptiveAvgPool3d(1)), "torchvision/r3d_18")

@@ -41,11 +41,15 @@ def resume(
     """
     from corrnet_train.config.recipes import keep_path
     from corrnet_train.distributed.ranks import on_every_rank
+    from corrnet_train.networks.by_name import check_allowed
     from corrnet_train.training.run_folder import settings_of_run
 
     try:
         where = [] if shards is None else [f"data.shards={keep_path(str(shards))}"]
-        config = settings_of_run(run, with_environment([*(overrides or []), *where]))
+        given = with_environment([*(overrides or []), *where])
+        config = settings_of_run(run, given)
+        if f"model.name={config.model.name}" not in given:
+            check_allowed(config.model.name)
     except InputError as error:
         raise on_every_rank(error) from None
     run_training(config, requeue=True, extend=True)

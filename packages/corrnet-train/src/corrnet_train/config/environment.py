@@ -7,7 +7,7 @@ from corrnet_train.config.recipes import ConfigError
 from corrnet_train.config.schema import settings
 
 _PREFIX, _BETWEEN = "CORRNET_", "__"
-_OPTIONS = "model.options."  # of which there is no list: each model has its own
+_OPTIONS = ("model.options.", "model.correlation.")  # of which there is no list: each model has its own
 
 
 def environment_overrides(environ: Mapping[str, str]) -> dict[str, str]:

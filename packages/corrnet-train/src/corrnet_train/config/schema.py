@@ -3,6 +3,7 @@
 import copy
 import difflib
 import math
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar, get_args, get_origin
@@ -21,6 +22,7 @@ from pydantic import (
 )
 from pydantic.fields import FieldInfo
 
+from corrnet_models import CorrelationConfig
 from corrnet_train.config.recipes import (
     ConfigError,
     apply_override,
@@ -48,6 +50,9 @@ _RESUMABLE = "may differ between a run and its continuation: it does not change 
 Resumable = Annotated[T, _RESUMABLE]
 
 _SECTION = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+_PACKAGES = ("torchvision", "timm")
+_FACTORY = re.compile(r"\w+(\.\w+)*:\w+(\.\w+)*")
+_OF_OTHERS = "networks of other packages (torchvision/NAME, timm/NAME, package.module:factory)"
 _DERIVED_OPTIONS = {"num_classes": "the classes of data.shards", "num_frames": "data.clip.num_frames"}
 
 
@@ -56,9 +61,35 @@ class ModelSection(BaseModel):
 
     model_config = _SECTION
 
-    name: str = Field("corrnet26", description="a name of `corrnet models`")
+    name: str = Field(
+        "corrnet26",
+        description="a name of `corrnet models`, or a network of another package: torchvision/NAME, timm/NAME, or "
+        "package.module:factory, a function of the current folder or the environment",
+    )
     options: dict[str, Any] = Field(
-        default_factory=dict, description="fields of the model's own configuration, like dropout"
+        default_factory=dict,
+        description="fields of the model's own configuration, like dropout; of another package's network what builds "
+        "it takes",
+    )
+    correlation: dict[str, CorrelationConfig] = Field(
+        default_factory=dict,
+        description="correlation blocks for a network of another package: the path of the module that each stands "
+        "behind, with fields of CorrelationConfig, as {layer2: {}, layer3: {dilation: 1}}; null takes one of a "
+        "recipe away",
+    )
+
+    @field_validator("correlation", mode="before")
+    @classmethod
+    def _drop_blocks(cls, blocks: object) -> object:
+        return {k: v for k, v in blocks.items() if v is not None} if isinstance(blocks, dict) else blocks
+
+    pixel_mean: tuple[float, ...] | None = Field(
+        None,
+        description="for a network of another package: mean by channel, of pixels between 0 and 1, that its weights "
+        "were trained with; none: that of all clips here, 0.45",
+    )
+    pixel_std: tuple[PositiveFloat, ...] | None = Field(
+        None, description="the standard deviation that belongs to pixel_mean; none: 0.225"
     )
     init_from: Resumable[Path | None] = Field(
         None,
@@ -76,6 +107,36 @@ class ModelSection(BaseModel):
         description="with init_from: stages that keep their weights, 1 for the stem, 2 for the stem and res2, up to 5, "
         "all but the classifier",
     )
+
+    @property
+    def is_of_another_package(self) -> bool:
+        """Whether the network is none of `corrnet models`."""
+        return "/" in self.name or ":" in self.name
+
+    @model_validator(mode="after")
+    def _check_name(self) -> Self:
+        if not self.is_of_another_package:
+            for key in ("correlation", "pixel_mean", "pixel_std"):
+                if getattr(self, key):
+                    raise InputError(f"model.{key} is for {_OF_OTHERS}; model.name is {self.name}")
+            return self
+        package, _, name = self.name.partition("/")
+        if not (name and package in _PACKAGES) and not _FACTORY.fullmatch(self.name):
+            raise InputError(
+                f"model.name={self.name} is neither a name of `corrnet models` nor one of {_OF_OTHERS}"
+            )
+        if (self.pixel_mean is None) != (self.pixel_std is None) or (
+            self.pixel_mean and self.pixel_std and len(self.pixel_mean) != len(self.pixel_std)
+        ):
+            raise InputError(
+                "model.pixel_mean and model.pixel_std belong together: give a value of each for a channel"
+            )
+        if self.frozen_stages:
+            raise InputError(
+                f"model.frozen_stages is for models of `corrnet models`, and model.name is {self.name}: "
+                "optim.layer_decay lowers the rate of the first layers of any network"
+            )
+        return self
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -438,6 +499,20 @@ class RunConfig(BaseModel):
     run: RunSettings = Field(default_factory=RunSettings)
 
     @model_validator(mode="after")
+    def _check_other_package(self) -> Self:
+        given = {
+            "train.grad_checkpointing=true": self.train.grad_checkpointing,
+            "train.parallel=fsdp": self.train.parallel == "fsdp",
+        }
+        for setting, is_given in given.items():
+            if is_given and self.model.is_of_another_package:
+                raise InputError(
+                    f"{setting} goes by the blocks of models of `corrnet models`, and model.name is "
+                    f"{self.model.name}: leave it out"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _check_augment(self) -> Self:
         if self.augment.rand_augment and self.data.clip.modality != "rgb":
             raise InputError(
@@ -646,10 +721,13 @@ def _mixed_up(key: str, value: Any) -> str | None:
 
 def _known_keys(section: list[str]) -> list[str]:
     model: type[BaseModel] = RunConfig
-    for name in section:
+    names = iter(section)
+    for name in names:
         annotation = model.model_fields[name].annotation
         candidates = [annotation, *get_args(annotation)]
         model = next(c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel))
+        if get_origin(annotation) is dict:
+            next(names, None)  # its keys are free
     return list(model.model_fields)
 
 

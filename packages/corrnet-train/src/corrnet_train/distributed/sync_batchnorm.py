@@ -6,13 +6,24 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from corrnet_train.utils.errors import InputError
+
 
 def sync_batch_norm(model: nn.Module) -> None:
-    """Replace batch norms by ones that normalize over all processes, in place; names of weights stay."""
+    """Replace batch norms by ones that normalize over all processes, in place; names of weights stay.
+
+    Raises:
+        InputError: One is not for clips.
+    """
     for name, module in list(model.named_children()):
         if isinstance(module, nn.BatchNorm3d):
             on_gpu = module.weight is not None and module.weight.device.type == "cuda"
             setattr(model, name, (DeviceSyncBatchNorm if on_gpu else HostSyncBatchNorm).of(module))
+        elif isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
+            raise InputError(
+                f"train.batch_norm=sync is for batch norms of clips, and {name} of the model is a "
+                f"{type(module).__name__}: give train.batch_norm=local"
+            )
         else:
             sync_batch_norm(module)
 
@@ -23,6 +34,7 @@ class _SyncBatchNorm(nn.BatchNorm3d):
         """Return the same norm, with the same weights and statistics, over all processes."""
         new = cls(norm.num_features, norm.eps, norm.momentum, norm.affine, norm.track_running_stats)
         new._parameters, new._buffers = norm._parameters, norm._buffers
+        new._modules, new._forward_hooks = norm._modules, norm._forward_hooks  # a correlation block behind it
         new.training = norm.training
         return new
 

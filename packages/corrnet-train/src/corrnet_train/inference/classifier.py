@@ -5,23 +5,22 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from pydantic import ValidationError
 from torch import Tensor, nn
 
 from corrnet_models import (
     StageName,
     VideoModel,
-    create_model,
     is_pretrained,
     load_pretrained,
 )
 from corrnet_train.checkpoint.folders import LAST, is_sharded
 from corrnet_train.checkpoint.foreign import weights_for
 from corrnet_train.checkpoint.state import Checkpoint, PlainWeightsError, load_weights
-from corrnet_train.config.schema import RunConfig, explained, parse_config
+from corrnet_train.config.schema import parse_config
 from corrnet_train.distributed.ranks import resolve_device
 from corrnet_train.inference.inputs import VideoInput
 from corrnet_train.inference.targets import MULTICLASS, Targets
+from corrnet_train.networks.build import build_from_config
 from corrnet_train.utils.errors import InputError
 from corrnet_train.utils.precision import Precision, autocast, clip_dtype
 from video_data import ClipConfig, normalize
@@ -32,33 +31,6 @@ from video_data.sampling.clips import DEFAULT_NUM_CLIPS
 from video_data.shards.format import Task
 
 _OF_A_MODEL = ("config.json", "model.safetensors")  # files that stand for the folder of an exported model
-
-
-def build_from_config(config: RunConfig, num_classes: int) -> VideoModel:
-    """Return the model of a run, for its clip length and classes.
-
-    Raises:
-        ValueError: An option of the model has a wrong value, or it takes other channels than the clips of
-            `data.clip.modality` have.
-    """
-    clip = config.data.clip
-    try:
-        model: VideoModel = create_model(
-            config.model.name,
-            num_frames=clip.num_frames,
-            num_classes=num_classes,
-            **config.model.options,
-        )
-    except ValidationError as error:
-        raise explained(error, "model.options") from None
-    model.freeze_stages(config.model.frozen_stages)
-    if model.config.in_channels != clip.num_channels:
-        raise InputError(
-            f"{config.model.name} takes {model.config.in_channels} channels, the clips have {clip.num_channels} "
-            f"(data.clip.modality={clip.modality}): rgb has 3, flow 2 (model.options.in_channels=2), both 5 "
-            "(the two-stream models)"
-        )
-    return model
 
 
 @dataclass(frozen=True)
@@ -148,7 +120,7 @@ class VideoClassifier:
             path = path / "checkpoints" / LAST
         checkpoint = Checkpoint.load(path)
         config = parse_config(checkpoint.config)
-        model = build_from_config(config, len(checkpoint.classes))
+        model = build_from_config(config, len(checkpoint.classes), from_checkpoint=True)
         load_weights(model, checkpoint.weights, source=str(path))
         return cls(
             model,
@@ -207,8 +179,16 @@ class VideoClassifier:
 
     @property
     def video_model(self) -> VideoModel:
-        """The model as one of `corrnet_models`."""
-        assert isinstance(self.model, VideoModel)
+        """The model as one of `corrnet_models`.
+
+        Raises:
+            InputError: It is a network of another package.
+        """
+        if not isinstance(self.model, VideoModel):
+            raise InputError(
+                f"the model is a network of another package ({type(self.model).__name__}), and this is for those of "
+                "`corrnet models`: their stages and layers have names that are known"
+            )
         return self.model
 
     @torch.no_grad()  # split weights come and go, and training could not use those of inference mode

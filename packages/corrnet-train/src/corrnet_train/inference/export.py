@@ -104,10 +104,14 @@ def export_model(
         ExportError: The exported program computes something else than the model.
         ImportError: ONNX export without its packages (extra `onnx`).
     """
-    assert isinstance(classifier.model, VideoModel)
     path = Path(path)
     check_export(path, format=format, overwrite=overwrite)
     if format == "hub":
+        if not isinstance(classifier.model, VideoModel):
+            raise InputError(
+                f"a folder is for models of `corrnet models`, and this is a network of another package "
+                f"({type(classifier.model).__name__}): export it to a file .pt2 or .onnx"
+            )
         metadata = {
             "clip": classifier.clip.model_dump(mode="json"),
             "num_clips": classifier.num_clips,
@@ -135,7 +139,15 @@ def export_model(
     clip = classifier.clip
     shape = (2, clip.num_channels, clip.num_frames, clip.crop_size, clip.crop_size)
     clips = torch.randint(256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    exported = torch.export.export(program, (clips,), dynamic_shapes=({0: torch.export.Dim("clips")},))
+    try:
+        exported = torch.export.export(program, (clips,), dynamic_shapes=({0: torch.export.Dim("clips")},))
+    except Exception as error:
+        if isinstance(classifier.model, VideoModel):
+            raise
+        reason = f"{error}".strip().partition("\n")[0]
+        raise ExportError(
+            f"torch.export cannot take the network apart ({type(classifier.model).__name__}): {reason}"
+        ) from error
     exported = exported.run_decompositions(corr_ops.decompositions())
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(path) as temporary:

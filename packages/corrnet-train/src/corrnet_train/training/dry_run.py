@@ -7,12 +7,12 @@ from itertools import islice, repeat
 
 import torch
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd.graph import saved_tensors_hooks
 
-from corrnet_models import count_gmacs, count_parameters
+from corrnet_models import count_parameters
 from corrnet_train.config.schema import AugmentConfig, RunConfig
-from corrnet_train.inference.classifier import build_from_config
+from corrnet_train.networks.build import build_from_config
+from corrnet_train.networks.cost import clip_gmacs, fake_copy
 from corrnet_train.training.augment import Augment
 from corrnet_train.training.loss import make_loss, tally
 from corrnet_train.training.prefetch import DeviceBatch
@@ -33,7 +33,7 @@ class Memory:
 
     Attributes:
         weights: Parameters, buffers and, where they are kept, averaged weights.
-        gradients: One for each parameter.
+        gradients: One for each parameter that learns.
         optimizer: Its state.
         activations: What the forward pass of a micro-batch keeps for the backward pass; scratch memory comes on top.
     """
@@ -93,7 +93,8 @@ def make_plan(trainer: Trainer) -> Plan:
     config = trainer.config
     clip = config.data.clip
     parameters = count_parameters(trainer.model)
-    gmacs = count_gmacs(trainer.model.config, resolution=clip.crop_size)
+    learning = sum(parameter.numel() for parameter in trainer.model.parameters() if parameter.requires_grad)
+    gmacs = clip_gmacs(trainer.model, clip)
     state = {"sgd": 1 if config.optim.momentum else 0, "adamw": 2}[config.optim.name]
     copies = 1 + (trainer.averaged is not None)
     held = sum(tensor.nbytes for tensor in trainer.model.state_dict().values())
@@ -114,8 +115,8 @@ def make_plan(trainer: Trainer) -> Plan:
         peak_lr=config.optim.peak_lr,
         memory=Memory(
             weights=copies * held // share,
-            gradients=4 * parameters // share,
-            optimizer=state * 4 * parameters // share,
+            gradients=4 * learning // share,
+            optimizer=state * 4 * learning // share,
             activations=activation_bytes(config, len(trainer.shards.classes), trainer.micro_batch),
         ),
         clip_seconds=clip_seconds,
@@ -129,9 +130,11 @@ def activation_bytes(config: RunConfig, num_classes: int, num_clips: int) -> int
     It runs on tensors without memory. Clips themselves, which the first convolution keeps, are counted.
     """
     kept: dict[int, torch.UntypedStorage] = {}
-    with FakeTensorMode():
-        model = build_from_config(config, num_classes).train()
-        model.set_grad_checkpointing(config.train.grad_checkpointing)
+    model, mode = fake_copy(build_from_config(config, num_classes))
+    model.train()
+    with mode:
+        if config.train.grad_checkpointing:
+            model.set_grad_checkpointing(True)  # type: ignore[operator]
         own = {parameter.untyped_storage()._cdata for parameter in model.parameters()}
 
         def keep(tensor: Tensor) -> Tensor:
@@ -151,7 +154,9 @@ def activation_bytes(config: RunConfig, num_classes: int, num_clips: int) -> int
 def _clip_seconds(trainer: Trainer, gmacs: float) -> float:
     """Time of a clip in a training step, from a few steps on random clips with a learning rate of zero."""
     gpu = trainer.device.type == "cuda"
-    num_clips = trainer.micro_batch if gpu else min(trainer.micro_batch, max(1, round(_CPU_GMACS / gmacs)))
+    num_clips = (
+        trainer.micro_batch if gpu else min(trainer.micro_batch, max(1, round(_CPU_GMACS / max(gmacs, 1e-9))))
+    )
     clip = trainer.config.data.clip
     shape = (num_clips, clip.num_frames, clip.crop_size, clip.crop_size, clip.num_channels)
     video = torch.randint(256, shape, dtype=torch.uint8, device=trainer.device).movedim(-1, 1)

@@ -1,19 +1,24 @@
 """Starting a run from trained weights, also for other clip lengths and, when asked, for other classes."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
-from corrnet_models import VideoModel
+from torch import Tensor, nn
+
+from corrnet_models import CorrelationBlock, FrameByFrame, VideoModel
 from corrnet_train.checkpoint.foreign import weights_for
 from corrnet_train.checkpoint.state import CheckpointError, PlainWeightsError, load_weights
 from corrnet_train.inference.classifier import VideoClassifier
+from corrnet_train.networks.head import find_head
+from corrnet_train.utils.errors import InputError
+from video_data.utils.messages import some_of
 
-HEAD = "fc."
 
-
-def initialize(model: VideoModel, source: Path, *, classes: tuple[str, ...], new_head: bool) -> str:
+def initialize(model: nn.Module, source: Path, *, classes: tuple[str, ...], new_head: bool) -> str:
     """Give a model the weights of a trained one, in place; averaged weights where those are kept.
 
-    Correlation filters are interpolated when the clips have another length.
+    Correlation filters are interpolated when the clips have another length. Correlation blocks in a network of another
+    package start as they are where the trained one has none.
 
     Args:
         model: A freshly made model.
@@ -27,31 +32,67 @@ def initialize(model: VideoModel, source: Path, *, classes: tuple[str, ...], new
 
     Raises:
         CheckpointError: The weights do not fit, or belong to other classes and `new_head` is not set.
+        InputError: The network has no classifier that could be found, and `new_head` is set.
     """
     own = model.state_dict()
-    fresh = {name: tensor for name, tensor in own.items() if new_head and name.startswith(HEAD)}
-    started = f"; new: {', '.join(fresh)}" if fresh else ""
+    head = find_head(model, len(classes))
+    if new_head and head is None:
+        raise InputError(
+            f"model.new_head=true: the network has no linear layer and no convolution of 1x1x1 with {len(classes)} "
+            "outputs that could be its classifier"
+        )
+    fresh = {name: tensor for name, tensor in own.items() if new_head and name.startswith(f"{head}.")}
+    note = ""
     try:
         trained = VideoClassifier.from_checkpoint(source, device="cpu")
     except PlainWeightsError:
-        state = weights_for(own, source)
-        load_weights(model, state | fresh, source=str(source))
+        state = _plain_weights(model, own, source)
         if not new_head:
-            started = "; it names no classes: its outputs count as those of the shards, in their order"
-        return (
-            f"weights from {source}: {len(state.keys() - fresh.keys())} of {len(own)} tensors loaded{started}"
-        )
-    if not new_head and trained.classes != classes:
+            _check_num_classes(model, state, f"{head}.weight", len(classes), source)
+            note = "; it names no classes: its outputs count as those of the shards, in their order"
+    else:
+        if not new_head and trained.classes != classes:
+            raise CheckpointError(
+                f"{source} tells apart {_classes(trained.classes)}, the shards have {_classes(classes)}: "
+                "model.new_head=true starts with a new classifier"
+            )
+        if isinstance(model, VideoModel) and isinstance(trained.model, VideoModel):
+            trained.model.set_num_frames(model.config.num_frames)
+        state = trained.model.state_dict()
+    blocks = _new_blocks(model, state)
+    started = [*fresh, *blocks]
+    fresh |= {name: own[name] for name in own if any(name.startswith(f"{block}.") for block in blocks)}
+    load_weights(model, state | fresh, source=str(source))
+    new = f"; new: {some_of(started)}" if started else ""
+    return f"weights from {source}: {len(own) - len(fresh)} of {len(own)} tensors loaded{new}{note}"
+
+
+def _plain_weights(model: nn.Module, own: Mapping[str, Tensor], source: Path) -> dict[str, Tensor]:
+    """Return the weights in a file, also those of a network for pictures that the model applies frame by frame."""
+    if isinstance(model, FrameByFrame):
+        inner = weights_for(model.network.state_dict(), source)
+        if model.network.state_dict().keys() & inner.keys():
+            return {f"network.{name}": tensor for name, tensor in inner.items()}
+    return weights_for(own, source)
+
+
+def _new_blocks(model: nn.Module, state: Mapping[str, Tensor]) -> list[str]:
+    """Return the paths of the correlation blocks of which the weights have nothing."""
+    blocks = [path for path, module in model.named_modules() if isinstance(module, CorrelationBlock)]
+    return [block for block in blocks if not any(name.startswith(f"{block}.") for name in state)]
+
+
+def _check_num_classes(
+    model: nn.Module, state: Mapping[str, Tensor], name: str, num_classes: int, source: Path
+) -> None:
+    """Say of a network of another package what it means that its classifier has another shape."""
+    if isinstance(model, VideoModel):  # of which `load_weights` says it
+        return
+    if name in state and state[name].shape[0] != num_classes:
         raise CheckpointError(
-            f"{source} tells apart {_classes(trained.classes)}, the shards have {_classes(classes)}: "
+            f"{source} tells apart {state[name].shape[0]} classes ({name}), the shards have {num_classes}: "
             "model.new_head=true starts with a new classifier"
         )
-    assert isinstance(trained.model, VideoModel)
-    if trained.model.config.num_frames != model.config.num_frames:
-        trained.model.set_num_frames(model.config.num_frames)
-    state = trained.model.state_dict()
-    load_weights(model, state | fresh, source=str(source))
-    return f"weights from {source}: {len(state) - len(fresh)} of {len(state)} tensors loaded{started}"
 
 
 def _classes(names: tuple[str, ...]) -> str:

@@ -4,9 +4,11 @@ import re
 import sys
 
 import torch
+from torch import nn
 
-from corrnet_models import VideoModel, count_gmacs
+from corrnet_train.networks.cost import clip_gmacs
 from corrnet_train.utils.precision import Precision
+from video_data import ClipConfig
 
 # Dense peaks of the makers' data sheets in TFLOP/s.
 _SHEETS: dict[str, dict[str, float]] = {
@@ -20,16 +22,16 @@ _SHEETS: dict[str, dict[str, float]] = {
 _BACKWARD = 2  # a backward pass costs twice the forward pass
 
 
-def training_flops(model: VideoModel, *, resolution: int) -> float:
+def training_flops(model: nn.Module, clip: ClipConfig) -> float:
     """Floating-point operations to train on one clip: forward and backward, a multiply-accumulate being two.
 
     Recomputed blocks are not counted twice, so that MFU shows what they cost.
 
     Args:
         model: The network.
-        resolution: Height and width of the clips in pixels.
+        clip: The clips that it gets.
     """
-    return (1 + _BACKWARD) * 2e9 * count_gmacs(model.config, resolution=resolution)
+    return (1 + _BACKWARD) * 2e9 * clip_gmacs(model, clip)
 
 
 def peak_flops(device: torch.device, precision: Precision) -> float | None:

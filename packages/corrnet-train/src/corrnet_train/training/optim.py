@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from corrnet_models import VideoModel
 from corrnet_train.config.schema import OptimConfig
 from corrnet_train.distributed.parallelize import has_shards, place_optimizer_state, placed_state
 
@@ -35,7 +36,7 @@ def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optimi
     """Return the optimizer of `config` over the parameters of `model`; norm scales and biases are not decayed.
 
     Args:
-        model: A model of corrnet-models, or any module when `layer_decay` is 1.
+        model: The model.
         config: The settings.
     """
     layers = _layers(model) if config.layer_decay < 1 else [list(model.parameters())]
@@ -164,8 +165,13 @@ def _alike(averages: Iterable[Tensor], present: Iterable[Tensor]) -> _Pairs:
 
 
 def _layers(model: nn.Module) -> list[list[nn.Parameter]]:
-    """Parameters by their distance from the output: the classifier, res5, ..., res2, the stem."""
-    backbones = model.backbones().values()  # type: ignore[operator]
+    """Parameters by their distance from the output: the classifier, res5, ..., res2, the stem.
+
+    Of a network of another package, its parts from the last one to the first, in the order in which it names them.
+    """
+    if not isinstance(model, VideoModel):
+        return _parts(model)
+    backbones = model.backbones().values()
     names = [name for name, _ in next(iter(backbones)).named_children()]
     layers = [
         [p for backbone in backbones for p in backbone.get_submodule(name).parameters()] for name in names
@@ -173,3 +179,17 @@ def _layers(model: nn.Module) -> list[list[nn.Parameter]]:
     inside = {id(parameter) for layer in layers for parameter in layer}
     head = [parameter for parameter in model.parameters() if id(parameter) not in inside]
     return [head, *reversed(layers)]
+
+
+def _parts(network: nn.Module) -> list[list[nn.Parameter]]:
+    parts = [part for part in network.children() if any(True for _ in part.parameters())]
+    own = list(network.parameters(recurse=False))
+    if len(parts) == 1 and not own:
+        return _parts(parts[0])
+    layers: list[list[nn.Parameter]] = []
+    taken: set[nn.Parameter] = set()  # two parts may share one
+    for part in reversed(parts):
+        layers.append([parameter for parameter in part.parameters() if parameter not in taken])
+        taken.update(layers[-1])
+    left = [parameter for parameter in own if parameter not in taken]  # as the positions of a transformer
+    return [*layers[:-1], [*left, *layers[-1]]] if layers else [left]

@@ -12,9 +12,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from rich.console import Console
-from torch import Tensor
+from torch import Tensor, nn
 
-from corrnet_models import VideoModel
 from corrnet_train.checkpoint.async_writer import CheckpointWriter, ShardedCheckpointWriter, remove_unfinished
 from corrnet_train.checkpoint.folders import BEST, LAST, link, resume_command
 from corrnet_train.checkpoint.state import Checkpoint, check_resumable, load_weights
@@ -27,8 +26,10 @@ from corrnet_train.distributed.parallelize import (
 )
 from corrnet_train.distributed.ranks import ONE_RANK, Ranks, on_every_rank, readable_errors
 from corrnet_train.evaluation.evaluate import EvalResult, check_classes, evaluate
-from corrnet_train.inference.classifier import VideoClassifier, build_from_config
+from corrnet_train.inference.classifier import VideoClassifier
 from corrnet_train.inference.targets import Targets
+from corrnet_train.networks.build import build_from_config
+from corrnet_train.networks.by_name import ALLOWED_MODULES, needs_leave
 from corrnet_train.training.augment import Augment
 from corrnet_train.training.initialize import initialize
 from corrnet_train.training.loss import FIGURES, balanced_weights, check_settings, make_loss, tally
@@ -236,10 +237,15 @@ class Trainer:
                 "(data.eval_split=...), or train without (data.eval_split=none)"
             )
 
-    def _build_model(self, *, fresh: bool) -> VideoModel:
+    def _build_model(self, *, fresh: bool) -> nn.Module:
         config = self.config.model
         torch.manual_seed(self.config.run.seed)
         model = build_from_config(self.config, len(self.shards.classes))
+        if module := needs_leave(config.name):
+            self._say(
+                f"{config.name} is code: commands that take a checkpoint of it want {ALLOWED_MODULES}={module} in the "
+                "environment"
+            )
         if fresh and config.init_from is not None:
             classes = self.shards.classes
             message = initialize(model, config.init_from, classes=classes, new_head=config.new_head)
@@ -283,7 +289,7 @@ class Trainer:
         peak = peak_flops(self.device, config.run.precision)
         if peak is None or config.model.frozen_stages:  # of which there is no backward pass
             return None
-        flops = training_flops(self.model, resolution=config.data.clip.crop_size)
+        flops = training_flops(self.model, config.data.clip)
         return flops / (peak * self.ranks.world_size)
 
     def _check_alike(self, checkpoint: Checkpoint | None) -> None:

@@ -40,6 +40,9 @@ _FROM_OUTSIDE: dict[str, _Foreign] = {
     "Expected more than 1 value per channel when training": _Foreign(
         "bad input", _BATCH_NORM, "batch norm has one value of each channel to normalize by in training"
     ),
+    "does not have a deterministic implementation": _Foreign(
+        "bad input", "run.deterministic=true is not for this model; give run.deterministic=false"
+    ),
     "CUDA out of memory": _Foreign("failed work", _GPU_MEMORY),
     "out of memory": _Foreign("failed work", _WORKERS),
     "can't allocate memory": _Foreign("failed work", _WORKERS),

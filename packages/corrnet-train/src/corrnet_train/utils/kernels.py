@@ -9,6 +9,7 @@ from torch import nn
 
 from corrnet_train.utils.errors import InputError
 
+_POOLING = (nn.MaxPool3d, nn.AvgPool3d, nn.AdaptiveAvgPool3d, nn.AdaptiveAvgPool2d)
 _CUBLAS, _WORKSPACES = "CUBLAS_WORKSPACE_CONFIG", (":4096:8", ":16:8")
 
 
@@ -58,8 +59,11 @@ def check_deterministic(model: nn.Module, name: str) -> None:
     Raises:
         InputError: A layer has none.
     """
-    if any(isinstance(module, nn.MaxPool3d) for module in model.modules()):
+    pooling = next(
+        (type(module).__name__ for module in model.modules() if isinstance(module, _POOLING)), None
+    )
+    if pooling is not None:
         raise InputError(
-            f"run.deterministic=true is not for model.name={name} on a GPU: PyTorch's max pooling has no gradient "
+            f"run.deterministic=true is not for model.name={name} on a GPU: PyTorch's {pooling} has no gradient "
             "there that repeats itself to the bit; give run.deterministic=false, or a model without it"
         )

@@ -1,0 +1,1 @@
+"""The network of a run: one of `corrnet_models`, or one of another package with correlation blocks put in."""
