@@ -54,7 +54,7 @@ class Plan:
     """What a run would be.
 
     Attributes:
-        num_parameters: Parameters of the model.
+        num_parameters: Parameters of the model, also those that do not learn.
         gmacs: Billions of multiply-accumulates of the forward pass of a clip.
         clip_shape: Channels, frames, height and width of a clip.
         num_train, num_eval: videos of the two splits.
@@ -92,8 +92,7 @@ def make_plan(trainer: Trainer) -> Plan:
     """Measure a few steps and batches of a run that has not begun; its weights stay as they are."""
     config = trainer.config
     clip = config.data.clip
-    parameters = count_parameters(trainer.model)
-    learning = sum(parameter.numel() for parameter in trainer.model.parameters() if parameter.requires_grad)
+    learning = count_parameters(trainer.model)
     gmacs = clip_gmacs(trainer.model, clip)
     state = {"sgd": 1 if config.optim.momentum else 0, "adamw": 2}[config.optim.name]
     copies = 1 + (trainer.averaged is not None)
@@ -102,7 +101,7 @@ def make_plan(trainer: Trainer) -> Plan:
     with chosen_kernels(deterministic=config.run.deterministic):
         clip_seconds = _clip_seconds(trainer, gmacs)
     return Plan(
-        num_parameters=parameters,
+        num_parameters=sum(parameter.numel() for parameter in trainer.model.parameters()),
         gmacs=gmacs,
         clip_shape=(clip.num_channels, clip.num_frames, clip.crop_size, clip.crop_size),
         num_train=trainer.shards.num_samples(config.data.train_split),

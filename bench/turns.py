@@ -1,0 +1,125 @@
+"""Processes that take turns: each times one benchmark, once whenever it is told, with an installation of its own.
+
+python -m bench.turns FILE     # the child; it reads names of calls, a line each, and answers with JSON
+
+A benchmark is a file of `bench/cases`: `SUITE`, the name of its `YARDSTICK`, and `make()`, which checks what it will
+time and returns two calls, ours and the yardstick's. Such a file imports the packages and nothing of `bench`, so that
+it also measures older commits.
+"""
+
+import gc
+import json
+import os
+import runpy
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from time import perf_counter
+from types import TracebackType
+from typing import Any, Self
+
+ROOT = Path(__file__).parents[1]
+CALLS = ("ours", "yardstick")
+_SECONDS = 0.03  # that a turn takes at least: shorter calls are repeated
+_MOST_REPEATS = 1000
+
+
+class Unavailable(Exception):
+    """A benchmark that cannot run with an installation; the message says why."""
+
+
+class Player:
+    """A process that times one benchmark with one installation.
+
+    Args:
+        file: The file of the benchmark.
+        installation: Folder with the packages; None takes those of this Python.
+        threads: Threads of torch and OpenMP.
+
+    Raises:
+        Unavailable: The benchmark cannot be made, or its check fails.
+    """
+
+    def __init__(self, file: Path, installation: Path | None = None, *, threads: int) -> None:
+        paths = [*([] if installation is None else [str(installation)]), str(ROOT)]
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": str(threads)}
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "bench.turns", str(file)],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment, cwd=ROOT,
+        )  # fmt: skip
+        self.facts: dict[str, Any] = self._answer()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def time(self, call: str) -> float:
+        """Take a turn; return the seconds of one call."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(f"{call}\n")
+        self._process.stdin.flush()
+        return float(self._answer()["seconds"])
+
+    def close(self) -> None:
+        """End the process."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.close()
+        self._process.wait()
+        self._process.stdout.close()
+
+    def _answer(self) -> dict[str, Any]:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            self.close()
+            raise Unavailable(f"its process ended with {self._process.returncode}")
+        answer: dict[str, Any] = json.loads(line)
+        if "unavailable" in answer:
+            self.close()
+            raise Unavailable(answer["unavailable"])
+        return answer
+
+
+def _play(file: str) -> None:
+    """Be the child."""
+    answers, sys.stdout = sys.stdout, sys.stderr  # nothing that a benchmark prints gets between the answers
+
+    def answer(**values: Any) -> None:
+        print(json.dumps(values), file=answers, flush=True)
+
+    try:
+        found = runpy.run_path(file)
+        calls: dict[str, Callable[[], object]] = dict(zip(CALLS, found["make"](), strict=True))
+        repeats = {name: _repeats(call) for name, call in calls.items()}
+    except BaseException as error:
+        answer(unavailable=f"{type(error).__name__}: {' '.join(str(error).split())}")
+        return
+    gc.collect()
+    gc.disable()
+    answer(suite=found["SUITE"], yardstick=found["YARDSTICK"])
+    for line in sys.stdin:
+        call, number = calls[line.strip()], repeats[line.strip()]
+        start = perf_counter()
+        for _ in range(number):
+            call()
+        answer(seconds=(perf_counter() - start) / number)
+        gc.collect()
+
+
+def _repeats(call: Callable[[], object]) -> int:
+    """Return how many calls make a turn; the first ones load libraries and fill caches."""
+    call()
+    start = perf_counter()
+    call()
+    seconds = perf_counter() - start
+    return min(_MOST_REPEATS, max(1, round(_SECONDS / max(seconds, 1e-9))))
+
+
+if __name__ == "__main__":
+    _play(sys.argv[1])
