@@ -186,6 +186,30 @@ def test_a_run_does_not_go_on_with_shards_of_another_kind(several, numbers, make
         Trainer(make_config(f"data.shards={numbers}", *settings), resume=True)
 
 
+def test_a_run_that_starts_from_another_one_predicts_the_same_numbers(numbers, make_config, tmp_path):
+    before = a_classifier(1, ("value",), Targets("regression", 5.0, 2.0))
+    export_model(before, tmp_path / "before", format="hub")
+    settings = ["data.clip.num_frames=4", "data.clip.crop_size=32", f"model.init_from={tmp_path / 'before'}"]
+    trainer = Trainer(make_config(f"data.shards={numbers}", *settings, model="corrnet_tiny"))
+    assert trainer.classifier.targets.mean > 1000
+    clips = torch.randint(256, (2, 3, 4, 32, 32), dtype=torch.uint8)
+    torch.testing.assert_close(
+        trainer.classifier.clip_scores(clips), before.clip_scores(clips), rtol=0, atol=1e-3
+    )
+
+
+def test_a_run_does_not_start_from_one_of_another_task(several, make_config, tmp_path):
+    before = a_classifier(3, ("jump", "run", "sit"), Targets())
+    export_model(before, tmp_path / "before", format="hub")
+    settings = ["data.clip.num_frames=4", "data.clip.crop_size=32", f"model.init_from={tmp_path / 'before'}"]
+    settings += [f"data.shards={several}"]
+    with pytest.raises(
+        ValueError, match=r"is multiclass, that of the shards multilabel: model\.new_head"
+    ):
+        Trainer(make_config(*settings, model="corrnet_tiny"))
+    Trainer(make_config(*settings, "model.new_head=true", model="corrnet_tiny"))
+
+
 # --- testing
 
 
