@@ -203,9 +203,7 @@ def test_a_run_does_not_start_from_one_of_another_task(several, make_config, tmp
     export_model(before, tmp_path / "before", format="hub")
     settings = ["data.clip.num_frames=4", "data.clip.crop_size=32", f"model.init_from={tmp_path / 'before'}"]
     settings += [f"data.shards={several}"]
-    with pytest.raises(
-        ValueError, match=r"is multiclass, that of the shards multilabel: model\.new_head"
-    ):
+    with pytest.raises(ValueError, match=r"is multiclass, that of the shards multilabel: model\.new_head"):
         Trainer(make_config(*settings, model="corrnet_tiny"))
     Trainer(make_config(*settings, "model.new_head=true", model="corrnet_tiny"))
 

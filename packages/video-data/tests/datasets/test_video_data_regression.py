@@ -81,6 +81,9 @@ def test_a_validation_split_takes_its_share_of_the_videos(tmp_path):
     [
         ("path,value\na.mp4,fast\n", "line 2: value must be a finite number, as 12.5 or -3e-2, got 'fast'"),
         ("path,value\na.mp4,nan\n", "got 'nan'"),
+        ("path,value\na.mp4,1_000\n", "got '1_000'"),
+        ('path,value\na.mp4,"1,5"\n', "got '1,5'"),
+        ("path,value\na.mp4,infinity\n", "got 'infinity'"),
         ("path,value\na.mp4,1e999\n", "got '1e999'"),
         ("path,value\na.mp4,\n", "path and value must not be empty"),
         ("path,value\na.mp4,1\n./a.mp4,2\n", "with another value or split, in line 2 as a.mp4: '2' in train"),

@@ -33,6 +33,7 @@ _EXPECTED = "expected path,label[,split][,start,end]"
 _ONE, _SEVERAL, _VALUE = "label", "labels", "value"
 _TASKS: dict[str, Task] = {_ONE: "multiclass", _SEVERAL: "multilabel", _VALUE: "regression"}
 _SEPARATOR = "|"  # between the labels of a video
+_NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?", re.ASCII)
 _TIME = re.compile(r"(?:(?:([0-9]+):)?([0-9]+):)?([0-9]+(?:\.[0-9]+)?)", re.ASCII)
 
 
@@ -182,10 +183,7 @@ def _read_labels(text: str) -> list[str]:
 
 def _read_value(text: str) -> float:
     """Return the number of a cell of a set for regression."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
+    value = float(text) if _NUMBER.fullmatch(text) else math.nan
     if not math.isfinite(value):
         raise InputError(f"value must be a finite number, as 12.5 or -3e-2, got {text!r}")
     return value
