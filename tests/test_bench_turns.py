@@ -113,8 +113,8 @@ def test_benchmarks_are_named_by_suite_or_by_file() -> None:
     assert "ops_forward_res2" in names
     assert [file.stem for file in benchmarks(["ops_forward_res2"])] == ["ops_forward_res2"]
     assert {file.stem.partition("_")[0] for file in benchmarks(["ops"])} == {"ops"}
-    with pytest.raises(ValueError, match="no benchmark 'opps'; there are "):
-        benchmarks(["opps"])
+    with pytest.raises(ValueError, match="no benchmark 'speed'; there are "):
+        benchmarks(["speed"])
 
 
 def test_an_unknown_commit_is_named() -> None:
