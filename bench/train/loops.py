@@ -9,7 +9,8 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from corrnet_train.config.schema import RunConfig, load_config
+from corrnet_train.config.load import load_config
+from corrnet_train.config.schema import RunConfig
 from corrnet_train.networks.build import build_from_config
 from corrnet_train.training.optim import build_optimizer, learning_rate
 from corrnet_train.training.prefetch import DeviceBatch

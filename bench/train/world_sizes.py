@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 
 from bench.tables import table
-from corrnet_train.config.schema import load_config
+from corrnet_train.config.load import load_config
 from corrnet_train.distributed.ranks import joined_ranks
 from corrnet_train.training.metrics_log import read_metrics
 from corrnet_train.training.prefetch import DeviceBatch

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from corrnet_models import create_model, save_pretrained
-from corrnet_train.config.schema import load_config
+from corrnet_train.config.load import load_config
 from video_data import (
     ClipConfig,
     MotionBenchConfig,

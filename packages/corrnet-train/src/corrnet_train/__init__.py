@@ -17,7 +17,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from corrnet_train.config.schema import RunConfig, load_config
+    from corrnet_train.config.load import load_config
+    from corrnet_train.config.schema import RunConfig
     from corrnet_train.evaluation.evaluate import evaluate
     from corrnet_train.inference.classifier import VideoClassifier
     from corrnet_train.inference.export import export_model
@@ -50,7 +51,7 @@ _HOMES = {
     "evaluate": "evaluation.evaluate",
     "export_model": "inference.export",
     "extract_features": "inference.features",
-    "load_config": "config.schema",
+    "load_config": "config.load",
 }
 
 

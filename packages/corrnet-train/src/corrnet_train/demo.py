@@ -14,7 +14,8 @@ from torch import Tensor
 
 from corrnet_models import count_parameters
 from corrnet_train.analysis.correlation_layers import correlation_layers
-from corrnet_train.config.schema import RunConfig, load_config
+from corrnet_train.config.load import load_config
+from corrnet_train.config.schema import RunConfig
 from corrnet_train.evaluation.evaluate import ClassificationResult, evaluate
 from corrnet_train.inference.classifier import VideoClassifier
 from corrnet_train.networks.build import build_from_config

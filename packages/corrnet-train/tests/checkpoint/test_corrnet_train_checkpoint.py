@@ -19,7 +19,7 @@ from corrnet_train.checkpoint.state import (
     newest_intact,
     weights_hash,
 )
-from corrnet_train.config.schema import config_to_dict
+from corrnet_train.config.load import config_to_dict
 
 
 def checkpoint(config=None, **changes):

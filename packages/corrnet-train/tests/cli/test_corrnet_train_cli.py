@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from corrnet_train.cli import app
-from corrnet_train.config.schema import load_config
+from corrnet_train.config.load import load_config
 from corrnet_train.evaluation.evaluate import EVALUATION_FILES
 from video_data import open_shards
 from video_data.utils.files import locked

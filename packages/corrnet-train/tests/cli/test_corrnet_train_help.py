@@ -12,7 +12,7 @@ from corrnet_train.cli.menu import COMMANDS, load_command
 
 runner = CliRunner()
 ORDER = [
-    "doctor", "pack", "pack-merge", "inspect", "verify", "recipe", "models", "train", "resume",
+    "doctor", "pack", "pack-merge", "inspect", "verify", "recipe", "models", "lr-find", "train", "resume",
     "eval", "predict", "features", "visualize", "export", "demo", "motionbench",
 ]  # fmt: skip
 

@@ -10,8 +10,8 @@ from typer.testing import CliRunner
 
 from corrnet_train.cli import app
 from corrnet_train.cli.own import measure_and_advise
+from corrnet_train.config.load import load_config
 from corrnet_train.config.own import OwnVideos, choose_settings
-from corrnet_train.config.schema import load_config
 from corrnet_train.inference.classifier import VideoClassifier
 
 FEW_STEPS = ("optim.samples_per_epoch=16", "optim.epochs=2", "data.num_workers=0", "run.device=cpu")

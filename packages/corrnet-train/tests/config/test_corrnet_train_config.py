@@ -4,10 +4,8 @@ from pathlib import Path
 import pytest
 
 from corrnet_models import list_models
-from corrnet_train.config.recipes import check_given_once, flatten, list_recipes, read_recipe
-from corrnet_train.config.schema import (
+from corrnet_train.config.load import (
     ConfigError,
-    RunConfig,
     config_to_dict,
     load_config,
     parse_config,
@@ -15,6 +13,8 @@ from corrnet_train.config.schema import (
     recipe_text,
     text_keys,
 )
+from corrnet_train.config.recipes import check_given_once, flatten, list_recipes, read_recipe
+from corrnet_train.config.schema import RunConfig
 from corrnet_train.networks.build import build_from_config
 
 COMPLETE = [recipe.name for recipe in list_recipes() if not recipe.is_part]

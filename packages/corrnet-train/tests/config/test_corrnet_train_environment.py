@@ -5,8 +5,8 @@ from typer.testing import CliRunner
 
 from corrnet_train.cli import app
 from corrnet_train.config.environment import environment_overrides
+from corrnet_train.config.load import load_config
 from corrnet_train.config.recipes import ConfigError
-from corrnet_train.config.schema import load_config
 
 
 def test_variables_are_settings_by_their_names():

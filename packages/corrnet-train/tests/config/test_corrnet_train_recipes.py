@@ -7,8 +7,8 @@ import yaml
 from typer.testing import CliRunner
 
 from corrnet_train.cli import app
+from corrnet_train.config.load import load_config, parse_config
 from corrnet_train.config.recipes import list_recipes
-from corrnet_train.config.schema import load_config, parse_config
 from corrnet_train.training.metrics_log import read_metrics
 from corrnet_train.training.trainer import Trainer
 

@@ -25,7 +25,7 @@ from corrnet_train.checkpoint.folders import link, remove_unlinked
 from corrnet_train.checkpoint.sharded import read_shards
 from corrnet_train.checkpoint.state import Checkpoint, CheckpointError, weights_hash
 from corrnet_train.cli import app
-from corrnet_train.config.schema import config_to_dict, parse_config
+from corrnet_train.config.load import config_to_dict, parse_config
 from corrnet_train.distributed.ranks import Ranks, RanksError, joined_ranks
 from corrnet_train.distributed.rendezvous import meet
 from corrnet_train.evaluation.evaluate import evaluate

@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 from corrnet_train.checkpoint.state import Checkpoint
 from corrnet_train.cli import app
-from corrnet_train.config.schema import load_config
+from corrnet_train.config.load import load_config
 from corrnet_train.training.metrics_log import read_metrics
 
 ROOT = Path(__file__).parents[4]

@@ -22,7 +22,7 @@ runner = CliRunner()
 
 @pytest.fixture(scope="module")
 def trained(motionbench, tmp_path_factory):
-    from corrnet_train.config.schema import load_config
+    from corrnet_train.config.load import load_config
 
     folder = tmp_path_factory.mktemp("export") / "run"
     overrides = [f"data.shards={motionbench[1]}", f"run.dir={folder}", "data.num_workers=0", "run.device=cpu"]

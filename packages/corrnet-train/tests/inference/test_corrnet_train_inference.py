@@ -9,7 +9,7 @@ from video_data import decode_views, open_shards
 
 @pytest.fixture(scope="module")
 def trained(motionbench, tmp_path_factory):
-    from corrnet_train.config.schema import load_config
+    from corrnet_train.config.load import load_config
 
     folder = tmp_path_factory.mktemp("trained")
     config = load_config(

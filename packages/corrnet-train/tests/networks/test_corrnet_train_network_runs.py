@@ -196,7 +196,7 @@ def test_a_plan_counts_what_the_network_is(config_of):
 @pytest.fixture(scope="module")
 def trained(motionbench, tmp_path_factory):
     """The folder of a run, left by a process that had named the network."""
-    from corrnet_train.config.schema import load_config
+    from corrnet_train.config.load import load_config
 
     folder = tmp_path_factory.mktemp("network") / "run"
     options = [f"data.shards={motionbench[1]}", f"run.dir={folder}", "data.num_workers=0", "run.device=cpu"]

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from corrnet_models import CorrelationBlock, CorrelationConfig, FrameByFrame
+from corrnet_train.config.load import config_to_dict, load_config, parse_config
 from corrnet_train.config.recipes import ConfigError
-from corrnet_train.config.schema import config_to_dict, load_config, parse_config
 from corrnet_train.inference.classifier import VideoClassifier
 from corrnet_train.networks import by_name
 from corrnet_train.networks.build import build_from_config

@@ -317,7 +317,7 @@ def test_frozen_stages_have_no_mfu(make_config, model_folder, monkeypatch):
 @pytest.fixture(scope="module")
 def pretrained(motionbench, tmp_path_factory):
     """The folder of a short run of corrnet_tiny with clips of 8 frames, with averaged weights."""
-    from corrnet_train.config.schema import load_config
+    from corrnet_train.config.load import load_config
 
     overrides = [
         f"data.shards={motionbench[1]}",

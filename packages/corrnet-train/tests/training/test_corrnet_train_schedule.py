@@ -2,7 +2,7 @@
 
 import pytest
 
-from corrnet_train.config.schema import load_config
+from corrnet_train.config.load import load_config
 from corrnet_train.training.schedule import Schedule
 
 

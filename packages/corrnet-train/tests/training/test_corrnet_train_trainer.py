@@ -12,7 +12,7 @@ import torch
 
 from corrnet_train.checkpoint.folders import checkpoint_names
 from corrnet_train.checkpoint.state import Checkpoint, CheckpointError, weights_hash
-from corrnet_train.config.schema import load_config, recipe_text
+from corrnet_train.config.load import load_config, recipe_text
 from corrnet_train.evaluation.evaluate import evaluate
 from corrnet_train.inference.classifier import VideoClassifier
 from corrnet_train.training import trainer as trainer_module

@@ -16,8 +16,9 @@ from corrnet_models import VideoModel, unwrap_names
 from corrnet_train.checkpoint.digest import load_checked, seal
 from corrnet_train.checkpoint.folders import LAST, checkpoint_names, is_sharded, resume_command, step_in_name
 from corrnet_train.checkpoint.foreign import LIKE, WANTED, has_weights, what_content, what_file
+from corrnet_train.config.load import config_to_dict, resumable_keys, settings
 from corrnet_train.config.recipes import flatten
-from corrnet_train.config.schema import RunConfig, config_to_dict, resumable_keys, settings
+from corrnet_train.config.schema import RunConfig
 from corrnet_train.distributed.parallelize import full_tensor, placed_state
 from corrnet_train.utils.errors import InputError
 from video_data.utils.files import atomic_path, what_instead_of_file

@@ -182,8 +182,8 @@ def with_environment(overrides: Sequence[str]) -> list[str]:
         InputError: A variable is none, or two of the command line set the same key.
     """
     from corrnet_train.config.environment import environment_overrides
+    from corrnet_train.config.load import text_keys
     from corrnet_train.config.recipes import check_given_once
-    from corrnet_train.config.schema import text_keys
 
     check_given_once(overrides, text_keys=text_keys())
     found = environment_overrides(os.environ)

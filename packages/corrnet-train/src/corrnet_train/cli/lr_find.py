@@ -60,7 +60,7 @@ def lr_find(
 
     corrnet lr-find runs/first/config.yaml
     """
-    from corrnet_train.config.schema import load_config
+    from corrnet_train.config.load import load_config
     from corrnet_train.training.lr_finder import suggest_rate, try_rates
     from corrnet_train.training.trainer import Trainer
     from corrnet_train.utils.progress import training_bar

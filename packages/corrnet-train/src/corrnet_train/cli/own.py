@@ -84,8 +84,8 @@ def settings_for(
 
 
 def _config(values: list[tuple[str, Any]], overrides: Sequence[str], recipe: str = "own") -> "RunConfig":
+    from corrnet_train.config.load import complete_config, text_keys
     from corrnet_train.config.recipes import merge, read_recipe
-    from corrnet_train.config.schema import complete_config, text_keys
 
     tree = read_recipe(recipe, text_keys=text_keys())
     for key, value in values:
@@ -187,9 +187,9 @@ def _identity(video: "Entry | DroppedEntry | SampleRecord", split: str, label: s
 
 def _chosen(given: "RunConfig", shards: Path, overrides: Sequence[str]) -> "RunConfig":
     """Choose settings for packed videos, show them with their reasons, and return all settings."""
+    from corrnet_train.config.load import text_keys
     from corrnet_train.config.own import Choice, choose_recipe, choose_settings
     from corrnet_train.config.recipes import apply_override, flatten, keep_path
-    from corrnet_train.config.schema import text_keys
     from corrnet_train.distributed.ranks import resolve_device
     from video_data import open_shards, suggest_num_workers
 

@@ -53,7 +53,7 @@ def show(recipe: Recipe, overrides: Overrides = None) -> None:
     """
     import yaml
 
-    from corrnet_train.config.schema import recipe_text
+    from corrnet_train.config.load import recipe_text
 
     found = _settings(recipe, overrides)
     text = yaml.safe_dump(found, sort_keys=False) if isinstance(found, dict) else recipe_text(found)
@@ -71,8 +71,8 @@ def diff(first: Recipe, second: Recipe) -> None:
 
     corrnet recipe diff runs/a/config.yaml runs/b/config.yaml
     """
+    from corrnet_train.config.load import config_to_dict
     from corrnet_train.config.recipes import flatten
-    from corrnet_train.config.schema import config_to_dict
 
     found = (_settings(first), _settings(second))
     a, b = (flatten(part if isinstance(part, dict) else config_to_dict(part)) for part in found)
@@ -90,7 +90,8 @@ def options(
     section: Annotated[str, typer.Argument(help="Only this section, like optim or data.clip.")] = "",
 ) -> None:
     """List every setting of a recipe with its default and its meaning."""
-    from corrnet_train.config.schema import RunConfig, settings
+    from corrnet_train.config.load import settings
+    from corrnet_train.config.schema import RunConfig
 
     table = Table("setting", "default", "meaning", box=None, pad_edge=False, header_style="bold")
     for key, field in settings().items():
@@ -116,15 +117,15 @@ def schema() -> None:
 
     # yaml-language-server: $schema=corrnet.schema.json
     """
-    from corrnet_train.config.schema import recipe_schema
+    from corrnet_train.config.load import recipe_schema
 
     typer.echo(json.dumps(recipe_schema(), indent=2))
 
 
 def _settings(recipe: str, overrides: list[str] | None = None) -> "RunConfig | dict[str, Any]":
     """All settings of a recipe; of a part, those that it sets."""
+    from corrnet_train.config.load import load_config, text_keys
     from corrnet_train.config.recipes import check_given_once, is_part, read_recipe
-    from corrnet_train.config.schema import load_config, text_keys
 
     texts = text_keys()
     check_given_once(overrides or [], text_keys=texts)

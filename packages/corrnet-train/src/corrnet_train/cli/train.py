@@ -121,7 +121,7 @@ def train(
         _show_ways_in()
         raise typer.Exit(EXIT_BAD_INPUT)
     from corrnet_train.cli.own import is_own, measure_and_advise, settings_for
-    from corrnet_train.config.schema import load_config
+    from corrnet_train.config.load import load_config
     from corrnet_train.distributed.ranks import on_every_rank
 
     own = is_own(recipe)
@@ -223,7 +223,7 @@ def _has_begun(config: "RunConfig") -> bool:
 
 def _print_plan(trainer: "Trainer") -> None:
     """Print what the run would be."""
-    from corrnet_train.config.schema import recipe_text
+    from corrnet_train.config.load import recipe_text
     from corrnet_train.training.dry_run import make_plan
 
     plan = make_plan(trainer)

@@ -3,8 +3,8 @@
 import difflib
 from collections.abc import Mapping
 
+from corrnet_train.config.load import settings
 from corrnet_train.config.recipes import ConfigError
-from corrnet_train.config.schema import settings
 
 _PREFIX, _BETWEEN = "CORRNET_", "__"
 _OPTIONS = ("model.options.", "model.correlation.")  # of which there is no list: each model has its own

@@ -16,7 +16,7 @@ from corrnet_models import (
 from corrnet_train.checkpoint.folders import LAST, is_sharded
 from corrnet_train.checkpoint.foreign import weights_for
 from corrnet_train.checkpoint.state import Checkpoint, PlainWeightsError, load_weights
-from corrnet_train.config.schema import parse_config
+from corrnet_train.config.load import parse_config
 from corrnet_train.distributed.ranks import resolve_device
 from corrnet_train.inference.inputs import VideoInput
 from corrnet_train.inference.targets import MULTICLASS, Targets

@@ -6,7 +6,8 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from corrnet_models import ModelError, VideoModel, add_correlation, create_model
-from corrnet_train.config.schema import ModelSection, RunConfig, explained
+from corrnet_train.config.load import explained
+from corrnet_train.config.schema import ModelSection, RunConfig
 from corrnet_train.networks.by_name import make_network
 from corrnet_train.utils.errors import InputError
 from video_data import ClipConfig

@@ -6,14 +6,9 @@ from pathlib import Path
 
 from corrnet_train.checkpoint.folders import LAST, checkpoint_names, resume_command
 from corrnet_train.checkpoint.state import Checkpoint, newest_intact
+from corrnet_train.config.load import complete_config, is_recipe_text, recipe_tree, text_keys
 from corrnet_train.config.recipes import keep_path, read_recipe
-from corrnet_train.config.schema import (
-    RunConfig,
-    complete_config,
-    is_recipe_text,
-    recipe_tree,
-    text_keys,
-)
+from corrnet_train.config.schema import RunConfig
 from corrnet_train.training.metrics_log import read_metrics
 from corrnet_train.training.run_log import CONFIG, RECORDS
 from corrnet_train.utils.errors import InputError

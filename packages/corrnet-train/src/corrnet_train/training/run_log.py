@@ -6,7 +6,8 @@ from datetime import timedelta
 import torch
 from rich.console import Console
 
-from corrnet_train.config.schema import RunConfig, config_to_dict, recipe_text
+from corrnet_train.config.load import config_to_dict, recipe_text
+from corrnet_train.config.schema import RunConfig
 from corrnet_train.evaluation.evaluate import EvalResult
 from corrnet_train.training.metrics_log import MetricsLog
 from corrnet_train.training.mfu import memory_gib

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from corrnet_train.checkpoint.async_writer import CheckpointWriter, ShardedCheckpointWriter, remove_unfinished
 from corrnet_train.checkpoint.folders import BEST, LAST, link, resume_command
 from corrnet_train.checkpoint.state import Checkpoint, check_resumable, load_weights
-from corrnet_train.config.schema import RunConfig, config_to_dict
+from corrnet_train.config.load import config_to_dict
+from corrnet_train.config.schema import RunConfig
 from corrnet_train.distributed.parallelize import (
     copy_buffers,
     gradient_exchange,

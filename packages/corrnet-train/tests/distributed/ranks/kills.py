@@ -16,7 +16,7 @@ import torch
 from many_runs import fork
 
 from corrnet_train.checkpoint.state import Checkpoint
-from corrnet_train.config.schema import load_config
+from corrnet_train.config.load import load_config
 from corrnet_train.distributed.ranks import joined_ranks
 from corrnet_train.training.trainer import Trainer
 

@@ -18,7 +18,7 @@ import torch
 import torch._dynamo  # which FSDP imports: once for all processes
 
 from corrnet_train.checkpoint.state import weights_hash
-from corrnet_train.config.schema import load_config
+from corrnet_train.config.load import load_config
 from corrnet_train.distributed.ranks import joined_ranks
 from corrnet_train.training.trainer import Trainer
 from corrnet_train.utils.errors import InputError, WorkError
