@@ -56,7 +56,7 @@ def lr_find(
 
     corrnet lr-find motionbench
 
-    corrnet lr-find my.yaml model.name=corrnet50 optim.batch_size=64 --output rates
+    corrnet lr-find my.yaml optim.batch_size=64 --output rates
 
     corrnet lr-find runs/first/config.yaml
     """
