@@ -11,11 +11,12 @@ from typer.testing import CliRunner
 
 from corrnet_models import create_model
 from corrnet_train import Trainer, VideoClassifier, evaluate, export_model
-from corrnet_train.checkpoint.state import Checkpoint
+from corrnet_train.checkpoint.state import Checkpoint, CheckpointError
 from corrnet_train.cli import app
 from corrnet_train.evaluation.evaluate import MultilabelResult, RegressionResult
 from corrnet_train.inference.features import PackedSplit, extract_features
 from corrnet_train.inference.targets import Targets
+from corrnet_train.training.initialize import initialize
 from corrnet_train.training.loss import balanced_weights, make_loss, tally
 from corrnet_train.training.metrics_log import read_metrics
 from video_data import ClipConfig, open_shards, pack_csv
@@ -184,6 +185,30 @@ def test_a_run_does_not_go_on_with_shards_of_another_kind(several, numbers, make
     Trainer(make_config(f"data.shards={several}", *settings)).run()
     with pytest.raises(ValueError):
         Trainer(make_config(f"data.shards={numbers}", *settings), resume=True)
+
+
+def test_a_run_from_weights_of_numbers_in_another_unit_says_the_same_numbers(tmp_path):
+    meters, millimeters = Targets("regression", 1.5, 0.5), Targets("regression", 1200.0, 700.0)
+    trained = a_classifier(1, ("value",), meters)
+    export_model(trained, tmp_path / "hub", format="hub")
+    model = create_model("corrnet_tiny", num_classes=1, num_frames=4).eval()
+    said = initialize(model, tmp_path / "hub", classes=("value",), new_head=False, targets=millimeters)
+    assert "from numbers of mean 1.5 and standard deviation 0.5 to 1200 and 700" in said
+    clips = torch.rand(2, 3, 4, 32, 32)
+    before = meters.scores(trained.model.eval()(clips))
+    torch.testing.assert_close(millimeters.scores(model.eval()(clips)), before, rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize("old", ["multiclass", "multilabel", "regression"])
+def test_weights_of_another_task_start_a_run_with_a_new_classifier_alone(old, tmp_path):
+    export_model(a_classifier(1, ("value",), Targets(old)), tmp_path / "hub", format="hub")
+    new = Targets("regression" if old != "regression" else "multilabel")
+    model = create_model("corrnet_tiny", num_classes=1, num_frames=4)
+    with pytest.raises(CheckpointError, match=rf"the task of .* is {old}, that of the shards {new.task}: "):
+        initialize(model, tmp_path / "hub", classes=("value",), new_head=False, targets=new)
+    assert "new: fc.weight" in initialize(
+        model, tmp_path / "hub", classes=("value",), new_head=True, targets=new
+    )
 
 
 # --- testing

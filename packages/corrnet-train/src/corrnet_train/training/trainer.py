@@ -242,7 +242,9 @@ class Trainer:
         model = build_from_config(self.config, len(self.shards.classes))
         if fresh and config.init_from is not None:
             classes = self.shards.classes
-            message = initialize(model, config.init_from, classes=classes, new_head=config.new_head)
+            message = initialize(
+                model, config.init_from, classes=classes, new_head=config.new_head, targets=self.targets
+            )
             self._say(message)
         if self.config.run.deterministic and self.device.type == "cuda":
             check_deterministic(model, self.config.model.name)
