@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -71,6 +72,7 @@ def test_the_loss_of_several_labels_is_the_binary_cross_entropy_of_each():
 
 
 def test_balanced_weights_make_a_rare_label_count_as_much_as_its_absence():
+    assert balanced_weights([10, 2], num_samples=10).tolist() == [1, 4]  # what all have is learned, too
     weights = balanced_weights([1, 5, 0], num_samples=10)
     assert weights.tolist() == [9, 1, 0]
     labels = torch.zeros(10, 3)
@@ -158,6 +160,26 @@ def test_a_set_with_one_value_is_refused(motionbench, numbers, make_config, tmp_
     pack_csv(tmp_path / "list.csv", tmp_path / "shards", progress=False)
     with pytest.raises(ValueError, match=r"all videos of split train .* have the value 1000"):
         Trainer(make_config(f"data.shards={tmp_path / 'shards'}"))
+
+
+@pytest.mark.parametrize(
+    "values",
+    [(1e8, 1e8 + 1), (1e-200, 3e-200), (-1e300, 1e300), (1e39, 2e39)],
+    ids=["alike", "tiny", "huge", "large"],
+)
+def test_values_that_32_bits_do_not_tell_apart_are_refused(values):
+    samples = [SimpleNamespace(value=value) for value in values]
+    shards = SimpleNamespace(task="regression", path="set", samples=lambda split: samples)
+    with pytest.raises(
+        ValueError, match=r"values of split train in set, .* choose another unit, or subtract"
+    ):
+        Targets.of_split(shards, "train")
+
+
+def test_values_of_a_usual_unit_are_taken():
+    samples = [SimpleNamespace(value=value) for value in (1.6e9, 1.6e9 + 1e5, -3e-9)]
+    shards = SimpleNamespace(task="regression", path="set", samples=lambda split: samples)
+    assert Targets.of_split(shards, "train").std > 0
 
 
 @pytest.mark.parametrize(
