@@ -119,6 +119,8 @@ def list_csv(
         require_two_classes(labeled, csv_path)
     ignored = sorted(row.keys() - {"path", column, "split", "start", "end", "", *group_column})
     notes = [f"columns that are not read: {', '.join(ignored)}"] if ignored else []
+    if column == _SEVERAL and all(len(entry.labels) == 1 for entry in labeled):
+        notes.append(f"no video has several labels; a cell has them with {_SEPARATOR} between them")
     if group_by is not None and entries:
         notes.append(note_of_groups(entries, group_by))
     listing = Listing(entries, dropped, "csv", task=_TASKS[column])
@@ -183,7 +185,7 @@ def _read_labels(text: str) -> list[str]:
 def _read_value(text: str) -> float:
     """Return the number of a cell of a set for regression."""
     try:
-        value = float(text)
+        value = math.nan if "_" in text else float(text)  # Python alone takes 1_5 for 15
     except ValueError:
         value = math.nan
     if not math.isfinite(value):
