@@ -119,6 +119,18 @@ def test_ctrl_c_shows_what_there_is(find, monkeypatch):
     assert "suggested: optim.lr=" in find(code=130)
 
 
+def test_ctrl_c_after_a_few_steps_does_not_say_how_the_loss_goes(find, monkeypatch):
+    from corrnet_train.training import lr_finder
+
+    def stopped(*arguments, **options):
+        yield from trials_of([2.0, 1.9])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(lr_finder, "try_rates", stopped)
+    told = find(code=130)
+    assert "stopped after 2 of 100 steps" in told and "neither falls" not in told
+
+
 def test_it_is_for_one_process(find, monkeypatch):
     monkeypatch.setenv("RANK", "0")
     assert "corrnet lr-find is for one process" in find(code=2)

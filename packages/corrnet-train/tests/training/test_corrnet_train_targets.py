@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,11 +12,12 @@ from typer.testing import CliRunner
 
 from corrnet_models import create_model
 from corrnet_train import Trainer, VideoClassifier, evaluate, export_model
-from corrnet_train.checkpoint.state import Checkpoint
+from corrnet_train.checkpoint.state import Checkpoint, CheckpointError
 from corrnet_train.cli import app
 from corrnet_train.evaluation.evaluate import MultilabelResult, RegressionResult
 from corrnet_train.inference.features import PackedSplit, extract_features
 from corrnet_train.inference.targets import Targets
+from corrnet_train.training.initialize import initialize
 from corrnet_train.training.loss import balanced_weights, make_loss, tally
 from corrnet_train.training.metrics_log import read_metrics
 from video_data import ClipConfig, open_shards, pack_csv
@@ -70,6 +72,7 @@ def test_the_loss_of_several_labels_is_the_binary_cross_entropy_of_each():
 
 
 def test_balanced_weights_make_a_rare_label_count_as_much_as_its_absence():
+    assert balanced_weights([10, 2], num_samples=10).tolist() == [1, 4]  # what all have is learned, too
     weights = balanced_weights([1, 5, 0], num_samples=10)
     assert weights.tolist() == [9, 1, 0]
     labels = torch.zeros(10, 3)
@@ -160,6 +163,26 @@ def test_a_set_with_one_value_is_refused(motionbench, numbers, make_config, tmp_
 
 
 @pytest.mark.parametrize(
+    "values",
+    [(1e8, 1e8 + 1), (1e-200, 3e-200), (-1e300, 1e300), (1e39, 2e39)],
+    ids=["alike", "tiny", "huge", "large"],
+)
+def test_values_that_32_bits_do_not_tell_apart_are_refused(values):
+    samples = [SimpleNamespace(value=value) for value in values]
+    shards = SimpleNamespace(task="regression", path="set", samples=lambda split: samples)
+    with pytest.raises(
+        ValueError, match=r"values of split train in set, .* choose another unit, or subtract"
+    ):
+        Targets.of_split(shards, "train")
+
+
+def test_values_of_a_usual_unit_are_taken():
+    samples = [SimpleNamespace(value=value) for value in (1.6e9, 1.6e9 + 1e5, -3e-9)]
+    shards = SimpleNamespace(task="regression", path="set", samples=lambda split: samples)
+    assert Targets.of_split(shards, "train").std > 0
+
+
+@pytest.mark.parametrize(
     ("setting", "kinds"),
     [
         ("augment.label_smoothing=0.1", ("several", "numbers")),
@@ -186,26 +209,28 @@ def test_a_run_does_not_go_on_with_shards_of_another_kind(several, numbers, make
         Trainer(make_config(f"data.shards={numbers}", *settings), resume=True)
 
 
-def test_a_run_that_starts_from_another_one_predicts_the_same_numbers(numbers, make_config, tmp_path):
-    before = a_classifier(1, ("value",), Targets("regression", 5.0, 2.0))
-    export_model(before, tmp_path / "before", format="hub")
-    settings = ["data.clip.num_frames=4", "data.clip.crop_size=32", f"model.init_from={tmp_path / 'before'}"]
-    trainer = Trainer(make_config(f"data.shards={numbers}", *settings, model="corrnet_tiny"))
-    assert trainer.classifier.targets.mean > 1000
-    clips = torch.randint(256, (2, 3, 4, 32, 32), dtype=torch.uint8)
-    torch.testing.assert_close(
-        trainer.classifier.clip_scores(clips), before.clip_scores(clips), rtol=0, atol=1e-3
+def test_a_run_from_weights_of_numbers_in_another_unit_says_the_same_numbers(tmp_path):
+    meters, millimeters = Targets("regression", 1.5, 0.5), Targets("regression", 1200.0, 700.0)
+    trained = a_classifier(1, ("value",), meters)
+    export_model(trained, tmp_path / "hub", format="hub")
+    model = create_model("corrnet_tiny", num_classes=1, num_frames=4).eval()
+    said = initialize(model, tmp_path / "hub", classes=("value",), new_head=False, targets=millimeters)
+    assert "from numbers of mean 1.5 and standard deviation 0.5 to 1200 and 700" in said
+    clips = torch.rand(2, 3, 4, 32, 32)
+    before = meters.scores(trained.model.eval()(clips))
+    torch.testing.assert_close(millimeters.scores(model.eval()(clips)), before, rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize("old", ["multiclass", "multilabel", "regression"])
+def test_weights_of_another_task_start_a_run_with_a_new_classifier_alone(old, tmp_path):
+    export_model(a_classifier(1, ("value",), Targets(old)), tmp_path / "hub", format="hub")
+    new = Targets("regression" if old != "regression" else "multilabel")
+    model = create_model("corrnet_tiny", num_classes=1, num_frames=4)
+    with pytest.raises(CheckpointError, match=rf"the task of .* is {old}, that of the shards {new.task}: "):
+        initialize(model, tmp_path / "hub", classes=("value",), new_head=False, targets=new)
+    assert "new: fc.weight" in initialize(
+        model, tmp_path / "hub", classes=("value",), new_head=True, targets=new
     )
-
-
-def test_a_run_does_not_start_from_one_of_another_task(several, make_config, tmp_path):
-    before = a_classifier(3, ("jump", "run", "sit"), Targets())
-    export_model(before, tmp_path / "before", format="hub")
-    settings = ["data.clip.num_frames=4", "data.clip.crop_size=32", f"model.init_from={tmp_path / 'before'}"]
-    settings += [f"data.shards={several}"]
-    with pytest.raises(ValueError, match=r"is multiclass, that of the shards multilabel: model\.new_head"):
-        Trainer(make_config(*settings, model="corrnet_tiny"))
-    Trainer(make_config(*settings, "model.new_head=true", model="corrnet_tiny"))
 
 
 # --- testing

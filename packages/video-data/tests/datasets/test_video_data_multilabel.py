@@ -35,6 +35,12 @@ def test_a_csv_with_the_column_labels_is_a_multilabel_set(shards):
     assert verify_shards(shards.path, progress=False).problems == ()
 
 
+def test_a_listing_says_where_no_video_has_several_labels(table):
+    assert "several" not in " ".join(list_csv(table).notes)
+    table.write_text("path,labels\na.mp4,run;jump\nb.mp4,run\n")
+    assert list_csv(table).notes == ("no video has several labels; a cell has them with | between them",)
+
+
 def test_batches_of_a_multilabel_set_have_a_1_for_each_label(shards):
     batch = next(iter(train_loader(shards, "train", CLIP, batch_size=2, seed=0)))
     labels = dict(zip((key[0] for key in batch.keys), batch.label.tolist(), strict=True))

@@ -79,6 +79,7 @@ def test_a_validation_split_takes_its_share_of_the_videos(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
+        ("path,value\na.mp4,1_5\n", "line 2: value must be a finite number, as 12.5 or -3e-2, got '1_5'"),
         ("path,value\na.mp4,fast\n", "line 2: value must be a finite number, as 12.5 or -3e-2, got 'fast'"),
         ("path,value\na.mp4,nan\n", "got 'nan'"),
         ("path,value\na.mp4,1_000\n", "got '1_000'"),

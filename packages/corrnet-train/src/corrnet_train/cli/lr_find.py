@@ -94,7 +94,9 @@ def lr_find(
     if trials:
         out.print(_table(trials, rates))
     rate = None if suggested is None else float(f"{suggested.rate / scale:.2g}")
-    if suggested is None:
+    if suggested is None and interrupted:
+        say(f"stopped after {len(trials)} of {steps} steps, from which no rate can be suggested")
+    elif suggested is None:
         say(
             "the loss neither falls nor rises: go on to a higher rate (--highest) or take more steps (--steps)"
         )

@@ -9,6 +9,8 @@ from corrnet_train.utils.errors import InputError
 from video_data import ShardSet
 from video_data.shards.format import Task
 
+_SAME = 0.01  # standard deviations by which rounding may change a value
+
 
 @dataclass(frozen=True)
 class Targets:
@@ -29,7 +31,8 @@ class Targets:
         """Return what a model is to learn from a split of shards.
 
         Raises:
-            ValueError: There is no such split, or all of its videos have one value.
+            ValueError: There is no such split, all of its videos have one value, or float32, in which values are
+                loaded, does not hold them or tell them apart.
         """
         if shards.task != "regression":
             return cls(shards.task)
@@ -38,7 +41,17 @@ class Targets:
             raise InputError(
                 f"all videos of split {split} in {shards.path} have the value {values[0]:g}: there is nothing to learn"
             )
-        return cls("regression", float(values.mean()), float(values.std()))
+        with np.errstate(all="ignore"):
+            mean, std = values.mean(), values.std()
+            single = ((values.astype(np.float32) - np.float32(mean)) / np.float32(std)).astype(np.float64)
+            exact = np.abs(single - (values - mean) / std).max() <= _SAME
+        if not exact:
+            raise InputError(
+                f"the values of split {split} in {shards.path}, from {values.min():g} to {values.max():g}, are too "
+                "large, too small or too much alike for numbers of 32 bits: choose another unit, or subtract a number "
+                "from all of them"
+            )
+        return cls("regression", float(mean), float(std))
 
     def scores(self, outputs: Tensor) -> Tensor:
         """Return what outputs of the model [N, classes] say: class probabilities, or of regression values [N, 1].

@@ -59,7 +59,11 @@ def initialize(
         state = _plain_weights(model, own, source)
         if not new_head:
             _check_num_classes(model, state, f"{head}.weight", len(classes), source)
-            note = "; it names no classes: its outputs count as those of the shards, in their order"
+            note = (
+                "; it names no unit: its output counts as (value - mean) / standard deviation of the shards"
+                if targets.task == "regression"
+                else "; it names no classes: its outputs count as those of the shards, in their order"
+            )
     else:
         if not new_head and trained.targets.task != targets.task:
             raise CheckpointError(
@@ -76,6 +80,10 @@ def initialize(
         state = trained.model.state_dict()
         if not new_head and trained.targets != targets:
             state |= _rescaled_head(state, head, trained.targets, targets, source)
+            note = (
+                f"; its classifier is scaled from numbers of mean {trained.targets.mean:.5g} and standard deviation "
+                f"{trained.targets.std:.5g} to {targets.mean:.5g} and {targets.std:.5g}"
+            )
     blocks = _new_blocks(model, state)
     started = [*fresh, *blocks]
     fresh |= {name: own[name] for name in own if any(name.startswith(f"{block}.") for block in blocks)}

@@ -80,7 +80,7 @@ def balanced_weights(class_sizes: Sequence[int], *, num_samples: int | None = No
 
     Of one class they are in inverse proportion to its size, with a mean of one over the samples, those of
     scikit-learn's `class_weight="balanced"`. Of several labels a label where it is there weighs as much as it does
-    where it is not.
+    where it is not; one that all samples have has the weight 1.
 
     Args:
         class_sizes: Samples that have each class.
@@ -90,7 +90,7 @@ def balanced_weights(class_sizes: Sequence[int], *, num_samples: int | None = No
     if num_samples is None:
         weights = sizes.sum() / ((sizes > 0).sum() * sizes)
     else:
-        weights = (num_samples - sizes) / sizes
+        weights = ((num_samples - sizes) / sizes).where(sizes < num_samples, 1.0)
     return weights.where(sizes > 0, 0.0).float()
 
 

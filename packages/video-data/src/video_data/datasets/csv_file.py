@@ -120,6 +120,8 @@ def list_csv(
         require_two_classes(labeled, csv_path)
     ignored = sorted(row.keys() - {"path", column, "split", "start", "end", "", *group_column})
     notes = [f"columns that are not read: {', '.join(ignored)}"] if ignored else []
+    if column == _SEVERAL and all(len(entry.labels) == 1 for entry in labeled):
+        notes.append(f"no video has several labels; a cell has them with {_SEPARATOR} between them")
     if group_by is not None and entries:
         notes.append(note_of_groups(entries, group_by))
     listing = Listing(entries, dropped, "csv", task=_TASKS[column])
