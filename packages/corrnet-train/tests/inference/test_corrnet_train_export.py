@@ -84,7 +84,7 @@ def test_the_example_of_the_card_runs_without_a_network(fps, trained, motionbenc
     assert result.returncode == 0, result.stderr
     name, share = result.stdout.splitlines()[-1].rsplit(" ", 1)
     found = classifier.predict(tmp_path / "video.mp4", num_clips=1)
-    expected = dict(zip(found.classes, found.probabilities, strict=True))[name]
+    expected = dict(zip(found.classes, found.scores, strict=True))[name]
     assert float(share.rstrip("%")) / 100 == pytest.approx(
         expected, abs=0.02
     )  # pictures are resized otherwise
