@@ -207,3 +207,19 @@ def test_settings_that_are_given_stand_and_others_suit_them():
     assert fps is None
     choices = choose_settings(videos, has_gpu=True, num_workers=1, given={"data.clip.modality": "flow"})
     assert {("data.clip.fps", None), ("data.clip.frame_stride", 2)} <= {(c.key, c.value) for c in choices}
+
+
+@pytest.mark.parametrize(
+    ("settings", "options"),
+    [
+        (["model.name=mine:make"], {}),
+        (["model.name=torchvision/r3d_18", "model.options.progress=false"], {"progress": False}),
+        (["model.name=r2d_tiny"], {"dropout": 0.2}),
+    ],
+)
+def test_a_network_of_another_package_gets_no_options_of_our_models(settings, options, motionbench, tmp_path):
+    from corrnet_train.cli.own import settings_for
+
+    where = [*settings, f"run.dir={tmp_path / 'run'}", "run.device=cpu"]
+    config = settings_for(str(motionbench[1]), where, val_fraction=None, group_by=None, dry_run=False)
+    assert config.model.options == options

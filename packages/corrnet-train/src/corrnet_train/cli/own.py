@@ -83,11 +83,20 @@ def settings_for(
     return _chosen(given, shards, overrides)
 
 
-def _config(values: list[tuple[str, Any]], overrides: Sequence[str], recipe: str = "own") -> "RunConfig":
+def _config(
+    values: list[tuple[str, Any]],
+    overrides: Sequence[str],
+    recipe: str = "own",
+    *,
+    with_options: bool = True,
+) -> "RunConfig":
+    """Return a recipe with values and overrides; `with_options` keeps the options of its model."""
     from corrnet_train.config.load import complete_config, text_keys
     from corrnet_train.config.recipes import merge, read_recipe
 
     tree = read_recipe(recipe, text_keys=text_keys())
+    if not with_options:
+        tree["model"].pop("options", None)
     for key, value in values:
         for part in reversed(key.split(".")):
             value = {part: value}
@@ -207,7 +216,8 @@ def _chosen(given: "RunConfig", shards: Path, overrides: Sequence[str]) -> "RunC
     )
     values = [("run.dir", keep_path(str(given.run.dir))), ("data.shards", keep_path(str(shards)))]
     values += [(choice.key, choice.value) for choice in choices]
-    config = _config(values, overrides, recipe)
+    # Options of the recipes are those of our models, and no keywords of what builds another one.
+    config = _config(values, overrides, recipe, with_options=not given.model.is_of_another_package)
     _show([Choice("recipe", recipe, why), *choices])
     return config
 
