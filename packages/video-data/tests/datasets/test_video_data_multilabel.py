@@ -79,6 +79,8 @@ def test_a_validation_split_has_its_share_of_each_label(tmp_path):
     for label, total in (("x", 30), ("y", 40), ("z", 20)):
         in_val = sum(label in entry.labels for entry in split.entries if entry.split == "val")
         assert abs(in_val - total / 5) <= 1
+    in_val = sum(entry.split == "val" for entry in split.entries)
+    assert any(note.startswith(f"val gets {in_val} of the 60 videos of train ") for note in split.notes)
 
 
 @pytest.mark.parametrize(
@@ -121,3 +123,12 @@ def test_equal_videos_with_equal_labels_do_not_contradict_each_other(table):
     assert pack_csv(table, table.parent / "other", progress=False).num_conflicts == 1
     (repeat,) = open_shards(table.parent / "other").manifest.repeats
     assert repeat.labels == (1,)
+
+
+def test_labels_with_a_separator_in_a_column_of_one_are_told(table):
+    table.write_text("path,label\na.mp4,x|y\nb.mp4,z\n")
+    listing = list_csv(table)
+    assert listing.class_names == ("x|y", "z")
+    assert any("'x|y' is taken for one class: for several labels" in note for note in listing.notes)
+    table.write_text("path,label\na.mp4,x\nb.mp4,z\n")
+    assert not any("taken for one class" in note for note in list_csv(table).notes)

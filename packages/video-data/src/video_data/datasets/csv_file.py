@@ -124,6 +124,10 @@ def list_csv(
         notes.append(f"no video has several labels; a cell has them with {_SEPARATOR} between them")
     if group_by is not None and entries:
         notes.append(note_of_groups(entries, group_by))
+    if column == _ONE and (joined := [entry.label for entry in labeled if _SEPARATOR in entry.label]):
+        notes.append(
+            f"{joined[0]!r} is taken for one class: for several labels of a video call the column {_SEVERAL}"
+        )
     listing = Listing(entries, dropped, "csv", task=_TASKS[column])
     return replace(listing, notes=(*notes, *shifted_numbers(listing.class_names), *unseen_classes(entries)))
 

@@ -50,7 +50,11 @@ def split_validation(listing: Listing, fraction: float, *, seed: int = 0) -> Lis
         replace(entry, split="val") if entry.split == "train" and _group(entry) in chosen else entry
         for entry in listing.entries
     ]
-    return replace(listing, entries=entries, notes=(*listing.notes, *_notes(groups, chosen, fraction, seed)))
+    taken = sum(entry.split == "val" for entry in entries)
+    before = sum(entry.split == "train" for entry in listing.entries)
+    told = f"val gets {taken} of the {before} videos of train (val_fraction {fraction:g}, seed {seed})"
+    notes = [told] if listing.task == "regression" else _notes(groups, chosen, told)
+    return replace(listing, entries=entries, notes=(*listing.notes, *notes))
 
 
 def group_of_path(pattern: str) -> Callable[[str], str]:
@@ -130,8 +134,8 @@ def _choose(groups: dict[str, Counter[str]], fraction: float, seed: int) -> set[
     return chosen
 
 
-def _notes(groups: dict[str, Counter[str]], chosen: set[str], fraction: float, seed: int) -> list[str]:
-    """Say how many videos of which class are in val, and which classes have none."""
+def _notes(groups: dict[str, Counter[str]], chosen: set[str], told: str) -> list[str]:
+    """Add to what is told how many videos of which class are in val, and which classes have none."""
     total: Counter[str] = Counter()
     val: Counter[str] = Counter()
     for group, counts in groups.items():
@@ -139,10 +143,7 @@ def _notes(groups: dict[str, Counter[str]], chosen: set[str], fraction: float, s
         if group in chosen:
             val += counts
     shares = [f"{label} {val[label]} of {total[label]}" for label in sorted(total)]
-    notes = [
-        f"val gets {val.total()} of the {total.total()} videos of train (val_fraction {fraction:g}, seed {seed}): "
-        f"{some_of(shares)}"
-    ]
+    notes = [f"{told}: {some_of(shares)}"]
     if without := [label for label in sorted(total) if not val[label]]:
         notes.append(
             f"{len(without)} classes stay in train alone, since their videos cannot be shared out: {some_of(without)}"
