@@ -8,6 +8,7 @@ suite's own tests are run first, in both, and where they fail nothing is compare
 """
 
 import argparse
+import os
 import random
 import statistics
 import subprocess
@@ -88,19 +89,12 @@ def check_tests(tree: Path, installation: Path, suites: Sequence[str]) -> None:
     for suite in suites:
         tests = tree / "packages" / PACKAGES[suite] / "tests"
         command = [sys.executable, "-m", "pytest", "-q", "-x", "-m", "not slow", str(tests)]
-        path = f"{installation}:{tree}"
-        done = subprocess.run(
-            command, cwd=tree, env={**_environment(), "PYTHONPATH": path}, capture_output=True, text=True
-        )
+        paths = os.pathsep.join(map(str, (installation, tree)))
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": paths}
+        done = subprocess.run(command, cwd=tree, env=environment, capture_output=True, text=True)
         if done.returncode:
             last = "\n".join(done.stdout.splitlines()[-5:])
             raise ValueError(f"tests of {PACKAGES[suite]} fail in {tree}, so nothing is compared:\n{last}")
-
-
-def _environment() -> dict[str, str]:
-    import os
-
-    return {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
 def main() -> None:

@@ -134,3 +134,12 @@ def test_ctrl_c_after_a_few_steps_does_not_say_how_the_loss_goes(find, monkeypat
 def test_it_is_for_one_process(find, monkeypatch):
     monkeypatch.setenv("RANK", "0")
     assert "corrnet lr-find is for one process" in find(code=2)
+
+
+def test_a_loss_that_is_no_number_from_the_first_step_on_is_told(find, monkeypatch, tmp_path):
+    from corrnet_train.training import lr_finder
+
+    monkeypatch.setattr(lr_finder, "try_rates", lambda *arguments, **options: iter(trials_of([math.nan])))
+    told = find("--output", tmp_path / "out")
+    assert "the loss is no finite number in step 1: begin with a lower rate" in told
+    assert not (tmp_path / "out").exists()

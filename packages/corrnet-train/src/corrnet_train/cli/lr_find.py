@@ -49,8 +49,8 @@ def lr_find(
 
     The suggestion is a tenth of the rate at which the smoothed loss is smallest, or where it never falls of the one at
     which it begins to rise, for optim.lr as the recipe has it. It is a start for trials, and no more: how a long
-    training ends is not seen in a hundred steps. Model, augmentation,
-    batches and optimizer are those of the recipe; no run is begun or changed. Ctrl-C shows what there is so far.
+    training ends is not seen in a hundred steps. Model, augmentation, batches and optimizer are those of the recipe; no
+    run is begun or changed. Ctrl-C shows what there is so far.
 
     [bold]Examples[/]
 
@@ -96,6 +96,8 @@ def lr_find(
     rate = None if suggested is None else float(f"{suggested.rate / scale:.2g}")
     if suggested is None and interrupted:
         say(f"stopped after {len(trials)} of {steps} steps, from which no rate can be suggested")
+    elif suggested is None and not math.isfinite(trials[-1].loss):
+        say(f"the loss is no finite number in step {len(trials)}: begin with a lower rate (--lowest)")
     elif suggested is None:
         say(
             "the loss neither falls nor rises: go on to a higher rate (--highest) or take more steps (--steps)"
@@ -108,7 +110,7 @@ def lr_find(
         out.print(escape(f"suggested: optim.lr={rate:g}{of_step}: {suggested.reason}"), soft_wrap=True)
         out.print(f"the recipe has optim.lr={config.optim.lr:g}", highlight=False)
         say(f"try it: {shlex.join(command)}")
-    if output is not None and trials:
+    if output is not None and any(math.isfinite(trial.loss) for trial in trials):
         _write(output, trials, rates, rate)
         say(f"written: {output / _FILES[0]}, {output / _FILES[1]}")
     if interrupted:
