@@ -1,5 +1,6 @@
 """`corrnet train` with videos: packs, chooses settings, trains, measures, and says what can be done next."""
 
+import json
 import os
 import shutil
 import time
@@ -157,6 +158,27 @@ def test_what_comes_next_is_said_where_videos_could_not_be_measured_too(make_con
     with pytest.raises(typer.Exit) as ending:
         measure_and_advise(make_config())
     assert ending.value.exit_code == 3 and "use it: corrnet predict" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "scores", "told"),
+    [
+        ("video_top1", [0.25, 0.75, 0.5], "it was better on the way, top-1 0.75 after step 2: "),
+        ("mae", [3.0, 1.5, 2.0], "it was better on the way, MAE 1.5 after step 2: "),
+        ("video_top1", [0.25, 0.5, 0.75], None),
+    ],
+)
+def test_a_better_checkpoint_than_the_last_one_is_told(name, scores, told, make_config, monkeypatch, capsys):
+    monkeypatch.setattr("corrnet_train.cli.evaluate.measure", lambda *arguments, **options: None)
+    config = make_config("model.name=mine:make")
+    (config.run.dir / "checkpoints").mkdir(parents=True)
+    (config.run.dir / "checkpoints" / "best.pt").touch()
+    lines = [{"kind": "eval", "step": step + 1, name: score} for step, score in enumerate(scores)]
+    (config.run.dir / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    measure_and_advise(config)
+    said = " ".join(capsys.readouterr().err.split())
+    assert "use it: CORRNET_ALLOW_MODULES=mine corrnet predict" in said
+    assert (told in said and "best.pt VIDEO" in said) if told else "on the way" not in said
 
 
 def test_under_torchrun_videos_are_packed_first(videos, monkeypatch):

@@ -264,9 +264,12 @@ def measure_and_advise(config: "RunConfig") -> None:
     """Measure accuracy on the validation split, write a page of it, and say what can be done next."""
     from corrnet_train.checkpoint.folders import resume_command
     from corrnet_train.cli.evaluate import measure
+    from corrnet_train.networks.by_name import ALLOWED_MODULES, needs_leave
 
     run = config.run.dir
     left_out = None
+    if config.data.eval_split is None:
+        _say("accuracy was not measured: no video was kept back for it")
     if config.data.eval_split is not None:
         try:
             with ExitStack() as stack:
@@ -281,11 +284,34 @@ def measure_and_advise(config: "RunConfig") -> None:
                 )
         except typer.Exit as ending:  # some videos could not be read
             left_out = ending
-    _say(f"use it: {shlex.join(['corrnet', 'predict', str(run), 'VIDEO'])}")
-    _say(f"use it elsewhere: {shlex.join(['corrnet', 'export', str(run), f'{run.name}-model'])}")
+    module = needs_leave(config.model.name)
+    leave = "" if module is None else f"{ALLOWED_MODULES}={module} "
+    _say(f"use it: {leave}{shlex.join(['corrnet', 'predict', str(run), 'VIDEO'])}")
+    if better := _better_before(run):
+        step, text, best = better
+        command = shlex.join(["corrnet", "predict", str(best), "VIDEO"])
+        _say(f"it was better on the way, {text} after step {step}: {leave}{command}")
+    _say(f"use it elsewhere: {leave}{shlex.join(['corrnet', 'export', str(run), f'{run.name}-model'])}")
     _say(f"train it longer: {resume_command(run)} optim.epochs={2 * config.optim.epochs:g}")
     if left_out is not None:
         raise left_out
+
+
+def _better_before(run: Path) -> tuple[int, str, Path] | None:
+    """Return step and score of the best evaluation and its checkpoint, where the last evaluation was not as good."""
+    from corrnet_train.checkpoint.folders import BEST
+    from corrnet_train.report.results import Curves
+    from corrnet_train.training.metrics_log import read_metrics
+
+    curves = Curves.from_metrics(read_metrics(run))
+    checkpoint = run / "checkpoints" / BEST
+    if not curves.evals or not checkpoint.exists():
+        return None
+    pick = min if curves.score_name == "MAE" else max
+    best = pick(curves.evals, key=lambda point: point.score)
+    if best.score == curves.evals[-1].score:
+        return None
+    return best.step, f"{curves.score_name} {best.score:.4g}", checkpoint
 
 
 def _is_first() -> bool:
