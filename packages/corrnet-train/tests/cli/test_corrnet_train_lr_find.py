@@ -143,3 +143,9 @@ def test_a_loss_that_is_no_number_from_the_first_step_on_is_told(find, monkeypat
     told = find("--output", tmp_path / "out")
     assert "the loss is no finite number in step 1: begin with a lower rate" in told
     assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_of_videos_has_no_recipe_yet(tmp_path):
+    result = CliRunner().invoke(app, ["lr-find", str(tmp_path)], env={"COLUMNS": "400"})
+    assert result.exit_code == 2
+    assert f"corrnet train {tmp_path} chooses one and writes it to config.yaml" in result.output

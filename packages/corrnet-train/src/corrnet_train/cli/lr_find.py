@@ -60,6 +60,7 @@ def lr_find(
 
     corrnet lr-find runs/first/config.yaml
     """
+    from corrnet_train.cli.own import is_own
     from corrnet_train.config.load import load_config
     from corrnet_train.training.lr_finder import suggest_rate, try_rates
     from corrnet_train.training.trainer import Trainer
@@ -68,6 +69,11 @@ def lr_find(
     if "RANK" in os.environ:
         raise InputError(
             "corrnet lr-find is for one process, and torchrun started this one: start it without"
+        )
+    if is_own(recipe):
+        raise InputError(
+            f"{recipe} holds videos, and corrnet lr-find takes a recipe: corrnet train {shlex.quote(recipe)} chooses "
+            "one and writes it to config.yaml in the folder of its run, which corrnet lr-find takes"
         )
     if output is not None:
         check_output(output, overwrite=overwrite, inputs=[], files=_FILES)
