@@ -205,7 +205,7 @@ def test_settings_that_are_for_one_class_are_refused(setting, kinds, request, ma
 def test_a_run_does_not_go_on_with_shards_of_another_kind(several, numbers, make_config):
     settings = ["optim.epochs=0.4", "data.eval_split=none"]
     Trainer(make_config(f"data.shards={several}", *settings)).run()
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match="has manifest_hash"):
         Trainer(make_config(f"data.shards={numbers}", *settings), resume=True)
 
 
