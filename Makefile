@@ -1,4 +1,5 @@
 # demo: train and compare three models on generated videos     test: all tests     test-quick: those of seconds
+# install: .venv with the corrnet command, and nothing else
 # lint: style, types, import arrows, spelling     format: format the code     hooks: have git check each commit
 # bench: benchmarks     mutants: which faults the tests do not see
 # Each target sets up .venv first when it is missing or out of date.
@@ -9,7 +10,9 @@ DEV_TOOLS := build codespell hatchling import-linter mypy pre-commit pytest-benc
 SOURCES := packages bench tests tools conftest.py hubconf.py
 SPELLED := packages bench docs examples tests tools README.md CONTRIBUTING.md
 
-.PHONY: demo test test-quick lint format hooks bench mutants
+.PHONY: demo install test test-quick lint format hooks bench mutants
+
+install: .venv/installed
 
 # Threads that wait must not spin: on few cores the loader's process and other programs need them.
 demo: .venv/installed

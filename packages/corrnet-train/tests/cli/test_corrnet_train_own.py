@@ -46,6 +46,7 @@ def test_a_folder_of_classes_becomes_a_model_with_one_command(videos, tmp_path):
     ):
         assert line in table
     assert "optim.epochs 2" not in table  # it was given
+    assert "manifest:" not in output  # what only `corrnet eval` prints
     run = tmp_path / "runs" / "my-videos"
     for line in (
         "report: runs/my-videos/report/report.html",
@@ -107,6 +108,8 @@ def test_a_dry_run_packs_nothing(videos, tmp_path):
     output = corrnet("train", "my-videos", "--dry-run")
     assert "they would be packed into runs/shards/my-videos" in output and "val gets 8 of the 32" in output
     assert [path.name for path in tmp_path.iterdir()] == ["my-videos"]
+    (tmp_path / "a link").symlink_to("my-videos")
+    assert "packed into runs/shards/a link" in corrnet("train", "a link", "--dry-run")
 
 
 def test_a_csv_with_a_split_val_keeps_it(motionbench, tmp_path, monkeypatch):
@@ -163,7 +166,11 @@ def test_what_comes_next_is_said_where_videos_could_not_be_measured_too(make_con
 @pytest.mark.parametrize(
     ("name", "scores", "told"),
     [
-        ("video_top1", [0.25, 0.75, 0.5], "it was better on the way, top-1 0.75 after step 2: "),
+        (
+            "video_top1",
+            [0.25, 0.75, 0.5],
+            "it was better on the way, top-1 0.75 after step 2, 2 of 8 videos more, which may be chance: ",
+        ),
         ("mae", [3.0, 1.5, 2.0], "it was better on the way, MAE 1.5 after step 2: "),
         ("video_top1", [0.25, 0.5, 0.75], None),
     ],
@@ -173,7 +180,9 @@ def test_a_better_checkpoint_than_the_last_one_is_told(name, scores, told, make_
     config = make_config("model.name=mine:make")
     (config.run.dir / "checkpoints").mkdir(parents=True)
     (config.run.dir / "checkpoints" / "best.pt").touch()
-    lines = [{"kind": "eval", "step": step + 1, name: score} for step, score in enumerate(scores)]
+    lines = [
+        {"kind": "eval", "step": step + 1, name: score, "num_videos": 8} for step, score in enumerate(scores)
+    ]
     (config.run.dir / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     measure_and_advise(config)
     said = " ".join(capsys.readouterr().err.split())

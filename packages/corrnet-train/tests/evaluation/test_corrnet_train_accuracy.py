@@ -8,8 +8,9 @@ from dataclasses import replace
 import pytest
 import torch
 
+from corrnet_train.cli.evaluate import print_figures
 from corrnet_train.evaluation.accuracy import VideoPrediction, classes_csv, predictions_csv, video_accuracy
-from corrnet_train.evaluation.evaluate import evaluate
+from corrnet_train.evaluation.evaluate import ClassificationResult, evaluate
 from corrnet_train.inference.classifier import VideoClassifier
 from corrnet_train.report.pages.evaluation import write_evaluation
 from video_data import decode_views, open_shards
@@ -36,6 +37,7 @@ def test_accuracy_by_video_and_by_class() -> None:
     result = video_accuracy(PREDICTIONS, CLASSES)
     assert result.top1 == pytest.approx(3 / 6)
     assert result.top5 == 1  # of four classes
+    assert result.guess_top1 == pytest.approx(4 / 6)  # "cat" for all
     assert result.mean_class == pytest.approx((2 / 4 + 1 + 0) / 3)  # the class without videos does not count
     assert result.confusion == [[2, 2, 0, 0], [0, 1, 0, 0], [1, 0, 0, 0], [0, 0, 0, 0]]
     cat, dog, bird, unseen = result.per_class
@@ -51,6 +53,20 @@ def test_top_5_of_many_classes() -> None:
     result = video_accuracy([prediction(label, *falling) for label in range(8)], classes)
     assert (result.top1, result.top5) == (pytest.approx(1 / 8), pytest.approx(5 / 8))
     assert [entry.top5 for entry in result.per_class] == [1] * 5 + [0] * 3
+
+
+@pytest.mark.parametrize("num_classes", [5, 6])
+def test_top_5_is_shown_where_it_says_something(num_classes: int, tmp_path, capsys) -> None:
+    classes = tuple(f"class {number}" for number in range(num_classes))
+    predictions = [prediction(0, *[1 / num_classes] * num_classes)]
+    result = ClassificationResult(
+        num_clips=1, num_crops=1, unreadable=[], fingerprint={}, predictions=predictions, clip_top1=1.0,
+        clip_top5=1.0, video=video_accuracy(predictions, classes),
+    )  # fmt: skip
+    write_evaluation(result, classes, tmp_path, title="a run")
+    print_figures(result, classes)
+    shown = ["top-5" in text for text in ((tmp_path / "report.html").read_text(), capsys.readouterr().out)]
+    assert shown == [num_classes > 5] * 2
 
 
 def test_calibration_of_bins() -> None:

@@ -173,6 +173,14 @@ def test_weights_of_a_network_for_pictures_have_its_own_names(config_of, tmp_pat
     assert torch.equal(model.network.conv1.weight, pretrained.conv1.weight)
 
 
+def test_a_run_tells_which_blocks_it_has(config_of, capsys):
+    Trainer(config_of())
+    assert "small_networks:VideoResNet has no correlation blocks" in " ".join(capsys.readouterr().err.split())
+    Trainer(config_of(BLOCKS, "run.dir=other"))
+    said = " ".join(capsys.readouterr().err.split())
+    assert "with correlation blocks (layer1.correlation, layer2.correlation): 0.0" in said
+
+
 def test_a_run_with_blocks_starts_from_one_without(config_of, capsys):
     plain = Trainer(config_of(name="plain")).run().checkpoint.parents[1]
     trainer = Trainer(config_of(BLOCKS, f"model.init_from={plain}", "train.channels_last=false", name="more"))

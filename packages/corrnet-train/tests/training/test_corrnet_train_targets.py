@@ -162,6 +162,12 @@ def test_a_set_with_one_value_is_refused(motionbench, numbers, make_config, tmp_
         Trainer(make_config(f"data.shards={tmp_path / 'shards'}"))
 
 
+def test_a_set_with_one_set_of_labels_is_refused(motionbench, make_config, tmp_path):
+    shards = pack(motionbench, tmp_path, "labels", ["run|jump", "jump|run"])
+    with pytest.raises(ValueError, match=r"all videos of split train .* have the same labels \(jump, run\)"):
+        Trainer(make_config(f"data.shards={shards}"))
+
+
 @pytest.mark.parametrize(
     "values",
     [(1e8, 1e8 + 1), (1e-200, 3e-200), (-1e300, 1e300), (1e39, 2e39)],
@@ -248,6 +254,7 @@ def test_an_evaluation_of_several_labels_agrees_with_its_own_table(several, tmp_
         right = table[order, label]
         precisions.append((np.cumsum(right) / np.arange(1, 9))[right == 1].mean())
     assert result.score == pytest.approx(np.mean(precisions))
+    assert result.video.guess_map == pytest.approx(12 / 24) and result.video.guess_hit1 == 6 / 8
     metrics = pytest.importorskip("sklearn.metrics")
     assert result.score == pytest.approx(metrics.average_precision_score(table[:, :3], table[:, 3:]))
 

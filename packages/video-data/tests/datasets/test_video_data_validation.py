@@ -68,6 +68,23 @@ def test_a_class_of_one_video_stays_in_train_and_is_told():
         split_validation(listing({"one": 1, "other": 1}), 0.2)
 
 
+def test_parts_of_a_file_stay_together_which_is_told():
+    parts = [
+        Entry(Path(f"{name}.mp4"), f"{name}.mp4", "train", "run", span=(start, start + 1.0))
+        for name in ("a", "b")
+        for start in (0.0, 1.0, 2.0)
+    ]
+    split = split_validation(Listing(parts, [], "mine"), 0.2)
+    assert [entry.source for entry in split.entries if entry.split == "val"] in (
+        [f"{n}.mp4"] * 3 for n in "ab"
+    )
+    assert split.notes[-1].startswith(
+        "val gets 3 of the 6 parts of train (val_fraction 0.2, seed 0), all parts of a"
+    )
+    with pytest.raises(InputError, match=r"parts of one file, .* a column split"):
+        split_validation(Listing(parts[:3], [], "mine"), 0.2)
+
+
 def test_videos_of_one_group_stay_together_also_across_classes():
     entries = [
         Entry(Path("x"), f"{label}/day{day}-{cut}.mp4", "train", label, group=f"day{day}")

@@ -118,8 +118,12 @@ def measure(
     output: Path | None = None,
     like: str | None = None,
     overwrite: bool = False,
+    show_fingerprint: bool = True,
 ) -> None:
-    """Do what `corrnet eval` does, with its arguments and options; `enter` enters what ends with the command."""
+    """Do what `corrnet eval` does, with its arguments and options; `enter` enters what ends with the command.
+
+    What is written has the fingerprint, also where it is not shown.
+    """
     from rich.console import Console
 
     from corrnet_train.checkpoint.state import weights_hash
@@ -174,8 +178,8 @@ def measure(
                 raise typer.Exit(EXIT_INTERRUPTED) from None
     if not ranks.is_first:
         return
-    _print_figures(result, classifier.classes)
-    for name, value in result.fingerprint.items():
+    print_figures(result, classifier.classes)
+    for name, value in result.fingerprint.items() if show_fingerprint else ():
         out.print(escape(f"{name}: {value}"), highlight=False, soft_wrap=True)
     if output is not None:
         from corrnet_train.report.pages.evaluation import MOST_MISTAKES, write_evaluation
@@ -204,23 +208,31 @@ def measure(
         raise typer.Exit(EXIT_VIDEOS_LEFT_OUT)
 
 
-def _print_figures(result: "EvalResult", classes: Sequence[str]) -> None:
+def print_figures(result: "EvalResult", classes: Sequence[str]) -> None:
     """Show the figures of merit."""
     from corrnet_train.evaluation.evaluate import ClassificationResult, MultilabelResult, RegressionResult
 
     if isinstance(result, ClassificationResult):
-        table = Table("", "top-1", "top-5")
-        table.add_row("clip", f"{result.clip_top1:.4f}", f"{result.clip_top5:.4f}")
-        table.add_row("video", f"{result.video_top1:.4f}", f"{result.video_top5:.4f}")
-        table.add_row("mean over classes", f"{result.video.mean_class:.4f}", "")
+        rows = [
+            ("clip", result.clip_top1, result.clip_top5),
+            ("video", result.video_top1, result.video_top5),
+            ("mean over classes", result.video.mean_class, None),
+            ("one guess for all", result.video.guess_top1, None),
+        ]
+        table = Table("", "top-1", *(["top-5"] if result.has_top5 else []))
+        for name, *shares in rows:
+            table.add_row(
+                name, *("" if share is None else f"{share:.4f}" for share in shares[: len(table.columns) - 1])
+            )
         out.print(table)
         _print_mistakes(result, classes)
         error = result.video.calibration.expected_error
         out.print(f"expected calibration error: {error:.4f}", highlight=False)
     elif isinstance(result, MultilabelResult):
         video = result.video
-        table = Table("mAP", "F1 at 0.5", "Hit@1")
-        table.add_row(f"{video.mean_average_precision:.4f}", f"{video.f1:.4f}", f"{video.hit1:.4f}")
+        table = Table("", "mAP", "F1 at 0.5", "Hit@1")
+        table.add_row("video", f"{video.mean_average_precision:.4f}", f"{video.f1:.4f}", f"{video.hit1:.4f}")
+        table.add_row("one guess for all", f"{video.guess_map:.4f}", "", f"{video.guess_hit1:.4f}")
         out.print(table)
         known = [entry for entry in video.per_class if entry.average_precision is not None]
         weakest = sorted(known, key=lambda entry: (entry.average_precision, entry.name))[:_MOST_MISTAKES]

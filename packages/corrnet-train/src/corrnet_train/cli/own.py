@@ -64,7 +64,8 @@ def settings_for(
     path = Path(source).expanduser()
     if path.is_dir() and ((path / CONFIG).is_file() or checkpoint_names(path / "checkpoints")):
         raise InputError(f"{path} is the folder of a run; it goes on with: {resume_command(path)}")
-    name = path.resolve().name.removesuffix(path.suffix if path.is_file() else "")
+    own_name = path.name if path.name not in ("", "..") else path.resolve().name  # of a link its own
+    name = own_name.removesuffix(path.suffix if path.is_file() else "")
     is_packed = (path / "manifest.json").is_file()
     places = [("run.dir", keep_path(f"runs/{name}")), ("data.shards", keep_path(str(path)))]
     given = _config([*places, ("optim.warmup_epochs", 0)], overrides)
@@ -135,7 +136,7 @@ def _pack_once(
         except InputError:
             if val_fraction is not None:
                 raise
-            why = "no class has two videos (or groups): none is kept back to measure accuracy on"
+            why = "no class has two videos (or groups; parts of a file are one): none is kept back to measure"
             split = replace(listing, notes=(*listing.notes, why))
     if (shards / "manifest.json").is_file():
         _check_unchanged(source, split, open_shards(shards), shards)
@@ -281,6 +282,7 @@ def measure_and_advise(config: "RunConfig") -> None:
                     device=config.run.device,
                     output=run / REPORT,
                     overwrite=True,
+                    show_fingerprint=False,
                 )
         except typer.Exit as ending:  # some videos could not be read
             left_out = ending
@@ -288,30 +290,38 @@ def measure_and_advise(config: "RunConfig") -> None:
     leave = "" if module is None else f"{ALLOWED_MODULES}={module} "
     _say(f"use it: {leave}{shlex.join(['corrnet', 'predict', str(run), 'VIDEO'])}")
     if better := _better_before(run):
-        step, text, best = better
+        told, best = better
         command = shlex.join(["corrnet", "predict", str(best), "VIDEO"])
-        _say(f"it was better on the way, {text} after step {step}: {leave}{command}")
+        _say(f"it was better on the way, {told}: {leave}{command}")
     _say(f"use it elsewhere: {leave}{shlex.join(['corrnet', 'export', str(run), f'{run.name}-model'])}")
     _say(f"train it longer: {resume_command(run)} optim.epochs={2 * config.optim.epochs:g}")
     if left_out is not None:
         raise left_out
 
 
-def _better_before(run: Path) -> tuple[int, str, Path] | None:
-    """Return step and score of the best evaluation and its checkpoint, where the last evaluation was not as good."""
+def _better_before(run: Path) -> tuple[str, Path] | None:
+    """Tell of the best evaluation, where the last one was not as good, and return its checkpoint.
+
+    The last weights are what a run gives all the same, see docs/decisions/last-or-best.md.
+    """
     from corrnet_train.checkpoint.folders import BEST
     from corrnet_train.report.results import Curves
     from corrnet_train.training.metrics_log import read_metrics
 
-    curves = Curves.from_metrics(read_metrics(run))
+    lines = read_metrics(run)
+    curves = Curves.from_metrics(lines)
     checkpoint = run / "checkpoints" / BEST
     if not curves.evals or not checkpoint.exists():
         return None
     pick = min if curves.score_name == "MAE" else max
-    best = pick(curves.evals, key=lambda point: point.score)
-    if best.score == curves.evals[-1].score:
+    best, last = pick(curves.evals, key=lambda point: point.score), curves.evals[-1]
+    if best.score == last.score:
         return None
-    return best.step, f"{curves.score_name} {best.score:.4g}", checkpoint
+    told = f"{curves.score_name} {best.score:.4g} after step {best.step}"
+    num_videos = next((line["num_videos"] for line in lines if line.get("num_videos")), 0)
+    if curves.score_name == "top-1" and num_videos:
+        told += f", {round((best.score - last.score) * num_videos)} of {num_videos} videos more, which may be chance"
+    return told, checkpoint
 
 
 def _is_first() -> bool:

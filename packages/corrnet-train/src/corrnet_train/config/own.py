@@ -1,5 +1,6 @@
 """Settings for videos of one's own: chosen for the videos and the machine, each with its reason."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -106,9 +107,13 @@ def choose_settings(
     if videos.task == "regression":
         choose("augment.mixup", 0.0, "two videos mixed have not the number between theirs")
     choose("data.num_workers", num_workers, "by the cores that can be used")
-    choose("optim.batch_size", min(32 if has_gpu else 16, num), f"there are {num} videos to learn from")
+    batch_size = choose(
+        "optim.batch_size", min(32 if has_gpu else 16, num), f"there are {num} videos to learn from"
+    )
     epochs = max(1, min(_MOST_EPOCHS, round(_CLIPS[machine] / num)))
-    epochs = choose("optim.epochs", epochs, f"that is {epochs * num:,} clips, one of each video an epoch")
+    steps = math.ceil(epochs * num / batch_size)
+    why = f"{steps:,} steps, {epochs * num:,} clips, one of each video an epoch; fewer take less time"
+    epochs = choose("optim.epochs", epochs, why)
     choose("optim.warmup_epochs", epochs / 10, "a tenth of them")
     if videos.num_eval:
         every = max(1, round(epochs / _NUM_EVALUATIONS))

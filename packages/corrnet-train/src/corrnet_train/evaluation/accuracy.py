@@ -91,6 +91,7 @@ class VideoAccuracy:
 
     Attributes:
         top1, top5: share of videos whose class is the most probable one, or one of the five; in 0..1.
+        guess_top1: Top-1 of one guess for all, the class of most videos.
         mean_class: Mean over the classes that have videos of their top-1.
         per_class: Each class, in label order.
         confusion: Number of videos, rows are true classes and columns predicted ones.
@@ -99,6 +100,7 @@ class VideoAccuracy:
 
     top1: float
     top5: float
+    guess_top1: float
     mean_class: float
     per_class: list[ClassAccuracy]
     confusion: list[list[int]]
@@ -128,6 +130,7 @@ def video_accuracy(predictions: Sequence[VideoPrediction], classes: Sequence[str
     return VideoAccuracy(
         top1=float(right.float().mean()),
         top5=float(among_five.float().mean()),
+        guess_top1=max(entry.num_videos for entry in per_class) / len(predictions),
         mean_class=sum(present) / len(present),
         per_class=per_class,
         confusion=confusion.tolist(),

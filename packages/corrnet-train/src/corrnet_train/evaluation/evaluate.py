@@ -121,6 +121,11 @@ class ClassificationResult(EvalResult):
         return self.video.top1
 
     @property
+    def has_top5(self) -> bool:
+        """Whether there are more than five classes: of fewer, top-5 says nothing."""
+        return len(self.confusion) > 5
+
+    @property
     def video_top5(self) -> float:
         """Top-5 of the videos, in 0..1."""
         return self.video.top5

@@ -72,12 +72,17 @@ class LabelPrecision:
         mean_average_precision: Mean of the average precision over the classes that have videos (mAP), in 0..1.
         f1: Harmonic mean of precision and recall over all labels of all videos at a probability of 0.5 (micro F1).
         hit1: Share of the videos whose most probable class is one of their labels (Hit@1).
+        guess_map: The mean average precision of equal probabilities for all videos: the mean share of the videos that
+            have a label.
+        guess_hit1: The Hit@1 of one guess for all videos, the most frequent label.
         per_class: Each class, in label order.
     """
 
     mean_average_precision: float
     f1: float
     hit1: float
+    guess_map: float
+    guess_hit1: float
     per_class: list[ClassPrecision]
 
 
@@ -113,12 +118,15 @@ def label_precision(predictions: Sequence[VideoScores], classes: Sequence[str]) 
         for label, name in enumerate(classes)
     ]
     known = [entry.average_precision for entry in per_class if entry.average_precision is not None]
+    shares = has.double().mean(dim=0)
     both = int((has & told).sum())
     top = scores.argmax(dim=1, keepdim=True)
     return LabelPrecision(
         mean_average_precision=sum(known) / len(known),
         f1=2 * both / max(1, int(has.sum()) + int(told.sum())),
         hit1=float(has.gather(1, top).double().mean()),
+        guess_map=float(shares.sum()) / len(known),
+        guess_hit1=float(shares.max()),
         per_class=per_class,
     )
 

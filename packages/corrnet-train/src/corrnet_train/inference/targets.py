@@ -31,9 +31,17 @@ class Targets:
         """Return what a model is to learn from a split of shards.
 
         Raises:
-            ValueError: There is no such split, all of its videos have one value, or float32, in which values are
-                loaded, does not hold them or tell them apart.
+            ValueError: There is no such split, all of its videos have one value or the same labels, or float32, in
+                which values are loaded, does not hold them or tell them apart.
         """
+        if shards.task == "multilabel":
+            sets = {frozenset(sample.labels(shards.task)) for sample in shards.samples(split)}
+            if len(sets) == 1:
+                names = ", ".join(shards.classes[label] for label in sorted(sets.pop()))
+                raise InputError(
+                    f"all videos of split {split} in {shards.path} have the same labels ({names}): there is nothing to "
+                    "learn"
+                )
         if shards.task != "regression":
             return cls(shards.task)
         values = np.array([sample.value for sample in shards.samples(split)])

@@ -5,7 +5,7 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from corrnet_models import ModelError, VideoModel, add_correlation, create_model
+from corrnet_models import CorrelationBlock, ModelError, VideoModel, add_correlation, create_model
 from corrnet_train.config.load import explained
 from corrnet_train.config.schema import ModelSection, RunConfig
 from corrnet_train.networks.by_name import make_network
@@ -62,6 +62,23 @@ def _insert_blocks(network: nn.Module, section: ModelSection, example: Tensor) -
         add_correlation(network, section.correlation, example)
     except ModelError as error:
         raise InputError(f"model.correlation: {error}") from error
+
+
+def describe_blocks(name: str, network: nn.Module) -> str:
+    """Say which correlation blocks a network of another package has, and how large they are."""
+    blocks = {
+        path: module for path, module in network.named_modules() if isinstance(module, CorrelationBlock)
+    }
+    if not blocks:
+        return (
+            f"{name} has no correlation blocks: model.correlation={{layer3: {{}}}} puts one behind its layer3"
+        )
+    num_in_blocks = sum(parameter.numel() for block in blocks.values() for parameter in block.parameters())
+    num_all = sum(parameter.numel() for parameter in network.parameters())
+    return (
+        f"{name} with correlation blocks ({', '.join(blocks)}): {num_in_blocks / 1e6:.2f} of its {num_all / 1e6:.2f} M "
+        "parameters are in them"
+    )
 
 
 def _build_own(section: ModelSection, clip: ClipConfig, num_classes: int) -> nn.Module:

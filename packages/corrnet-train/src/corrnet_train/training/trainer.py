@@ -29,7 +29,7 @@ from corrnet_train.distributed.ranks import ONE_RANK, Ranks, on_every_rank, read
 from corrnet_train.evaluation.evaluate import EvalResult, check_classes, evaluate
 from corrnet_train.inference.classifier import VideoClassifier
 from corrnet_train.inference.targets import Targets
-from corrnet_train.networks.build import build_from_config
+from corrnet_train.networks.build import build_from_config, describe_blocks
 from corrnet_train.networks.by_name import ALLOWED_MODULES, needs_leave
 from corrnet_train.training.augment import Augment
 from corrnet_train.training.initialize import initialize
@@ -247,6 +247,8 @@ class Trainer:
                 f"{config.name} is code: commands that take a checkpoint of it want {ALLOWED_MODULES}={module} in the "
                 "environment"
             )
+        if fresh and config.is_of_another_package:
+            self._say(describe_blocks(config.name, model))
         if fresh and config.init_from is not None:
             classes = self.shards.classes
             message = initialize(

@@ -43,8 +43,9 @@ def split_validation(listing: Listing, fraction: float, *, seed: int = 0) -> Lis
     chosen = _choose(groups, fraction, seed)
     if not chosen:
         raise InputError(
-            "no validation split can be made: all videos of each class are one video or one group of videos "
-            "(--group-by), which stay together; add videos, or train without a validation split"
+            "no validation split can be made: all videos of each class are one video, parts of one file, or one group "
+            "of videos (--group-by), which stay together; add videos, divide them in a csv with a column split, or "
+            "train without a validation split"
         )
     entries = [
         replace(entry, split="val") if entry.split == "train" and _group(entry) in chosen else entry
@@ -52,7 +53,10 @@ def split_validation(listing: Listing, fraction: float, *, seed: int = 0) -> Lis
     ]
     taken = sum(entry.split == "val" for entry in entries)
     before = sum(entry.split == "train" for entry in listing.entries)
-    told = f"val gets {taken} of the {before} videos of train (val_fraction {fraction:g}, seed {seed})"
+    kind = "videos" if all(entry.span is None for entry in entries) else "parts"
+    told = f"val gets {taken} of the {before} {kind} of train (val_fraction {fraction:g}, seed {seed})"
+    if kind == "parts" and not any(entry.group for entry in entries):
+        told += ", all parts of a file on one side (a column split divides them otherwise)"
     notes = [told] if listing.task == "regression" else _notes(groups, chosen, told)
     return replace(listing, entries=entries, notes=(*listing.notes, *notes))
 

@@ -113,12 +113,17 @@ def _of_classification(result: ClassificationResult, classes: tuple[str, ...], n
         )
     error = format_percent(calibration.expected_error)
     names = ("clip_top1", "clip_top5", "video_top1", "video_top5")
+
+    def top5(cells: list[str]) -> list[str]:
+        return cells if result.has_top5 else []
+
     least_accurate = sorted(
         (entry for entry in video.per_class if entry.num_videos), key=lambda entry: (entry.top1, entry.name)
     )
     return _Content(
         record={
             **{name: getattr(result, name) for name in names},
+            "guess_top1": video.guess_top1,
             "mean_class_accuracy": video.mean_class,
             "expected_calibration_error": calibration.expected_error,
             "confusion": result.confusion,
@@ -126,10 +131,11 @@ def _of_classification(result: ClassificationResult, classes: tuple[str, ...], n
         predictions=predictions_csv(result.predictions, classes),
         classes=classes_csv(video.per_class),
         figures=[
-            ["", "top-1", "top-5"],
-            ["videos", *map(format_percent, (result.video_top1, result.video_top5))],
-            ["views", *map(format_percent, (result.clip_top1, result.clip_top5))],
-            ["mean over classes", format_percent(video.mean_class), ""],
+            ["", "top-1", *top5(["top-5"])],
+            ["videos", format_percent(result.video_top1), *top5([format_percent(result.video_top5)])],
+            ["views", format_percent(result.clip_top1), *top5([format_percent(result.clip_top5)])],
+            ["mean over classes", format_percent(video.mean_class), *top5([""])],
+            ["one guess for all", format_percent(video.guess_top1), *top5([""])],
         ],
         charts=[
             _chart("Confusion", confusion_figure(result.confusion, classes), most_frequent),
@@ -140,9 +146,9 @@ def _of_classification(result: ClassificationResult, classes: tuple[str, ...], n
             ),
         ],
         class_table=[
-            ["class", "videos", "top-1", "top-5", "most often taken for"],
+            ["class", "videos", "top-1", *top5(["top-5"]), "most often taken for"],
             *(
-                [c.name, f"{c.num_videos}", _percent(c.top1), _percent(c.top5), c.taken_for]
+                [c.name, f"{c.num_videos}", _percent(c.top1), *top5([_percent(c.top5)]), c.taken_for]
                 for c in least_accurate
             ),
         ],
@@ -176,6 +182,8 @@ def _of_labels(result: MultilabelResult, classes: tuple[str, ...], num_mistakes:
             "mean_average_precision": video.mean_average_precision,
             "f1": video.f1,
             "hit1": video.hit1,
+            "guess_map": video.guess_map,
+            "guess_hit1": video.guess_hit1,
             "per_class": [asdict(entry) for entry in video.per_class],
         },
         predictions=labels_csv(result.predictions, classes),
@@ -183,6 +191,7 @@ def _of_labels(result: MultilabelResult, classes: tuple[str, ...], num_mistakes:
         figures=[
             ["", "mAP", "F1 at 0.5", "Hit@1"],
             ["videos", *map(format_percent, (video.mean_average_precision, video.f1, video.hit1))],
+            ["one guess for all", format_percent(video.guess_map), "", format_percent(video.guess_hit1)],
         ],
         charts=[],
         class_table=[
