@@ -7,8 +7,9 @@ from datetime import datetime
 from typing import Any
 
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullLocator, ScalarFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from bench.history import Row
 from corrnet_train.report.figures.style import INK, figure_style, inline, render, series_color
@@ -55,9 +56,7 @@ def history_figure(rows: Sequence[Row], commits: Sequence[str], titles: Sequence
         low, high = min(row.ratio20 for row in rows), max(row.ratio80 for row in rows)
         if high > _LOGARITHMIC_FROM * low:
             axes.set_yscale("log")
-            axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-            axes.yaxis.set_minor_locator(NullLocator())
-            axes.yaxis.set_major_formatter(ScalarFormatter())
+            _logarithmic(axes.yaxis)
             axes.set_ylim(0.8 * low, 1.25 * high)
         else:  # at least 15 % around the last one, so that noise does not look like change
             axes.set_ylim(min(0.97 * low, 0.85 * rows[-1].ratio50), max(1.03 * high, 1.15 * rows[-1].ratio50))
@@ -117,9 +116,7 @@ def roofline_figure(gflops: float, gbytes: float, kernels: Sequence[Kernel], *, 
         axes.set_xscale("log")
         axes.set_yscale("log")
         for axis in (axes.xaxis, axes.yaxis):
-            axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-            axis.set_minor_locator(NullLocator())
-            axis.set_major_formatter(ScalarFormatter())
+            _logarithmic(axis)
         axes.set_xlim(left, right)
         lowest = min([kernel.gflops for kernel in kernels] + [gflops])
         axes.set_ylim(lowest / 2, 2 * gflops)
@@ -130,6 +127,13 @@ def roofline_figure(gflops: float, gbytes: float, kernels: Sequence[Kernel], *, 
         svg = inline(render(figure), prefix=prefix)
     titles = [f"{kernel.name}: {kernel.gflops:.3g} billion operations a second" for kernel in kernels]
     return _titled(svg, prefix, titles)
+
+
+def _logarithmic(axis: Axis) -> None:
+    """Give a logarithmic axis few ticks and plain numbers."""
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 
 
 def _plain(axes: Axes) -> None:
