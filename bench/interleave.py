@@ -73,12 +73,7 @@ def compare(
         that `base` took in the same round. The row of a contender that cannot run has its note.
     """
     contenders = [contender for contender in (ours, *others) if contender.call is not None]
-    round_seconds = sum(contender.time() for contender in contenders)
-    if round_seconds < seconds / 5:  # first runs are slow: they load libraries and fill caches
-        round_seconds = sum(contender.time() for contender in contenders)
-    rounds = min(MAX_ROUNDS, max(MIN_ROUNDS, int(seconds / round_seconds)))
-    for contender in contenders:
-        contender.seconds.clear()
+    rounds = rounds_within(seconds, contenders)
     order = [contender for contender in contenders if contender is not ours]
 
     def time_others() -> None:
@@ -92,6 +87,16 @@ def compare(
     torch.set_num_threads(NUM_THREADS)
     ours.seconds = list(benchmark.stats.stats.data)
     return [row(contender, base or ours) for contender in (ours, *others)]
+
+
+def rounds_within(seconds: float, contenders: Sequence[Contender]) -> int:
+    """Run all contenders once or twice and return how many rounds of them take about so long."""
+    round_seconds = sum(contender.time() for contender in contenders)
+    if round_seconds < seconds / 5:  # first runs are slow: they load libraries and fill caches
+        round_seconds = sum(contender.time() for contender in contenders)
+    for contender in contenders:
+        contender.seconds.clear()
+    return min(MAX_ROUNDS, max(MIN_ROUNDS, int(seconds / round_seconds)))
 
 
 def alternate(contenders: Sequence[Contender], *, rounds: int) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 Row = dict[str, Any]
+_BUSY = 0.5  # load before a run from which its times are those of a shared machine
 
 
 def find(rows: Sequence[Row], **wanted: Any) -> Row:
@@ -17,6 +18,15 @@ def machine(row: Row) -> str:
     clock = f" at {row['ghz']} GHz" if row.get("ghz") else ""
     instructions = row.get("instruction_set") or "none"
     return f"torch {row['torch']}, {row['cpu']}{clock}, {row['cores']} cores, kernels for {instructions}"
+
+
+def measured_on(row: Row) -> str:
+    """Say at which commit and on what machine a row was measured, and whether other programs ran."""
+    threads = "1 thread" if row["threads"] == 1 else f"{row['threads']} threads"
+    text = f"Measured at {row['commit'][:10]}: {machine(row)}, {threads}."
+    if row["load"] >= _BUSY:
+        text += f" Other programs used the machine (load {row['load']:.1f}): trust ratios, not times."
+    return text
 
 
 def milliseconds(row: Row) -> str:
