@@ -3,7 +3,7 @@
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from time import perf_counter
+from time import perf_counter, process_time
 from typing import Any
 
 import torch
@@ -39,11 +39,11 @@ class Contender:
     def release(self) -> None:
         self.results = None
 
-    def time(self) -> float:
+    def time(self, clock: Callable[[], float] = perf_counter) -> float:
         self.prepare()
-        start = perf_counter()
+        start = clock()
         self.run()
-        self.seconds.append(perf_counter() - start)
+        self.seconds.append(clock() - start)
         self.release()
         return self.seconds[-1]
 
@@ -99,12 +99,23 @@ def rounds_within(seconds: float, contenders: Sequence[Contender]) -> int:
     return min(MAX_ROUNDS, max(MIN_ROUNDS, int(seconds / round_seconds)))
 
 
-def alternate(contenders: Sequence[Contender], *, rounds: int) -> None:
+def own_clock() -> Callable[[], float]:
+    """Return the clock for calls that differ much in length: with one thread that of the processor's time.
+
+    On a machine that others use long calls are interrupted and short ones often are not, which the ratio of their times
+    would show as a difference.
+    """
+    return process_time if torch.get_num_threads() == 1 else perf_counter
+
+
+def alternate(
+    contenders: Sequence[Contender], *, rounds: int, clock: Callable[[], float] = perf_counter
+) -> None:
     """Time all contenders that can run once in each round, in an order that rotates."""
     order = [contender for contender in contenders if contender.call is not None]
     for _ in range(rounds):
         for contender in order:
-            contender.time()
+            contender.time(clock)
         order.append(order.pop(0))
 
 

@@ -24,8 +24,10 @@ def measured_on(row: Row) -> str:
     """Say at which commit and on what machine a row was measured, and whether other programs ran."""
     threads = "1 thread" if row["threads"] == 1 else f"{row['threads']} threads"
     text = f"Measured at {row['commit'][:10]}: {machine(row)}, {threads}."
+    if row["threads"] == 1:
+        text += " Times are those of the processor."
     if row["load"] >= _BUSY:
-        text += f" Other programs used the machine (load {row['load']:.1f}): trust ratios, not times."
+        text += f" Other programs used the machine (load {row['load']:.1f}): absolute times may be longer than alone."
     return text
 
 

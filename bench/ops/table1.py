@@ -209,7 +209,8 @@ def contenders(shape: Shape, direction: str) -> tuple[Contender, Contender]:
 def times(shape: Shape, direction: str, *, seconds: float) -> Row:
     """Time both in turns; ratios are the time of the convolution over that of the operator in the same round."""
     both = ours, convolution = contenders(shape, direction)
-    interleave.alternate(both, rounds=interleave.rounds_within(seconds, both))
+    rounds = interleave.rounds_within(seconds, both)
+    interleave.alternate(both, rounds=rounds, clock=interleave.own_clock())
     of_ours, other = interleave.row(ours, ours), interleave.row(convolution, ours)
     columns: Row = {"rounds": of_ours["rounds"]}
     for quantile in (20, 50, 80):
