@@ -14,16 +14,18 @@ def find(rows: Sequence[Row], **wanted: Any) -> Row:
 
 
 def machine(row: Row) -> str:
-    """Say what a row was measured on."""
+    """Say what a row was measured on, and at which commit where that is on record."""
+    commit = f", at {row['commit'][:10]}" if "commit" in row else ""
     clock = f" at {row['ghz']} GHz" if row.get("ghz") else ""
     instructions = row.get("instruction_set") or "none"
-    return f"torch {row['torch']}, {row['cpu']}{clock}, {row['cores']} cores, kernels for {instructions}"
+    return (
+        f"torch {row['torch']}, {row['cpu']}{clock}, {row['cores']} cores, kernels for {instructions}{commit}"
+    )
 
 
 def measured_on(row: Row) -> str:
-    """Say at which commit and on what machine a row was measured, and whether other programs ran."""
-    threads = "1 thread" if row["threads"] == 1 else f"{row['threads']} threads"
-    text = f"Measured at {row['commit'][:10]}: {machine(row)}, {threads}."
+    """Say on what machine and at which commit a row was measured, and whether other programs ran."""
+    text = f"{machine(row)}, {'1 thread' if row['threads'] == 1 else str(row['threads']) + ' threads'}."
     if row["threads"] == 1:
         text += " Times are those of the processor."
     if row["load"] >= _BUSY:

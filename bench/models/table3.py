@@ -2,6 +2,9 @@
 
 python -m bench.models.table3                # measures, writes bench/results/table3.csv and prints it
 python -m bench.models.table3 --rounds 9     # default 3
+python -m bench.models.table3 --rounds 0     # measures nothing: prints what is on record
+
+What was timed goes into the README of corrnet-models too.
 
 All counts are exact: parameters, multiply-accumulates of a clip, and what its forward pass in training keeps for the
 backward pass. Inference and training steps of all models of a size take turns, after R(2+1)D of that size, to which
@@ -21,8 +24,9 @@ from torch import nn
 from bench import interleave, record
 from bench.interleave import Contender
 from bench.machine import describe_run
+from bench.models.step_report import README
 from bench.models.steps import training_step
-from bench.tables import Row, measured_on, number, table
+from bench.tables import Row, find, measured_on, number, table, write_between_markers
 from corrnet_models import count_parameters, create_model, list_models, model_info
 from corrnet_train.networks.cost import activation_bytes, clip_gmacs
 from video_data import ClipConfig
@@ -34,6 +38,7 @@ TORCHVISION = {"r2plus1d_18": 112, "r3d_18": 112, "s3d": 224}  # sides of their 
 _COUNTED, _TIMED = (16, 32), 16  # frames of full-size clips
 _SIDE = 224
 _TINY_BATCH = 32
+_SPEED = ("inference, clips/s", "training, clips/s", "GMACs to R(2+1)D", "inference", "training")
 
 
 @dataclass(frozen=True)
@@ -151,39 +156,55 @@ def measure(asked: Sequence[Model], *, rounds: int) -> list[Row]:
 
 def markdown(rows: list[Row]) -> str:
     """Return the table for people."""
-    header = ["model", "clip", "params, M", "GMACs", "in the paper", "activations, MB"]
-    header += ["inference, clips/s", "training, clips/s", "GMACs to R(2+1)D", "inference", "training"]
-    body = []
-    for row in rows:
-        base = next(
-            (
-                other
-                for other in rows
-                if other["model"] == YARDSTICKS[row["size"]] and other["num_frames"] == row["num_frames"]
-            ),
-            None,
-        )
-        body.append(
-            [
-                row["model"],
-                f"{row['num_frames']} x {row['resolution']} x {row['resolution']}",
-                number(row["params"] / 1e6, 4),
-                number(row["gmacs"], 4),
-                number(row.get("paper_gmacs"), 4),
-                number(row["activation_bytes"] / 1e6, 4),
-                *(_clips(row, direction) for direction in DIRECTIONS),
-                number(row["gmacs"] / base["gmacs"] if base else None),
-                *(number(row.get(f"{direction} ratio50")) for direction in DIRECTIONS),
-            ]
-        )
-    about = (
-        f"{measured_on(rows[0])} Activations are what the forward pass of a clip keeps for the backward pass in "
+    header = ["model", "clip", "params, M", "GMACs", "in the paper", "activations, MB", *_SPEED]
+    body = [
+        [
+            row["model"],
+            f"{row['num_frames']} x {row['resolution']} x {row['resolution']}",
+            number(row["params"] / 1e6, 4),
+            number(row["gmacs"], 4),
+            number(row.get("paper_gmacs"), 4),
+            number(row["activation_bytes"] / 1e6, 4),
+            *_speed(row, rows),
+        ]
+        for row in rows
+    ]
+    return f"{_about(rows[0])}\n\n{table(header, body, left=2)}"
+
+
+def short(rows: list[Row]) -> str:
+    """Return what a README has room for: memory and speed of what was timed."""
+    header = ["model", "clip", "activations, MB", *_SPEED]
+    body = [
+        [
+            row["model"],
+            f"{row['num_frames']} x {row['resolution']} x {row['resolution']}",
+            number(row["activation_bytes"] / 1e6, 4),
+            *_speed(row, rows),
+        ]
+        for row in rows
+        if "rounds" in row
+    ]
+    return f"{_about(rows[0])}\n\n{table(header, body, left=2)}"
+
+
+def _about(row: Row) -> str:
+    return (
+        f"{measured_on(row)} Activations are what the forward pass of a clip keeps for the backward pass in "
         f"training with float32. Clips of {_SIDE} x {_SIDE} come one at a time, small ones {_TINY_BATCH} at once, and "
         f"only those of {_TIMED} frames and small ones were timed. The last two columns are times of a clip over those "
         "of R(2+1)D-26, or its tiny version, in the same round: beside the GMACs they say how much of what is counted "
         "is seen."
     )
-    return f"{about}\n\n{table(header, body, left=2)}"
+
+
+def _speed(row: Row, rows: Sequence[Row]) -> list[str]:
+    base = find(rows, model=YARDSTICKS[row["size"]], num_frames=row["num_frames"])
+    return [
+        *(_clips(row, direction) for direction in DIRECTIONS),
+        number(row["gmacs"] / base["gmacs"] if base else None),
+        *(number(row.get(f"{direction} ratio50")) for direction in DIRECTIONS),
+    ]
 
 
 def _clips(row: Row, direction: str) -> str:
@@ -195,9 +216,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     rounds = parser.parse_args().rounds
-    run = describe_run()
-    record.write("table3", [{**row, **run} for row in measure(list(models()), rounds=rounds)])
-    print(markdown(record.read("table3")))
+    if rounds:
+        run = describe_run()
+        record.write("table3", [{**row, **run} for row in measure(list(models()), rounds=rounds)])
+    found = record.read("table3")
+    write_between_markers(README, "bench.models.table3", short(found))
+    print(markdown(found))
 
 
 if __name__ == "__main__":

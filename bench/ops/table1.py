@@ -3,6 +3,8 @@
 python -m bench.ops.table1            # counts, writes bench/results/table1.csv and prints it
 python -m bench.ops.table1 --time     # also measures times and memory on this machine, in about 3 minutes
 
+A few rows of it go into the README of corr-ops.
+
 Each figure is counted in four ways, which have to agree exactly: by the paper's formula, from the parameters of the
 module, by fvcore, and by PyTorch's FlopCounterMode. The operator and the convolution are timed in turns, in float32,
 after the operator's output was compared with the reference. Memory is by how much a call raises the resident memory of
@@ -29,7 +31,8 @@ from bench.interleave import Contender
 from bench.machine import describe_run
 from bench.ops import memory
 from bench.ops.cases import DILATION, DIRECTIONS, make_call
-from bench.tables import Row, measured_on, number, table
+from bench.ops.ops_report import README
+from bench.tables import Row, measured_on, number, table, write_between_markers
 from corr_ops import VideoCorrelation, fvcore_handles, video_correlation
 
 
@@ -256,6 +259,20 @@ def markdown(found: list[Row]) -> str:
     return "\n\n".join(part for part in (_counts(found), _times(found)) if part)
 
 
+def short(found: list[Row]) -> str:
+    """Return what a README has room for: times beside a 3x3x3 convolution at the shortest and the longest clips."""
+    found = [
+        row
+        for row in found
+        if "commit" in row and row["c_in"] == row["c_out"] and row["kernel"] == "3x3x3" and row["k"] == 7
+    ]
+    lengths = {name: [row["num_frames"] for row in found if row["where"] == name] for name, *_ in _STAGES}
+    ends = [
+        row for row in found if row["num_frames"] in (min(lengths[row["where"]]), max(lengths[row["where"]]))
+    ]
+    return _times(ends)
+
+
 def _counts(found: list[Row]) -> str:
     header = [*_SHAPE, "params", "its params", "ratio", "Cout/L", "MMACs", "its MMACs", "ratio", "Cout"]
     body = [
@@ -328,6 +345,8 @@ def main() -> None:
     found = rows()
     found = measure(found, seconds=options.seconds) if options.time else with_times_on_record(found)
     record.write("table1", found)
+    if text := short(found):
+        write_between_markers(README, "bench.ops.table1", text)
     print(markdown(found))
 
 

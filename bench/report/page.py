@@ -13,7 +13,7 @@ from markupsafe import Markup
 
 from bench import history, record
 from bench.data import data_report
-from bench.models import step_report
+from bench.models import step_report, table3
 from bench.ops import ops_report, roofline, table1
 from bench.report.figures import Kernel, history_figure, roofline_figure
 from bench.tables import number
@@ -46,6 +46,7 @@ class Record:
 
 RECORDS = (
     Record("table1", "Table 1: the operator and 3D convolution", "bench.ops.table1", table1.markdown),
+    Record("table3", "Tables 3 and 6: what models cost", "bench.models.table3", table3.markdown),
     Record("ops", "The operator on a CPU", "bench.record ops", ops_report.markdown),
     Record("training_step", "Training steps on a CPU", "bench.record training_step", step_report.markdown),
     Record("data", "Reading and packing videos", "bench.record data", data_report.markdown),
