@@ -126,6 +126,17 @@ DRAWN = """
 """
 
 
+HOVERED = """
+(() => {
+  const group = document.querySelector("figure.history g[id$=-point-3]");
+  group.scrollIntoView({block: "center"});
+  const {left, right, top, bottom} = group.getBoundingClientRect();
+  const hit = document.elementFromPoint((left + right) / 2 + 4, (top + bottom) / 2);  // beside the dot itself
+  return hit.closest("g[id*=-point-]").querySelector("title").textContent;
+})()
+"""
+
+
 @pytest.fixture(scope="module")
 def tools():
     found = runpy.run_path(str(BROWSER))
@@ -149,6 +160,7 @@ def test_a_browser_draws_the_page_and_filters_it_by_machine(folder: Path, tools,
                 found = evaluate(DRAWN)
                 assert found["shown"] == 4 and found["tables"] > 8
                 assert found["empty"] == found["bare"] == 0
+                assert evaluate(HOVERED).startswith("0003000000, 4 Jan 2026")
         evaluate("document.querySelectorAll('details').forEach(one => { one.open = true })")
         assert evaluate(tools["FAULTS"]) == []
         for described, shown in ((HERE, 3), (THERE, 1)):
