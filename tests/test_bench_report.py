@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from bench import history, record
 from bench.history import Row, fingerprint
-from bench.ops import roofline
+from bench.models import step_report, table3
+from bench.ops import ops_report, roofline, table1
 from bench.ops.cases import SMALL
 from bench.report import page
 from bench.report.figures import Kernel, history_figure, roofline_figure
@@ -124,6 +125,24 @@ DRAWN = """
   return {shown: shown.length, empty, tables: tables.length, bare};
 })()
 """
+
+
+@pytest.mark.parametrize(
+    ("report", "tables", "name"),
+    [
+        (ops_report, ops_report.short, "ops"),
+        (table1, table1.short, "table1"),
+        (step_report, step_report.markdown, "training_step"),
+        (table3, table3.short, "table3"),
+    ],
+)
+def test_readmes_show_what_is_on_record(report, tables, name: str) -> None:
+    rows = record.read(name)
+    if name == "ops":
+        rows = [row for row in rows if row["num_frames"] * row["batch"] in (8, 128)]
+    assert f"<!-- written by python -m {report.__name__} -->\n\n{tables(rows)}\n\n<!-- end -->" in (
+        report.README.read_text()
+    )
 
 
 HOVERED = """

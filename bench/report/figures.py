@@ -99,7 +99,7 @@ def roofline_figure(gflops: float, gbytes: float, kernels: Sequence[Kernel], *, 
         An `<svg>` element.
     """
     with figure_style():
-        figure = Figure(figsize=(5.6, 3.4), layout="constrained")
+        figure = Figure(figsize=(4.6, 3.2), layout="constrained")
         axes = figure.add_subplot()
         ridge = gflops / gbytes
         places = [kernel.intensity for kernel in kernels] + [ridge]

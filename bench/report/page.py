@@ -45,7 +45,7 @@ class Record:
 
 
 RECORDS = (
-    Record("table1", "Table 1: the operator and 3D convolution", "bench.ops.table1", table1.markdown),
+    Record("table1", "Table 1: the operator and 3D convolution", "bench.ops.table1 --time", table1.markdown),
     Record("table3", "Tables 3 and 6: what models cost", "bench.models.table3", table3.markdown),
     Record("ops", "The operator on a CPU", "bench.record ops", ops_report.markdown),
     Record("training_step", "Training steps on a CPU", "bench.record training_step", step_report.markdown),
