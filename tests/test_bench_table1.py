@@ -64,7 +64,8 @@ def test_the_table_says_how_much_of_the_advantage_arrives():
     }
     text = table1.markdown([{**counted, **measured, **run}])
     assert "| 2 | 8.82 | 8.82 to 8.82 | 25 % | 3 | 5 |" in text
-    assert "Measured at cccccccccc: torch 2, A CPU" in text and "Other programs" not in text
+    assert "torch 2, A CPU, 2 cores, kernels for none, at cccccccccc, 1 thread." in text
+    assert "Other programs" not in text
     assert "Other programs used the machine (load 3.2)" in table1.markdown(
         [{**counted, **measured, **run, "load": 3.2}]
     )

@@ -270,7 +270,15 @@ def short(found: list[Row]) -> str:
     ends = [
         row for row in found if row["num_frames"] in (min(lengths[row["where"]]), max(lengths[row["where"]]))
     ]
-    return _times(ends)
+    header = ["maps", "C, L x H x W", "MACs ratio"]
+    for direction in DIRECTIONS:
+        header += [f"{direction}: time ratio", "arrives", "MB", "its MB"]
+    body = []
+    for row in ends:
+        cells = [_taken(row, direction) for direction in DIRECTIONS]
+        brief = [cell for _, ratio, _, *rest in cells for cell in (ratio, *rest)]
+        body.append([*_shape(row)[:2], number(row["macs_ratio"]), *brief])
+    return f"{_about(ends[0])}\n\n{table(header, body, left=2)}" if ends else ""
 
 
 def _counts(found: list[Row]) -> str:
@@ -316,13 +324,16 @@ def _times(found: list[Row]) -> str:
         ]
         for row in found
     ]
-    about = (
-        f"{measured_on(found[0])} Both take turns in one process, in float32, and allocate their results. The time "
-        "ratio is the convolution's time over the operator's in the same round, the median with the 20 and 80 % "
-        "quantiles. What arrives is the share of the ratio of multiply-accumulates that is seen in time. MB is by how "
-        "much a call raises the resident memory of a process, with its results."
+    return f"{_about(found[0])}\n\n{table(header, body, left=4)}"
+
+
+def _about(row: Row) -> str:
+    return (
+        f"{measured_on(row)} Both take turns in one process, in float32, and allocate their results. The time ratio is "
+        "the convolution's time over the operator's in the same round, the median over rounds. What arrives is the "
+        "share of the ratio of multiply-accumulates that is seen in time. MB is by how much a call raises the resident "
+        "memory of a process, with its results."
     )
-    return f"{about}\n\n{table(header, body, left=4)}"
 
 
 def _taken(row: Row, direction: str) -> list[str]:
