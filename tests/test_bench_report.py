@@ -185,3 +185,23 @@ def test_a_browser_draws_the_page_and_filters_it_by_machine(folder: Path, tools,
         for described, shown in ((HERE, 3), (THERE, 1)):
             evaluate(f"document.getElementById('only-machine-{fingerprint(described)}').click()")
             assert evaluate(DRAWN)["shown"] == shown
+
+
+def test_the_page_in_the_repository_has_all_that_is_on_record() -> None:
+    text = page.PAGE.read_text()
+    again = "run `make bench-report` and commit the page"
+    for rows in history.read().values():
+        for one in rows:
+            assert f"<code>{one.commit[:10]}</code>" in text, again
+    for one in page.RECORDS:
+        for row in record.read(one.name):
+            assert row.get("commit", "")[:10] in text, again
+
+
+@pytest.mark.slow
+def test_a_machine_is_measured() -> None:
+    found = roofline.measure(SMALL[2:], rounds=1)
+    assert found["gflops"] > found["gbytes"] > 0
+    assert len(found["kernels"]) == 4 and all(
+        row["gflops"] <= found["gflops"] for row in roofline.reached(found)
+    )
