@@ -4,8 +4,8 @@ python -m bench.ops.roofline     # measures this machine and keeps the figures i
 
 The machine's rates are those that it reaches in a copy between arrays that no cache holds, and in a large matrix
 product or a convolution, whichever is faster. They take turns with the kernels, so that other work hits all alike, and
-of each the fastest turn counts: the roof is a bound, and so is what is below it. With one thread the clock is that of the
-processor's time.
+of each the fastest turn counts: the roof is a bound, and so is what is below it. With one thread the clock is the
+processor's.
 
 Operations are those of the formula, for each multiply-accumulate of Table 1: the forward pass multiplies twice and adds
 once; the gradients take five products and three sums more. Bytes are those of inputs and results, each moved
