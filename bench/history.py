@@ -25,7 +25,7 @@ from typing import Any
 import torch
 
 from bench.interleave import quantiles
-from bench.trees import ROOT, commit_of, git, installation_of, tree_of
+from bench.trees import ROOT, clean_commit, commit_of, git, installation_of, tree_of
 from bench.turns import CALLS, Player, Unavailable
 
 CASES = ROOT / "bench" / "cases"
@@ -157,12 +157,18 @@ def _read_file(path: Path) -> list[Row]:
         ]  # fmt: skip
 
 
+def note(described: dict[str, Any], folder: Path = HISTORY, **found: Any) -> Path:
+    """Keep what describes a machine, and what was found out about it, in its file; return that."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{fingerprint(described)}.json"
+    known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    path.write_text(json.dumps({**known, **described, **found}, indent=1) + "\n", encoding="utf-8")
+    return path
+
+
 def add(rows: Iterable[Row], described: dict[str, Any], folder: Path = HISTORY) -> Path:
     """Keep rows of a machine, in the place of those of the same commit and benchmark."""
-    folder.mkdir(parents=True, exist_ok=True)
-    name = fingerprint(described)
-    (folder / f"{name}.json").write_text(json.dumps(described, indent=1) + "\n", encoding="utf-8")
-    path = folder / f"{name}.csv"
+    path = note(described, folder).with_suffix(".csv")
     kept = {(row.commit, row.benchmark): row for row in (_read_file(path) if path.exists() else [])}
     kept |= {(row.commit, row.benchmark): row for row in rows}
     temporary = path.with_suffix(".tmp")
@@ -190,11 +196,7 @@ def record(
     Raises:
         ValueError: There is no such commit, or the packages differ from it.
     """
-    if ref is None and (changed := git("status", "--porcelain", "--", "packages")):
-        raise ValueError(
-            f"the packages have changes that are in no commit, so no row could name them:\n{changed}"
-        )
-    commit = commit_of(ref or "HEAD")
+    commit = clean_commit() if ref is None else commit_of(ref)
     date = git("show", "--no-patch", "--format=%cI", commit)
     with tree_of(ref) as tree, installation_of(tree) as installation:
         rows = []

@@ -3,7 +3,7 @@
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from time import perf_counter
+from time import perf_counter, process_time
 from typing import Any
 
 import torch
@@ -39,11 +39,11 @@ class Contender:
     def release(self) -> None:
         self.results = None
 
-    def time(self) -> float:
+    def time(self, clock: Callable[[], float] = perf_counter) -> float:
         self.prepare()
-        start = perf_counter()
+        start = clock()
         self.run()
-        self.seconds.append(perf_counter() - start)
+        self.seconds.append(clock() - start)
         self.release()
         return self.seconds[-1]
 
@@ -73,12 +73,7 @@ def compare(
         that `base` took in the same round. The row of a contender that cannot run has its note.
     """
     contenders = [contender for contender in (ours, *others) if contender.call is not None]
-    round_seconds = sum(contender.time() for contender in contenders)
-    if round_seconds < seconds / 5:  # first runs are slow: they load libraries and fill caches
-        round_seconds = sum(contender.time() for contender in contenders)
-    rounds = min(MAX_ROUNDS, max(MIN_ROUNDS, int(seconds / round_seconds)))
-    for contender in contenders:
-        contender.seconds.clear()
+    rounds = rounds_within(seconds, contenders)
     order = [contender for contender in contenders if contender is not ours]
 
     def time_others() -> None:
@@ -94,12 +89,33 @@ def compare(
     return [row(contender, base or ours) for contender in (ours, *others)]
 
 
-def alternate(contenders: Sequence[Contender], *, rounds: int) -> None:
+def rounds_within(seconds: float, contenders: Sequence[Contender]) -> int:
+    """Run all contenders once or twice and return how many rounds of them take about so long."""
+    round_seconds = sum(contender.time() for contender in contenders)
+    if round_seconds < seconds / 5:  # first runs are slow: they load libraries and fill caches
+        round_seconds = sum(contender.time() for contender in contenders)
+    for contender in contenders:
+        contender.seconds.clear()
+    return min(MAX_ROUNDS, max(MIN_ROUNDS, int(seconds / round_seconds)))
+
+
+def own_clock() -> Callable[[], float]:
+    """Return the clock for calls that differ much in length: with one thread that of the processor's time.
+
+    On a machine that others use long calls are interrupted and short ones often are not, which the ratio of their times
+    would show as a difference.
+    """
+    return process_time if torch.get_num_threads() == 1 else perf_counter
+
+
+def alternate(
+    contenders: Sequence[Contender], *, rounds: int, clock: Callable[[], float] = perf_counter
+) -> None:
     """Time all contenders that can run once in each round, in an order that rotates."""
     order = [contender for contender in contenders if contender.call is not None]
     for _ in range(rounds):
         for contender in order:
-            contender.time()
+            contender.time(clock)
         order.append(order.pop(0))
 
 

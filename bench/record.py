@@ -14,6 +14,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from bench.trees import clean_commit
+
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "bench" / "results"
 SUITES = {
@@ -69,8 +71,12 @@ def main() -> None:
     names = parser.parse_args().names or list(SUITES)
     if unknown := set(names) - set(SUITES):
         parser.error(f"unknown: {sorted(unknown)}; there are {list(SUITES)}")
+    try:
+        commit = clean_commit()
+    except ValueError as error:
+        sys.exit(f"error: {error}")
     for name in names:
-        write(name, run(name))
+        write(name, [{**row, "commit": commit} for row in run(name)])
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 Row = dict[str, Any]
+_BUSY = 0.5  # load before a run from which its times are those of a shared machine
 
 
 def find(rows: Sequence[Row], **wanted: Any) -> Row:
@@ -13,10 +14,23 @@ def find(rows: Sequence[Row], **wanted: Any) -> Row:
 
 
 def machine(row: Row) -> str:
-    """Say what a row was measured on."""
+    """Say what a row was measured on, and at which commit where that is on record."""
+    commit = f", at {row['commit'][:10]}" if "commit" in row else ""
     clock = f" at {row['ghz']} GHz" if row.get("ghz") else ""
     instructions = row.get("instruction_set") or "none"
-    return f"torch {row['torch']}, {row['cpu']}{clock}, {row['cores']} cores, kernels for {instructions}"
+    return (
+        f"torch {row['torch']}, {row['cpu']}{clock}, {row['cores']} cores, kernels for {instructions}{commit}"
+    )
+
+
+def measured_on(row: Row) -> str:
+    """Say on what machine and at which commit a row was measured, and whether other programs ran."""
+    text = f"{machine(row)}, {'1 thread' if row['threads'] == 1 else str(row['threads']) + ' threads'}."
+    if row["threads"] == 1:
+        text += " Times are those of the processor."
+    if row["load"] >= _BUSY:
+        text += f" Other programs used the machine (load {row['load']:.1f}): absolute times may be longer than alone."
+    return text
 
 
 def milliseconds(row: Row) -> str:

@@ -30,6 +30,19 @@ def commit_of(ref: str) -> str:
         raise ValueError(f"no commit {ref!r} in {ROOT}") from None
 
 
+def clean_commit() -> str:
+    """Return the full name of the commit that the packages are at.
+
+    Raises:
+        ValueError: They differ from it.
+    """
+    if changed := git("status", "--porcelain", "--", "packages"):
+        raise ValueError(
+            f"the packages have changes that are in no commit, so no row could name them:\n{changed}"
+        )
+    return commit_of("HEAD")
+
+
 @contextmanager
 def tree_of(ref: str | None) -> Iterator[Path]:
     """Enter a block with a folder that holds the files of a commit; None is the working tree itself."""

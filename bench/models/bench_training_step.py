@@ -9,9 +9,9 @@ from typing import NamedTuple
 
 import pytest
 import torch
-from torch.nn.functional import cross_entropy
 
 from bench.interleave import Contender, compare
+from bench.models.steps import training_step
 from corr_ops import explain, ops
 from corrnet_models import count_gmacs, create_model
 
@@ -38,18 +38,10 @@ SIZES = {
 def make_step(name: str, size: Size) -> Callable[[], object]:
     """Return a function that takes one step: forward, backward and update."""
     torch.manual_seed(0)
-    model = create_model(name, num_frames=size.num_frames, num_classes=NUM_CLASSES).train()
-    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9)
+    model = create_model(name, num_frames=size.num_frames, num_classes=NUM_CLASSES)
     shape = (size.batch, 3, size.num_frames, size.resolution, size.resolution)
     clips = torch.randn(shape).contiguous(memory_format=torch.channels_last_3d)  # as the loader gives them
-    labels = torch.randint(NUM_CLASSES, (size.batch,))
-
-    def step() -> None:
-        optimizer.zero_grad(set_to_none=True)
-        cross_entropy(model(clips), labels).backward()
-        optimizer.step()
-
-    return step
+    return training_step(model, clips, NUM_CLASSES)
 
 
 def served_by(backend: str, step: Callable[[], object]) -> Callable[[], object]:

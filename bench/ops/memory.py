@@ -50,12 +50,24 @@ def _rows(case: Case, direction: str) -> Iterable[dict[str, Any]]:
             "threads": contender.threads,
             "rounds": _REPEATS,
             "result_bytes": _size(contender.call()),
-            "extra_bytes": statistics.median(_extra(contender) for _ in range(_REPEATS)),
+            "extra_bytes": extra_bytes(contender),
         }
 
 
+def extra_bytes(contender: Contender) -> int:
+    """Return by how many bytes the resident memory rises at most during a call; see `prepare`."""
+    return int(statistics.median(_extra(contender) for _ in range(_REPEATS)))
+
+
+def prepare() -> None:
+    """Ready a process for `extra_bytes`: freed memory goes back to the system at once, and pages are small ones."""
+    libc = ctypes.CDLL(None)
+    libc.mallopt(_M_MMAP_THRESHOLD, 1 << 16)
+    libc.mallopt(_M_TRIM_THRESHOLD, 0)
+    libc.prctl(_PR_SET_THP_DISABLE, 1, 0, 0, 0)
+
+
 def _extra(contender: Contender) -> int:
-    """Return by how many bytes the resident memory rises at most during a call."""
     ctypes.CDLL(None).malloc_trim(0)
     _CLEAR_REFS.write_text("5")  # the peak is counted from here
     before = _resident("VmRSS")
@@ -75,11 +87,7 @@ def _size(results: Any) -> int:
 
 
 def main() -> None:
-    # Freed memory goes back to the system at once, and pages are small ones.
-    libc = ctypes.CDLL(None)
-    libc.mallopt(_M_MMAP_THRESHOLD, 1 << 16)
-    libc.mallopt(_M_TRIM_THRESHOLD, 0)
-    libc.prctl(_PR_SET_THP_DISABLE, 1, 0, 0, 0)
+    prepare()
     asked = [case for case in SMALL + LARGE if str(case) in sys.argv[1:]]
     print(json.dumps([row for case in asked for direction in DIRECTIONS for row in _rows(case, direction)]))
 

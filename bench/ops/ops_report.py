@@ -1,9 +1,12 @@
 """Tables of the operator's times, made of the rows on record alone.
 
-python -m bench.ops.ops_report     # writes them into the README of corr-ops and prints them
+python -m bench.ops.ops_report     # writes short ones into the README of corr-ops and prints all
+
+`python -m bench.report` has all of them on its page.
 """
 
 from pathlib import Path
+from typing import Any
 
 from bench import record
 from bench.tables import Row, find, machine, milliseconds, number, table, write_between_markers
@@ -36,6 +39,21 @@ CASE = ("stage", "num_frames", "batch", "direction")
 def markdown(rows: list[Row]) -> str:
     """Return the tables for which there are rows."""
     parts = [_intro(rows), *_times(rows), _targets(rows), _memory(rows), _layouts(rows), _pairs(rows)]
+    return "\n\n".join(part for part in parts if part)
+
+
+def short(rows: list[Row]) -> str:
+    """Return what a README has room for: the stages at both ends of the sizes, and the targets."""
+    others = {"reference": "reference", "conv3x3x3": "Conv3d 3x3x3", "conv1x7x7": "Conv3d 1x7x7"}
+    body: dict[tuple[Any, ...], list[str]] = {}
+    for case, contenders in _cases(rows, "correlation"):
+        ratios = [number(find(contenders, provider=other).get("ratio50")) for other in others]
+        names = (case["stage"], case["num_frames"], case["batch"])
+        body.setdefault(names, [*map(str, names)]).extend([number(contenders[0]["ms50"]), *ratios])
+    header = ["stage", "L", "N"]
+    for direction in INSTRUCTIONS:
+        header += [f"{direction}, ms", *others.values()]
+    parts = [_intro(rows), table(header, list(body.values()), left=3), _targets(rows)]
     return "\n\n".join(part for part in parts if part)
 
 
@@ -164,9 +182,10 @@ def _pairs(rows: list[Row]) -> str:
 
 
 def main() -> None:
-    ends = [row for row in record.read("ops") if row["num_frames"] * row["batch"] in (8, 128)]
-    write_between_markers(README, "bench.ops.ops_report", markdown(ends))
-    print(markdown(ends))
+    rows = record.read("ops")
+    ends = [row for row in rows if row["num_frames"] * row["batch"] in (8, 128)]
+    write_between_markers(README, "bench.ops.ops_report", short(ends))
+    print(markdown(rows))
 
 
 if __name__ == "__main__":

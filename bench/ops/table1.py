@@ -1,24 +1,39 @@
-"""Table 1 of the paper, counted: parameters and multiply-accumulates of the operator and of 3D convolution.
+"""Table 1 of the paper: parameters and multiply-accumulates of the operator and of 3D convolution, and what they take.
 
-python -m bench.ops.table1     # writes bench/results/table1.csv and prints it
+python -m bench.ops.table1            # counts, writes bench/results/table1.csv and prints it
+python -m bench.ops.table1 --time     # also measures times and memory on this machine, in about 3 minutes
+
+A few rows of it go into the README of corr-ops.
 
 Each figure is counted in four ways, which have to agree exactly: by the paper's formula, from the parameters of the
-module, by fvcore, and by PyTorch's FlopCounterMode.
+module, by fvcore, and by PyTorch's FlopCounterMode. The operator and the convolution are timed in turns, in float32,
+after the operator's output was compared with the reference. Memory is by how much a call raises the resident memory of
+a fresh process.
 """
 
+import argparse
 import logging
+import multiprocessing
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import torch
 from fvcore.nn import FlopCountAnalysis, parameter_count
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
-from bench.record import write
-from bench.tables import Row, number, table
-from corr_ops import VideoCorrelation, fvcore_handles
+from bench import interleave, record
+from bench.interleave import Contender
+from bench.machine import describe_run
+from bench.ops import memory
+from bench.ops.cases import DILATION, DIRECTIONS, make_call
+from bench.ops.ops_report import README
+from bench.tables import Row, measured_on, number, table, write_between_markers
+from corr_ops import VideoCorrelation, fvcore_handles, video_correlation
 
 
 @dataclass(frozen=True)
@@ -49,6 +64,30 @@ class Shape:
         """Shape of a clip [1, C, L, H, W]."""
         return (1, self.c_in, self.num_frames, self.height, self.width)
 
+    @property
+    def options(self) -> dict[str, Any]:
+        """Options of the operator; the dilation is CorrNet's and changes no count."""
+        return {"kernel_size": self.k, "dilation": DILATION, "groups": self.groups}
+
+    @property
+    def padding(self) -> tuple[int, ...]:
+        """Padding with which the convolution keeps the size."""
+        return tuple(side // 2 for side in self.kernel)
+
+    @property
+    def columns(self) -> Row:
+        """Columns that name the row."""
+        return {
+            "where": self.name,
+            "c_in": self.c_in,
+            "c_out": self.c_out,
+            "k": self.k,
+            "kernel": "x".join(map(str, self.kernel)),
+            "num_frames": self.num_frames,
+            "height": self.height,
+            "width": self.width,
+        }
+
 
 @dataclass(frozen=True)
 class Counts:
@@ -69,6 +108,7 @@ class Counts:
 
 
 KERNELS = ((3, 3, 3), (1, 7, 7))  # a usual one, and one with as many weights as K = 7 (K*K = Kt*Ky*Kx)
+_SHAPE = ("maps", "C, L x H x W", "K", "Conv3d")
 _STAGES = (("res2", 64, 2, 56), ("res3", 128, 4, 28), ("res4", 256, 8, 14))
 
 
@@ -88,9 +128,7 @@ def shapes() -> Iterator[Shape]:
 @cache
 def count_correlation(shape: Shape) -> Counts:
     """Count the correlation operator."""
-    module = VideoCorrelation(
-        shape.c_in, shape.num_frames, kernel_size=shape.k, dilation=1, groups=shape.groups
-    )
+    module = VideoCorrelation(shape.c_in, shape.num_frames, **shape.options)
     area = shape.num_frames * shape.height * shape.width
     params = shape.num_frames * shape.c_in * shape.k**2
     return _count(module, shape, params, shape.c_in * shape.k**2 * area)
@@ -99,8 +137,7 @@ def count_correlation(shape: Shape) -> Counts:
 @cache
 def count_convolution(shape: Shape) -> Counts:
     """Count a 3D convolution that keeps the size."""
-    padding = tuple(side // 2 for side in shape.kernel)
-    module = nn.Conv3d(shape.c_in, shape.c_out, shape.kernel, padding=padding, bias=False)
+    module = nn.Conv3d(shape.c_in, shape.c_out, shape.kernel, padding=shape.padding, bias=False)
     params = shape.c_out * shape.c_in * torch.Size(shape.kernel).numel()
     return _count(module, shape, params, params * shape.num_frames * shape.height * shape.width)
 
@@ -125,7 +162,7 @@ def _measured_macs(module: nn.Module, clip: Tensor) -> tuple[int, int]:
 
 
 def rows() -> list[Row]:
-    """Return the table, with the two ratios that the paper gives as "about Cout/L" and "about Cout"."""
+    """Return the counts, with the two ratios that the paper gives as "about Cout/L" and "about Cout"."""
     found: list[Row] = []
     for shape in shapes():
         ours, convolution = count_correlation(shape), count_convolution(shape)
@@ -133,14 +170,7 @@ def rows() -> list[Row]:
             raise AssertionError(f"counts of {shape} differ: {ours}, {convolution}")
         found.append(
             {
-                "where": shape.name,
-                "c_in": shape.c_in,
-                "c_out": shape.c_out,
-                "k": shape.k,
-                "kernel": "x".join(map(str, shape.kernel)),
-                "num_frames": shape.num_frames,
-                "height": shape.height,
-                "width": shape.width,
+                **shape.columns,
                 "params": ours.params[0],
                 "conv_params": convolution.params[0],
                 "params_ratio": convolution.params[0] / ours.params[0],
@@ -153,16 +183,109 @@ def rows() -> list[Row]:
     return found
 
 
+def contenders(shape: Shape, direction: str) -> tuple[Contender, Contender]:
+    """Return the operator and the convolution, on random clips and weights that are drawn here.
+
+    Raises:
+        AssertionError: The operator's output is not that of the reference.
+    """
+    x = torch.randn(shape.input)
+    filters = torch.randn(shape.num_frames, shape.c_in, shape.k, shape.k)
+    weight = torch.randn(shape.c_out, shape.c_in, *shape.kernel)
+
+    def operator(x: Tensor, filters: Tensor, **more: Any) -> Tensor:
+        return video_correlation(x, filters, **shape.options, **more)
+
+    with torch.no_grad():
+        torch.testing.assert_close(
+            operator(x, filters), operator(x, filters, backend="reference"), rtol=1e-3, atol=1e-3
+        )
+    return (
+        Contender("operator", make_call(operator, (x, filters), direction)),
+        Contender(
+            "convolution",
+            make_call(lambda x, w: functional.conv3d(x, w, padding=shape.padding), (x, weight), direction),
+        ),
+    )
+
+
+def times(shape: Shape, direction: str, *, seconds: float) -> Row:
+    """Time both in turns; ratios are the time of the convolution over that of the operator in the same round."""
+    both = ours, convolution = contenders(shape, direction)
+    rounds = interleave.rounds_within(seconds, both)
+    interleave.alternate(both, rounds=rounds, clock=interleave.own_clock())
+    of_ours, other = interleave.row(ours, ours), interleave.row(convolution, ours)
+    columns: Row = {"rounds": of_ours["rounds"]}
+    for quantile in (20, 50, 80):
+        columns[f"ms{quantile}"] = of_ours[f"ms{quantile}"]
+        columns[f"conv_ms{quantile}"] = other[f"ms{quantile}"]
+        columns[f"ratio{quantile}"] = other[f"ratio{quantile}"]
+    return columns
+
+
+def extra_memory(shape: Shape, direction: str) -> Row:
+    """Measure both in this process, which `memory.prepare` made ready."""
+    ours, convolution = map(memory.extra_bytes, contenders(shape, direction))
+    return {"extra_bytes": ours, "conv_extra_bytes": convolution}
+
+
+def measure(found: list[Row], *, seconds: float) -> list[Row]:
+    """Return the rows with times and memory of this machine; about `seconds` for each shape and direction."""
+    run = describe_run()
+    measured = []
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, spawn, initializer=memory.prepare) as fresh:
+        for shape, counts in zip(shapes(), found, strict=True):
+            columns: Row = {}
+            for direction in DIRECTIONS:
+                taken = times(shape, direction, seconds=seconds)
+                if memory.unavailable() is None:
+                    taken |= fresh.submit(extra_memory, shape, direction).result()
+                columns |= {f"{direction} {key}": value for key, value in taken.items()}
+            measured.append({**counts, **columns, **run})
+            print(f"{shape.name}, L = {shape.num_frames}: {columns['forward ratio50']:.3g}", flush=True)
+    return measured
+
+
+def with_times_on_record(found: list[Row]) -> list[Row]:
+    """Return counts with the times on record for the same shapes."""
+    names = list(next(shapes()).columns)
+    known = {tuple(one[name] for name in names): one for one in record.read("table1")}
+    return [{**known.get(tuple(one[name] for name in names), {}), **one} for one in found]
+
+
 def markdown(found: list[Row]) -> str:
-    """Return the table for people."""
-    header = ["maps", "C, L x H x W", "K", "Conv3d", "params", "its params", "ratio", "Cout/L"]
-    header += ["MMACs", "its MMACs", "ratio", "Cout"]
+    """Return the tables for people: what is counted and, where it was measured, what it takes."""
+    return "\n\n".join(part for part in (_counts(found), _times(found)) if part)
+
+
+def short(found: list[Row]) -> str:
+    """Return what a README has room for: times beside a 3x3x3 convolution at the shortest and the longest clips."""
+    found = [
+        row
+        for row in found
+        if "commit" in row and row["c_in"] == row["c_out"] and row["kernel"] == "3x3x3" and row["k"] == 7
+    ]
+    lengths = {name: [row["num_frames"] for row in found if row["where"] == name] for name, *_ in _STAGES}
+    ends = [
+        row for row in found if row["num_frames"] in (min(lengths[row["where"]]), max(lengths[row["where"]]))
+    ]
+    header = ["maps", "C, L x H x W", "MACs ratio"]
+    for direction in DIRECTIONS:
+        header += [f"{direction}: time ratio", "arrives", "MB", "its MB"]
+    body = []
+    for row in ends:
+        cells = [_taken(row, direction) for direction in DIRECTIONS]
+        brief = [cell for _, ratio, _, *rest in cells for cell in (ratio, *rest)]
+        body.append([*_shape(row)[:2], number(row["macs_ratio"]), *brief])
+    return f"{_about(ends[0])}\n\n{table(header, body, left=2)}" if ends else ""
+
+
+def _counts(found: list[Row]) -> str:
+    header = [*_SHAPE, "params", "its params", "ratio", "Cout/L", "MMACs", "its MMACs", "ratio", "Cout"]
     body = [
         [
-            row["where"],
-            f"{row['c_in']}, {row['num_frames']}x{row['height']}x{row['width']}",
-            str(row["k"]),
-            f"{row['kernel']}, {row['c_out']}",
+            *_shape(row),
             f"{row['params']:,}",
             f"{row['conv_params']:,}",
             number(row["params_ratio"]),
@@ -177,9 +300,64 @@ def markdown(found: list[Row]) -> str:
     return table(header, body, left=4)
 
 
+def _shape(row: Row) -> list[str]:
+    return [
+        row["where"],
+        f"{row['c_in']}, {row['num_frames']}x{row['height']}x{row['width']}",
+        str(row["k"]),
+        f"{row['kernel']}, {row['c_out']}",
+    ]
+
+
+def _times(found: list[Row]) -> str:
+    found = [row for row in found if "commit" in row]
+    if not found:
+        return ""
+    header = [*_SHAPE, "MACs ratio"]
+    for direction in DIRECTIONS:
+        header += [f"{direction}, ms", "time ratio", "(20 to 80 %)", "arrives", "MB", "its MB"]
+    body = [
+        [
+            *_shape(row),
+            number(row["macs_ratio"]),
+            *(cell for direction in DIRECTIONS for cell in _taken(row, direction)),
+        ]
+        for row in found
+    ]
+    return f"{_about(found[0])}\n\n{table(header, body, left=4)}"
+
+
+def _about(row: Row) -> str:
+    return (
+        f"{measured_on(row)} Both take turns in one process, in float32, and allocate their results. The time ratio is "
+        "the convolution's time over the operator's in the same round, the median over rounds. What arrives is the "
+        "share of the ratio of multiply-accumulates that is seen in time. MB is by how much a call raises the resident "
+        "memory of a process, with its results."
+    )
+
+
+def _taken(row: Row, direction: str) -> list[str]:
+    low, ratio, high = (row[f"{direction} ratio{quantile}"] for quantile in (20, 50, 80))
+    sizes = [row.get(f"{direction} {key}") for key in ("extra_bytes", "conv_extra_bytes")]
+    return [
+        number(row[f"{direction} ms50"]),
+        number(ratio),
+        f"{number(low)} to {number(high)}",
+        f"{100 * ratio / row['macs_ratio']:.0f} %",
+        *(number(None if size is None else size / 1e6) for size in sizes),
+    ]
+
+
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--time", action="store_true", help="measure times and memory too")
+    parser.add_argument("--seconds", type=float, default=3, help="for each shape and direction (default 3)")
+    options = parser.parse_args()
     found = rows()
-    write("table1", found)
+    found = measure(found, seconds=options.seconds) if options.time else with_times_on_record(found)
+    record.write("table1", found)
+    if text := short(found):
+        write_between_markers(README, "bench.ops.table1", text)
     print(markdown(found))
 
 

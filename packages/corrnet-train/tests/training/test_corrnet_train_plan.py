@@ -7,7 +7,7 @@ from typer.testing import CliRunner
 from corrnet_train.cli import app
 from corrnet_train.networks.build import build_from_config
 from corrnet_train.training import dry_run
-from corrnet_train.training.dry_run import activation_bytes, make_plan
+from corrnet_train.training.dry_run import kept_bytes, make_plan
 from corrnet_train.training.trainer import Trainer
 
 
@@ -69,12 +69,12 @@ def test_the_memory_of_activations_is_what_a_real_pass_keeps(make_config, precis
     ):
         model(clips)
     real = sum(storage.nbytes() for storage in kept.values())
-    assert activation_bytes(config, 8, 2) == pytest.approx(real, rel=0.02)
+    assert kept_bytes(config, 8, 2) == pytest.approx(real, rel=0.02)
 
 
 def test_recomputing_blocks_needs_less_memory(make_config):
     stored, recomputed = (
-        activation_bytes(make_config(f"train.grad_checkpointing={on}", model="corrnet_tiny"), 8, 2)
+        kept_bytes(make_config(f"train.grad_checkpointing={on}", model="corrnet_tiny"), 8, 2)
         for on in (False, True)
     )
     assert recomputed < 0.6 * stored

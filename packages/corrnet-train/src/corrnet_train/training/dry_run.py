@@ -6,20 +6,17 @@ from dataclasses import dataclass
 from itertools import islice, repeat
 
 import torch
-from torch import Tensor
-from torch.autograd.graph import saved_tensors_hooks
 
 from corrnet_models import count_parameters
 from corrnet_train.config.schema import AugmentConfig, RunConfig
 from corrnet_train.networks.build import build_from_config
-from corrnet_train.networks.cost import clip_gmacs, fake_copy
+from corrnet_train.networks.cost import activation_bytes, clip_gmacs
 from corrnet_train.training.augment import Augment
 from corrnet_train.training.loss import make_loss, tally
 from corrnet_train.training.prefetch import DeviceBatch
 from corrnet_train.training.step import TrainStep
 from corrnet_train.training.trainer import Trainer
 from corrnet_train.utils.kernels import chosen_kernels
-from corrnet_train.utils.precision import autocast
 
 _CPU_GMACS = 80  # of the clips that are timed at once without a GPU: a few seconds in fp32
 _TIMED_STEPS = 2
@@ -116,38 +113,21 @@ def make_plan(trainer: Trainer) -> Plan:
             weights=copies * held // share,
             gradients=4 * learning // share,
             optimizer=state * 4 * learning // share,
-            activations=activation_bytes(config, len(trainer.shards.classes), trainer.micro_batch),
+            activations=kept_bytes(config, len(trainer.shards.classes), trainer.micro_batch),
         ),
         clip_seconds=clip_seconds,
         loader_seconds=_loader_seconds(trainer),
     )
 
 
-def activation_bytes(config: RunConfig, num_classes: int, num_clips: int) -> int:
-    """Bytes that the forward pass of `num_clips` clips keeps for the backward pass.
-
-    It runs on tensors without memory. Clips themselves, which the first convolution keeps, are counted.
-    """
-    kept: dict[int, torch.UntypedStorage] = {}
-    model, mode = fake_copy(build_from_config(config, num_classes))
-    model.train()
-    with mode:
-        if config.train.grad_checkpointing:
-            model.set_grad_checkpointing(True)  # type: ignore[operator]
-        own = {parameter.untyped_storage()._cdata for parameter in model.parameters()}
-
-        def keep(tensor: Tensor) -> Tensor:
-            storage = tensor.untyped_storage()
-            if storage._cdata not in own:
-                kept[storage._cdata] = storage  # held, so that its number is not given to another
-            return tensor
-
-        clip = config.data.clip
-        shape = (num_clips, clip.num_channels, clip.num_frames, clip.crop_size, clip.crop_size)
-        clips = torch.empty(shape).contiguous(memory_format=torch.channels_last_3d)
-        with saved_tensors_hooks(keep, lambda tensor: tensor), autocast(clips.device, config.run.precision):
-            model(clips)
-        return sum(storage.nbytes() for storage in kept.values())
+def kept_bytes(config: RunConfig, num_classes: int, num_clips: int) -> int:
+    """Bytes that the forward pass of `num_clips` clips keeps for the backward pass, in the network of a run."""
+    model = build_from_config(config, num_classes)
+    if config.train.grad_checkpointing:
+        model.set_grad_checkpointing(True)  # type: ignore[operator]
+    clip = config.data.clip
+    shape = (num_clips, clip.num_channels, clip.num_frames, clip.crop_size, clip.crop_size)
+    return activation_bytes(model, shape, config.run.precision)
 
 
 def _clip_seconds(trainer: Trainer, gmacs: float) -> float:
