@@ -15,9 +15,9 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from time import perf_counter
+from time import perf_counter, process_time
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 ROOT = Path(__file__).parents[1]
 CALLS = ("ours", "yardstick")
@@ -27,6 +27,18 @@ _MOST_REPEATS = 1000
 
 class Unavailable(Exception):
     """A benchmark that cannot run with an installation; the message says why."""
+
+
+class Turn(NamedTuple):
+    """What one call took.
+
+    Attributes:
+        seconds: By the clock.
+        processor: Seconds of processors, of all threads of the process; other programs add little to them.
+    """
+
+    seconds: float
+    processor: float
 
 
 class Player:
@@ -58,12 +70,20 @@ class Player:
     ) -> None:
         self.close()
 
-    def time(self, call: str) -> float:
-        """Take a turn; return the seconds of one call."""
+    def take(self, call: str) -> Turn:
+        """Take a turn; return what one call took. The first turn of a call warms up before its clock starts.
+
+        Raises:
+            Unavailable: The call failed.
+        """
         assert self._process.stdin is not None
         self._process.stdin.write(f"{call}\n")
         self._process.stdin.flush()
-        return float(self._answer()["seconds"])
+        return Turn(**self._answer())
+
+    def time(self, call: str) -> float:
+        """Take a turn; return the seconds of one call, as `take` does."""
+        return self.take(call).seconds
 
     def close(self) -> None:
         """End the process."""
@@ -96,20 +116,25 @@ def _play(file: str) -> None:
     try:
         found = runpy.run_path(file)
         calls: dict[str, Callable[[], object]] = dict(zip(CALLS, found["make"](), strict=True))
-        repeats = {name: _repeats(call) for name, call in calls.items()}
+        repeats = {"ours": _repeats(calls["ours"])}
+        answer(suite=found["SUITE"], yardstick=found["YARDSTICK"])
+        gc.disable()
+        for line in sys.stdin:
+            name = line.strip()
+            if name not in repeats:
+                repeats[name] = _repeats(calls[name])
+            answer(**_timed(calls[name], repeats[name])._asdict())
     except BaseException as error:
         answer(unavailable=f"{type(error).__name__}: {' '.join(str(error).split())}")
-        return
+
+
+def _timed(call: Callable[[], object], number: int) -> Turn:
+    """Call it so often; return what one took."""
     gc.collect()
-    gc.disable()
-    answer(suite=found["SUITE"], yardstick=found["YARDSTICK"])
-    for line in sys.stdin:
-        call, number = calls[line.strip()], repeats[line.strip()]
-        start = perf_counter()
-        for _ in range(number):
-            call()
-        answer(seconds=(perf_counter() - start) / number)
-        gc.collect()
+    start, processor = perf_counter(), process_time()
+    for _ in range(number):
+        call()
+    return Turn((perf_counter() - start) / number, (process_time() - processor) / number)
 
 
 def _repeats(call: Callable[[], object]) -> int:
