@@ -14,8 +14,9 @@ import runpy
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
-from time import perf_counter, process_time
+from time import perf_counter
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
@@ -34,11 +35,12 @@ class Turn(NamedTuple):
 
     Attributes:
         seconds: By the clock.
-        processor: Seconds of processors, of all threads of the process; other programs add little to them.
+        own: The same without the time in which it was ready to run but other programs did, where the system tells
+            (Linux).
     """
 
     seconds: float
-    processor: float
+    own: float
 
 
 class Player:
@@ -131,10 +133,25 @@ def _play(file: str) -> None:
 def _timed(call: Callable[[], object], number: int) -> Turn:
     """Call it so often; return what one took."""
     gc.collect()
-    start, processor = perf_counter(), process_time()
+    begin, queued = (
+        perf_counter(),
+        _queued(),
+    )  # in this order: what comes between makes it longer, never shorter
+    start = perf_counter()
     for _ in range(number):
         call()
-    return Turn((perf_counter() - start) / number, (process_time() - processor) / number)
+    seconds = perf_counter() - start
+    queued = _queued() - queued
+    return Turn(seconds / number, (perf_counter() - begin - queued) / number)
+
+
+def _queued() -> float:
+    """Return the seconds for which the threads of this process were ready to run and did not; 0 where unknown."""
+    nanoseconds = 0
+    for path in Path("/proc/self/task").glob("*/schedstat"):
+        with suppress(OSError):  # the thread has just ended
+            nanoseconds += int(path.read_text().split()[1])
+    return nanoseconds / 1e9
 
 
 def _repeats(call: Callable[[], object]) -> int:

@@ -25,16 +25,22 @@ except ImportError:  # commits before 2026-11-26
     from corrnet_train.config import load_config
 
 SUITE, YARDSTICK = "train", "a bare loop"
-STEPS = 4  # of a turn
+STEPS, BATCH = 2, 8  # of a turn
 
 
 def make():
     folder = Path(tempfile.mkdtemp(prefix="bench-"))
     atexit.register(shutil.rmtree, folder)
-    videos = MotionBenchConfig(num_train=16, num_val=8, num_test=0)
+    videos = MotionBenchConfig(num_train=BATCH, num_val=8, num_test=0)
     listing = generate_motionbench(folder / "videos", videos, progress=False)
     pack_csv(listing, folder / "shards", options=PackOptions(mode="copy"), progress=False)
-    settings = ["run.device=cpu", "data.num_workers=0", "optim.epochs=9999", "eval.every_epochs=0"]
+    settings = [
+        f"optim.batch_size={BATCH}",
+        "run.device=cpu",
+        "data.num_workers=0",
+        "optim.epochs=9999",
+        "eval.every_epochs=0",
+    ]
     settings += [
         "run.checkpoint_every=999999",
         f"data.shards={folder / 'shards'}",
@@ -78,9 +84,9 @@ def trainer_steps(trainer):
 def bare_loop(config):
     model = create_model("corrnet_tiny", num_frames=8, num_classes=8)
     optimizer = torch.optim.AdamW(model.parameters(), lr=config.optim.lr, weight_decay=0.05)
-    samples = STEPS * config.optim.batch_size
+    samples = STEPS * BATCH
     shards = open_shards(config.data.shards)
-    options = {"batch_size": config.optim.batch_size, "seed": 0, "num_samples": samples}
+    options = {"batch_size": BATCH, "seed": 0, "num_samples": samples}
     loader = load(shards, "train", config.data.clip, **options)
 
     def call():
