@@ -1,6 +1,6 @@
 # demo: train and compare three models on generated videos     test: all tests     test-quick: those of seconds
 # lint: style, types, import arrows, spelling     format: format the code     hooks: have git check each commit
-# bench: benchmarks     mutants: which faults the tests do not see
+# bench: all benchmarks     gate: is anything slower than it was?     mutants: which faults the tests do not see
 # Each target sets up .venv first when it is missing or out of date.
 PYTHON ?= python3
 BIN := .venv/bin
@@ -9,7 +9,7 @@ DEV_TOOLS := build codespell hatchling import-linter mypy pre-commit pytest-benc
 SOURCES := packages bench tests tools conftest.py hubconf.py
 SPELLED := packages bench docs examples tests tools README.md CONTRIBUTING.md
 
-.PHONY: demo test test-quick lint format hooks bench mutants
+.PHONY: demo test test-quick lint format hooks bench gate mutants
 
 # Threads that wait must not spin: on few cores the loader's process and other programs need them.
 demo: .venv/installed
@@ -36,6 +36,9 @@ hooks: .venv/installed
 	$(BIN)/pre-commit install
 
 bench: .venv/installed
+	$(BIN)/python -m pytest --benchmark bench
+
+gate: .venv/installed
 	$(BIN)/python -m pytest --benchmark
 
 mutants: .venv/installed

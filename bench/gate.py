@@ -9,7 +9,7 @@ with what else a machine does; docs/decisions/bench-gate.md has what this rule f
 import subprocess
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
@@ -62,7 +62,7 @@ class Look:
         seconds: After which it ends, with at least the least rounds.
     """
 
-    least: int = 10
+    least: int = 15
     most: int = 100
     seconds: float = 6
 
@@ -93,7 +93,9 @@ LOOK = Look()
 
 
 def baseline(ref: str | None = None, *, root: Path = ROOT, named: Path = NAMED) -> Baseline:
-    """Return what to compare with: `ref`, or where this branch left main, or on main the commit that a file names.
+    """Return what to compare with: `ref`, or what the file names if that is later than where this branch left main.
+
+    On main itself that is always what the file names. A branch names a commit of its own where it is slower on purpose.
 
     Raises:
         NoBaseline: This is no repository, or not its whole history.
@@ -110,22 +112,20 @@ def baseline(ref: str | None = None, *, root: Path = ROOT, named: Path = NAMED) 
         raise NoBaseline(f"these files are not a checkout: the repository around them is {top}")
     if ref is not None:
         return Baseline(commit_of(ref, cwd=root), f"named as {ref}")
-    for main in ("origin/main", "main"):
-        try:
-            base = git("merge-base", "HEAD", main, cwd=root)
-        except subprocess.CalledProcessError:
-            continue
-        if base != head:
-            return Baseline(base, f"where this branch left {main}")
-        break
     name = named.read_text(encoding="utf-8").split()[0]
     try:
-        return Baseline(commit_of(name, cwd=root), f"named in {named.relative_to(root)}")
+        accepted = Baseline(commit_of(name, cwd=root), f"named in {named.relative_to(root)}")
     except ValueError:
         whole = "; this clone is shallow" if shallow else ""
         raise NoBaseline(
             f"the commit {name} of {named.relative_to(root)} is not in this clone{whole}"
         ) from None
+    for main in ("origin/main", "main"):
+        with suppress(subprocess.CalledProcessError):
+            base = git("merge-base", "HEAD", main, cwd=root)
+            later = git("rev-list", f"{base}..{accepted.commit}", cwd=root) != ""
+            return accepted if later or base == head else Baseline(base, f"where this branch left {main}")
+    return accepted
 
 
 def changed(commit: str, packages: Sequence[str], *, below: str = "", root: Path = ROOT) -> bool:

@@ -195,13 +195,18 @@ def record(
             f"the packages have changes that are in no commit, so no row could name them:\n{changed}"
         )
     commit = commit_of(ref or "HEAD")
-    date = git("show", "--no-patch", "--format=%cI", commit)
+    date = date_of(commit)
     with tree_of(ref) as tree, installation_of(tree) as installation:
         rows = []
         for file in files:
             rows.append(row_of(commit, date, file, installation, threads=threads, rounds=rounds))
             print(f"{commit[:10]} {summary(rows[-1])}", flush=True)
     return add(rows, machine(threads), folder)
+
+
+def date_of(commit: str) -> str:
+    """Return when a commit was made, ISO 8601."""
+    return git("show", "--no-patch", "--format=%cI", commit)
 
 
 def summary(row: Row) -> str:

@@ -49,10 +49,12 @@ def test_a_branch_is_compared_with_where_it_left_main_and_main_with_what_is_name
     assert base_of(repository) == named
     git(repository, "switch", "-c", "branch")
     assert base_of(repository) == named  # nothing was committed on the branch yet
-    commit(repository, "packages/corr-ops/src/b.py", "on the branch")
+    slower = commit(repository, "packages/corr-ops/src/b.py", "on the branch")
     assert base_of(repository) == left
     assert base_of(repository, "main~2") == named
     assert "left main" in str(baseline(root=repository, named=repository / "bench" / "baseline"))
+    commit(repository, "bench/baseline", slower)
+    assert base_of(repository) == slower  # on purpose
 
 
 def test_a_clone_looks_at_the_main_it_was_cloned_from(repository: Path, tmp_path: Path) -> None:
