@@ -20,6 +20,7 @@ from bench import history
 from bench.tables import number, table
 from bench.trees import ROOT, commit_of, git, installation_of, tree_of
 from bench.turns import Player, Turn
+from corr_ops.impl.cpu import library
 
 MARGIN, PAIRS = 0.04, 3
 THREADS = 1
@@ -138,16 +139,26 @@ def changed(commit: str, packages: Sequence[str], *, below: str = "", root: Path
 
 @contextmanager
 def installations(commit: str) -> Iterator[tuple[Path, Path]]:
-    """Enter a block with the packages of the working tree and those of a commit, installed."""
-    kernels = changed(commit, ["corr-ops"], below="src/corr_ops/impl/cpu")
+    """Enter a block with the packages of the working tree and those of a commit, installed.
+
+    Kernels are compiled, which takes most of the time, only where no library of the same sources is there.
+    """
+    current = built()
+    same = not changed(commit, ["corr-ops"], below="src/corr_ops/impl/cpu")
     with ExitStack() as stack, ThreadPoolExecutor(2) as pool:
         tree = stack.enter_context(tree_of(commit))
-        if kernels:
-            both = list(pool.map(stack.enter_context, map(installation_of, (ROOT, tree))))
-            yield both[0], both[1]
-        else:
-            ours = stack.enter_context(installation_of(ROOT))
-            yield ours, stack.enter_context(installation_of(tree, compiled=ours))
+        installing = [
+            installation_of(ROOT, compiled=current),
+            installation_of(tree, compiled=current if same else None),
+        ]
+        ours, theirs = pool.map(stack.enter_context, installing)
+        yield ours, theirs
+
+
+def built() -> Path | None:
+    """Return the library of kernels of the working tree, None where it is missing or older than its sources."""
+    path = library.path()
+    return path if path.is_relative_to(ROOT) and library.unavailable() is None else None
 
 
 def judge(file: Path, ours: Path, theirs: Path, *, look: Look = LOOK) -> Verdict:

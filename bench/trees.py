@@ -55,7 +55,7 @@ def installation_of(tree: Path, *, compiled: Path | None = None) -> Iterator[Pat
 
     Args:
         tree: Files of the repository.
-        compiled: An installation whose compiled kernels have the same sources, to take them from.
+        compiled: A library of kernels with the same sources, so that they need not be compiled.
     """
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
         target = Path(folder, "installation")
@@ -70,6 +70,6 @@ def installation_of(tree: Path, *, compiled: Path | None = None) -> Iterator[Pat
         command += ["--disable-pip-version-check", "--no-compile", "--target", str(target)]
         environment = {**os.environ, "CORR_OPS_PURE": "0" if compiled is None else "1"}
         subprocess.run([*command, *map(str, packages)], check=True, env=environment)
-        if compiled is not None and (compiled / LIBRARY).exists():
-            shutil.copy2(compiled / LIBRARY, target / LIBRARY)
+        if compiled is not None:
+            shutil.copy2(compiled, target / LIBRARY)
         yield target
