@@ -25,6 +25,8 @@ def base(request: pytest.FixtureRequest) -> gate.Baseline:
         return gate.baseline(ref)
     except gate.NoBaseline as error:
         pytest.skip(f"nothing to compare with: {error}")
+    except ValueError as error:
+        pytest.fail(str(error), pytrace=False)
 
 
 @pytest.fixture(scope="module")
