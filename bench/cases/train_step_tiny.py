@@ -1,4 +1,4 @@
-"""Steps of the trainer with all that it does around them, on the demo's recipe, beside a loop written by hand."""
+"""A step of the trainer with all that it does around it, on the demo's recipe, beside a loop written by hand."""
 
 import atexit
 import os
@@ -25,7 +25,7 @@ except ImportError:  # commits before 2026-11-26
     from corrnet_train.config import load_config
 
 SUITE, YARDSTICK = "train", "a bare loop"
-STEPS, BATCH = 2, 8  # of a turn
+BATCH = 4
 
 
 def make():
@@ -34,19 +34,9 @@ def make():
     videos = MotionBenchConfig(num_train=BATCH, num_val=8, num_test=0)
     listing = generate_motionbench(folder / "videos", videos, progress=False)
     pack_csv(listing, folder / "shards", options=PackOptions(mode="copy"), progress=False)
-    settings = [
-        f"optim.batch_size={BATCH}",
-        "run.device=cpu",
-        "data.num_workers=0",
-        "optim.epochs=9999",
-        "eval.every_epochs=0",
-    ]
-    settings += [
-        "run.checkpoint_every=999999",
-        f"data.shards={folder / 'shards'}",
-        f"run.dir={folder / 'run'}",
-    ]
-    config = load_config("motionbench", settings)
+    settings = f"optim.batch_size={BATCH} optim.epochs=9999 eval.every_epochs=0 run.checkpoint_every=999999"
+    settings += f" run.device=cpu data.num_workers=0 data.shards={folder / 'shards'} run.dir={folder / 'run'}"
+    config = load_config("motionbench", settings.split())
     return trainer_steps(Trainer(config, console=Console(file=Path(os.devnull).open("w")))), bare_loop(config)
 
 
@@ -72,9 +62,8 @@ def trainer_steps(trainer):
     done.acquire()
 
     def call():
-        for _ in range(STEPS):
-            go.release()
-            done.acquire()
+        go.release()
+        done.acquire()
         assert thread.is_alive()
 
     call()
@@ -83,11 +72,12 @@ def trainer_steps(trainer):
 
 def bare_loop(config):
     model = create_model("corrnet_tiny", num_frames=8, num_classes=8)
+    for weight in model.parameters():  # as the trainer has them
+        if weight.ndim == 5:
+            weight.data = weight.data.contiguous(memory_format=torch.channels_last_3d)
     optimizer = torch.optim.AdamW(model.parameters(), lr=config.optim.lr, weight_decay=0.05)
-    samples = STEPS * BATCH
     shards = open_shards(config.data.shards)
-    options = {"batch_size": BATCH, "seed": 0, "num_samples": samples}
-    loader = load(shards, "train", config.data.clip, **options)
+    loader = load(shards, "train", config.data.clip, batch_size=BATCH, seed=0)
 
     def call():
         for batch in loader:
