@@ -63,7 +63,7 @@ class Look:
         seconds: After which it ends, with at least the least rounds.
     """
 
-    least: int = 15
+    least: int = 20
     most: int = 100
     seconds: float = 6
 
