@@ -1,7 +1,8 @@
 # demo: train and compare three models on generated videos     test: all tests     test-quick: those of seconds
 # install: .venv with the corrnet command, and nothing else
 # lint: style, types, import arrows, spelling     format: format the code     hooks: have git check each commit
-# bench: benchmarks     bench-report: their page, docs/bench/index.html     mutants: which faults the tests do not see
+# bench: all benchmarks     bench-report: their page, docs/bench/index.html     gate: is anything slower than it was?
+# mutants: which faults the tests do not see
 # Each target sets up .venv first when it is missing or out of date.
 PYTHON ?= python3
 BIN := .venv/bin
@@ -10,7 +11,7 @@ DEV_TOOLS := build codespell hatchling import-linter mypy pre-commit pytest-benc
 SOURCES := packages bench tests tools conftest.py hubconf.py
 SPELLED := packages bench docs examples tests tools README.md CONTRIBUTING.md
 
-.PHONY: demo install test test-quick lint format hooks bench bench-report mutants
+.PHONY: demo install test test-quick lint format hooks bench bench-report gate mutants
 
 install: .venv/installed
 
@@ -39,6 +40,9 @@ hooks: .venv/installed
 	$(BIN)/pre-commit install
 
 bench: .venv/installed
+	$(BIN)/python -m pytest --benchmark bench
+
+gate: .venv/installed
 	$(BIN)/python -m pytest --benchmark
 
 bench-report: .venv/installed

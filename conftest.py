@@ -1,13 +1,31 @@
-"""`pytest` runs the tests; `pytest --benchmark` runs the benchmarks in bench/ and nothing else."""
+"""`pytest` runs the tests, `pytest --benchmark` the gate: exact counts, and benchmarks that may not become slower.
+
+`pytest --benchmark bench` runs all benchmarks.
+"""
 
 import signal
 
 import pytest
 
+GATE = (
+    "bench/models/bench_models.py::test_counts_are_those_on_record",
+    "tests/test_bench_table1.py",
+    "bench/bench_gate.py",
+)
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
-        "--benchmark", action="store_true", help="run the benchmarks in bench/ instead of the tests"
+        "--benchmark",
+        action="store_true",
+        help="compare counts with those on record and speed with a commit, instead of the tests; with paths (bench): "
+        "run their benchmarks",
+    )
+    parser.addoption(
+        "--benchmark-baseline",
+        metavar="REF",
+        help="commit that --benchmark compares with (default: CORRNET_BENCHMARK_BASELINE, or where this branch left "
+        "main, or on main the one of bench/baseline)",
     )
 
 
@@ -17,7 +35,8 @@ def pytest_configure(config: pytest.Config) -> None:
     if config.getoption("--benchmark"):
         config.addinivalue_line("python_files", "bench_*.py")
         if config.args_source is not pytest.Config.ArgsSource.ARGS:
-            config.args = [str(config.rootpath / "bench")]
+            config.args = [str(config.rootpath / path) for path in GATE]
+            config.option.benchmark_quiet = True  # the gate has a table of its own
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

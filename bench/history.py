@@ -197,13 +197,18 @@ def record(
         ValueError: There is no such commit, or the packages differ from it.
     """
     commit = clean_commit() if ref is None else commit_of(ref)
-    date = git("show", "--no-patch", "--format=%cI", commit)
+    date = date_of(commit)
     with tree_of(ref) as tree, installation_of(tree) as installation:
         rows = []
         for file in files:
             rows.append(row_of(commit, date, file, installation, threads=threads, rounds=rounds))
             print(f"{commit[:10]} {summary(rows[-1])}", flush=True)
     return add(rows, machine(threads), folder)
+
+
+def date_of(commit: str) -> str:
+    """Return when a commit was made, ISO 8601."""
+    return git("show", "--no-patch", "--format=%cI", commit)
 
 
 def summary(row: Row) -> str:

@@ -1,5 +1,6 @@
 """Installations of the packages as a commit or the working tree has them, built from their own files."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -18,16 +19,16 @@ def git(*arguments: str, cwd: Path = ROOT) -> str:
     ).stdout.strip()
 
 
-def commit_of(ref: str) -> str:
+def commit_of(ref: str, *, cwd: Path = ROOT) -> str:
     """Return the full name of a commit.
 
     Raises:
         ValueError: There is none of that name.
     """
     try:
-        return git("rev-parse", "--verify", "--quiet", f"{ref}^{{commit}}")
+        return git("rev-parse", "--verify", "--quiet", f"{ref}^{{commit}}", cwd=cwd)
     except subprocess.CalledProcessError:
-        raise ValueError(f"no commit {ref!r} in {ROOT}") from None
+        raise ValueError(f"no commit {ref!r} in {cwd}") from None
 
 
 def clean_commit() -> str:
@@ -58,9 +59,17 @@ def tree_of(ref: str | None) -> Iterator[Path]:
             git("worktree", "remove", "--force", str(tree))
 
 
+LIBRARY = Path("corr_ops", "impl", "cpu", "_correlation.so")
+
+
 @contextmanager
-def installation_of(tree: Path) -> Iterator[Path]:
-    """Enter a block with a folder into which the packages of a tree are installed, their kernels compiled."""
+def installation_of(tree: Path, *, compiled: Path | None = None) -> Iterator[Path]:
+    """Enter a block with a folder into which the packages of a tree are installed, their kernels compiled.
+
+    Args:
+        tree: Files of the repository.
+        compiled: A library of kernels with the same sources, so that they need not be compiled.
+    """
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
         target = Path(folder, "installation")
         sources = Path(folder, "sources")  # builds leave nothing in the tree
@@ -72,5 +81,8 @@ def installation_of(tree: Path) -> Iterator[Path]:
         ]
         command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation"]
         command += ["--disable-pip-version-check", "--no-compile", "--target", str(target)]
-        subprocess.run([*command, *map(str, packages)], check=True)
+        environment = {**os.environ, "CORR_OPS_PURE": "0" if compiled is None else "1"}
+        subprocess.run([*command, *map(str, packages)], check=True, env=environment)
+        if compiled is not None:
+            shutil.copy2(compiled, target / LIBRARY)
         yield target

@@ -14,19 +14,35 @@ import runpy
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+from threading import Timer
 from time import perf_counter
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 ROOT = Path(__file__).parents[1]
 CALLS = ("ours", "yardstick")
 _SECONDS = 0.03  # that a turn takes at least: shorter calls are repeated
 _MOST_REPEATS = 1000
+_LIMIT = 900  # seconds after which a process that does not answer is ended
 
 
 class Unavailable(Exception):
     """A benchmark that cannot run with an installation; the message says why."""
+
+
+class Turn(NamedTuple):
+    """What one call took.
+
+    Attributes:
+        seconds: By the clock, in the mean over the calls of a turn.
+        own: The least of its calls, without the time in which it was ready to run but other programs did, where the
+            system tells (Linux).
+    """
+
+    seconds: float
+    own: float
 
 
 class Player:
@@ -58,12 +74,20 @@ class Player:
     ) -> None:
         self.close()
 
-    def time(self, call: str) -> float:
-        """Take a turn; return the seconds of one call."""
+    def take(self, call: str) -> Turn:
+        """Take a turn; return what one call took. The first turn of a call warms up before its clock starts.
+
+        Raises:
+            Unavailable: The call failed.
+        """
         assert self._process.stdin is not None
         self._process.stdin.write(f"{call}\n")
         self._process.stdin.flush()
-        return float(self._answer()["seconds"])
+        return Turn(**self._answer())
+
+    def time(self, call: str) -> float:
+        """Take a turn; return the seconds of one call, as `take` does."""
+        return self.take(call).seconds
 
     def close(self) -> None:
         """End the process."""
@@ -75,10 +99,14 @@ class Player:
 
     def _answer(self) -> dict[str, Any]:
         assert self._process.stdout is not None
+        timer = Timer(_LIMIT, self._process.kill)
+        timer.start()
         line = self._process.stdout.readline()
+        late = f", after {_LIMIT} seconds without an answer" if not timer.is_alive() else ""
+        timer.cancel()
         if not line:
             self.close()
-            raise Unavailable(f"its process ended with {self._process.returncode}")
+            raise Unavailable(f"its process ended with {self._process.returncode}{late}")
         answer: dict[str, Any] = json.loads(line)
         if "unavailable" in answer:
             self.close()
@@ -96,20 +124,40 @@ def _play(file: str) -> None:
     try:
         found = runpy.run_path(file)
         calls: dict[str, Callable[[], object]] = dict(zip(CALLS, found["make"](), strict=True))
-        repeats = {name: _repeats(call) for name, call in calls.items()}
+        repeats = {"ours": _repeats(calls["ours"])}
+        answer(suite=found["SUITE"], yardstick=found["YARDSTICK"])
+        gc.disable()
+        for line in sys.stdin:
+            name = line.strip()
+            if name not in repeats:
+                repeats[name] = _repeats(calls[name])
+            answer(**_timed(calls[name], repeats[name])._asdict())
     except BaseException as error:
         answer(unavailable=f"{type(error).__name__}: {' '.join(str(error).split())}")
-        return
+
+
+def _timed(call: Callable[[], object], number: int) -> Turn:
+    """Call it so often; return what one took."""
     gc.collect()
-    gc.disable()
-    answer(suite=found["SUITE"], yardstick=found["YARDSTICK"])
-    for line in sys.stdin:
-        call, number = calls[line.strip()], repeats[line.strip()]
+    seconds, own = [], []
+    for _ in range(number):
+        begin, queued = perf_counter(), _queued()  # in this order nothing is taken off that was not added
         start = perf_counter()
-        for _ in range(number):
-            call()
-        answer(seconds=(perf_counter() - start) / number)
-        gc.collect()
+        call()
+        seconds.append(perf_counter() - start)
+        queued = _queued() - queued
+        own.append(perf_counter() - begin - queued)
+    return Turn(sum(seconds) / number, min(own))
+
+
+def _queued() -> float:
+    """Return the seconds for which the threads of this process were ready to run and did not; 0 where unknown."""
+    nanoseconds, tasks = 0, "/proc/self/task"  # read without pathlib, which takes ten times as long
+    with suppress(FileNotFoundError):
+        for thread in os.listdir(tasks):  # noqa: PTH208
+            with suppress(OSError), open(f"{tasks}/{thread}/schedstat", "rb", buffering=0) as file:  # noqa: PTH123
+                nanoseconds += int(file.read().split()[1])
+    return nanoseconds / 1e9
 
 
 def _repeats(call: Callable[[], object]) -> int:

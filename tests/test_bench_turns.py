@@ -2,11 +2,15 @@
 
 import json
 import math
+import os
+import statistics
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from bench import history
+from bench import history, turns
 from bench.compare import Comparison, compare
 from bench.history import Row, benchmarks, fingerprint, row_of
 from bench.trees import commit_of
@@ -48,6 +52,38 @@ def test_each_process_times_its_own_installation(case: Path, tmp_path: Path) -> 
     found = compare(case, slow, quick, threads=1, rounds=5)
     assert found.median > 3 and found.interval()[0] > 2
     assert "ops_nap: " in str(found) and "5 rounds" in str(found)
+
+
+def test_a_turn_counts_what_the_call_waits_for_but_not_what_others_do(case: Path, tmp_path: Path) -> None:
+    naps = install(tmp_path / "naps", "def work(): time.sleep(0.05)")
+    with Player(case, naps, threads=1) as player:
+        turn = player.take("ours")
+    assert 0.05 <= turn.own <= turn.seconds + 0.01
+    # Two processes that share a processor: each is ready to run for the double of what it takes.
+    busy = install(tmp_path / "busy", "def work(): sum(range(3_000_000))")
+    if not Path("/proc/self/schedstat").exists():
+        pytest.skip("the system does not tell for how long a thread waits for a processor")
+    cores = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {max(cores)})
+    try:
+        with (
+            Player(case, busy, threads=1) as player,
+            subprocess.Popen([sys.executable, "-c", "while True: pass"]) as other,
+        ):
+            alone_or_not = [player.take("ours") for _ in range(5)]
+            other.kill()
+    finally:
+        os.sched_setaffinity(0, cores)
+    assert statistics.median(turn.own / turn.seconds for turn in alone_or_not) < 0.9
+
+
+def test_a_process_that_does_not_answer_is_ended(
+    case: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(turns, "_LIMIT", 1)
+    hangs = install(tmp_path / "hangs", "def work(): time.sleep(60)")
+    with pytest.raises(Unavailable, match="after 1 seconds without an answer"):
+        Player(case, hangs, threads=1)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,182 @@
+"""The gate of benchmarks: what it compares with, what it calls slower, and what `pytest --benchmark` runs."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from bench import gate, history
+from bench.gate import Look, NoBaseline, baseline, changed, judge
+from bench.turns import Turn
+
+ROOT = Path(__file__).parents[1]
+
+
+def git(where: Path, *arguments: str) -> str:
+    who = ["-c", "user.name=a", "-c", "user.email=a@b", "-c", "protocol.file.allow=always"]
+    done = subprocess.run(["git", *who, *arguments], cwd=where, check=True, capture_output=True, text=True)
+    return done.stdout.strip()
+
+
+def commit(where: Path, path: str, text: str) -> str:
+    (where / path).parent.mkdir(parents=True, exist_ok=True)
+    (where / path).write_text(text)
+    git(where, "add", ".")
+    git(where, "commit", "-m", text)
+    return git(where, "rev-parse", "HEAD")
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Path:
+    """Three commits on main; the first is named in a file."""
+    where = tmp_path / "repository"
+    where.mkdir()
+    git(where, "init", "--initial-branch=main")
+    first = commit(where, "packages/video-data/src/a.py", "first")
+    commit(where, "bench/baseline", first)
+    commit(where, "packages/corr-ops/src/b.py", "third")
+    return where
+
+
+def base_of(where: Path, ref: str | None = None) -> str:
+    return baseline(ref, root=where, named=where / "bench" / "baseline").commit
+
+
+def test_a_branch_is_compared_with_where_it_left_main_and_main_with_what_is_named(repository: Path) -> None:
+    left = git(repository, "rev-parse", "HEAD")
+    named = (repository / "bench" / "baseline").read_text()
+    assert base_of(repository) == named
+    git(repository, "switch", "-c", "branch")
+    assert base_of(repository) == named  # nothing was committed on the branch yet
+    slower = commit(repository, "packages/corr-ops/src/b.py", "on the branch")
+    assert base_of(repository) == left
+    assert base_of(repository, "main~2") == named
+    assert "left main" in str(baseline(root=repository, named=repository / "bench" / "baseline"))
+    commit(repository, "bench/baseline", slower)
+    assert base_of(repository) == slower  # on purpose
+
+
+def test_a_clone_looks_at_the_main_it_was_cloned_from(repository: Path, tmp_path: Path) -> None:
+    left = git(repository, "rev-parse", "HEAD")
+    git(tmp_path, "clone", "repository", "clone")
+    commit(tmp_path / "clone", "packages/corr-ops/src/b.py", "not pushed yet")
+    assert base_of(tmp_path / "clone") == left
+
+
+def test_without_history_it_says_so(repository: Path, tmp_path: Path) -> None:
+    git(tmp_path, "clone", "--depth", "1", f"file://{repository}", "shallow")
+    with pytest.raises(NoBaseline, match="of bench/baseline is not in this clone; this clone is shallow"):
+        base_of(tmp_path / "shallow")
+    export = repository / "export"
+    export.mkdir()
+    with pytest.raises(NoBaseline, match="not a checkout: the repository around them is "):
+        base_of(export)
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    with pytest.raises(NoBaseline, match=r"git has no history here: .*not a git repository"):
+        base_of(outside)
+    with pytest.raises(ValueError, match="no commit 'nowhere'"):
+        base_of(repository, "nowhere")
+
+
+def test_only_what_is_installed_counts_as_changed(repository: Path) -> None:
+    assert not changed("HEAD", ["corr-ops", "video-data"], root=repository)
+    for path in ("README.md", "tests/test_b.py", "tools/b.py"):
+        commit(repository, f"packages/corr-ops/{path}", path)
+    assert not changed("main~3", ["corr-ops"], root=repository)
+    assert changed("main~4", ["corr-ops"], root=repository)
+    assert not changed("main~4", ["video-data"], root=repository)
+    (repository / "packages" / "video-data" / "src" / "c.py").write_text("in no commit")
+    assert changed("HEAD", ["video-data"], root=repository)
+
+
+def watched(monkeypatch: pytest.MonkeyPatch, *ratios: float) -> Iterator[float]:
+    """Have pairs of processes find these ratios, one after the other; those that nobody asked for are left."""
+    left = iter(ratios)
+
+    def watch(*_: object, look: Look) -> list[tuple[Turn, Turn]]:
+        ratio = next(left)
+        noise = [0.0, 0.5, 2.0]  # of other programs: some turns take far longer, on either side
+        ours = [Turn(9.0, ratio + more) for more in noise]
+        theirs = [Turn(9.0, 1 + more) for more in reversed(noise)]
+        return list(zip(ours, theirs, strict=True))
+
+    monkeypatch.setattr(gate, "watch", watch)
+    return left
+
+
+@pytest.mark.parametrize(
+    ("ratios", "slower"),
+    [
+        ([1.10, 1.10, 1.10], True),
+        ([1.05, 1.10, 1.05], True),
+        ([1.00], False),
+        ([0.90], False),
+        ([1.10, 1.00], False),
+        ([1.10, 1.10, 1.00], False),
+    ],
+)
+def test_what_is_slower_has_to_be_so_in_three_pairs_of_processes(
+    ratios: list[float], slower: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left = watched(monkeypatch, *ratios)
+    verdict = judge(Path("ops_thing.py"), Path(), Path())
+    assert verdict.is_slower == slower
+    assert verdict.ratios == pytest.approx(ratios) and verdict.rounds == (3,) * len(ratios)
+    assert list(left) == []
+
+
+CASE = """
+import thing
+
+SUITE, YARDSTICK = "ops", "nothing"
+
+
+def make():
+    return thing.work, thing.work
+"""
+WORK = """
+def work():
+    return sum(range({}))
+"""
+
+
+@pytest.mark.slow
+def test_a_slowdown_of_half_is_found_in_installations(tmp_path: Path) -> None:
+    case = tmp_path / "ops_sum.py"
+    case.write_text(CASE)
+    for name, number in (("slow", 1_500_000), ("quick", 1_000_000)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "thing.py").write_text(WORK.format(number))
+    slow, quick = tmp_path / "slow", tmp_path / "quick"
+    look = Look(least=5, most=20, seconds=1)
+    verdict = judge(case, slow, quick, look=look)
+    assert verdict.is_slower and len(verdict.ratios) == gate.PAIRS
+    assert not judge(case, quick, slow, look=look).is_slower
+    text = gate.report(
+        [verdict], {1: [history.Row("c" * 40, "2026-01-01", "ops_sum", ms50=12.3, ratio50=0.5)]}
+    )
+    assert "| ops_sum |" in text and "| slower |" in text and "12.3 ms, 0.5 times" in text
+
+
+def test_pytest_benchmark_runs_the_gate_and_exact_counts() -> None:
+    command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "--benchmark"]
+    found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    for part in (
+        "bench/bench_gate.py::test_no_slower[data_loader_clips]",
+        "bench/models/bench_models.py::test_counts_are_those_on_record[corrnet26]",
+        "tests/test_bench_table1.py::",
+    ):
+        assert part in found
+    assert "bench/ops/" not in found
+    every = subprocess.run([*command, "bench"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert "bench/ops/bench_ops.py" in every and "bench/bench_gate.py" in every
+
+
+def test_the_named_baseline_is_a_commit_of_this_repository() -> None:
+    try:
+        baseline()
+    except NoBaseline as error:
+        pytest.skip(str(error))
+    assert len(gate.NAMED.read_text(encoding="utf-8").split()[0]) == 40
