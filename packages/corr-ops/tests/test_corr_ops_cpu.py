@@ -510,3 +510,27 @@ def test_nan_reaches_what_it_reaches_in_the_reference(factor: str, place: tuple[
             assert torch.equal(result.isnan(), expected.isnan())
         # The filters' gradient sums over all positions, with those that fill up a vector.
         assert ours[-1].isnan()[theirs[-1].isnan()].all()
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="large pages are asked for on Linux alone")
+def test_large_results_are_in_large_pages_where_the_system_allows_them():
+    """Asking sets a mark (hg) on the memory, which /proc/self/smaps shows; whether there are such pages is not tested."""
+    code = """
+import re, torch, corr_ops
+def is_marked(tensor):
+    address, marked = tensor.data_ptr() + tensor.nbytes // 2, None
+    for line in open("/proc/self/smaps"):
+        if found := re.match(r"([0-9a-f]+)-([0-9a-f]+) ", line):
+            inside = int(found[1], 16) <= address < int(found[2], 16)
+        elif inside and line.startswith("VmFlags:"):
+            return "hg" in line.split()
+x = torch.randn(1, 32, 8, 56, 56, requires_grad=True)
+large = corr_ops.video_correlation(x, torch.randn(32, 7, 7), kernel_size=7, backend="cpu")
+(grad,) = torch.autograd.grad(large, x, torch.randn_like(large))
+small = corr_ops.video_correlation(x[..., :8, :8], torch.randn(32, 7, 7), kernel_size=7, backend="cpu")
+print(large.nbytes > 2**22, grad.nbytes > 2**21, is_marked(large), is_marked(small))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    if "VmFlags" not in open("/proc/self/smaps").read():
+        pytest.skip("this kernel does not show the flags of memory")
+    assert done.stdout.split() == ["True", "True", "True", "False"], done.stderr

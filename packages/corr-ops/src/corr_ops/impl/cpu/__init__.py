@@ -11,7 +11,7 @@ from torch import Tensor
 
 from corr_ops.impl.buffers import accumulation_dtype, empty_gradient, empty_output
 from corr_ops.impl.cpu import library
-from corr_ops.impl.cpu.library import BACKWARD, DTYPES, FORWARD, Job, run
+from corr_ops.impl.cpu.library import BACKWARD, DTYPES, FORWARD, Job, advise_large_pages, run
 
 __all__ = ["backward", "forward", "unavailable"]
 
@@ -36,7 +36,7 @@ def forward(
     lag: int,
 ) -> Tensor:
     """Correlate, as `corr_ops.impl.reference.forward` does."""
-    out = empty_output(base, kernel_size, groups)
+    out = advise_large_pages(empty_output(base, kernel_size, groups))
     if out.numel() == 0:
         return out
     taps = _reaching_taps(base, kernel_size, dilation)
@@ -63,7 +63,7 @@ def backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return gradients, as `corr_ops.impl.reference.backward` does."""
     grad_base, grad_search, grad_weight = (
-        empty_gradient(factor, needed=wanted, grad=grad)
+        advise_large_pages(empty_gradient(factor, needed=wanted, grad=grad))
         for factor, wanted in zip((base, search, weight), needed, strict=True)
     )
     if grad.numel() == 0:

@@ -8,11 +8,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 FORWARD, BACKWARD = 0, 1
 DTYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
 
 _FILE = Path(__file__).with_name("_correlation.so")  # where build.py puts it
+_LARGE_PAGE = 2**21
 _int = ctypes.c_int64
 _pointer = ctypes.c_void_p
 
@@ -88,6 +90,7 @@ def _is_current(library: ctypes.CDLL) -> bool:
 def _load() -> ctypes.CDLL:
     library = ctypes.CDLL(str(path()))
     library.corr_instruction_set.restype = ctypes.c_char_p
+    library.corr_advise_large_pages.argtypes = (_pointer, _int)
     return library
 
 
@@ -111,6 +114,18 @@ def instruction_set() -> str:
     if name not in available:
         raise ValueError(f"CORR_OPS_ISA must be one of {available} on this processor, got {name!r}")
     return name
+
+
+def advise_large_pages(tensor: Tensor) -> Tensor:
+    """Ask the system for large pages for a tensor that is about to be written for the first time; return it.
+
+    That is Linux's `madvise`, which NumPy calls for its arrays as well; elsewhere nothing happens. Tensors without a
+    whole page of 2 MiB stay as they are.
+    """
+    num_bytes = tensor.untyped_storage().nbytes()
+    if num_bytes >= _LARGE_PAGE:
+        _load().corr_advise_large_pages(tensor.untyped_storage().data_ptr(), num_bytes)
+    return tensor
 
 
 def run(job: Job, num_tasks: int) -> None:

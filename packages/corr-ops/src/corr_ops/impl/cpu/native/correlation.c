@@ -1,4 +1,8 @@
 /* Chooses the kernels that this processor can run, and hands out tasks to the threads that ask for them. */
+#ifdef __linux__
+#define _DEFAULT_SOURCE /* declares madvise */
+#include <sys/mman.h>
+#endif
 #include "correlation.h"
 
 #include <stdlib.h>
@@ -41,6 +45,18 @@ int corr_num_instruction_sets(void) { return (int)(sizeof instruction_sets / siz
 const char *corr_instruction_set(int index) {
     const char *name = instruction_sets[index].name;
     return is_supported(name) ? name : NULL;
+}
+
+/* Asks for pages of 2 MiB where `bytes` of memory hold whole ones. Memory that is new from the system comes page by page
+ * as it is written, and 512 times as many of 4 KiB can take longer than the kernels. */
+void corr_advise_large_pages(void *memory, int64_t bytes) {
+#if defined(__linux__) && defined(MADV_HUGEPAGE)
+    const uintptr_t page = (uintptr_t)1 << 21, start = (uintptr_t)memory;
+    const uintptr_t first = (start + page - 1) / page * page, end = (start + (uintptr_t)bytes) / page * page;
+    if (first < end) madvise((void *)first, end - first, MADV_HUGEPAGE); /* without them it goes on as before */
+#else
+    (void)memory, (void)bytes;
+#endif
 }
 
 /* Works on tasks until none is left. Any number of threads may call it for one job. */
