@@ -3,8 +3,8 @@
 python -m bench.gate_trials FILE --trials 20    # adds a line for each judgment to FILE; goes on where it was stopped
 python -m bench.gate_trials FILE --report       # prints what the file says, as docs/decisions/bench-gate.md has it
 
-A trial is every benchmark with two processes of one installation, then those of SLOWED with one that was slowed. The
-rate of false alarms comes from a distribution that is fitted to what single looks find, because few trials see none.
+A trial is those benchmarks of SLOWED with an installation that was slowed, then all with two of the same. The rate of
+false alarms comes from a distribution that is fitted to what single looks find, because few trials see none.
 """
 
 import argparse
@@ -86,8 +86,8 @@ def run(file: Path, trials: int) -> None:
         slowed = {name: shutil.copytree(same, Path(folder, name)) for name in SLOWED}
         for name, where in slowed.items():
             slow_down(where, SLOWED[name])
-        jobs = [("same", case, same) for case in benchmarks()]
-        jobs += [("slowed", case, slowed[case.stem]) for case in benchmarks() if case.stem in slowed]
+        jobs = [("slowed", case, slowed[case.stem]) for case in benchmarks() if case.stem in slowed]
+        jobs += [("same", case, same) for case in benchmarks()]
         for trial in range(trials):
             for kind, case, ours in jobs:
                 done = [line for line in read(file) if (line["kind"], line["benchmark"]) == (kind, case.stem)]

@@ -81,7 +81,7 @@ def installation_of(tree: Path, *, compiled: Path | None = None) -> Iterator[Pat
         ]
         command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation"]
         command += ["--disable-pip-version-check", "--no-compile", "--target", str(target)]
-        environment = {**os.environ, "CORR_OPS_PURE": "0" if compiled is None else "1"}
+        environment = os.environ | ({} if compiled is None else {"CORR_OPS_PURE": "1"})
         subprocess.run([*command, *map(str, packages)], check=True, env=environment)
         if compiled is not None:
             shutil.copy2(compiled, target / LIBRARY)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from bench import gate, history
+from bench import gate, history, trees
 from bench.gate import Look, NoBaseline, baseline, changed, judge
 from bench.turns import Turn
 
@@ -160,6 +160,21 @@ def test_a_slowdown_of_half_is_found_in_installations(tmp_path: Path) -> None:
     assert "| ops_sum |" in text and "| slower |" in text and "12.3 ms, 0.5 times" in text
 
 
+@pytest.mark.slow
+def test_kernels_are_taken_from_a_library_that_is_there(tmp_path: Path) -> None:
+    library = tmp_path / "library.so"
+    library.write_bytes(b"compiled before")
+    with trees.installation_of(ROOT, compiled=library) as where:
+        assert (where / trees.LIBRARY).read_bytes() == b"compiled before"
+        assert {path.name for path in where.iterdir()} >= {
+            "corr_ops",
+            "video_data",
+            "corrnet_models",
+            "corrnet_train",
+        }
+
+
+@pytest.mark.slow
 def test_pytest_benchmark_runs_the_gate_and_exact_counts() -> None:
     command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "--benchmark"]
     found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
