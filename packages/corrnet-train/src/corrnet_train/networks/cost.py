@@ -5,7 +5,6 @@ import copy
 import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeCopyMode, FakeTensorMode
-from torch.utils.flop_counter import FlopCounterMode
 
 from corrnet_models import VideoModel, count_gmacs
 from video_data import ClipConfig
@@ -15,6 +14,8 @@ def clip_gmacs(model: nn.Module, clip: ClipConfig) -> float:
     """Count the billions of multiply-accumulates of the forward pass of a clip, without its memory or arithmetic."""
     if isinstance(model, VideoModel):
         return count_gmacs(model.config, resolution=clip.crop_size)
+    from torch.utils.flop_counter import FlopCounterMode  # it imports Triton
+
     network, mode = fake_copy(model)
     device = next(model.parameters()).device
     shape = (1, clip.num_channels, clip.num_frames, clip.crop_size, clip.crop_size)
