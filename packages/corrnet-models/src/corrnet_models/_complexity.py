@@ -12,7 +12,6 @@ from itertools import chain
 
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 import corr_ops
 from corrnet_models._config import ModelConfig
@@ -75,6 +74,8 @@ def count_gmacs(config: ModelConfig, *, resolution: int = 224) -> float:
     Returns:
         GMACs: convolutions, correlations and the classifier.
     """
+    from torch.utils.flop_counter import FlopCounterMode  # it imports Triton, for 0.3 s
+
     model = _meta_model(config)
     clip = torch.empty(_clip_shape(config, resolution), device="meta")
     with torch.no_grad(), FlopCounterMode(display=False) as counter:

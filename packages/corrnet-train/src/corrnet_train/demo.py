@@ -42,7 +42,9 @@ from video_data import (
 MODELS = ("r2d_tiny", "r2plus1d_tiny", "corrnet_tiny")
 _NUM_SAMPLES = 4
 _QUICK_DATA = MotionBenchConfig(num_train=64, num_val=16, num_test=16)
-_QUICK_OVERRIDES = ["optim.epochs=2", "optim.batch_size=16", "eval.every_epochs=1", "run.log_every=2"]
+_QUICK_OVERRIDES = [
+    "optim.epochs=2", "optim.batch_size=16", "eval.every_epochs=1", "eval.num_clips=2", "run.log_every=2",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -73,7 +73,7 @@ def assert_equal(one, other, name=""):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("world_size", "kills", "num_steps", "parallel"),
-    [(1, 14, 112, "ddp"), (2, 3, 32, "ddp"), (2, 3, 24, "fsdp")],
+    [(1, 8, 72, "ddp"), (2, 3, 32, "ddp"), (2, 3, 24, "fsdp")],  # tools/kills.py looks for rarer faults
 )
 def test_a_run_killed_at_random_moments_ends_with_the_same_bits(
     motionbench, tmp_path, world_size, kills, num_steps, parallel

@@ -7,7 +7,6 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeCopyMode, FakeTensorMode
 from torch.autograd.graph import saved_tensors_hooks
-from torch.utils.flop_counter import FlopCounterMode
 
 from corrnet_models import VideoModel, count_gmacs
 from corrnet_train.utils.precision import Precision, autocast
@@ -18,6 +17,8 @@ def clip_gmacs(model: nn.Module, clip: ClipConfig) -> float:
     """Count the billions of multiply-accumulates of the forward pass of a clip, without its memory or arithmetic."""
     if isinstance(model, VideoModel):
         return count_gmacs(model.config, resolution=clip.crop_size)
+    from torch.utils.flop_counter import FlopCounterMode  # it imports Triton
+
     network, mode = fake_copy(model)
     device = next(model.parameters()).device
     shape = (1, clip.num_channels, clip.num_frames, clip.crop_size, clip.crop_size)

@@ -6,8 +6,6 @@ import secrets
 from pathlib import Path
 from typing import Any
 
-from torch.utils.tensorboard import SummaryWriter
-
 from corrnet_train.utils.errors import InputError, MissingPackageError
 from corrnet_train.utils.files import write_text
 from corrnet_train.utils.journal_lines import parsed_lines, whole_lines
@@ -38,6 +36,8 @@ class MetricsLog:
         wandb: str | None = None,
         config: dict[str, Any] | None = None,
     ) -> None:
+        from torch.utils.tensorboard import SummaryWriter  # 0.4 s, for the process that writes
+
         self._wandb = None if wandb is None else _wandb_run(folder, wandb, config or {})
         self._path = folder / "metrics.jsonl"
         kept = [line for line in read_metrics(folder) if line["step"] <= step]

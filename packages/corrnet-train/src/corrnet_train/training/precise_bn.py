@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable
 
-from fvcore.nn.precise_bn import get_bn_modules, update_bn_stats
 from torch import Tensor, nn
 
 from corrnet_train.distributed.ranks import Ranks
@@ -17,6 +16,8 @@ def estimate_statistics(model: nn.Module, batches: Iterable[Tensor], num_batches
         num_batches: Batches of each process that are used.
         ranks: The processes; the statistics are those over the clips of all of them.
     """
+    from fvcore.nn.precise_bn import get_bn_modules, update_bn_stats  # 0.3 s, for runs that ask for it
+
     model.train()
     norms = get_bn_modules(model)
     kept = [(norm.running_mean, norm.running_var) for norm in norms]
