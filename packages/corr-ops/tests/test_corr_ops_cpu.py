@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 import torch
@@ -514,7 +515,7 @@ def test_nan_reaches_what_it_reaches_in_the_reference(factor: str, place: tuple[
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="large pages are asked for on Linux alone")
 def test_large_results_are_in_large_pages_where_the_system_allows_them():
-    """Asking sets a mark (hg) on the memory, which /proc/self/smaps shows; whether there are such pages is not tested."""
+    """Asking sets a mark (hg) on the memory, which /proc/self/smaps shows, whether there are such pages or not."""
     code = """
 import re, torch, corr_ops
 def is_marked(tensor):
@@ -531,6 +532,6 @@ small = corr_ops.video_correlation(x[..., :8, :8], torch.randn(32, 7, 7), kernel
 print(large.nbytes > 2**22, grad.nbytes > 2**21, is_marked(large), is_marked(small))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
-    if "VmFlags" not in open("/proc/self/smaps").read():
+    if "VmFlags" not in Path("/proc/self/smaps").read_text():
         pytest.skip("this kernel does not show the flags of memory")
     assert done.stdout.split() == ["True", "True", "True", "False"], done.stderr
