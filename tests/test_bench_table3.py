@@ -24,6 +24,7 @@ def test_every_registered_model_has_its_rows_with_the_figures_of_the_paper():
     assert {row.name for row in rows if row.is_timed} >= set(list_models())
 
 
+@pytest.mark.slow
 def test_tiny_models_are_counted_and_timed_in_turns():
     asked = list(table3.models(["corrnet_tiny", "r2plus1d_tiny"]))
     corrnet, baseline = table3.measure(asked, rounds=2)
