@@ -9,7 +9,17 @@ from pathlib import Path
 
 import pytest
 
-NUMBERS = (signal.SIGINT, signal.SIGTERM)
+COMMANDS = [
+    ("pack", 0), ("pack", 2), ("verify", 0), ("verify", 2), ("eval", 0), ("eval", 1), ("features", 0),
+    ("features", 2), ("predict", None),
+]  # fmt: skip
+WAYS = [(signal.SIGINT, True), (signal.SIGTERM, False), (signal.SIGINT, False), (signal.SIGTERM, True)]
+# A command without workers is its whole group; those with workers get Ctrl-C and `kill`, and two of them all four.
+CASES = [
+    (name, num_workers, number, to_group and bool(num_workers))
+    for name, num_workers in COMMANDS
+    for number, to_group in WAYS[: 4 if num_workers and name in ("pack", "eval") else 2]
+]
 
 
 @pytest.fixture
@@ -98,15 +108,7 @@ def _is_reading(group):
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="looks at /proc")
-@pytest.mark.parametrize("to_group", [False, True])
-@pytest.mark.parametrize("number", NUMBERS)
-@pytest.mark.parametrize(
-    ("name", "num_workers"),
-    [
-        ("pack", 0), ("pack", 2), ("verify", 0), ("verify", 2), ("eval", 0), ("eval", 1), ("features", 0),
-        ("features", 2), ("predict", None),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize(("name", "num_workers", "number", "to_group"), CASES)
 def test_a_signal_ends_a_command_and_leaves_nothing(name, num_workers, number, to_group, commands, tmp_path):
     command, pattern = commands[name]
     if num_workers is not None:
