@@ -50,4 +50,6 @@ def test_no_slower(
         pytest.skip(f"it cannot run in both: {error}")
     verdicts.found.append(verdict)
     benchmark.extra_info["gate"] = {"baseline": base.commit, **asdict(verdict)}
-    assert not verdict.is_slower, f"slower than {base} by more than {gate.MARGIN:.0%} in {gate.PAIRS} looks"
+    assert not verdict.is_slower, f"{verdict.ratios[-1]:.3f} times the time of {base}"
+    if not verdict.is_settled:
+        pytest.skip(verdict.words)

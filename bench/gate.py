@@ -1,9 +1,10 @@
 """Whether the working tree is slower than an earlier commit; `pytest --benchmark` asks it of every benchmark.
 
-Both are installed and take turns, call by call. A look is a pair of fresh processes; what it finds is the least time of
-the working tree divided by that of the commit. A benchmark is slower if PAIRS looks, one after the other, find more
-than 1 + MARGIN; the first that does not ends it. Least times, without the time that other programs took, change little
-with what else a machine does; docs/decisions/bench-gate.md has what this rule finds and how often it errs.
+Both are installed and take turns, call by call. A look is a pair of fresh processes; looks are added up, and the ratio
+is the least time of the working tree so far, divided by that of the commit. It counts once both least times are
+settled: two halves of the turns have the same, within SETTLED. Above 1 + MARGIN after at least LOOKS looks is slower,
+below it after any is not. Least times, without the time that other programs took, change little with what else a
+machine does; docs/decisions/bench-gate.md has what this rule finds and how often it errs.
 """
 
 import subprocess
@@ -22,7 +23,8 @@ from bench.trees import ROOT, commit_of, git, installation_of, tree_of
 from bench.turns import Player, Turn
 from corr_ops.impl.cpu import library
 
-MARGIN, PAIRS = 0.04, 3
+MARGIN, SETTLED = 0.04, 0.02
+LOOKS, MOST_LOOKS = 3, 6
 THREADS = 1
 NAMED = ROOT / "bench" / "baseline"
 # What a benchmark of a suite runs: where none of it has changed, nothing can have become slower.
@@ -75,19 +77,28 @@ class Verdict:
     Attributes:
         benchmark: Its name.
         ms: Least time of the working tree, in milliseconds.
-        ratios: What each look found.
+        ratios: The ratio after each look.
         rounds: Rounds of each look.
+        is_settled: Whether the last ratio counts; where it does not, the machine was too busy to tell.
     """
 
     benchmark: str
     ms: float
     ratios: tuple[float, ...]
     rounds: tuple[int, ...]
+    is_settled: bool
 
     @property
     def is_slower(self) -> bool:
         """Whether the working tree is slower."""
-        return min(self.ratios) > 1 + MARGIN
+        return self.is_settled and self.ratios[-1] > 1 + MARGIN
+
+    @property
+    def words(self) -> str:
+        """What was found, for people."""
+        if not self.is_settled:
+            return "no telling, the machine is too busy"
+        return "slower" if self.is_slower else "no slower"
 
 
 LOOK = Look()
@@ -167,14 +178,26 @@ def judge(file: Path, ours: Path, theirs: Path, *, look: Look = LOOK) -> Verdict
     Raises:
         Unavailable: It cannot run with one of them.
     """
-    looks: list[list[tuple[Turn, Turn]]] = []
+    own: list[float] = []
+    other: list[float] = []
     ratios: list[float] = []
-    while not ratios or (len(ratios) < PAIRS and ratios[-1] > 1 + MARGIN):
-        looks.append(watch(file, ours, theirs, look=look))
-        ours_least, theirs_least = (min(turn.own for turn in turns) for turns in zip(*looks[-1], strict=True))
-        ratios.append(ours_least / theirs_least)
-    ms = 1e3 * min(own.own for turns in looks for own, _ in turns)
-    return Verdict(file.stem, ms, tuple(ratios), tuple(map(len, looks)))
+    rounds: list[int] = []
+    while True:
+        turns = watch(file, ours, theirs, look=look)
+        own += [turn.own for turn, _ in turns]
+        other += [turn.own for _, turn in turns]
+        ratios.append(min(own) / min(other))
+        rounds.append(len(turns))
+        enough = LOOKS if ratios[-1] > 1 + MARGIN else 1
+        settled = is_settled(own) and is_settled(other)
+        if (settled and len(ratios) >= enough) or len(ratios) == MOST_LOOKS:
+            return Verdict(file.stem, 1e3 * min(own), tuple(ratios), tuple(rounds), settled)
+
+
+def is_settled(seconds: Sequence[float]) -> bool:
+    """Return whether two halves of turns, every second one, have the same least time."""
+    halves = min(seconds[::2]), min(seconds[1::2])
+    return max(halves) <= (1 + SETTLED) * min(halves)
 
 
 def watch(file: Path, ours: Path, theirs: Path, *, look: Look = LOOK) -> list[tuple[Turn, Turn]]:
@@ -204,7 +227,7 @@ def report(verdicts: Sequence[Verdict], recorded: dict[int, list[history.Row]]) 
             number(verdict.ms),
             ", ".join(f"{ratio:.3f}" for ratio in verdict.ratios),
             ", ".join(map(str, verdict.rounds)),
-            "slower" if verdict.is_slower else "no slower",
+            verdict.words,
             _on_record(verdict, recorded),
         ]
         for verdict in verdicts

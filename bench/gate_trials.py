@@ -4,7 +4,7 @@ python -m bench.gate_trials FILE --trials 20    # adds a line for each judgment 
 python -m bench.gate_trials FILE --report       # prints what the file says, as docs/decisions/bench-gate.md has it
 
 A trial is those benchmarks of SLOWED with an installation that was slowed, then all with two of the same. The rate of
-false alarms comes from a distribution that is fitted to what single looks find, because few trials see none.
+false alarms comes from a distribution that is fitted to the ratios, because few trials see none.
 """
 
 import argparse
@@ -146,22 +146,19 @@ def report(lines: Sequence[dict[str, Any]]) -> str:
     for name in sorted({line["benchmark"] for line in lines}):
         same = [line for line in lines if (line["kind"], line["benchmark"]) == ("same", name)]
         slowed = [line for line in lines if (line["kind"], line["benchmark"]) == ("slowed", name)]
-        looks = [ratio for line in same for ratio in line["ratios"]]
-        cells = [name, str(len(same)), str(len(looks))]
-        if looks:
-            fit = Fit.of(looks)
-            alarm = fit.above(1 + gate.MARGIN) ** gate.PAIRS
+        last = [line["ratios"][-1] for line in same if line["is_settled"]]
+        cells = [name, str(len(same)), str(len(last))]
+        if last:
+            fit = Fit.of(last)
+            alarm = fit.above(1 + gate.MARGIN)
             quiet *= 1 - alarm
-            cells += [
-                f"{100 * fit.scale:.1f} %, {fit.freedom:g}",
-                f"{100 * fit.above(1 + gate.MARGIN):.2g} %",
-            ]
-            cells += [f"{100 * alarm:.2g} %", str(sum(line["slower"] for line in same))]
+            cells += [f"{100 * fit.scale:.1f} %, {fit.freedom:g}", f"{100 * alarm:.2g} %"]
+            cells += [str(sum(line["slower"] for line in same))]
         else:
-            cells += [""] * 4
+            cells += [""] * 3
         if slowed:
             found = sum(line["slower"] for line in slowed)
-            ratio = median(ratio for line in slowed for ratio in line["ratios"])
+            ratio = median(line["ratios"][-1] for line in slowed)
             cells += [f"{SLOWED[name].share:.0%}", f"{ratio:.3f}", f"{found} of {len(slowed)}"]
         else:
             cells += [""] * 3
@@ -175,7 +172,7 @@ def report(lines: Sequence[dict[str, Any]]) -> str:
         "false alarms, fitted",
         "seen",
     ]
-    header += ["slowed by", "median look", "found"]
+    header += ["slowed by", "median ratio", "found"]
     return f"{table(header, rows)}\n\nOf 100,000 gates {1e5 * (1 - quiet):.3g} raise a false alarm."
 
 

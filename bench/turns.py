@@ -17,7 +17,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from threading import Timer
-from time import perf_counter
+from time import perf_counter, process_time
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
@@ -142,11 +142,14 @@ def _timed(call: Callable[[], object], number: int) -> Turn:
     seconds, own = [], []
     for _ in range(number):
         begin, queued = perf_counter(), _queued()  # in this order nothing is taken off that was not added
-        start = perf_counter()
+        start, processor = perf_counter(), process_time()
         call()
         seconds.append(perf_counter() - start)
+        processor = process_time() - processor
         queued = _queued() - queued
-        own.append(perf_counter() - begin - queued)
+        own.append(
+            max(perf_counter() - begin - queued, processor)
+        )  # threads that wait at once are taken off twice
     return Turn(sum(seconds) / number, min(own))
 
 

@@ -48,16 +48,16 @@ def test_what_is_slowed_is_there() -> None:
 
 
 def test_the_report_counts_alarms_and_what_was_found() -> None:
-    same = [
-        {"kind": "same", "benchmark": "train_step_tiny", "ratios": [r], "slower": False} for r in (0.99, 1.01)
-    ]
+    common = {"benchmark": "train_step_tiny", "is_settled": True}
+    same = [{**common, "kind": "same", "ratios": [ratio], "slower": False} for ratio in (0.99, 1.01)]
+    busy = {**common, "kind": "same", "ratios": [1.5] * 6, "slower": False, "is_settled": False}
     slowed = [
-        {"kind": "slowed", "benchmark": "train_step_tiny", "ratios": [1.1] * 3, "slower": True},
-        {"kind": "slowed", "benchmark": "train_step_tiny", "ratios": [1.1, 1.0], "slower": False},
+        {**common, "kind": "slowed", "ratios": [1.3, 1.2, 1.1], "slower": True},
+        {**common, "kind": "slowed", "ratios": [1.0], "slower": False},
     ]
-    text = gate_trials.report([*same, *slowed])
-    assert "| train_step_tiny | 2 | 2 |" in text
-    assert "| 0 | 10% | 1.100 | 1 of 2 |" in text
+    text = gate_trials.report([*same, busy, *slowed])
+    assert "| train_step_tiny | 3 | 2 |" in text
+    assert "| 0 | 10% | 1.050 | 1 of 2 |" in text
     assert "raise a false alarm" in text
 
 
@@ -68,7 +68,7 @@ def test_trials_go_on_where_they_were_stopped(tmp_path: Path, monkeypatch: pytes
         judged.append(file.stem)
         if len(judged) == 2:
             raise KeyboardInterrupt
-        return gate.Verdict(file.stem, 1.0, (1.0,), (15,))
+        return gate.Verdict(file.stem, 1.0, (1.0,), (15,), True)
 
     class Here:
         def __enter__(self) -> Path:
