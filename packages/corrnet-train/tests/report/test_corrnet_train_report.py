@@ -595,8 +595,10 @@ def test_worst_confusion_ignores_the_diagonal():
 
 def test_inline_figure_keeps_a_label_that_looks_like_a_color():
     document = confusion_figure([[1, 0], [0, 1]], [INK, "b"])
-    svg = inline(document, prefix="p")
+    svg = inline(document, prefix="1p")
     assert f">{INK}<" in svg
+    names = re.findall(r'\sid="([^"]*)"', svg)
+    assert names and all(name.startswith("1p-") for name in names)
     assert svg.startswith("<svg ")
     assert "<style" not in svg
 

@@ -131,7 +131,7 @@ def _table(trials: "list[RateTrial]", rates: list[float]) -> Table:
     block = "█" if has_character(out.file, "█") else "#"
     for trial, rate in list(zip(trials, rates, strict=True))[every - 1 :: every]:
         share = min(1.5, trial.smoothed / largest) if math.isfinite(trial.smoothed) else 1.5
-        table.add_row(f"{rate:.2g}", f"{trial.smoothed:.4g}", "[cyan]" + block * round(30 * share) + "[/]")
+        table.add_row(f"{rate:.3g}", f"{trial.smoothed:.4g}", "[cyan]" + block * round(30 * share) + "[/]")
     return table
 
 

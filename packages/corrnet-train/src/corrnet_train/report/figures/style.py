@@ -121,5 +121,5 @@ def inline(document: bytes, *, prefix: str) -> str:
     width = re.search(r'\swidth="([\d.]+)pt"', text[:end])
     assert width
     root = re.sub(r'\s(?:xmlns(?::\w+)?|width|height|version)="[^"]*"', "", text[:end])
-    body = re.sub(r'(\sid="|url\(#|href="#)', rf"\1{prefix}-", text[end:])
+    body = re.sub(r'(\sid="|url\(#|href="#)', rf"\g<1>{prefix}-", text[end:])
     return f'{root} style="max-width: {_PIXELS_PER_POINT * float(width[1]):.0f}px"{body}'
