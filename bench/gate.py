@@ -25,6 +25,7 @@ from corr_ops.impl.cpu import library
 
 MARGIN, SETTLED = 0.04, 0.02
 LOOKS, MOST_LOOKS = 3, 6
+LIMIT = 35  # seconds after which a benchmark gets no further look
 THREADS = 1
 NAMED = ROOT / "bench" / "baseline"
 # What a benchmark of a suite runs: where none of it has changed, nothing can have become slower.
@@ -182,6 +183,7 @@ def judge(file: Path, ours: Path, theirs: Path, *, look: Look = LOOK) -> Verdict
     other: list[float] = []
     ratios: list[float] = []
     rounds: list[int] = []
+    end = monotonic() + LIMIT
     while True:
         turns = watch(file, ours, theirs, look=look)
         own += [turn.own for turn, _ in turns]
@@ -190,8 +192,9 @@ def judge(file: Path, ours: Path, theirs: Path, *, look: Look = LOOK) -> Verdict
         rounds.append(len(turns))
         enough = LOOKS if ratios[-1] > 1 + MARGIN else 1
         settled = is_settled(own) and is_settled(other)
-        if (settled and len(ratios) >= enough) or len(ratios) == MOST_LOOKS:
-            return Verdict(file.stem, 1e3 * min(own), tuple(ratios), tuple(rounds), settled)
+        decided = settled and len(ratios) >= enough
+        if decided or len(ratios) == MOST_LOOKS or monotonic() > end:
+            return Verdict(file.stem, 1e3 * min(own), tuple(ratios), tuple(rounds), decided)
 
 
 def is_settled(seconds: Sequence[float]) -> bool:

@@ -137,6 +137,13 @@ def test_where_least_times_do_not_settle_it_says_so(monkeypatch: pytest.MonkeyPa
     assert list(left) == []
 
 
+def test_where_looks_take_too_long_it_says_so_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gate, "LIMIT", 0)
+    watched(monkeypatch, 1.10)
+    verdict = judge(Path("ops_thing.py"), Path(), Path())
+    assert not verdict.is_slower and "too busy" in verdict.words and len(verdict.ratios) == 1
+
+
 CASE = """
 import thing
 
