@@ -48,10 +48,9 @@ def numbers(motionbench, tmp_path_factory):
     return pack(motionbench, tmp_path_factory.mktemp("numbers"), "value", ["1000", "1010", "1030"])
 
 
-def a_classifier(num_outputs, names, targets):
+def a_classifier(num_outputs, names, targets, **options):
     torch.manual_seed(0)
-    # Small neighborhoods are exported in a fraction of the time.
-    model = create_model("corrnet_tiny", num_classes=num_outputs, num_frames=4, corr_kernel_size=3)
+    model = create_model("corrnet_tiny", num_classes=num_outputs, num_frames=4, **options)
     clip = ClipConfig(num_frames=4, crop_size=32)
     return VideoClassifier(model, classes=names, clip=clip, device=torch.device("cpu"), targets=targets)
 
@@ -355,7 +354,8 @@ def test_from_a_csv_of_numbers_to_a_page_and_a_prediction(numbers, tmp_path, mon
 @pytest.mark.parametrize("task", ["multilabel", "regression"])
 def test_exported_models_say_the_same(task, numbers, tmp_path):
     targets = Targets(task, 1010, 10) if task == "regression" else Targets(task)
-    classifier = a_classifier(1, ("value",), targets)
+    # Small neighborhoods are exported in a fraction of the time.
+    classifier = a_classifier(1, ("value",), targets, corr_kernel_size=3)
     clips = torch.randint(256, (2, 3, 4, 32, 32), dtype=torch.uint8)
     expected = classifier.clip_scores(clips)
     export_model(classifier, tmp_path / "m.pt2", format="torch")
