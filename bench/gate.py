@@ -197,6 +197,16 @@ def judge(file: Path, ours: Path, theirs: Path, *, look: Look = LOOK) -> Verdict
             return Verdict(file.stem, 1e3 * min(own), tuple(ratios), tuple(rounds), decided)
 
 
+def check_runs(file: Path, installation: Path) -> None:
+    """Take a turn of a benchmark with one installation.
+
+    Raises:
+        Unavailable: It cannot run with it.
+    """
+    with Player(file, installation, threads=THREADS) as player:
+        player.take("ours")
+
+
 def is_settled(seconds: Sequence[float]) -> bool:
     """Return whether two halves of turns, every second one, have the same least time."""
     halves = min(seconds[::2]), min(seconds[1::2])

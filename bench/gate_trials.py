@@ -163,15 +163,7 @@ def report(lines: Sequence[dict[str, Any]]) -> str:
         else:
             cells += [""] * 3
         rows.append(cells)
-    header = [
-        "benchmark",
-        "judged",
-        "looks",
-        "scale, freedom",
-        "a look above",
-        "false alarms, fitted",
-        "seen",
-    ]
+    header = ["benchmark", "judged", "settled", "scale, freedom", "false alarms, fitted", "seen"]
     header += ["slowed by", "median ratio", "found"]
     return f"{table(header, rows)}\n\nOf 100,000 gates {1e5 * (1 - quiet):.3g} raise a false alarm."
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from bench import gate, history, trees
 from bench.gate import Look, NoBaseline, baseline, changed, judge
-from bench.turns import Turn
+from bench.turns import Turn, Unavailable
 
 ROOT = Path(__file__).parents[1]
 
@@ -171,6 +171,11 @@ def test_a_slowdown_of_half_is_found_in_installations(tmp_path: Path) -> None:
     verdict = judge(case, slow, quick, look=look)
     assert verdict.ratios[-1] > 1.2 and len(verdict.ratios) >= gate.LOOKS
     assert not judge(case, quick, slow, look=look).is_slower
+    with pytest.raises(Unavailable):
+        judge(case, quick, tmp_path / "nothing", look=look)
+    gate.check_runs(case, quick)
+    with pytest.raises(Unavailable):
+        gate.check_runs(case, tmp_path / "nothing")
     text = gate.report(
         [verdict], {1: [history.Row("c" * 40, "2026-01-01", "ops_sum", ms50=12.3, ratio50=0.5)]}
     )

@@ -59,6 +59,9 @@ def test_the_report_counts_alarms_and_what_was_found() -> None:
     assert "| train_step_tiny | 3 | 2 |" in text
     assert "| 0 | 10% | 1.050 | 1 of 2 |" in text
     assert "raise a false alarm" in text
+    assert (
+        len({line.count("|") for line in text.splitlines() if line.startswith("|")}) == 1
+    )  # a head for each column
 
 
 def test_trials_go_on_where_they_were_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
