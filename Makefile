@@ -1,5 +1,5 @@
 # demo: train and compare three models on generated videos     test: all tests     test-quick: those of seconds
-# install: .venv with the corrnet command, and nothing else
+# install: .venv with the packages and the tools of all targets
 # lint: style, types, import arrows, spelling     format: format the code     hooks: have git check each commit
 # bench: all benchmarks     bench-report: their page, docs/bench/index.html     gate: is anything slower than it was?
 # mutants: which faults the tests do not see

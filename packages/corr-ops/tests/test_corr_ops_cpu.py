@@ -513,7 +513,10 @@ def test_nan_reaches_what_it_reaches_in_the_reference(factor: str, place: tuple[
         assert ours[-1].isnan()[theirs[-1].isnan()].all()
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="large pages are asked for on Linux alone")
+@pytest.mark.skipif(
+    not Path("/sys/kernel/mm/transparent_hugepage").exists(),
+    reason="this system has no large pages to ask for",
+)
 def test_large_results_are_in_large_pages_where_the_system_allows_them():
     """Asking sets a mark (hg) on the memory, which /proc/self/smaps shows, whether there are such pages or not."""
     code = """
