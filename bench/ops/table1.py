@@ -1,7 +1,7 @@
 """Table 1 of the paper: parameters and multiply-accumulates of the operator and of 3D convolution, and what they take.
 
 python -m bench.ops.table1            # counts, writes bench/results/table1.csv and prints it
-python -m bench.ops.table1 --time     # also measures times and memory on this machine, in about 3 minutes
+python -m bench.ops.table1 --time     # also measures times and memory on this machine, for some seconds a shape
 
 A few rows of it go into the README of corr-ops.
 
