@@ -2,12 +2,15 @@
 
 import hashlib
 import json
+import os
 import random
 import shutil
+import stat
 import sys
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -47,6 +50,30 @@ def test_a_saved_model_is_loaded_with_its_configuration_and_classes(saved):
     clips = torch.randn(2, 3, 8, 32, 32)
     with torch.inference_mode():
         torch.testing.assert_close(loaded.model(clips), model(clips))  # the layout of weights is not kept
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o077, 0o600)])
+def test_the_umask_says_who_may_read_the_files(saved, umask, mode, tmp_path):
+    (tmp_path / WEIGHTS).touch(0o600)  # of an earlier model, where safetensors chose
+    before = os.umask(umask)
+    try:
+        save_pretrained(saved[0], tmp_path)
+    finally:
+        os.umask(before)
+    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()}
+    assert modes.pop(WEIGHTS) == mode and WEIGHTS not in modes
+    assert set(modes.values()) == {mode}
+
+
+def test_weights_that_cannot_be_written_leave_the_old_ones(saved, monkeypatch, tmp_path):
+    def fail(tensors, path, metadata):
+        raise SafetensorError("No space left on device (os error 28)")
+
+    (tmp_path / WEIGHTS).write_bytes(b"old")
+    monkeypatch.setattr("corrnet_models._pretrained.save_file", fail)
+    with pytest.raises(OSError, match=r"model\.safetensors cannot be written: No space left"):
+        save_pretrained(saved[0], tmp_path)
+    assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [(WEIGHTS, b"old")]
 
 
 def test_names_of_wrappers_are_taken_off(saved, tmp_path):

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import stat
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -108,10 +109,7 @@ def save_pretrained(
     tensors = {
         name: tensor.detach().cpu().contiguous() for name, tensor in unwrap_names(model.state_dict()).items()
     }
-    try:
-        save_file(tensors, target / WEIGHTS, metadata={"format": "pt"})
-    except SafetensorError as error:  # a full disk
-        raise OSError(f"{target / WEIGHTS} cannot be written: {error}") from error
+    _write_weights(tensors, target / WEIGHTS)
     fingerprint = _sha256(target / WEIGHTS)
     known = {
         "num_frames": config.num_frames,
@@ -142,6 +140,22 @@ def save_pretrained(
     (target / CARD).write_text(
         card if card is not None else _card(config, classes, described.license), encoding="utf-8"
     )
+
+
+def _write_weights(tensors: dict[str, Tensor], path: Path) -> None:
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.unlink(missing_ok=True)
+    try:
+        temporary.touch()
+        mode = stat.S_IMODE(temporary.stat().st_mode)  # as the umask has it; safetensors lets nobody else read
+        save_file(tensors, temporary, metadata={"format": "pt"})
+        if stat.S_IMODE(temporary.stat().st_mode) != mode:
+            temporary.chmod(mode)
+        temporary.replace(path)
+    except SafetensorError as error:  # a full disk
+        raise OSError(f"{path} cannot be written: {error}") from error
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 _REMOTE_CODE = '''"""Lets transformers load this folder: pip install corrnet-models transformers."""
