@@ -4,9 +4,11 @@ import hashlib
 import json
 import os
 import random
+import re
 import shutil
 import stat
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -23,7 +25,7 @@ from corrnet_models import (
     save_pretrained,
     unwrap_names,
 )
-from corrnet_models._pretrained import CARD, CONFIG, WEIGHTS
+from corrnet_models._pretrained import CARD, CODE, CONFIG, WEIGHTS
 
 CLASSES = [f"class {number}" for number in range(8)]
 
@@ -108,6 +110,9 @@ def test_the_card_says_how_to_load_it(saved):
     card = (saved[1] / CARD).read_text()
     assert card.startswith("---\nlibrary_name: corrnet-models")
     assert "load_pretrained" in card and "class 7" in card
+    for text in (card, (saved[1] / CODE).read_text()):
+        folders = re.search(r"pip install (.*)", text)[1].split()
+        assert all((Path(__file__).parents[3] / folder / "pyproject.toml").is_file() for folder in folders)
 
 
 def test_the_number_of_classes_must_be_that_of_the_outputs(tmp_path):

@@ -147,7 +147,9 @@ def _write_weights(tensors: dict[str, Tensor], path: Path) -> None:
     temporary.unlink(missing_ok=True)
     try:
         temporary.touch()
-        mode = stat.S_IMODE(temporary.stat().st_mode)  # as the umask has it; safetensors lets nobody else read
+        mode = stat.S_IMODE(
+            temporary.stat().st_mode
+        )  # as the umask has it; safetensors lets nobody else read
         save_file(tensors, temporary, metadata={"format": "pt"})
         if stat.S_IMODE(temporary.stat().st_mode) != mode:
             temporary.chmod(mode)
@@ -158,7 +160,10 @@ def _write_weights(tensors: dict[str, Tensor], path: Path) -> None:
         temporary.unlink(missing_ok=True)
 
 
-_REMOTE_CODE = '''"""Lets transformers load this folder: pip install corrnet-models transformers."""
+_REMOTE_CODE = '''"""Lets transformers load this folder. It needs corrnet-models, which is on no package index.
+
+From a clone of its repository: pip install ./packages/corr-ops ./packages/corrnet-models
+"""
 
 from corrnet_models.huggingface import CorrNetConfig, CorrNetForVideoClassification, CorrNetProcessor
 
@@ -327,10 +332,16 @@ pipeline_tag: video-classification{licensed}
 A video classifier for {config.num_classes} classes, from clips of {config.num_frames} frames with \
 {config.in_channels} channels.
 {named}
+corrnet-models is on no package index; from a clone of its repository:
+
+```sh
+pip install ./packages/corr-ops ./packages/corrnet-models
+```
+
 ```python
 from corrnet_models import load_pretrained
 
-pretrained = load_pretrained("path/to/this/folder")  # pip install corrnet-models
+pretrained = load_pretrained("path/to/this/folder")
 logits = pretrained.model(clips)  # float32 [N, {config.in_channels}, {config.num_frames}, H, W]
 ```
 """
