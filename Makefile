@@ -60,7 +60,8 @@ mutants: .venv/developer
 	$(PIP_INSTALL) $(PACKAGES:%=-e packages/%)
 	touch $@
 
+# By their names: the packages are there, and their kernels need not be compiled again.
 .venv/developer: .venv/installed
 	@echo 'Installing the tools of tests, linters and benchmarks into .venv.'
-	$(PIP_INSTALL) $(DEV_TOOLS) $(PACKAGES:%=-e 'packages/%[test]')
+	$(PIP_INSTALL) $(DEV_TOOLS) $(PACKAGES:%='%[test]')
 	touch $@

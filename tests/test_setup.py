@@ -33,7 +33,7 @@ def test_users_get_the_packages_and_no_tools_of_developers(target):
 def test_developers_get_their_tools_after_the_packages(target):
     first, second, *_ = (line for line in commands(target) if "pip install" in line)
     assert "pytest" not in first
-    assert {"ruff", "mypy", "pytest-xdist", "'packages/corrnet-train[test]'"} <= set(second.split())
+    assert {"ruff", "mypy", "pytest-xdist", "'corrnet-train[test]'"} <= set(second.split())
 
 
 def test_installing_shows_how_far_it_is():
