@@ -2,10 +2,10 @@
 
     python -m bench.gpu.prepare
 
-Run it in `.venv`, where all dependencies are installed. The machine is Linux on x86-64 with Python 3.12 and with what
-an image for work with PyTorch has (`IMAGE`). Wheels are those of what the packages depend on beyond it, by their own
-metadata, in the versions of constraints.txt. Take the repository there together with the folder, which git ignores,
-and paste the commands in the repository's root.
+Run it in `.venv` after `make .venv/developer`, which installs all dependencies. The machine is Linux on x86-64 with
+Python 3.12 and with what an image for work with PyTorch has (`IMAGE`). Wheels are those of what the packages depend on
+beyond it, by their own metadata, in the versions of constraints.txt. Take the repository there together with the
+folder, which git ignores, and paste the commands in the repository's root.
 """
 
 import importlib.metadata

@@ -2,12 +2,17 @@
 
 import hashlib
 import json
+import os
 import random
+import re
 import shutil
+import stat
 import sys
+from pathlib import Path
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -20,7 +25,7 @@ from corrnet_models import (
     save_pretrained,
     unwrap_names,
 )
-from corrnet_models._pretrained import CARD, CONFIG, WEIGHTS
+from corrnet_models._pretrained import CARD, CODE, CONFIG, WEIGHTS
 
 CLASSES = [f"class {number}" for number in range(8)]
 
@@ -47,6 +52,30 @@ def test_a_saved_model_is_loaded_with_its_configuration_and_classes(saved):
     clips = torch.randn(2, 3, 8, 32, 32)
     with torch.inference_mode():
         torch.testing.assert_close(loaded.model(clips), model(clips))  # the layout of weights is not kept
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o077, 0o600)])
+def test_the_umask_says_who_may_read_the_files(saved, umask, mode, tmp_path):
+    (tmp_path / WEIGHTS).touch(0o600)  # of an earlier model, where safetensors chose
+    before = os.umask(umask)
+    try:
+        save_pretrained(saved[0], tmp_path)
+    finally:
+        os.umask(before)
+    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()}
+    assert modes.pop(WEIGHTS) == mode and WEIGHTS not in modes
+    assert set(modes.values()) == {mode}
+
+
+def test_weights_that_cannot_be_written_leave_the_old_ones(saved, monkeypatch, tmp_path):
+    def fail(tensors, path, metadata):
+        raise SafetensorError("No space left on device (os error 28)")
+
+    (tmp_path / WEIGHTS).write_bytes(b"old")
+    monkeypatch.setattr("corrnet_models._pretrained.save_file", fail)
+    with pytest.raises(OSError, match=r"model\.safetensors cannot be written: No space left"):
+        save_pretrained(saved[0], tmp_path)
+    assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [(WEIGHTS, b"old")]
 
 
 def test_names_of_wrappers_are_taken_off(saved, tmp_path):
@@ -81,6 +110,9 @@ def test_the_card_says_how_to_load_it(saved):
     card = (saved[1] / CARD).read_text()
     assert card.startswith("---\nlibrary_name: corrnet-models")
     assert "load_pretrained" in card and "class 7" in card
+    for text in (card, (saved[1] / CODE).read_text()):
+        folders = re.search(r"pip install (.*)", text)[1].split()
+        assert all((Path(__file__).parents[3] / folder / "pyproject.toml").is_file() for folder in folders)
 
 
 def test_the_number_of_classes_must_be_that_of_the_outputs(tmp_path):

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import stat
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -108,10 +109,7 @@ def save_pretrained(
     tensors = {
         name: tensor.detach().cpu().contiguous() for name, tensor in unwrap_names(model.state_dict()).items()
     }
-    try:
-        save_file(tensors, target / WEIGHTS, metadata={"format": "pt"})
-    except SafetensorError as error:  # a full disk
-        raise OSError(f"{target / WEIGHTS} cannot be written: {error}") from error
+    _write_weights(tensors, target / WEIGHTS)
     fingerprint = _sha256(target / WEIGHTS)
     known = {
         "num_frames": config.num_frames,
@@ -144,7 +142,28 @@ def save_pretrained(
     )
 
 
-_REMOTE_CODE = '''"""Lets transformers load this folder: pip install corrnet-models transformers."""
+def _write_weights(tensors: dict[str, Tensor], path: Path) -> None:
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.unlink(missing_ok=True)
+    try:
+        temporary.touch()
+        mode = stat.S_IMODE(
+            temporary.stat().st_mode
+        )  # as the umask has it; safetensors lets nobody else read
+        save_file(tensors, temporary, metadata={"format": "pt"})
+        if stat.S_IMODE(temporary.stat().st_mode) != mode:
+            temporary.chmod(mode)
+        temporary.replace(path)
+    except SafetensorError as error:  # a full disk
+        raise OSError(f"{path} cannot be written: {error}") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+_REMOTE_CODE = '''"""Lets transformers load this folder. It needs corrnet-models, which is on no package index.
+
+From a clone of its repository: pip install ./packages/corr-ops ./packages/corrnet-models
+"""
 
 from corrnet_models.huggingface import CorrNetConfig, CorrNetForVideoClassification, CorrNetProcessor
 
@@ -313,10 +332,16 @@ pipeline_tag: video-classification{licensed}
 A video classifier for {config.num_classes} classes, from clips of {config.num_frames} frames with \
 {config.in_channels} channels.
 {named}
+corrnet-models is on no package index; from a clone of its repository:
+
+```sh
+pip install ./packages/corr-ops ./packages/corrnet-models
+```
+
 ```python
 from corrnet_models import load_pretrained
 
-pretrained = load_pretrained("path/to/this/folder")  # pip install corrnet-models
+pretrained = load_pretrained("path/to/this/folder")
 logits = pretrained.model(clips)  # float32 [N, {config.in_channels}, {config.num_frames}, H, W]
 ```
 """

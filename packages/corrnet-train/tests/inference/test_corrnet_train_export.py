@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -107,9 +108,23 @@ def test_the_card_tells_how_clips_are_made_and_what_was_measured(trained, classi
     export(run, tmp_path / "after")
     result = json.loads((run / "report" / "result.json").read_text())
     card = (tmp_path / "after" / "README.md").read_text()
-    assert f"Top-1 {result['video_top1']:.1%}" in card and "8 videos of the split val" in card
+    assert (
+        f"Top-1 {result['video_top1']:.1%}" in card and "8 videos of the split val of motionbench (" in card
+    )
+    mark = result["fingerprint"]
+    assert f"The fingerprint of these packed videos, their manifest's, is `{mark['manifest']}`." in card
+    assert f"| fingerprint of the weights | `{mark['weights']}`, which `corrnet eval` prints" in card
     result["fingerprint"]["weights"] = "others"
     assert "Not measured." in model_card(classifier, "my-model", result)
+
+
+def test_the_card_installs_from_a_clone_what_no_index_has(classifier):
+    root = Path(__file__).parents[4]
+    installed = re.findall(r"pip install (.*)", model_card(classifier, "my-model"))
+    folders = [[word for word in line.split() if "/" in word] for line in installed]
+    assert list(map(len, folders)) == [2, 4]
+    for word in (word for line in installed for word in line.split()):
+        assert word in ("av", "transformers") or (root / word / "pyproject.toml").is_file(), word
 
 
 @pytest.mark.slow

@@ -201,6 +201,17 @@ def test_the_header_of_a_csv_may_have_capitals_and_other_columns_are_named(tmp_p
     assert listing.notes[0] == "columns that are not read: day, note"
 
 
+def test_folders_and_csv_files_give_the_data_set_their_names(tmp_path, monkeypatch):
+    folder = touch(tmp_path / "my\nvideos", "a/1.mp4", "b/2.mp4")
+    (tmp_path / "link").symlink_to(folder)
+    assert list_folder(folder).dataset == "my\\x0avideos"
+    assert list_folder(tmp_path / "link").dataset == "link"
+    monkeypatch.chdir(folder / "a")
+    assert list_folder("..").dataset == "my\\x0avideos"
+    listing = text(folder / "my.list.csv", "path,label\na/1.mp4,a\nb/2.mp4,b\n")
+    assert list_csv(listing).dataset == "my.list"
+
+
 def test_splits_of_a_csv_have_their_common_names(tmp_path):
     names = {"Training": "train", "dev": "val", "eval": "val", "validate": "val", "TESTING": "test"}
     touch(tmp_path, *(f"{name}.mp4" for name in names))

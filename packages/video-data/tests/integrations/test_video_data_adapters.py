@@ -142,7 +142,7 @@ def test_data_sets_with_splits_paths_texts_and_broken_videos_are_packed(class_fo
         "no video in a known container, or damaged at its start",
     ]
     shards = open_shards(tmp_path / "s")
-    assert shards.classes == ("class 0", "class 1")
+    assert (shards.manifest.dataset, shards.classes) == ("datasets", ("class 0", "class 1"))
     assert {shards.read("train", i) for i in range(4)} == {path.read_bytes() for path in paths}
     assert shards.sample("val", 0).suffix == "mkv"
     assert all(not record.source.startswith("/") for record in shards.samples("train"))
@@ -169,11 +169,11 @@ def test_a_class_label_keeps_its_order_and_no_label_is_no_class(none, make_video
         {"video": datasets.Value("binary"), "label": datasets.ClassLabel(names=names)}
     )
     rows = {"video": [make_video([number]) for number in range(4)], "label": [0, none, 3, 1]}
-    report = pack_hf_dataset(
-        datasets.Dataset.from_dict(rows, features=features), tmp_path / "s",
-        options=PackOptions(mode="copy"), progress=False,
-    )  # fmt: skip
-    assert open_shards(tmp_path / "s").classes == tuple(names)
+    data = datasets.Dataset.from_dict(rows, features=features)
+    data.info.dataset_name = "gaits"  # as load_dataset has it
+    report = pack_hf_dataset(data, tmp_path / "s", options=PackOptions(mode="copy"), progress=False)
+    manifest = open_shards(tmp_path / "s").manifest
+    assert (manifest.dataset, manifest.classes) == ("gaits", tuple(names))
     assert packed_labels(tmp_path / "s") == {
         "train/00000000.mp4": "walk",
         "train/00000002.mp4": "jump",

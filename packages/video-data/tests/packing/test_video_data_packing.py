@@ -142,10 +142,12 @@ def test_other_options_or_videos_are_named_and_begin_anew_only_when_asked(class_
     entries = [Entry(tmp_path / f"{label}.mp4", label, "train", label) for label in "ab"]
     for number, entry in enumerate(entries):
         entry.path.write_bytes(make_video([number] * 3))
-    with pytest.raises(ValueError, match="data set 'folder', now 'mine'"):
+    with pytest.raises(ValueError, match=f"data set {class_folder.name!r}, now 'mine'"):
         pack_listing(listing(entries), tmp_path / "shards", options=COPY, progress=False)
     with pytest.raises(ValueError, match="the classes or their order"):
-        pack_listing(listing(entries, dataset="folder"), tmp_path / "shards", options=COPY, progress=False)
+        pack_listing(
+            listing(entries, dataset=class_folder.name), tmp_path / "shards", options=COPY, progress=False
+        )
     assert contents(tmp_path / "shards" / ".packing") == before
     options = COPY.model_copy(update={"overwrite": True})
     pack_listing(listing(entries), tmp_path / "shards", options=options, progress=False)

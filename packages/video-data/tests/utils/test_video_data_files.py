@@ -2,6 +2,7 @@ import multiprocessing
 import os
 import signal
 import socket
+import stat
 import subprocess
 import sys
 import threading
@@ -25,7 +26,7 @@ from video_data.media.container import probe_video
 from video_data.shards.untrusted_tar import tar_samples
 from video_data.utils.error_budget import ErrorBudget
 from video_data.utils.errors import InputError, WorkError
-from video_data.utils.files import check_file, locked, what_instead_of_file
+from video_data.utils.files import atomic_path, check_file, locked, what_instead_of_file, write_atomic
 
 HOLD = """
 import os, sys, time
@@ -186,3 +187,24 @@ def test_nothing_waits_for_a_pipe_in_a_shard_set(name, class_folder, tmp_path):
     assert report.num_checked == report.num_samples - 8
     assert {problem.file for problem in report.problems} == {name}
     assert all("it is a named pipe" in problem.message for problem in report.problems)
+
+
+def write_in_private(path):
+    """Write as libraries do that put a temporary file, which nobody else may read, in the place of the file."""
+    private = path.with_name("private")
+    private.touch(0o600)
+    private.replace(path)
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o077, 0o600)])
+def test_the_umask_says_who_may_read_a_file_whoever_writes_it(umask, mode, tmp_path):
+    (tmp_path / "old").touch(0o600)
+    before = os.umask(umask)
+    try:
+        write_atomic(tmp_path / "bytes", b"a")
+        for name in ("new", "old"):
+            with atomic_path(tmp_path / name) as temporary:
+                write_in_private(temporary)
+    finally:
+        os.umask(before)
+    assert [stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("bytes", "new", "old")] == [mode] * 3

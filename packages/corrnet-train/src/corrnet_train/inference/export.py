@@ -205,14 +205,18 @@ def model_card(classifier: VideoClassifier, name: str, evaluation: Mapping[str, 
         f"| frames | shorter side {clip.short_side_range[0]} pixels, of which the middle {clip.crop_size} x "
         f"{clip.crop_size} are taken; {clip.modality} |\n"
         f"| normalization | (pixel / 255 - {PIXEL_MEAN}) / {PIXEL_STD} |\n"
-        f"| weights | {weights_hash(classifier.model)} |",
+        f"| fingerprint of the weights | `{weights_hash(classifier.model)}`, which `corrnet eval` prints, too: equal "
+        "weights have equal fingerprints |",
         "## Accuracy",
         _accuracy(classifier, evaluation),
         "## Use",
+        "`corr-ops`, `corrnet-models`, `video-data` and `corrnet-train` are on no package index: install them from a "
+        "clone of their repository.",
     ]
     if clip.modality == "rgb":
         lines += [
-            "With `pip install av corrnet-models transformers`:",
+            "With `transformers`, whose `AutoImageProcessor` needs no torchvision, as `AutoVideoProcessor` does:",
+            _install("corr-ops", "corrnet-models", others="av transformers"),
             _SNIPPET.format(
                 name=name,
                 rate="" if clip.fps is None else ", video_fps=rate",
@@ -220,12 +224,20 @@ def model_card(classifier: VideoClassifier, name: str, evaluation: Mapping[str, 
             ),
         ]
     lines += [
-        f"With `pip install corrnet-train`, from {classifier.num_clips} clips of each video:",
+        f"With `corrnet`, from {classifier.num_clips} clips of each video:",
+        _install("corr-ops", "video-data", "corrnet-models", "corrnet-train"),
         f"```sh\ncorrnet predict {shlex.quote(name)} video.mp4\n```",
     ]
     if len(classifier.classes) <= 50 and classifier.targets.task != "regression":
         lines += ["## Classes", ", ".join(classifier.classes) + "."]
     return "\n\n".join(lines) + "\n"
+
+
+def _install(*packages: str, others: str = "") -> str:
+    return (
+        f"```sh\npip install {' '.join(f'./packages/{name}' for name in packages)} {others}".rstrip()
+        + "\n```"
+    )
 
 
 _SNIPPET = """```python
@@ -281,7 +293,7 @@ def _accuracy(classifier: VideoClassifier, evaluation: Mapping[str, Any] | None)
         )
     return (
         f"{what}, on {evaluation['num_videos']:,} videos of the split {mark['split']} of {mark['data set']} "
-        f"({mark['views']} of each; manifest {mark['manifest']})."
+        f"({mark['views']} of each). The fingerprint of these packed videos, their manifest's, is `{mark['manifest']}`."
     )
 
 

@@ -27,6 +27,7 @@ from video_data.datasets.validation import note_of_groups
 from video_data.media.pictures import holds_pictures, pattern_fault
 from video_data.shards.format import Task
 from video_data.utils.errors import InputError, describe
+from video_data.utils.files import display_text
 from video_data.utils.messages import part_name
 
 _EXPECTED = "expected path,label[,split][,start,end]"
@@ -128,7 +129,7 @@ def list_csv(
         notes.append(
             f"{joined[0]!r} is taken for one class: for several labels of a video call the column {_SEVERAL}"
         )
-    listing = Listing(entries, dropped, "csv", task=_TASKS[column])
+    listing = Listing(entries, dropped, display_text(csv_path.stem), task=_TASKS[column])
     return replace(listing, notes=(*notes, *shifted_numbers(listing.class_names), *unseen_classes(entries)))
 
 

@@ -97,7 +97,8 @@ class _FolderListing:
         require_two_classes(entries, src)
         kept, dropped, conflicts = _by_file(entries)
         # A folder's name is the name of a class, also -1: unlike an empty cell of a csv, somebody has made it.
-        listing = Listing(kept, dropped, "folder", passed_over=self._tally.found())
+        name = src.name if src.name not in ("", "..") else src.resolve().name  # of a link its own
+        listing = Listing(kept, dropped, display_text(name) or "folder", passed_over=self._tally.found())
         shifted = shifted_numbers(listing.class_names)
         return replace(listing, notes=(self._layout(splits), *conflicts, *shifted, *unseen_classes(kept)))
 

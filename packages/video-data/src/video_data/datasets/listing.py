@@ -100,7 +100,7 @@ class Listing:
     Attributes:
         entries: Videos that were found.
         dropped: Entries that cannot be packed with their reasons; `MISSING` where the file is not there.
-        dataset: Name of the data set with its version, for the manifest.
+        dataset: Name of the data set with its version, for the manifest; of folders and csv files it is theirs.
         classes: Class names in the order of their labels; None means `label_order` of the names of all entries.
         task: What is to be learned of an entry: its `label`, all of its classes, or its `value`.
         notes: What was taken for what, and what is not packed and cannot be listed, for people to read.

@@ -65,16 +65,21 @@ def atomic_path(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`, whose file takes the name `path` when the block ends without an exception.
 
     The content is on disk before the rename. After an exception, as on a full disk, the temporary file is removed and
-    what stood under `path` is as it was. The folder is made when it does not exist.
+    what stood under `path` is as it was. The folder is made when it does not exist. Who may read the file is for the
+    umask to say, also where the library that writes it lets nobody else, as safetensors does.
     """
     with naming(path):
         path.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary_name(path)
     try:
         with naming(path):
+            temporary.touch()
+            mode = stat.S_IMODE(temporary.stat().st_mode)
             yield temporary
             with temporary.open("rb+") as file:
                 os.fsync(file.fileno())
+            if stat.S_IMODE(temporary.stat().st_mode) != mode:
+                temporary.chmod(mode)
             temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
