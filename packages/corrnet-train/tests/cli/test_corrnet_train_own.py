@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import time
+from types import SimpleNamespace
 
 import pytest
 import typer
@@ -12,7 +13,7 @@ from typer.testing import CliRunner
 from corrnet_train.cli import app
 from corrnet_train.cli.own import measure_and_advise
 from corrnet_train.config.load import load_config
-from corrnet_train.config.own import OwnVideos, choose_settings
+from corrnet_train.config.own import OwnVideos, choose_length, choose_settings
 from corrnet_train.inference.classifier import VideoClassifier
 
 FEW_STEPS = ("optim.samples_per_epoch=16", "optim.epochs=2", "data.num_workers=0", "run.device=cpu")
@@ -42,16 +43,19 @@ def test_a_folder_of_classes_becomes_a_model_with_one_command(videos, tmp_path):
         "data.clip.num_frames 8 videos have 12 frames (median), and a CPU trains",
         "data.clip.crop_size 32 the shorter side of videos has 40 pixels (median)",
         "optim.batch_size 16 there are 24 videos to learn from",
-        "optim.warmup_epochs 0.2 a tenth of them",
+        "optim.epochs 2 given: 2 steps, 32 clips; 200 would have been chosen",
+        "optim.warmup_epochs 0.2 a tenth of the epochs",
+        "eval.every_epochs 1 accuracy on the 8 videos of val is measured about 2 times",
     ):
         assert line in table
-    assert "optim.epochs 2" not in table  # it was given
     assert "manifest:" not in output  # what only `corrnet eval` prints
     run = tmp_path / "runs" / "my-videos"
     for line in (
         "report: runs/my-videos/report/report.html",
-        "use it: corrnet predict runs/my-videos VIDEO",
-        "train it longer: corrnet resume runs/my-videos optim.epochs=4",
+        "no better than one guess for all videos, within chance: ",
+        "2 steps (32 clips) are few, usual for this recipe are 200 (3,200 clips); go on with training: "
+        "corrnet resume runs/my-videos optim.epochs=200 eval.every_epochs=10",
+        "use it all the same: corrnet predict runs/my-videos VIDEO",
     ):
         assert line in output
     assert (run / "report" / "report.html").is_file()
@@ -154,13 +158,47 @@ def test_what_cannot_be_meant_is_refused_before_any_work(videos, tmp_path, make_
 
 
 def test_what_comes_next_is_said_where_videos_could_not_be_measured_too(make_config, monkeypatch, capsys):
-    def measure(*arguments, **options):
-        raise typer.Exit(3)
-
-    monkeypatch.setattr("corrnet_train.cli.evaluate.measure", measure)
+    result = SimpleNamespace(unreadable=["a.mp4"], chance=None)
+    monkeypatch.setattr("corrnet_train.cli.evaluate.measure", lambda *arguments, **options: result)
     with pytest.raises(typer.Exit) as ending:
         measure_and_advise(make_config())
     assert ending.value.exit_code == 3 and "use it: corrnet predict" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("settings", "chance", "told"),
+    [
+        (
+            ["optim.epochs=2"],
+            None,
+            "train it longer: corrnet resume RUN optim.epochs=200 eval.every_epochs=10",
+        ),
+        (
+            ["optim.epochs=120", "eval.every_epochs=0"],
+            None,
+            "train it longer: corrnet resume RUN optim.epochs=240",
+        ),
+        (
+            ["optim.epochs=2"],
+            "no better",
+            "8 steps (64 clips) are few, usual for this recipe are 800 (6,400 clips)",
+        ),
+        (
+            ["optim.epochs=200"],
+            "no better",
+            "800 steps are as many as usual for this recipe: more videos help",
+        ),
+    ],
+)
+def test_the_usual_length_is_named_where_a_run_was_short(
+    settings, chance, told, make_config, monkeypatch, capsys
+):
+    result = SimpleNamespace(unreadable=[], chance=chance)
+    monkeypatch.setattr("corrnet_train.cli.evaluate.measure", lambda *arguments, **options: result)
+    config = make_config(*settings)
+    measure_and_advise(config)
+    said = " ".join(capsys.readouterr().err.split()).replace(str(config.run.dir), "RUN")
+    assert told in said and ("use it all the same: " in said) == bool(chance)
 
 
 @pytest.mark.parametrize(
@@ -228,7 +266,9 @@ def test_settings_that_are_given_stand_and_others_suit_them():
     given = {"data.clip.num_frames": 32, "optim.epochs": 40}
     choices = choose_settings(videos, has_gpu=False, num_workers=1, given=given)
     chosen = {choice.key: choice.value for choice in choices}
-    assert not given.keys() & chosen.keys()
+    reasons = {choice.key: choice.reason for choice in choices}
+    assert given.items() <= chosen.items() and reasons["data.clip.num_frames"] == "given"
+    assert reasons["optim.epochs"] == "given: 250 steps, 4,000 clips; 160 would have been chosen"
     assert chosen["data.clip.fps"] == 30 and chosen["optim.warmup_epochs"] == 4
     assert chosen["eval.every_epochs"] == 2
     given = {"data.clip.frame_stride": 3}
@@ -238,6 +278,15 @@ def test_settings_that_are_given_stand_and_others_suit_them():
     assert fps is None
     choices = choose_settings(videos, has_gpu=True, num_workers=1, given={"data.clip.modality": "flow"})
     assert {("data.clip.fps", None), ("data.clip.frame_stride", 2)} <= {(c.key, c.value) for c in choices}
+
+
+@pytest.mark.parametrize(
+    ("epochs", "told"), [(1, "once, at the end"), (3, "about 3 times"), (300, "about 20 times")]
+)
+def test_it_is_told_how_often_accuracy_is_measured_on_how_many_videos(epochs, told):
+    choices = choose_length(100, 7, has_gpu=False, given={"optim.epochs": epochs})
+    reasons = {choice.key: choice.reason for choice in choices}
+    assert reasons["eval.every_epochs"] == f"accuracy on the 7 videos of val is measured {told}"
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 from rich.table import Table
 
-from corrnet_train.cli.common import err, escape, say
+from corrnet_train.cli.common import EXIT_VIDEOS_LEFT_OUT, err, escape, say
 from corrnet_train.utils.errors import InputError
 from video_data.utils.messages import part_name
 
@@ -263,40 +263,68 @@ def _plain(value: object) -> str:
 
 def measure_and_advise(config: "RunConfig") -> None:
     """Measure accuracy on the validation split, write a page of it, and say what can be done next."""
-    from corrnet_train.checkpoint.folders import resume_command
     from corrnet_train.cli.evaluate import measure
     from corrnet_train.networks.by_name import ALLOWED_MODULES, needs_leave
 
-    run = config.run.dir
-    left_out = None
+    run, result = config.run.dir, None
     if config.data.eval_split is None:
         _say("accuracy was not measured: no video was kept back for it")
-    if config.data.eval_split is not None:
-        try:
-            with ExitStack() as stack:
-                measure(
-                    stack.enter_context,
-                    run,
-                    str(config.data.shards),
-                    config.data.eval_split,
-                    device=config.run.device,
-                    output=run / REPORT,
-                    overwrite=True,
-                    show_fingerprint=False,
-                )
-        except typer.Exit as ending:  # some videos could not be read
-            left_out = ending
+    else:
+        with ExitStack() as stack:
+            result = measure(
+                stack.enter_context,
+                run,
+                str(config.data.shards),
+                config.data.eval_split,
+                device=config.run.device,
+                output=run / REPORT,
+                overwrite=True,
+                show_fingerprint=False,
+            )
+    is_chance = result is not None and result.chance is not None
+    _say_how_long(config, is_chance=is_chance)
     module = needs_leave(config.model.name)
     leave = "" if module is None else f"{ALLOWED_MODULES}={module} "
-    _say(f"use it: {leave}{shlex.join(['corrnet', 'predict', str(run), 'VIDEO'])}")
+    all_the_same = " all the same" if is_chance else ""
+    _say(f"use it{all_the_same}: {leave}{shlex.join(['corrnet', 'predict', str(run), 'VIDEO'])}")
     if better := _better_before(run):
         told, best = better
         command = shlex.join(["corrnet", "predict", str(best), "VIDEO"])
         _say(f"it was better on the way, {told}: {leave}{command}")
     _say(f"use it elsewhere: {leave}{shlex.join(['corrnet', 'export', str(run), f'{run.name}-model'])}")
-    _say(f"train it longer: {resume_command(run)} optim.epochs={2 * config.optim.epochs:g}")
-    if left_out is not None:
-        raise left_out
+    if result is not None and result.unreadable:
+        raise typer.Exit(EXIT_VIDEOS_LEFT_OUT)
+
+
+def _say_how_long(config: "RunConfig", *, is_chance: bool) -> None:
+    """Say how a run is trained longer, and where it is no better than chance whether it was short."""
+    from corrnet_train.checkpoint.folders import resume_command
+    from corrnet_train.config.own import evaluation_period, usual_epochs
+    from corrnet_train.distributed.ranks import resolve_device
+    from video_data import open_shards
+
+    num_train = open_shards(config.data.shards).num_samples(config.data.train_split)
+    optim, has_gpu = config.optim, resolve_device(config.run.device).type != "cpu"
+    usual = usual_epochs(optim.epoch_samples(num_train), has_gpu=has_gpu)
+    epochs = max(usual, 2 * optim.epochs)
+    command = f"{resume_command(config.run.dir)} optim.epochs={epochs:g}"
+    if epochs > 2 * optim.epochs and 0 < config.eval.every_epochs < (period := evaluation_period(epochs)):
+        command += f" eval.every_epochs={period}"
+    steps = optim.num_steps(num_train)
+    if not is_chance:
+        _say(f"train it longer: {command}")
+    elif optim.epochs < usual:
+        usual_steps = optim.model_copy(update={"epochs": usual}).num_steps(num_train)
+        clips, usual_clips = steps * optim.batch_size, usual_steps * optim.batch_size
+        _say(
+            f"{steps:,} steps ({clips:,} clips) are few, usual for this recipe are {usual_steps:,} ({usual_clips:,} "
+            f"clips); go on with training: {command}"
+        )
+    else:
+        _say(
+            f"{steps:,} steps are as many as usual for this recipe: more videos help, or weights to start from "
+            f"(model.init_from); train it longer: {command}"
+        )
 
 
 def _better_before(run: Path) -> tuple[str, Path] | None:
