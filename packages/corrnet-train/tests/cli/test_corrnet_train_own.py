@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from corrnet_train.cli import app
 from corrnet_train.cli.own import measure_and_advise
-from corrnet_train.config.load import load_config
+from corrnet_train.config.load import load_config, recipe_text
 from corrnet_train.config.own import OwnVideos, choose_length, choose_settings
 from corrnet_train.inference.classifier import VideoClassifier
 
@@ -37,6 +37,7 @@ def corrnet(*arguments, code=0):
 def test_a_folder_of_classes_becomes_a_model_with_one_command(videos, tmp_path):
     output = corrnet("train", "my-videos", *FEW_STEPS)
     assert "packing into runs/shards/my-videos" in output and "packed 32 videos" in output
+    assert "24 videos to learn from (train), 8 to measure accuracy on (val)" in output
     table = " ".join(output.split())  # where a cell is broken it is one again
     for line in (
         "recipe own+tiny no GPU trains, and a CPU takes days for larger models",
@@ -101,19 +102,58 @@ def test_one_video_of_each_class_is_enough(videos):
         for video in sorted(folder.iterdir())[1:]:
             video.unlink()
     output = corrnet("train", "my-videos", *FEW_STEPS[1:])
-    assert "no class has two videos" in output and "data.eval_split none" in " ".join(output.split())
+    assert "add at least one more video of each class" in output and "data.eval_split none" in " ".join(
+        output.split()
+    )
     assert load_config("runs/my-videos/config.yaml").data.eval_split is None and "report:" not in output
     assert "no validation split can be made" in corrnet(
         "train", "my-videos", "--val-fraction", "0.2", "run.dir=b", code=2
     )
 
 
-def test_a_dry_run_packs_nothing(videos, tmp_path):
-    output = corrnet("train", "my-videos", "--dry-run")
+def test_a_dry_run_packs_nothing_and_shows_what_is_known_without(videos, tmp_path):
+    output = corrnet("train", "my-videos", "optim.batch_size=12", "run.device=cpu", "--dry-run")
     assert "they would be packed into runs/shards/my-videos" in output and "val gets 8 of the 32" in output
+    assert "after: corrnet pack folder my-videos runs/shards/my-videos --val-fraction 0.2" in output
+    table = " ".join(output.split())
+    assert (
+        "optim.batch_size 12 given" in table
+        and "optim.epochs 200 400 steps, 4,800 clips, one of each" in table
+    )
+    assert "on the 8 videos of val is measured about 20 times" in table and "data.clip" not in table
     assert [path.name for path in tmp_path.iterdir()] == ["my-videos"]
     (tmp_path / "a link").symlink_to("my-videos")
     assert "packed into runs/shards/a link" in corrnet("train", "a link", "--dry-run")
+
+
+def a_run(folder, shards):
+    """What a run of these shards has left in a folder."""
+    (folder / "checkpoints").mkdir(parents=True)
+    (folder / "checkpoints" / "last.pt").touch()
+    (folder / "config.yaml").write_text(
+        recipe_text(load_config("own", [f"data.shards={shards}", f"run.dir={folder}"]))
+    )
+
+
+def test_a_second_run_of_the_same_videos_is_told_how_the_first_goes_on(videos, motionbench, tmp_path):
+    corrnet(
+        "pack", "folder", "my-videos", "runs/shards/my-videos", "--val-fraction", "0.2", "--num-workers", "0"
+    )
+    a_run(tmp_path / "runs" / "my-videos", "runs/shards/my-videos")
+    for source in ("my-videos", "runs/shards/my-videos"):
+        told = corrnet("train", source, code=2)
+        assert (
+            "continue it with corrnet resume runs/my-videos, or give another folder, as run.dir=runs/my-videos-2"
+            in told
+        )
+    shutil.copytree(motionbench[0] / "videos" / "test", tmp_path / "elsewhere" / "my-videos")
+    told = corrnet("train", "elsewhere/my-videos", code=2)
+    assert "runs/my-videos holds a run of other videos than those of elsewhere/my-videos" in told
+    assert "run.dir=runs/my-videos-2 data.shards=runs/shards/my-videos-2" in told and "resume" not in told
+    assert "holds a run of other videos" in corrnet("train", motionbench[1], "run.dir=runs/my-videos", code=2)
+    told = corrnet("train", "elsewhere/my-videos", "run.dir=runs/other", code=2)
+    assert "runs/shards/my-videos holds other videos than those of elsewhere/my-videos" in told
+    assert "data.shards=runs/shards/my-videos-2" in told and "Remove" not in told
 
 
 def test_a_csv_with_a_split_val_keeps_it(motionbench, tmp_path, monkeypatch):
