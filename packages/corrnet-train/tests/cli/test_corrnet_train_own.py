@@ -194,7 +194,41 @@ def test_what_cannot_be_meant_is_refused_before_any_work(videos, tmp_path, make_
     (run / "config.yaml").touch()
     assert "it goes on with: corrnet resume 'a run'" in corrnet("train", "a run", code=2)
     assert "no.csv" in corrnet("train", "no.csv", code=2)
+    assert "neither a folder or csv of videos nor a recipe" in corrnet("train", "nothing", code=2)
+    assert "did you mean my-videos?" in corrnet("train", "my-vidoes", code=2)
+    assert f"did you mean {videos}?" in corrnet("train", f"{videos}s", code=2)
+    assert "did you mean motionbench?" in corrnet("train", "motionbensh", code=2)
+    (tmp_path / "list.csv").touch()
+    assert "did you mean list.csv?" in corrnet("train", "lists.csv", code=2)
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_recipe_without_its_shards_says_what_makes_them(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    told = corrnet("train", "own", code=2)
+    assert (
+        "no folder of shards at data/shards (data.shards): corrnet pack folder my-videos data/shards" in told
+    )
+    assert "corrnet train my-videos packs and trains" in told
+    assert "corrnet demo makes them" in corrnet("train", "motionbench", code=2)
+    assert "corrnet demo makes them" in corrnet("lr-find", "motionbench", code=2)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--epochs", "2"], "given without dashes: optim.epochs=2"),
+        (["--epochs=2"], "given without dashes: optim.epochs=2"),
+        (["--data.clip.num-frames", "8"], "given without dashes: data.clip.num_frames=8"),
+        (["--batch-size", "4"], "given without dashes: optim.batch_size=4 or eval.batch_size=4"),
+        (["--dry-rum"], "--dry-run"),
+    ],
+)
+@pytest.mark.parametrize("command", ["train", "lr-find"])
+def test_a_setting_that_is_given_as_an_option_is_told_how_to_give_it(command, arguments, told):
+    if command == "lr-find" and arguments == ["--dry-rum"]:
+        arguments, told = ["--step", "2"], "--steps"
+    assert told in " ".join(corrnet(command, "motionbench", *arguments, code=2).replace("│", "").split())
 
 
 def test_what_comes_next_is_said_where_videos_could_not_be_measured_too(make_config, monkeypatch, capsys):

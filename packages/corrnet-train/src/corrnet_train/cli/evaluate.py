@@ -20,6 +20,7 @@ from corrnet_train.cli.common import (
     Like,
     NumClips,
     Overwrite,
+    check_checkpoint,
     checkpoint_and_videos,
     decoding_workers,
     err,
@@ -148,6 +149,7 @@ def measure(
             check_output(output, overwrite=overwrite or goes_on, inputs=inputs, files=EVALUATION_FILES)
 
         with ranks.together():
+            check_checkpoint(checkpoint, like)
             if output is not None and ranks.is_first:
                 check(output)
                 output.mkdir(parents=True, exist_ok=True)
@@ -342,6 +344,7 @@ def predict(
     from corrnet_train.inference.inputs import check_window_source
 
     checkpoint, names = checkpoint_and_videos(checkpoint, videos, checkpoint_option)
+    check_checkpoint(checkpoint, like)
     if not names:
         raise InputError(f"no videos are given beside {checkpoint}: corrnet predict CHECKPOINT VIDEO ...")
     if hop is None and annotate is not None:

@@ -20,6 +20,7 @@ from rich.table import Table
 from corrnet_train.cli.common import EXIT_VIDEOS_LEFT_OUT, err, escape, say
 from corrnet_train.utils.errors import InputError
 from corrnet_train.utils.files import unused_path
+from corrnet_train.utils.nearest import did_you_mean
 from video_data.utils.messages import part_name
 
 if TYPE_CHECKING:
@@ -41,6 +42,25 @@ def is_own(source: str) -> bool:
     if source.lower().endswith(".csv"):
         return True
     return Path(source).is_dir() and source not in {recipe.name for recipe in list_recipes()}
+
+
+def check_source(source: str) -> None:
+    """Check that what is to be trained is there: videos, shards, or a recipe.
+
+    Raises:
+        InputError: There is no such file, folder or recipe; the message has names that are spelled almost so.
+    """
+    from corrnet_train.config.recipes import recipe_names
+
+    path, recipes = Path(source).expanduser(), recipe_names()
+    if path.exists() or any(part in recipes for part in source.split("+")):
+        return
+    beside = list(path.parent.iterdir()) if path.parent.is_dir() else []
+    names = [other.name for other in beside if other.is_dir() or other.suffix.lower() in (".csv", ".yaml")]
+    meant = did_you_mean(path.name, names, folder=path.parent) or did_you_mean(source, recipes)
+    raise InputError(
+        f"{source} is not there: neither a folder or csv of videos nor a recipe (corrnet recipe list){meant}"
+    )
 
 
 def settings_for(

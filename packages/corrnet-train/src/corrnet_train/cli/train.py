@@ -120,12 +120,14 @@ def train(
     if recipe is None:
         _show_ways_in()
         raise typer.Exit(EXIT_BAD_INPUT)
-    from corrnet_train.cli.own import is_own, measure_and_advise, settings_for
+    from corrnet_train.cli.own import check_source, is_own, measure_and_advise, settings_for
     from corrnet_train.config.load import load_config
     from corrnet_train.distributed.ranks import on_every_rank
+    from corrnet_train.training.run_folder import check_shards
 
     own = is_own(recipe)
     try:
+        check_source(recipe)
         overrides = with_environment(overrides or [])
         if own:
             if resume or requeue:
@@ -137,6 +139,7 @@ def train(
             raise InputError(f"--val-fraction and --group-by are for videos, and {recipe} is a recipe")
         else:
             config = load_config(recipe, overrides)
+            check_shards(config)
     except InputError as error:
         raise on_every_rank(error) from None
     if config is None:

@@ -49,6 +49,22 @@ def settings_of_run(folder: Path, overrides: Sequence[str] = ()) -> RunConfig:
     return settings
 
 
+def check_shards(config: RunConfig) -> None:
+    """Check that the shards of a run are there, before any work.
+
+    Raises:
+        InputError: They are not; the message has the commands that make some.
+    """
+    shards = config.data.shards
+    if not shards.exists():
+        demo = read_recipe("motionbench")["data"]["shards"]
+        pack = shlex.join(["corrnet", "pack", "folder", "my-videos", str(shards)])
+        made = "corrnet demo makes them" if str(shards) == demo else f"{pack} --val-fraction 0.2 makes them"
+        raise InputError(
+            f"no folder of shards at {shards} (data.shards): {made}; corrnet train my-videos packs and trains"
+        )
+
+
 class RunFolder:
     """A run folder as it is now.
 
