@@ -91,10 +91,10 @@ def test_a_checkpoint_that_is_not_there_is_told_before_anything_else(rest, tmp_p
     (tmp_path / "runs" / "first").mkdir(parents=True)
     (tmp_path / "a").touch()
     command, *others = rest
-    result = runner.invoke(app, [*command.split(), "runs/firts", *others], env={"COLUMNS": "200"})
+    result = runner.invoke(app, [*command.split(), "runs/the_first", *others], env={"COLUMNS": "200"})
     assert (result.exit_code, result.output) == (
         2,
-        "error: no checkpoint at runs/firts; did you mean runs/first?\n",
+        "error: no checkpoint at runs/the_first; did you mean runs/first?\n",
     )
 
 

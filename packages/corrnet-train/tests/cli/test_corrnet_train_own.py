@@ -11,7 +11,7 @@ import typer
 from typer.testing import CliRunner
 
 from corrnet_train.cli import app
-from corrnet_train.cli.own import measure_and_advise
+from corrnet_train.cli.next_steps import measure_and_advise
 from corrnet_train.config.load import load_config, recipe_text
 from corrnet_train.config.own import OwnVideos, choose_length, choose_settings
 from corrnet_train.inference.classifier import VideoClassifier
@@ -64,7 +64,10 @@ def test_a_folder_of_classes_becomes_a_model_with_one_command(videos, tmp_path):
     assert config.model.name == "corrnet_tiny" and config.optim.epochs == 2
     assert config.data.eval_split == "val" and config.data.clip.num_frames == 8
     assert "down-left" in VideoClassifier.from_checkpoint("runs/my-videos", device="cpu").classes
-    assert "done: " in corrnet("resume", "runs/my-videos", "optim.epochs=3")
+    before = (run / "report" / "result.json").read_text()
+    longer = corrnet("resume", "runs/my-videos", "optim.epochs=3")
+    assert "done: " in longer and "3 steps (48 clips) are few" in longer
+    assert (run / "report" / "result.json").read_text() != before
 
     assert "already holds a run" in corrnet("train", "my-videos", *FEW_STEPS, code=2)
     again = corrnet("train", "my-videos", *FEW_STEPS, "run.dir=runs/second", "--dry-run")
@@ -198,6 +201,8 @@ def test_what_cannot_be_meant_is_refused_before_any_work(videos, tmp_path, make_
     assert "did you mean my-videos?" in corrnet("train", "my-vidoes", code=2)
     assert f"did you mean {videos}?" in corrnet("train", f"{videos}s", code=2)
     assert "did you mean motionbench?" in corrnet("train", "motionbensh", code=2)
+    (tmp_path / "own").mkdir()
+    assert "own is a recipe; the folder of that name is ./own" in corrnet("train", "own", code=2)
     (tmp_path / "list.csv").touch()
     assert "did you mean list.csv?" in corrnet("train", "lists.csv", code=2)
     assert not (tmp_path / "runs").exists()
