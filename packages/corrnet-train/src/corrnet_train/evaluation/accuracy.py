@@ -142,8 +142,8 @@ def video_accuracy(predictions: Sequence[VideoPrediction], classes: Sequence[str
 def most_by_chance(num_videos: int, guess: float) -> float:
     """Return the right videos above which a model counts as better than one guess for all.
 
-    That is what the guess gets, and two standard deviations of a binomial: of models that know nothing one in forty
-    gets more.
+    That is what the guess gets, and two standard deviations of a binomial: of models that know nothing a few in a
+    hundred get more.
 
     Args:
         num_videos: How many videos there are.

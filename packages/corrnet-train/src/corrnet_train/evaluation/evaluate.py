@@ -5,6 +5,7 @@ import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -195,7 +196,7 @@ class MultilabelResult(EvalResult):
         """Mean average precision, micro F1 and Hit@1."""
         return {"map": self.score, "f1": self.video.f1, "hit1": self.video.hit1}
 
-    @property
+    @cached_property  # of many videos with many labels it takes seconds
     def chance(self) -> str | None:
         """Why its precision may be chance: that of shuffled predictions is within two standard deviations."""
         mean, deviation = shuffled_precision(self.predictions)

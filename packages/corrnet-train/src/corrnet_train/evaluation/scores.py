@@ -148,7 +148,7 @@ def average_precision(has: Tensor, scores: Tensor) -> float:
     return float((gained * right / number).sum() / right[-1])
 
 
-def shuffled_precision(predictions: Sequence[VideoScores], *, num_shuffles: int = 50) -> tuple[float, float]:
+def shuffled_precision(predictions: Sequence[VideoScores], *, num_shuffles: int = 20) -> tuple[float, float]:
     """Return mean and standard deviation of the mAP of predictions that are shuffled among the videos: of chance.
 
     With few videos that is more than the share of the videos that have a label.
@@ -164,11 +164,11 @@ def shuffled_precision(predictions: Sequence[VideoScores], *, num_shuffles: int 
     has = target > 0.5
     has, scores = has[:, has.any(dim=0)], scores[:, has.any(dim=0)]
     order = scores.argsort(dim=0, descending=True)
-    number = torch.arange(1, len(has) + 1, dtype=torch.float64)[:, None]
+    number = torch.arange(1, len(has) + 1)[:, None]
     generator = torch.Generator().manual_seed(0)
     reached = []
     for _ in range(num_shuffles):
-        right = has[torch.randperm(len(has), generator=generator)].gather(0, order).double()
+        right = has[torch.randperm(len(has), generator=generator)].gather(0, order).float()
         reached.append(((right * right.cumsum(dim=0) / number).sum(dim=0) / right.sum(dim=0)).mean())
     means = torch.stack(reached)
     return float(means.mean()), float(means.std())
