@@ -253,7 +253,7 @@ def print_figures(result: "EvalResult", classes: Sequence[str]) -> None:
         table.add_row(f"{errors.mae:.4g}", f"{errors.rmse:.4g}", r2, f"{errors.guess_mae:.4g}")
         out.print(table)
     if result.chance is not None:
-        out.print(f"[bold yellow]{escape(result.chance)}[/]", highlight=False, soft_wrap=True)
+        out.print(f"[bold yellow]{escape(result.chance)}[/]", highlight=False)
 
 
 def _print_mistakes(result: "ClassificationResult", classes: Sequence[str]) -> None:
