@@ -75,6 +75,29 @@ def test_the_checkpoint_is_the_first_argument():
         assert has_option == (name in ("features", "predict"))
 
 
+@pytest.mark.parametrize(
+    "rest",
+    [
+        ["export", "a.foo"],
+        ["eval", "no shards", "--output", "a/file"],
+        ["features", "--shards", "no shards", "-o", "a.foo"],
+        ["predict", "no.mp4", "--json", "a/file/b.json"],
+        ["visualize filters", "-o", "a.foo"],
+        ["visualize motion", "camera:0", "-o", "a.foo"],
+    ],
+)
+def test_a_checkpoint_that_is_not_there_is_told_before_anything_else(rest, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs" / "first").mkdir(parents=True)
+    (tmp_path / "a").touch()
+    command, *others = rest
+    result = runner.invoke(app, [*command.split(), "runs/the_first", *others], env={"COLUMNS": "200"})
+    assert (result.exit_code, result.output) == (
+        2,
+        "error: no checkpoint at runs/the_first; did you mean runs/first?\n",
+    )
+
+
 def test_no_workers_are_none_everywhere_and_fewer_are_refused():
     found = having("--num-workers")
     assert {*PACKS, "inspect", "verify", "doctor", "eval", "features", "motionbench"} == set(found)

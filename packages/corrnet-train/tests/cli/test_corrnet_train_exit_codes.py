@@ -94,9 +94,23 @@ def test_the_list_of_calls_has_every_command():
     assert sorted(known) == sorted(found)
 
 
-@pytest.mark.parametrize("line", CALLS)
-def test_errors_become_a_message_and_an_exit_code(line, monkeypatch, tmp_path):
+@pytest.fixture
+def with_checkpoint(line, monkeypatch, tmp_path):
+    """A working folder that has the checkpoint of the command, which is looked for before all else."""
     monkeypatch.chdir(tmp_path)
+    if any(entry.name == "checkpoint" for entry in _command_of(line).params):
+        (tmp_path / "a").touch()
+
+
+def _command_of(line):
+    name, below, *_ = [*line.split(), ""]
+    command = load_command(name)
+    return command.commands[below] if hasattr(command, "commands") else command
+
+
+@pytest.mark.usefixtures("with_checkpoint")
+@pytest.mark.parametrize("line", CALLS)
+def test_errors_become_a_message_and_an_exit_code(line, monkeypatch):
     for error, code in ERRORS:
 
         def fail(*args, _error=error, **kwargs):
@@ -107,9 +121,9 @@ def test_errors_become_a_message_and_an_exit_code(line, monkeypatch, tmp_path):
         assert (result.exit_code, result.stderr) == (code, f"error: {error}\n")
 
 
+@pytest.mark.usefixtures("with_checkpoint")
 @pytest.mark.parametrize("line", CALLS)
-def test_anything_else_is_a_bug_with_a_traceback_and_an_exit_code(line, monkeypatch, tmp_path):
-    monkeypatch.chdir(tmp_path)
+def test_anything_else_is_a_bug_with_a_traceback_and_an_exit_code(line, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["corrnet", *line.split()])
     for error in BUGS:
 
@@ -186,9 +200,9 @@ def test_what_runs_out_is_told_in_a_line_with_what_helps(text, monkeypatch, tmp_
     assert result.stderr.startswith(text) and result.stderr.count("\n") == 1
 
 
+@pytest.mark.usefixtures("with_checkpoint")
 @pytest.mark.parametrize("line", CALLS)
-def test_ctrl_c_has_an_exit_code_of_its_own(line, monkeypatch, tmp_path):
-    monkeypatch.chdir(tmp_path)
+def test_ctrl_c_has_an_exit_code_of_its_own(line, monkeypatch):
     monkeypatch.setattr(CALLS[line], lambda *args, **kwargs: signal.raise_signal(signal.SIGINT))
     result = runner.invoke(app, line.split())
     assert result.exit_code == 130 and "interrupted" in result.stderr

@@ -4,15 +4,16 @@ import json
 import os
 import shutil
 import time
+from types import SimpleNamespace
 
 import pytest
 import typer
 from typer.testing import CliRunner
 
 from corrnet_train.cli import app
-from corrnet_train.cli.own import measure_and_advise
-from corrnet_train.config.load import load_config
-from corrnet_train.config.own import OwnVideos, choose_settings
+from corrnet_train.cli.next_steps import measure_and_advise
+from corrnet_train.config.load import load_config, recipe_text
+from corrnet_train.config.own import OwnVideos, choose_length, choose_settings
 from corrnet_train.inference.classifier import VideoClassifier
 
 FEW_STEPS = ("optim.samples_per_epoch=16", "optim.epochs=2", "data.num_workers=0", "run.device=cpu")
@@ -36,22 +37,26 @@ def corrnet(*arguments, code=0):
 def test_a_folder_of_classes_becomes_a_model_with_one_command(videos, tmp_path):
     output = corrnet("train", "my-videos", *FEW_STEPS)
     assert "packing into runs/shards/my-videos" in output and "packed 32 videos" in output
+    assert "24 videos to learn from (train), 8 to measure accuracy on (val)" in output
     table = " ".join(output.split())  # where a cell is broken it is one again
     for line in (
         "recipe own+tiny no GPU trains, and a CPU takes days for larger models",
         "data.clip.num_frames 8 videos have 12 frames (median), and a CPU trains",
         "data.clip.crop_size 32 the shorter side of videos has 40 pixels (median)",
         "optim.batch_size 16 there are 24 videos to learn from",
-        "optim.warmup_epochs 0.2 a tenth of them",
+        "optim.epochs 2 given: 2 steps, 32 clips; 200 would have been chosen",
+        "optim.warmup_epochs 0.2 a tenth of the epochs",
+        "eval.every_epochs 1 accuracy on the 8 videos of val is measured about 2 times",
     ):
         assert line in table
-    assert "optim.epochs 2" not in table  # it was given
     assert "manifest:" not in output  # what only `corrnet eval` prints
     run = tmp_path / "runs" / "my-videos"
     for line in (
         "report: runs/my-videos/report/report.html",
-        "use it: corrnet predict runs/my-videos VIDEO",
-        "train it longer: corrnet resume runs/my-videos optim.epochs=4",
+        "no better than one guess for all videos, within chance: ",
+        "2 steps (32 clips) are few, usual for this recipe are 200 (3,200 clips); go on with training: "
+        "corrnet resume runs/my-videos optim.epochs=200 eval.every_epochs=10",
+        "use it all the same: corrnet predict runs/my-videos VIDEO",
     ):
         assert line in output
     assert (run / "report" / "report.html").is_file()
@@ -59,7 +64,10 @@ def test_a_folder_of_classes_becomes_a_model_with_one_command(videos, tmp_path):
     assert config.model.name == "corrnet_tiny" and config.optim.epochs == 2
     assert config.data.eval_split == "val" and config.data.clip.num_frames == 8
     assert "down-left" in VideoClassifier.from_checkpoint("runs/my-videos", device="cpu").classes
-    assert "done: " in corrnet("resume", "runs/my-videos", "optim.epochs=3")
+    before = (run / "report" / "result.json").read_text()
+    longer = corrnet("resume", "runs/my-videos", "optim.epochs=3")
+    assert "done: " in longer and "3 steps (48 clips) are few" in longer
+    assert (run / "report" / "result.json").read_text() != before
 
     assert "already holds a run" in corrnet("train", "my-videos", *FEW_STEPS, code=2)
     again = corrnet("train", "my-videos", *FEW_STEPS, "run.dir=runs/second", "--dry-run")
@@ -97,19 +105,58 @@ def test_one_video_of_each_class_is_enough(videos):
         for video in sorted(folder.iterdir())[1:]:
             video.unlink()
     output = corrnet("train", "my-videos", *FEW_STEPS[1:])
-    assert "no class has two videos" in output and "data.eval_split none" in " ".join(output.split())
+    assert "add at least one more video of each class" in output and "data.eval_split none" in " ".join(
+        output.split()
+    )
     assert load_config("runs/my-videos/config.yaml").data.eval_split is None and "report:" not in output
     assert "no validation split can be made" in corrnet(
         "train", "my-videos", "--val-fraction", "0.2", "run.dir=b", code=2
     )
 
 
-def test_a_dry_run_packs_nothing(videos, tmp_path):
-    output = corrnet("train", "my-videos", "--dry-run")
+def test_a_dry_run_packs_nothing_and_shows_what_is_known_without(videos, tmp_path):
+    output = corrnet("train", "my-videos", "optim.batch_size=12", "run.device=cpu", "--dry-run")
     assert "they would be packed into runs/shards/my-videos" in output and "val gets 8 of the 32" in output
+    assert "after: corrnet pack folder my-videos runs/shards/my-videos --val-fraction 0.2" in output
+    table = " ".join(output.split())
+    assert (
+        "optim.batch_size 12 given" in table
+        and "optim.epochs 200 400 steps, 4,800 clips, one of each" in table
+    )
+    assert "on the 8 videos of val is measured about 20 times" in table and "data.clip" not in table
     assert [path.name for path in tmp_path.iterdir()] == ["my-videos"]
     (tmp_path / "a link").symlink_to("my-videos")
     assert "packed into runs/shards/a link" in corrnet("train", "a link", "--dry-run")
+
+
+def a_run(folder, shards):
+    """What a run of these shards has left in a folder."""
+    (folder / "checkpoints").mkdir(parents=True)
+    (folder / "checkpoints" / "last.pt").touch()
+    (folder / "config.yaml").write_text(
+        recipe_text(load_config("own", [f"data.shards={shards}", f"run.dir={folder}"]))
+    )
+
+
+def test_a_second_run_of_the_same_videos_is_told_how_the_first_goes_on(videos, motionbench, tmp_path):
+    corrnet(
+        "pack", "folder", "my-videos", "runs/shards/my-videos", "--val-fraction", "0.2", "--num-workers", "0"
+    )
+    a_run(tmp_path / "runs" / "my-videos", "runs/shards/my-videos")
+    for source in ("my-videos", "runs/shards/my-videos"):
+        told = corrnet("train", source, code=2)
+        assert (
+            "continue it with corrnet resume runs/my-videos, or give another folder, as run.dir=runs/my-videos-2"
+            in told
+        )
+    shutil.copytree(motionbench[0] / "videos" / "test", tmp_path / "elsewhere" / "my-videos")
+    told = corrnet("train", "elsewhere/my-videos", code=2)
+    assert "runs/my-videos holds a run of other videos than those of elsewhere/my-videos" in told
+    assert "run.dir=runs/my-videos-2 data.shards=runs/shards/my-videos-2" in told and "resume" not in told
+    assert "holds a run of other videos" in corrnet("train", motionbench[1], "run.dir=runs/my-videos", code=2)
+    told = corrnet("train", "elsewhere/my-videos", "run.dir=runs/other", code=2)
+    assert "runs/shards/my-videos holds other videos than those of elsewhere/my-videos" in told
+    assert "data.shards=runs/shards/my-videos-2" in told and "Remove" not in told
 
 
 def test_a_csv_with_a_split_val_keeps_it(motionbench, tmp_path, monkeypatch):
@@ -150,17 +197,87 @@ def test_what_cannot_be_meant_is_refused_before_any_work(videos, tmp_path, make_
     (run / "config.yaml").touch()
     assert "it goes on with: corrnet resume 'a run'" in corrnet("train", "a run", code=2)
     assert "no.csv" in corrnet("train", "no.csv", code=2)
+    assert "neither a folder or csv of videos nor a recipe" in corrnet("train", "nothing", code=2)
+    assert "did you mean my-videos?" in corrnet("train", "my-vidoes", code=2)
+    assert f"did you mean {videos}?" in corrnet("train", f"{videos}s", code=2)
+    assert "did you mean motionbench?" in corrnet("train", "motionbensh", code=2)
+    (tmp_path / "own").mkdir()
+    assert "own is a recipe; the folder of that name is ./own" in corrnet("train", "own", code=2)
+    (tmp_path / "list.csv").touch()
+    assert "did you mean list.csv?" in corrnet("train", "lists.csv", code=2)
     assert not (tmp_path / "runs").exists()
 
 
-def test_what_comes_next_is_said_where_videos_could_not_be_measured_too(make_config, monkeypatch, capsys):
-    def measure(*arguments, **options):
-        raise typer.Exit(3)
+def test_a_recipe_without_its_shards_says_what_makes_them(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    told = corrnet("train", "own", code=2)
+    assert (
+        "no folder of shards at data/shards (data.shards): corrnet pack folder my-videos data/shards" in told
+    )
+    assert "corrnet train my-videos packs and trains" in told
+    assert "corrnet demo makes them" in corrnet("train", "motionbench", code=2)
+    assert "corrnet demo makes them" in corrnet("lr-find", "motionbench", code=2)
 
-    monkeypatch.setattr("corrnet_train.cli.evaluate.measure", measure)
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--epochs", "2"], "given without dashes: optim.epochs=2"),
+        (["--epochs=2"], "given without dashes: optim.epochs=2"),
+        (["--data.clip.num-frames", "8"], "given without dashes: data.clip.num_frames=8"),
+        (["--batch-size", "4"], "given without dashes: optim.batch_size=4 or eval.batch_size=4"),
+        (["--dry-rum"], "--dry-run"),
+    ],
+)
+@pytest.mark.parametrize("command", ["train", "lr-find"])
+def test_a_setting_that_is_given_as_an_option_is_told_how_to_give_it(command, arguments, told):
+    if command == "lr-find" and arguments == ["--dry-rum"]:
+        arguments, told = ["--step", "2"], "--steps"
+    assert told in " ".join(corrnet(command, "motionbench", *arguments, code=2).replace("│", "").split())
+
+
+def test_what_comes_next_is_said_where_videos_could_not_be_measured_too(make_config, monkeypatch, capsys):
+    result = SimpleNamespace(unreadable=["a.mp4"], chance=None)
+    monkeypatch.setattr("corrnet_train.cli.evaluate.measure", lambda *arguments, **options: result)
     with pytest.raises(typer.Exit) as ending:
         measure_and_advise(make_config())
     assert ending.value.exit_code == 3 and "use it: corrnet predict" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("settings", "chance", "told"),
+    [
+        (
+            ["optim.epochs=2"],
+            None,
+            "train it longer: corrnet resume RUN optim.epochs=200 eval.every_epochs=10",
+        ),
+        (
+            ["optim.epochs=120", "eval.every_epochs=0"],
+            None,
+            "train it longer: corrnet resume RUN optim.epochs=240",
+        ),
+        (
+            ["optim.epochs=2"],
+            "no better",
+            "8 steps (64 clips) are few, usual for this recipe are 800 (6,400 clips)",
+        ),
+        (
+            ["optim.epochs=200"],
+            "no better",
+            "800 steps are as many as usual for this recipe: more videos help",
+        ),
+    ],
+)
+def test_the_usual_length_is_named_where_a_run_was_short(
+    settings, chance, told, make_config, monkeypatch, capsys
+):
+    result = SimpleNamespace(unreadable=[], chance=chance)
+    monkeypatch.setattr("corrnet_train.cli.evaluate.measure", lambda *arguments, **options: result)
+    config = make_config(*settings)
+    measure_and_advise(config)
+    said = " ".join(capsys.readouterr().err.split()).replace(str(config.run.dir), "RUN")
+    assert told in said and ("use it all the same: " in said) == bool(chance)
 
 
 @pytest.mark.parametrize(
@@ -228,7 +345,9 @@ def test_settings_that_are_given_stand_and_others_suit_them():
     given = {"data.clip.num_frames": 32, "optim.epochs": 40}
     choices = choose_settings(videos, has_gpu=False, num_workers=1, given=given)
     chosen = {choice.key: choice.value for choice in choices}
-    assert not given.keys() & chosen.keys()
+    reasons = {choice.key: choice.reason for choice in choices}
+    assert given.items() <= chosen.items() and reasons["data.clip.num_frames"] == "given"
+    assert reasons["optim.epochs"] == "given: 250 steps, 4,000 clips; 160 would have been chosen"
     assert chosen["data.clip.fps"] == 30 and chosen["optim.warmup_epochs"] == 4
     assert chosen["eval.every_epochs"] == 2
     given = {"data.clip.frame_stride": 3}
@@ -238,6 +357,15 @@ def test_settings_that_are_given_stand_and_others_suit_them():
     assert fps is None
     choices = choose_settings(videos, has_gpu=True, num_workers=1, given={"data.clip.modality": "flow"})
     assert {("data.clip.fps", None), ("data.clip.frame_stride", 2)} <= {(c.key, c.value) for c in choices}
+
+
+@pytest.mark.parametrize(
+    ("epochs", "told"), [(1, "once, at the end"), (3, "about 3 times"), (300, "about 20 times")]
+)
+def test_it_is_told_how_often_accuracy_is_measured_on_how_many_videos(epochs, told):
+    choices = choose_length(100, 7, has_gpu=False, given={"optim.epochs": epochs})
+    reasons = {choice.key: choice.reason for choice in choices}
+    assert reasons["eval.every_epochs"] == f"accuracy on the 7 videos of val is measured {told}"
 
 
 @pytest.mark.parametrize(

@@ -83,6 +83,7 @@ def test_more_epochs_follow_the_cosine_to_the_new_end(make_config, tmp_path, mon
         "optim.epochs is 2, before 1: from step 4 on the learning rate follows the cosine that ends at step 8, "
         f"from {rates[0]:.3g}"
     ) in told
+    assert f"measure it: corrnet eval {config.run.dir} {config.data.shards} --split val" in told
     lines = read_metrics(config.run.dir)
     assert [line["lr"] for line in lines if line["kind"] == "train"][4:] == pytest.approx(rates)
     assert [line["step"] for line in lines if line["kind"] == "eval"] == [4, 8]

@@ -135,6 +135,9 @@ def test_a_config_survives_its_own_file_format():
 @pytest.mark.parametrize(
     ("override", "message"),
     [
+        ("epochs=2", "did you mean optim.epochs[?]"),
+        ("train.epoch=2", "did you mean optim.epochs[?]"),
+        ("batch_size=2", "did you mean optim.batch_size or eval.batch_size[?]"),
         ("optim.learning_rat=1", "unknown key optim.learning_rat: did you mean optim"),
         ("optim.lrr=1", "did you mean optim.lr"),
         ("optm.lr=1", "unknown key optm: did you mean optim"),
@@ -157,6 +160,8 @@ def test_a_wrong_override_is_named_with_what_is_allowed(override, message):
 def test_a_wrong_recipe_is_named(tmp_path):
     with pytest.raises(ConfigError, match=r"no recipe nothing: neither a file nor one of .*motionbench"):
         load_config("nothing")
+    with pytest.raises(ConfigError, match=r"no recipe corrnet5: .*did you mean corrnet50"):
+        load_config("motionbench+corrnet5")
     broken = tmp_path / "broken.yaml"
     broken.write_text("a: [")
     with pytest.raises(ConfigError, match="not valid YAML"):

@@ -9,7 +9,13 @@ import pytest
 import torch
 
 from corrnet_train.cli.evaluate import print_figures
-from corrnet_train.evaluation.accuracy import VideoPrediction, classes_csv, predictions_csv, video_accuracy
+from corrnet_train.evaluation.accuracy import (
+    VideoPrediction,
+    classes_csv,
+    most_by_chance,
+    predictions_csv,
+    video_accuracy,
+)
 from corrnet_train.evaluation.evaluate import ClassificationResult, evaluate
 from corrnet_train.inference.classifier import VideoClassifier
 from corrnet_train.report.pages.evaluation import write_evaluation
@@ -45,6 +51,47 @@ def test_accuracy_by_video_and_by_class() -> None:
     assert (dog.top1, dog.taken_for) == (1.0, "")
     assert (bird.top1, bird.taken_for) == (0.0, "cat")
     assert (unseen.num_videos, unseen.top1, unseen.top5) == (0, None, None)
+
+
+@pytest.mark.parametrize(
+    ("num_right", "num_videos", "guess", "is_chance"),
+    [
+        (16, 48, 1 / 8, False),
+        (10, 48, 1 / 8, True),
+        (11, 48, 1 / 8, False),
+        (2, 2, 1 / 2, True),
+        (9, 9, 1, True),
+    ],
+)
+def test_right_videos_count_from_two_standard_deviations_above_one_guess(
+    num_right, num_videos, guess, is_chance
+) -> None:
+    assert (num_right <= most_by_chance(num_videos, guess)) == is_chance
+
+
+def test_a_model_that_guesses_is_told_as_such(capsys) -> None:
+    def told(confusion: list[list[int]]) -> str | None:
+        predictions = [
+            prediction(label, *(float(place == taken) for place in range(len(confusion))))
+            for label, row in enumerate(confusion)
+            for taken, count in enumerate(row)
+            for _ in range(count)
+        ]
+        video = video_accuracy(predictions, CLASSES[: len(confusion)])
+        result = ClassificationResult(1, 1, [], {}, predictions, video.top1, video.top5, video)
+        print_figures(result, CLASSES[: len(confusion)])
+        assert (result.chance or "no better") in " ".join(
+            capsys.readouterr().out.split()
+        ) or result.chance is None
+        return result.chance
+
+    assert told([[20, 0], [0, 20]]) is None
+    assert told([[20, 0], [20, 0]]) == (
+        "no better than one guess for all videos, within chance: 20 of 40 videos are right, and one guess gets 20"
+    )
+    assert (told([[2, 0], [0, 1]]) or "").startswith(
+        "so few videos do not tell the model from one guess for all"
+    )
 
 
 def test_top_5_of_many_classes() -> None:

@@ -18,11 +18,11 @@ from rich.console import Console
 from corrnet_train import report
 from corrnet_train.report.figures import confusion, style
 from corrnet_train.report.figures.confusion import confusion_figure, worst_confusion
-from corrnet_train.report.figures.curves import smoothing_window
+from corrnet_train.report.figures.curves import loss_figure, smoothing_window
 from corrnet_train.report.figures.filters import filter_figure, largest_offsets
 from corrnet_train.report.figures.style import INK, inline, plain_label
 from corrnet_train.report.pages.comparison import write_report
-from corrnet_train.report.results import Results
+from corrnet_train.report.results import CurvePoint, Curves, Results
 from corrnet_train.report.samples import SampleView, frame_images, moving_image
 from corrnet_train.report.stats import running_mean, wilson_interval
 from corrnet_train.report.table import format_count, format_duration, format_number, results_table
@@ -698,3 +698,13 @@ def test_format_number(value, text):
 )
 def test_format_duration(seconds, text):
     assert format_duration(seconds) == text
+
+
+@pytest.mark.parametrize("steps", [[2], [1, 2], [0, 1, 2, 3]])
+def test_ticks_of_short_curves_are_whole_steps(steps: list[int]) -> None:
+    points = [CurvePoint(step=step, epoch=0.0, loss=2.0, lr=0.1) for step in steps]
+    drawn = loss_figure([Curves(curve=points, evals=[])]).decode()
+    axis = drawn[drawn.index('id="matplotlib.axis_1"') : drawn.index('id="matplotlib.axis_2"')]
+    ticks = re.findall(r"<text[^>]*>([^<]*)</text>", axis)
+    assert ticks[-1] == "step" and set(ticks[:-1]) & {str(step) for step in steps}
+    assert all(tick.isdigit() for tick in ticks[:-1])

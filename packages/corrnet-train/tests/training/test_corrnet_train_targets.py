@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -15,6 +16,7 @@ from corrnet_train import Trainer, VideoClassifier, evaluate, export_model
 from corrnet_train.checkpoint.state import Checkpoint, CheckpointError
 from corrnet_train.cli import app
 from corrnet_train.evaluation.evaluate import MultilabelResult, RegressionResult
+from corrnet_train.evaluation.scores import VideoScores, label_precision, value_errors
 from corrnet_train.inference.features import PackedSplit, extract_features
 from corrnet_train.inference.targets import Targets
 from corrnet_train.training.initialize import initialize
@@ -276,6 +278,35 @@ def test_an_evaluation_of_numbers_agrees_with_its_own_table(numbers):
     (place, worst), *_ = result.mistakes(3)
     assert abs(worst.scores[0] - worst.target[0]) == pytest.approx(abs(errors).max(), rel=1e-6)
     assert open_shards(numbers).sample("val", place).source == worst.source
+
+
+@pytest.mark.parametrize(("knows", "told"), [(3.0, False), (0.0, True)])
+def test_labels_that_are_guessed_are_told_from_those_that_are_known(knows, told):
+    """The precision of predictions that are shuffled among the videos is what chance reaches."""
+    random = np.random.default_rng(0)
+    has = random.random((60, 4)) < 0.3
+    scores = 1 / (1 + np.exp(-knows * has - random.normal(size=has.shape)))
+    predictions = [
+        VideoScores("", "", row.astype(float).tolist(), score.tolist())
+        for row, score in zip(has, scores, strict=True)
+    ]
+    classes = ("a", "b", "c", "d")
+    result = MultilabelResult(1, 1, [], {}, predictions, label_precision(predictions, classes))
+    assert bool(result.chance) == told
+    same = [replace(prediction, scores=[0.5] * 4) for prediction in predictions]
+    collapsed = MultilabelResult(1, 1, [], {}, same, label_precision(same, classes))
+    assert collapsed.chance is not None and "shuffled among the videos reach" in collapsed.chance
+
+
+@pytest.mark.parametrize(
+    ("share", "num_videos", "told"), [(0.5, 40, False), (0.0, 40, True), (-0.5, 40, True), (1.0, 1, True)]
+)
+def test_numbers_that_are_guessed_are_told_from_those_that_are_known(share, num_videos, told):
+    numbers = np.random.default_rng(0).normal(size=num_videos)
+    predictions = [VideoScores("", "", [number], [share * number]) for number in numbers]
+    result = RegressionResult(1, 1, [], {}, predictions, value_errors(predictions))
+    assert bool(result.chance) == told
+    assert not told or "and one guess gets" in result.chance
 
 
 def test_shards_of_another_kind_are_refused(several, numbers):

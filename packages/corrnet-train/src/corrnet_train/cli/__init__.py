@@ -16,6 +16,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
     help="Learn motion in video by correlation: pack videos, train CorrNet, evaluate and use it.\n\n"
+    "Begin with: corrnet train my-videos, a folder with a folder of videos for each class; then: "
+    "corrnet predict runs/my-videos VIDEO. Without videos at hand: corrnet demo.\n\n"
     "Exit codes: 0 done, 1 failed while working or found problems, 2 bad input, "
     "3 done but some videos were left out, 70 a bug, 130 interrupted.",
 )

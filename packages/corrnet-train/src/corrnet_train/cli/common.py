@@ -16,6 +16,7 @@ from rich import markup
 from rich.console import Console
 
 from corrnet_train.utils.errors import InputError, kind_of, message_of
+from corrnet_train.utils.nearest import did_you_mean
 from corrnet_train.utils.versions import version_of
 from video_data.utils.interrupts import interrupts, put_off_until_end
 from video_data.utils.messages import hide_secrets
@@ -231,6 +232,21 @@ def show_passed_over(
         console.print(escape(text), highlight=False, soft_wrap=True)
     if more := sum(entry.count for entry in passed_over[most:]):
         console.print(f"  {more:,} for {len(passed_over) - most} more reasons", highlight=False)
+
+
+def check_checkpoint(*checkpoints: str | Path | None) -> None:
+    """Check that checkpoints are there, before anything else that is given with them.
+
+    Raises:
+        InputError: One is not; the message has names beside it that are spelled almost so, or the newest checkpoint.
+    """
+    from corrnet_train.checkpoint.folders import checkpoint_names
+
+    for path in (Path(checkpoint) for checkpoint in checkpoints if checkpoint is not None):
+        # Of a file among checkpoints who reads it says which are intact.
+        if not os.path.lexists(path) and not checkpoint_names(path.parent):
+            beside = [other.name for other in path.parent.iterdir()] if path.parent.is_dir() else []
+            raise InputError(f"no checkpoint at {path}{did_you_mean(path.name, beside, folder=path.parent)}")
 
 
 def read_of_checkpoint(*checkpoints: str | Path | None) -> list[Path]:

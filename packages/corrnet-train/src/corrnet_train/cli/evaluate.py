@@ -20,6 +20,7 @@ from corrnet_train.cli.common import (
     Like,
     NumClips,
     Overwrite,
+    check_checkpoint,
     checkpoint_and_videos,
     decoding_workers,
     err,
@@ -73,7 +74,7 @@ def evaluate_command(
     like: Like = None,
     overwrite: Overwrite = False,
 ) -> None:
-    r"""Measure accuracy over a split: of views, videos and classes, with calibration; each video is counted once.
+    r"""Measure accuracy over a split: of clips, videos and classes, with calibration; each video is counted once.
 
     The paper averages over 10 clips of each video, and over 30 for its best figures. Videos that cannot be read are
     named and not counted; then the exit code is 3. With --output a stopped evaluation of one process goes on where it
@@ -88,7 +89,7 @@ def evaluate_command(
     torchrun --nproc-per-node 8 -m corrnet_train.cli eval \
       runs/first data/shards --output runs/first/eval
     """
-    measure(
+    result = measure(
         context.with_resource,
         checkpoint,
         shards,
@@ -102,6 +103,8 @@ def evaluate_command(
         like=like,
         overwrite=overwrite,
     )
+    if result is not None and result.unreadable:
+        raise typer.Exit(EXIT_VIDEOS_LEFT_OUT)
 
 
 def measure(
@@ -119,10 +122,13 @@ def measure(
     like: str | None = None,
     overwrite: bool = False,
     show_fingerprint: bool = True,
-) -> None:
+) -> "EvalResult | None":
     """Do what `corrnet eval` does, with its arguments and options; `enter` enters what ends with the command.
 
     What is written has the fingerprint, also where it is not shown.
+
+    Returns:
+        What was measured; None in the processes that leave it to the first one to say so.
     """
     from rich.console import Console
 
@@ -143,6 +149,7 @@ def measure(
             check_output(output, overwrite=overwrite or goes_on, inputs=inputs, files=EVALUATION_FILES)
 
         with ranks.together():
+            check_checkpoint(checkpoint, like)
             if output is not None and ranks.is_first:
                 check(output)
                 output.mkdir(parents=True, exist_ok=True)
@@ -177,7 +184,7 @@ def measure(
                 err.print("interrupted; the same command goes on where it was")
                 raise typer.Exit(EXIT_INTERRUPTED) from None
     if not ranks.is_first:
-        return
+        return None
     print_figures(result, classifier.classes)
     for name, value in result.fingerprint.items() if show_fingerprint else ():
         out.print(escape(f"{name}: {value}"), highlight=False, soft_wrap=True)
@@ -205,7 +212,7 @@ def measure(
         if hidden > 0:
             where = "unreadable.csv names" if output is not None else "--output FOLDER writes"
             err.print(f"and {hidden:,} more; {where} all of them", highlight=False)
-        raise typer.Exit(EXIT_VIDEOS_LEFT_OUT)
+    return result
 
 
 def print_figures(result: "EvalResult", classes: Sequence[str]) -> None:
@@ -214,8 +221,8 @@ def print_figures(result: "EvalResult", classes: Sequence[str]) -> None:
 
     if isinstance(result, ClassificationResult):
         rows = [
-            ("clip", result.clip_top1, result.clip_top5),
-            ("video", result.video_top1, result.video_top5),
+            ("clips", result.clip_top1, result.clip_top5),
+            ("videos", result.video_top1, result.video_top5),
             ("mean over classes", result.video.mean_class, None),
             ("one guess for all", result.video.guess_top1, None),
         ]
@@ -231,7 +238,7 @@ def print_figures(result: "EvalResult", classes: Sequence[str]) -> None:
     elif isinstance(result, MultilabelResult):
         video = result.video
         table = Table("", "mAP", "F1 at 0.5", "Hit@1")
-        table.add_row("video", f"{video.mean_average_precision:.4f}", f"{video.f1:.4f}", f"{video.hit1:.4f}")
+        table.add_row("videos", f"{video.mean_average_precision:.4f}", f"{video.f1:.4f}", f"{video.hit1:.4f}")
         table.add_row("one guess for all", f"{video.guess_map:.4f}", "", f"{video.guess_hit1:.4f}")
         out.print(table)
         known = [entry for entry in video.per_class if entry.average_precision is not None]
@@ -245,6 +252,8 @@ def print_figures(result: "EvalResult", classes: Sequence[str]) -> None:
         r2 = "" if errors.r2 is None else f"{errors.r2:.4f}"
         table.add_row(f"{errors.mae:.4g}", f"{errors.rmse:.4g}", r2, f"{errors.guess_mae:.4g}")
         out.print(table)
+    if result.chance is not None:
+        out.print(f"[bold yellow]{escape(result.chance)}[/]", highlight=False)
 
 
 def _print_mistakes(result: "ClassificationResult", classes: Sequence[str]) -> None:
@@ -335,6 +344,7 @@ def predict(
     from corrnet_train.inference.inputs import check_window_source
 
     checkpoint, names = checkpoint_and_videos(checkpoint, videos, checkpoint_option)
+    check_checkpoint(checkpoint, like)
     if not names:
         raise InputError(f"no videos are given beside {checkpoint}: corrnet predict CHECKPOINT VIDEO ...")
     if hop is None and annotate is not None:

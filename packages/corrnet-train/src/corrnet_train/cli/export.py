@@ -10,6 +10,7 @@ from corrnet_train.cli.common import (
     Checkpoint,
     Like,
     Overwrite,
+    check_checkpoint,
     escape,
     out,
     read_of_checkpoint,
@@ -48,6 +49,7 @@ def export(
     from corrnet_train.inference.classifier import VideoClassifier
     from corrnet_train.inference.export import TOLERANCE, check_export, export_model
 
+    check_checkpoint(checkpoint, like)
     endings: dict[str, Literal["hub", "torch", "onnx"]] = {".pt2": "torch", ".onnx": "onnx"}
     is_file = path.suffix[1:2].isalpha() and not path.is_dir()  # my-model-v1.2 is no file
     if format is None and is_file and path.suffix not in endings:

@@ -15,6 +15,7 @@ from corrnet_train.cli.common import (
     Like,
     NumClips,
     Overwrite,
+    check_checkpoint,
     checkpoint_and_videos,
     decoding_workers,
     err,
@@ -90,6 +91,7 @@ def features(
     from video_data import open_shards
     from video_data.datasets.finder import Tally
 
+    check_checkpoint(checkpoint, like)
     check_path(
         output, overwrite=overwrite, inputs=[*read_of_checkpoint(checkpoint, like), *names, shards or ""]
     )

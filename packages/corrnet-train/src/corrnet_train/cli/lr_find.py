@@ -63,6 +63,7 @@ def lr_find(
     from corrnet_train.cli.own import is_own
     from corrnet_train.config.load import load_config
     from corrnet_train.training.lr_finder import suggest_rate, try_rates
+    from corrnet_train.training.run_folder import check_shards
     from corrnet_train.training.trainer import Trainer
     from corrnet_train.utils.progress import training_bar
 
@@ -79,6 +80,7 @@ def lr_find(
         check_output(output, overwrite=overwrite, inputs=[], files=_FILES)
     settings = with_environment(overrides or [])
     config = load_config(recipe, settings)
+    check_shards(config)
     scale = config.optim.peak_lr / config.optim.lr  # from optim.lr to the rate of a step
     trials: list[RateTrial] = []
     interrupted = False

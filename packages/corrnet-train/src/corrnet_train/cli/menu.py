@@ -24,7 +24,7 @@ COMMANDS = {
         "recipe": ("recipe.recipe_app", "Look at recipes: what there is, what they set."),
         "models": ("models.models", "Show the models with parameters and GMACs."),
         "lr-find": ("lr_find.lr_find", "Find a learning rate to begin with."),
-        "train": ("train.train", "Train a model as a recipe says."),
+        "train": ("train.train", "Train a model on your videos: corrnet train my-videos"),
         "resume": ("resume.resume", "Go on with a run, or train it longer."),
     },
     "Use of a trained model": {
@@ -68,6 +68,34 @@ class Menu(TyperGroup):
         return name, command if name is None else reports_errors(load_command)(name), rest
 
 
+class _Command(TyperCommand):
+    """Says how settings are given where one of them is given as an option."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        given = list(args)
+        try:
+            return super().parse_args(ctx, args)
+        except Exception as error:  # of click, of which newer versions of typer have a copy
+            option = getattr(error, "option_name", "")
+            if type(error).__name__ == "NoSuchOption" and any(
+                entry.name == "overrides" for entry in self.params
+            ):
+                error.message += _how_it_is_given(option, given)  # type: ignore[attr-defined]
+            raise
+
+
+def _how_it_is_given(option: str, given: list[str]) -> str:
+    """Return how the setting is given that was taken for an option, as a further sentence; empty for other options."""
+    from corrnet_train.config.load import keys_named
+
+    keys = keys_named(option.lstrip("-").replace("-", "_"))
+    if not keys:
+        return ""
+    place = next(number for number, arg in enumerate(given) if arg.partition("=")[0] == option)
+    value = given[place].partition("=")[2] or next(iter(given[place + 1 : place + 2]), "VALUE")
+    return f". Settings are given without dashes: {' or '.join(f'{key}={value}' for key in keys)}"
+
+
 def load_command(name: str) -> Any:
     """Import a command or a group of commands.
 
@@ -78,7 +106,7 @@ def load_command(name: str) -> Any:
     found = getattr(importlib.import_module(f"{__package__}.{module}"), attribute)
     if not isinstance(found, typer.Typer):
         app = typer.Typer(rich_markup_mode="rich", add_completion=False)
-        app.command(name)(found)
+        app.command(name, cls=_Command)(found)
         found = app
     _reflow(found)
     command = typer.main.get_command(found)

@@ -1,21 +1,24 @@
-"""What `corrnet train` does with videos of one's own before it trains and after it: packs, chooses, measures."""
+"""What `corrnet train` does with videos of one's own before it trains: packs them and chooses settings."""
 
+import hashlib
 import os
 import shlex
 import statistics
 import time
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections import Counter
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from fractions import Fraction
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import typer
 from rich.table import Table
 
 from corrnet_train.cli.common import err, escape, say
 from corrnet_train.utils.errors import InputError
+from corrnet_train.utils.files import unused_path
+from corrnet_train.utils.nearest import did_you_mean
 from video_data.utils.messages import part_name
 
 if TYPE_CHECKING:
@@ -27,6 +30,7 @@ if TYPE_CHECKING:
 
 VAL_FRACTION = 0.2
 REPORT = "report"  # folder in that of the run
+_MOST_COMPARED = 3  # videos, of which one that is the same shows that two sets are of one source
 
 
 def is_own(source: str) -> bool:
@@ -36,6 +40,25 @@ def is_own(source: str) -> bool:
     if source.lower().endswith(".csv"):
         return True
     return Path(source).is_dir() and source not in {recipe.name for recipe in list_recipes()}
+
+
+def check_source(source: str) -> None:
+    """Check that what is to be trained is there: videos, shards, or a recipe.
+
+    Raises:
+        InputError: There is no such file, folder or recipe; the message has names that are spelled almost so.
+    """
+    from corrnet_train.config.recipes import recipe_names
+
+    path, recipes = Path(source).expanduser(), recipe_names()
+    if path.exists() or any(part in recipes for part in source.split("+")):
+        return
+    beside = list(path.parent.iterdir()) if path.parent.is_dir() else []
+    names = [other.name for other in beside if other.is_dir() or other.suffix.lower() in (".csv", ".yaml")]
+    meant = did_you_mean(path.name, names, folder=path.parent) or did_you_mean(source, recipes)
+    raise InputError(
+        f"{source} is not there: neither a folder or csv of videos nor a recipe (corrnet recipe list){meant}"
+    )
 
 
 def settings_for(
@@ -51,7 +74,7 @@ def settings_for(
         dry_run: Show what would be packed and pack nothing.
 
     Returns:
-        The settings; None after a dry run of videos that are not packed.
+        The settings; None after a dry run of videos that are not packed, which shows what is known without packing.
 
     Raises:
         InputError: It is the folder of a run, there is a run already, the videos changed since they were packed, or a
@@ -60,6 +83,7 @@ def settings_for(
     from corrnet_train.checkpoint.folders import checkpoint_names, resume_command
     from corrnet_train.config.recipes import keep_path
     from corrnet_train.training.run_log import CONFIG
+    from video_data import open_shards
 
     path = Path(source).expanduser()
     if path.is_dir() and ((path / CONFIG).is_file() or checkpoint_names(path / "checkpoints")):
@@ -72,8 +96,9 @@ def settings_for(
     is_given = given.data.shards != path
     if not is_packed:
         shards = given.data.shards if is_given else given.run.dir.parent / "shards" / name
-        _check_no_run(given)
-        if not _pack_once(path, shards, val_fraction, group_by, dry_run):
+        planned = _pack_once(path, shards, given, val_fraction, group_by, dry_run)
+        if planned is not None:
+            _show_plan(planned, given, overrides)
             return None
     elif is_given:
         raise InputError(f"{path} holds shards, and data.shards names others: give one of them")
@@ -81,6 +106,7 @@ def settings_for(
         raise InputError("--val-fraction and --group-by are for packing: these videos are packed already")
     else:
         shards = path
+        _check_no_run(given, path, lambda packed: packed.manifest_hash == open_shards(path).manifest_hash)
     return _chosen(given, shards, overrides)
 
 
@@ -105,19 +131,46 @@ def _config(
     return complete_config(tree, overrides)
 
 
-def _check_no_run(config: "RunConfig") -> None:
-    """Refuse a folder with a run before anything is packed for another one."""
-    from corrnet_train.training.run_folder import RunFolder
+def _check_no_run(config: "RunConfig", source: Path, is_of_source: Callable[["ShardSet"], bool]) -> None:
+    """Refuse a folder with a run before anything is packed for another one.
 
-    if "RANK" not in os.environ:  # torchrun may have started it again, so that it goes on
-        folder = RunFolder(config.run.dir, say=lambda line: None)
+    Args:
+        config: Settings of the run that is to begin.
+        source: Its videos, for the message.
+        is_of_source: Whether shards, those of the run that is there, hold such videos.
+    """
+    from corrnet_train.training.run_folder import RunFolder, settings_of_run
+    from video_data import open_shards
+
+    if "RANK" in os.environ:  # torchrun may have started it again, so that it goes on
+        return
+    run = config.run.dir
+    try:
+        folder = RunFolder(run, say=lambda line: None)
         folder.find_checkpoint(resume=False, requeue=False, checkpoint_every=config.run.checkpoint_every)
+    except InputError:
+        try:
+            is_other = not is_of_source(open_shards(settings_of_run(run).data.shards))
+        except InputError:  # what the run was trained on is gone
+            is_other = False
+        if not is_other:
+            raise
+        mine = unused_path(run)
+        raise InputError(
+            f"{run} holds a run of other videos than those of {source}: give this one folders of its own, as "
+            f"run.dir={shlex.quote(str(mine))} data.shards={shlex.quote(str(mine.parent / 'shards' / mine.name))}"
+        ) from None
 
 
 def _pack_once(
-    source: Path, shards: Path, val_fraction: float | None, group_by: str | None, dry_run: bool
-) -> bool:
-    """Pack a source unless that is done; return whether it is."""
+    source: Path,
+    shards: Path,
+    given: "RunConfig",
+    val_fraction: float | None,
+    group_by: str | None,
+    dry_run: bool,
+) -> "Listing | None":
+    """Pack a source unless that is done; of a dry run that would pack return what."""
     from corrnet_train.cli.pack import pack_and_summarize, show_listing
     from video_data import PackOptions, open_shards
     from video_data.datasets import list_csv, list_folder
@@ -136,26 +189,33 @@ def _pack_once(
         except InputError:
             if val_fraction is not None:
                 raise
-            why = "no class has two videos (or groups; parts of a file are one): none is kept back to measure"
+            why = (
+                "no class has two videos (or groups; parts of a file are one), so that none is kept back to measure "
+                "accuracy on: add at least one more video of each class"
+            )
             split = replace(listing, notes=(*listing.notes, why))
+    _check_no_run(given, source, lambda packed: _shares_videos(split, packed))
     if (shards / "manifest.json").is_file():
         _check_unchanged(source, split, open_shards(shards), shards)
         _say(f"packed already: {shards}")
-        return True
+        return None
     for note in split.notes:
         _say(note)
+    command = ["corrnet", "pack", "csv" if source.is_file() else "folder", str(source), str(shards)]
+    command += [] if options.val_fraction is None else ["--val-fraction", f"{options.val_fraction:g}"]
+    command += [] if group_by is None else ["--group-by", group_by]
     if dry_run:
         show_listing(split)
-        _say(f"they would be packed into {shards}, and then the settings are chosen")
-        return False
+        _say(
+            f"they would be packed into {shards}; sizes of clips, memory and time are known when they are, from "
+            f"--dry-run again after: {shlex.join(command)}"
+        )
+        return split
     if "RANK" in os.environ:
-        command = ["corrnet", "pack", "csv" if source.is_file() else "folder", str(source), str(shards)]
-        command += [] if options.val_fraction is None else ["--val-fraction", f"{options.val_fraction:g}"]
-        command += [] if group_by is None else ["--group-by", group_by]
         raise InputError(f"one process packs, before torchrun starts several: {shlex.join(command)}")
     _say(f"packing into {shards}")
     pack_and_summarize(listing, shards, options)
-    return True
+    return None
 
 
 def _check_unchanged(source: Path, listing: "Listing", packed: "ShardSet", shards: Path) -> None:
@@ -181,6 +241,11 @@ def _check_unchanged(source: Path, listing: "Listing", packed: "ShardSet", shard
             f"{shards} has these videos in other splits: give --val-fraction and --group-by as when they were packed, "
             "or data.shards=ANOTHER_FOLDER"
         )
+    if not _shares_videos(listing, packed):
+        raise InputError(
+            f"{shards} holds other videos than those of {source}: give these a folder of their own, as "
+            f"data.shards={shlex.quote(str(unused_path(shards)))}"
+        )
     examples = sorted(
         {part_name(entry.source, entry.span) for entry in newer} | {entry[0] for entry in have ^ want}
     )
@@ -191,44 +256,91 @@ def _check_unchanged(source: Path, listing: "Listing", packed: "ShardSet", shard
     )
 
 
+def _shares_videos(listing: "Listing", packed: "ShardSet") -> bool:
+    """Whether one of the first videos of the same name in both is the same file."""
+    paths = {entry.source: entry.path for entry in listing.entries}
+    samples = (sample for split in packed.splits for sample in packed.samples(split))
+    both = islice((sample for sample in samples if sample.source in paths), _MOST_COMPARED)
+    return any(_is_original(paths[sample.source], sample) for sample in both)
+
+
+def _is_original(path: Path, sample: "SampleRecord") -> bool:
+    """Whether a sample was packed from this file; of pictures that is taken for granted."""
+    if not path.is_file():
+        return True
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest() == sample.source_sha256
+
+
 def _identity(video: "Entry | DroppedEntry | SampleRecord", split: str, label: str) -> tuple[str, str, str]:
     return part_name(video.source, video.span), split, label
 
 
 def _chosen(given: "RunConfig", shards: Path, overrides: Sequence[str]) -> "RunConfig":
     """Choose settings for packed videos, show them with their reasons, and return all settings."""
-    from corrnet_train.config.load import text_keys
-    from corrnet_train.config.own import Choice, choose_recipe, choose_settings
-    from corrnet_train.config.recipes import apply_override, flatten, keep_path
-    from corrnet_train.distributed.ranks import resolve_device
+    from corrnet_train.config.own import choose_settings
+    from corrnet_train.config.recipes import keep_path
     from video_data import open_shards, suggest_num_workers
 
-    packed = open_shards(shards)
-    has_gpu = resolve_device(given.run.device).type != "cpu"
-    recipe, why = choose_recipe(has_gpu=has_gpu, has_weights=given.model.init_from is not None)
-    keys: dict[str, Any] = {}
-    for item in overrides:
-        apply_override(keys, item, text_keys=text_keys())
+    videos = _describe(open_shards(shards))
+    _say(
+        f"{videos.num_train} videos to learn from (train), {videos.num_eval or 'none'} to measure accuracy on (val)"
+    )
+    recipe, has_gpu = _recipe(given)
     choices = choose_settings(
-        _describe(packed),
-        has_gpu=has_gpu,
-        num_workers=suggest_num_workers(),
-        given={key: value for key, value in flatten(given.model_dump()).items() if key in flatten(keys)},
+        videos, has_gpu=has_gpu, num_workers=suggest_num_workers(), given=_given_values(given, overrides)
     )
     values = [("run.dir", keep_path(str(given.run.dir))), ("data.shards", keep_path(str(shards)))]
     values += [(choice.key, choice.value) for choice in choices]
     # Options of the recipes are those of our models, and no keywords of what builds another one.
-    config = _config(values, overrides, recipe, with_options=not given.model.is_of_another_package)
-    _show([Choice("recipe", recipe, why), *choices])
+    config = _config(values, overrides, recipe.value, with_options=not given.model.is_of_another_package)
+    _show([recipe, *choices])
     return config
+
+
+def _show_plan(listing: "Listing", given: "RunConfig", overrides: Sequence[str]) -> None:
+    """Show the settings that are chosen by the number of videos, which is known before they are packed."""
+    from corrnet_train.config.own import choose_length
+
+    counts = Counter(entry.split for entry in listing.entries)
+    _check_has_train(list(counts))
+    recipe, has_gpu = _recipe(given)
+    values = _given_values(given, overrides)
+    _show([recipe, *choose_length(counts["train"], counts["val"], has_gpu=has_gpu, given=values)])
+
+
+def _recipe(given: "RunConfig") -> "tuple[Choice, bool]":
+    """Return the choice of the recipe, and whether a GPU trains."""
+    from corrnet_train.config.own import Choice, choose_recipe
+    from corrnet_train.distributed.ranks import resolve_device
+
+    has_gpu = resolve_device(given.run.device).type != "cpu"
+    recipe, why = choose_recipe(has_gpu=has_gpu, has_weights=given.model.init_from is not None)
+    return Choice("recipe", recipe, why), has_gpu
+
+
+def _given_values(given: "RunConfig", overrides: Sequence[str]) -> dict[str, Any]:
+    """Return the values of the settings that were given, by their keys."""
+    from corrnet_train.config.load import text_keys
+    from corrnet_train.config.recipes import apply_override, flatten
+
+    tree: dict[str, Any] = {}
+    for item in overrides:
+        apply_override(tree, item, text_keys=text_keys())
+    keys = flatten(tree)
+    return {key: value for key, value in flatten(given.model_dump()).items() if key in keys}
+
+
+def _check_has_train(splits: Collection[str]) -> None:
+    if "train" not in splits:
+        raise InputError(f"there are no videos of the split train, but of {', '.join(splits)}")
 
 
 def _describe(packed: "ShardSet") -> "OwnVideos":
     from corrnet_train.config.own import OwnVideos
 
     num_eval = packed.num_samples("val") if "val" in packed.splits else 0
-    if "train" not in packed.splits:
-        raise InputError(f"there are no videos of the split train, but of {', '.join(packed.splits)}")
+    _check_has_train(packed.splits)
     samples = list(packed.samples("train"))
     return OwnVideos(
         num_train=len(samples),
@@ -259,69 +371,6 @@ def _plain(value: object) -> str:
     if value is None:
         return "none"
     return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def measure_and_advise(config: "RunConfig") -> None:
-    """Measure accuracy on the validation split, write a page of it, and say what can be done next."""
-    from corrnet_train.checkpoint.folders import resume_command
-    from corrnet_train.cli.evaluate import measure
-    from corrnet_train.networks.by_name import ALLOWED_MODULES, needs_leave
-
-    run = config.run.dir
-    left_out = None
-    if config.data.eval_split is None:
-        _say("accuracy was not measured: no video was kept back for it")
-    if config.data.eval_split is not None:
-        try:
-            with ExitStack() as stack:
-                measure(
-                    stack.enter_context,
-                    run,
-                    str(config.data.shards),
-                    config.data.eval_split,
-                    device=config.run.device,
-                    output=run / REPORT,
-                    overwrite=True,
-                    show_fingerprint=False,
-                )
-        except typer.Exit as ending:  # some videos could not be read
-            left_out = ending
-    module = needs_leave(config.model.name)
-    leave = "" if module is None else f"{ALLOWED_MODULES}={module} "
-    _say(f"use it: {leave}{shlex.join(['corrnet', 'predict', str(run), 'VIDEO'])}")
-    if better := _better_before(run):
-        told, best = better
-        command = shlex.join(["corrnet", "predict", str(best), "VIDEO"])
-        _say(f"it was better on the way, {told}: {leave}{command}")
-    _say(f"use it elsewhere: {leave}{shlex.join(['corrnet', 'export', str(run), f'{run.name}-model'])}")
-    _say(f"train it longer: {resume_command(run)} optim.epochs={2 * config.optim.epochs:g}")
-    if left_out is not None:
-        raise left_out
-
-
-def _better_before(run: Path) -> tuple[str, Path] | None:
-    """Tell of the best evaluation, where the last one was not as good, and return its checkpoint.
-
-    The last weights are what a run gives all the same, see docs/decisions/last-or-best.md.
-    """
-    from corrnet_train.checkpoint.folders import BEST
-    from corrnet_train.report.results import Curves
-    from corrnet_train.training.metrics_log import read_metrics
-
-    lines = read_metrics(run)
-    curves = Curves.from_metrics(lines)
-    checkpoint = run / "checkpoints" / BEST
-    if not curves.evals or not checkpoint.exists():
-        return None
-    pick = min if curves.score_name == "MAE" else max
-    best, last = pick(curves.evals, key=lambda point: point.score), curves.evals[-1]
-    if best.score == last.score:
-        return None
-    told = f"{curves.score_name} {best.score:.4g} after step {best.step}"
-    num_videos = next((line["num_videos"] for line in lines if line.get("num_videos")), 0)
-    if curves.score_name == "top-1" and num_videos:
-        told += f", {round((best.score - last.score) * num_videos)} of {num_videos} videos more, which may be chance"
-    return told, checkpoint
 
 
 def _is_first() -> bool:

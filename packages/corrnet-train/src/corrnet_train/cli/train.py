@@ -1,7 +1,9 @@
 """`corrnet train`."""
 
 import os
+import shlex
 from datetime import timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -120,12 +122,17 @@ def train(
     if recipe is None:
         _show_ways_in()
         raise typer.Exit(EXIT_BAD_INPUT)
-    from corrnet_train.cli.own import is_own, measure_and_advise, settings_for
+    from corrnet_train.cli.next_steps import measure_and_advise
+    from corrnet_train.cli.own import check_source, is_own, settings_for
     from corrnet_train.config.load import load_config
     from corrnet_train.distributed.ranks import on_every_rank
+    from corrnet_train.training.run_folder import check_shards
 
     own = is_own(recipe)
+    if not own and Path(recipe).is_dir():
+        say(f"{recipe} is a recipe; the folder of that name is {shlex.quote(f'./{recipe}')}")
     try:
+        check_source(recipe)
         overrides = with_environment(overrides or [])
         if own:
             if resume or requeue:
@@ -137,6 +144,7 @@ def train(
             raise InputError(f"--val-fraction and --group-by are for videos, and {recipe} is a recipe")
         else:
             config = load_config(recipe, overrides)
+            check_shards(config)
     except InputError as error:
         raise on_every_rank(error) from None
     if config is None:

@@ -13,6 +13,7 @@ from corrnet_train.cli.common import (
     Layers,
     Like,
     Overwrite,
+    check_checkpoint,
     err,
     escape,
     out,
@@ -62,6 +63,7 @@ def filters(
     from corrnet_train.inference.classifier import VideoClassifier
     from corrnet_train.report.pages.filters import SUFFIXES, write_filters
 
+    check_checkpoint(checkpoint, like)
     check_output(output, overwrite=overwrite, inputs=read_of_checkpoint(checkpoint, like), endings=SUFFIXES)
     classifier = VideoClassifier.from_checkpoint(checkpoint, device="cpu", like=like)
     shown = chosen_layers(classifier.video_model, layers or [])
@@ -114,6 +116,7 @@ def motion(
 
     if layers and len(layers) > 1:
         raise typer.BadParameter(f"motion is drawn of one --layer, got {', '.join(layers)}")
+    check_checkpoint(checkpoint, like)
     check_window_source(video)
     check_output(
         output, overwrite=overwrite, inputs=[*read_of_checkpoint(checkpoint, like), video], endings=SUFFIXES

@@ -22,6 +22,8 @@ from corrnet_train.config.recipes import (
 )
 from corrnet_train.config.schema import RESUMABLE, RunConfig
 
+_ALMOST = 0.75  # from which on two names are spelled almost alike, for difflib
+
 
 def load_config(recipe: str | Path, overrides: Sequence[str] | None = None) -> RunConfig:
     """Read a recipe and apply overrides.
@@ -139,6 +141,21 @@ def settings(section: type[BaseModel] = RunConfig, prefix: str = "") -> dict[str
     return found
 
 
+def keys_named(name: str, *, cutoff: float = _ALMOST) -> list[str]:
+    """Return the settings that are called so, in whichever section: `epochs` is `optim.epochs`.
+
+    Args:
+        name: What comes after the last dot, or a whole key.
+        cutoff: How similar a name must be where none is the same, up to 1: none other than the same.
+    """
+    keys = list(settings())
+    if name in keys:
+        return [name]
+    names = {key.rpartition(".")[2] for key in keys}
+    nearest = [name] if name in names else difflib.get_close_matches(name, names, n=1, cutoff=cutoff)
+    return [key for key in keys if key.rpartition(".")[2] in nearest]
+
+
 def resumable_keys() -> set[str]:
     """Keys that may differ between a run and its continuation: those that are `Resumable`."""
     return {key for key, field in settings().items() if RESUMABLE in field.metadata}
@@ -161,8 +178,10 @@ def _explain(error: Any, section: list[str]) -> str:
     key = ".".join(location)
     if error["type"] == "extra_forbidden":
         known = _known_keys(location[:-1])
-        nearest = difflib.get_close_matches(location[-1], known, n=1, cutoff=0.0)
-        hint = ".".join([*location[:-1], nearest[0]]) if nearest else ""
+        near = difflib.get_close_matches(location[-1], known, n=1, cutoff=_ALMOST)
+        elsewhere = keys_named(location[-1], cutoff=1.0 if near else _ALMOST)
+        near = near or difflib.get_close_matches(location[-1], known, n=1, cutoff=0.0)
+        hint = " or ".join(elsewhere or [".".join([*location[:-1], *near])])
         return f"unknown key {key}: did you mean {hint}? Allowed here: {', '.join(known)}"
     if error["type"] == "missing":
         return f"missing key {key}: give it in the recipe or as {key}=..."

@@ -71,19 +71,13 @@ def choose_settings(
         videos: What was packed.
         has_gpu: Whether a GPU trains.
         num_workers: Decoding processes that suit the cores of this machine.
-        given: Values that stand already, by their keys: others are chosen to suit them.
+        given: Values that stand already, by their keys: others are chosen to suit them, and they are returned with
+            the reason that they are given.
     """
-    choices: list[Choice] = []
-
-    def choose(key: str, value: Any, reason: str) -> Any:
-        if key in given:
-            return given[key]
-        choices.append(Choice(key, value, reason))
-        return value
-
+    choose = _Chooser(given)
     machine = "gpu" if has_gpu else "cpu"
     most_frames, most_pixels = _CLIP[machine]
-    frames, rate, side, num = videos.num_frames, videos.frame_rate, videos.short_side, videos.num_train
+    frames, rate, side = videos.num_frames, videos.frame_rate, videos.short_side
     length = most_frames if frames >= most_frames else 8
     why = f"videos have {frames} frames (median), and a {machine.upper()} trains"
     length = choose("data.clip.num_frames", length, why)
@@ -107,19 +101,79 @@ def choose_settings(
     if videos.task == "regression":
         choose("augment.mixup", 0.0, "two videos mixed have not the number between theirs")
     choose("data.num_workers", num_workers, "by the cores that can be used")
+    return choose.choices + choose_length(videos.num_train, videos.num_eval, has_gpu=has_gpu, given=given)
+
+
+def choose_length(num_train: int, num_eval: int, *, has_gpu: bool, given: Mapping[str, Any]) -> list[Choice]:
+    """Choose the settings that depend on the number of videos alone: how long is trained, and how often measured.
+
+    Args:
+        num_train: Videos to learn from.
+        num_eval: Videos of the split val.
+        has_gpu: Whether a GPU trains.
+        given: As for `choose_settings`.
+    """
+    choose = _Chooser(given)
     batch_size = choose(
-        "optim.batch_size", min(32 if has_gpu else 16, num), f"there are {num} videos to learn from"
+        "optim.batch_size",
+        min(32 if has_gpu else 16, num_train),
+        f"there are {num_train} videos to learn from",
     )
-    epochs = max(1, min(_MOST_EPOCHS, round(_CLIPS[machine] / num)))
-    steps = math.ceil(epochs * num / batch_size)
-    why = f"{steps:,} steps, {epochs * num:,} clips, one of each video an epoch; fewer take less time"
-    epochs = choose("optim.epochs", epochs, why)
-    choose("optim.warmup_epochs", epochs / 10, "a tenth of them")
-    if videos.num_eval:
-        every = max(1, round(epochs / _NUM_EVALUATIONS))
-        choose(
-            "eval.every_epochs", every, f"accuracy is measured about {max(1, round(epochs / every))} times"
-        )
+    of_epoch = given.get("optim.samples_per_epoch") or num_train
+    usual = usual_epochs(of_epoch, has_gpu=has_gpu)
+    epochs = given.get("optim.epochs", usual)
+    num_clips = round(epochs * of_epoch)
+    why = f"{math.ceil(epochs * of_epoch / batch_size):,} steps, {num_clips:,} clips"
+    choose(
+        "optim.epochs",
+        usual,
+        f"{why}, one of each video an epoch; fewer take less time",
+        instead=f"{why}; {usual:g} would have been chosen",
+    )
+    choose("optim.warmup_epochs", epochs / 10, "a tenth of the epochs")
+    if num_eval:
+        every = evaluation_period(epochs)
+        choose("eval.every_epochs", every, _times(num_eval, epochs, every))
     else:
         choose("data.eval_split", None, "no video is kept back to measure accuracy on")
-    return choices
+    return choose.choices
+
+
+def usual_epochs(epoch_samples: int, *, has_gpu: bool) -> int:
+    """Return how many epochs are trained where nothing else is given.
+
+    Args:
+        epoch_samples: Clips of an epoch.
+        has_gpu: Whether a GPU trains.
+    """
+    return max(1, min(_MOST_EPOCHS, round(_CLIPS["gpu" if has_gpu else "cpu"] / epoch_samples)))
+
+
+def evaluation_period(epochs: float) -> int:
+    """Return the epochs between two evaluations of a run of so many epochs."""
+    return max(1, round(epochs / _NUM_EVALUATIONS))
+
+
+def _times(num_eval: int, epochs: float, every: int) -> str:
+    times = round(epochs / every)
+    often = f"about {times} times" if times > 1 else "once, at the end"
+    return f"accuracy on the {num_eval} videos of val is measured {often}"
+
+
+class _Chooser:
+    """Collects choices; a value that is given stands.
+
+    Args:
+        given: Values that stand already, by their keys.
+    """
+
+    def __init__(self, given: Mapping[str, Any]) -> None:
+        self._given = given
+        self.choices: list[Choice] = []
+
+    def __call__(self, key: str, value: Any, reason: str, *, instead: str = "") -> Any:
+        """Choose a value, or tell with the words of `instead` that another one is given; return that which stands."""
+        if key in self._given:
+            value, reason = self._given[key], f"given{f': {instead}' if instead else ''}"
+        self.choices.append(Choice(key, value, reason))
+        return value

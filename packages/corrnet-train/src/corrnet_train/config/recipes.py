@@ -16,6 +16,7 @@ from typing import Any
 import yaml
 
 from corrnet_train.utils.errors import InputError
+from corrnet_train.utils.nearest import did_you_mean
 from video_data.utils.files import what_instead_of_file
 
 Tree = dict[str, Any]
@@ -198,7 +199,9 @@ def _read_one(recipe: str, folder: Path, readers: tuple[str, ...], text_keys: Co
     elif what := what_instead_of_file(path):
         raise ConfigError(f"{path}{by} is {what}, and a recipe is a YAML file")
     else:
-        raise ConfigError(f"no recipe {recipe}{by}: neither a file nor one of {', '.join(recipe_names())}")
+        names = recipe_names()
+        meant = did_you_mean(recipe, names)
+        raise ConfigError(f"no recipe {recipe}{by}: neither a file nor one of {', '.join(names)}{meant}")
     if name in readers:
         raise ConfigError(f"recipes extend one another in a circle: {' -> '.join([*readers, name])}")
     tree = _parse(text, recipe, text_keys)

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -136,6 +137,19 @@ def video_accuracy(predictions: Sequence[VideoPrediction], classes: Sequence[str
         confusion=confusion.tolist(),
         calibration=_calibration(probabilities.amax(dim=1), right),
     )
+
+
+def most_by_chance(num_videos: int, guess: float) -> float:
+    """Return the right videos above which a model counts as better than one guess for all.
+
+    That is what the guess gets, and two standard deviations of a binomial: of models that know nothing a few in a
+    hundred get more.
+
+    Args:
+        num_videos: How many videos there are.
+        guess: The share of them that the guess gets, in 0..1.
+    """
+    return num_videos * guess + 2 * math.sqrt(num_videos * guess * (1 - guess))
 
 
 def frequent_mistakes(confusion: Sequence[Sequence[int]]) -> list[tuple[int, int, int]]:

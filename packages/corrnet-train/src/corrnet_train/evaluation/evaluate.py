@@ -5,6 +5,7 @@ import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -12,13 +13,20 @@ import av
 
 from corrnet_train.checkpoint.state import weights_hash
 from corrnet_train.distributed.ranks import ONE_RANK, Ranks, on_every_rank
-from corrnet_train.evaluation.accuracy import VideoAccuracy, VideoPrediction, video_accuracy
+from corrnet_train.evaluation.accuracy import (
+    VideoAccuracy,
+    VideoPrediction,
+    most_by_chance,
+    video_accuracy,
+)
 from corrnet_train.evaluation.journal import EvalJournal, EvalPart
 from corrnet_train.evaluation.scores import (
     LabelPrecision,
     ValueErrors,
     VideoScores,
+    gain_over_median,
     label_precision,
+    shuffled_precision,
     value_errors,
 )
 from corrnet_train.inference.classifier import VideoClassifier
@@ -35,6 +43,7 @@ _log = logging.getLogger(__name__)
 EVALUATION_FILES = ("result.json", "predictions.csv", "unreadable.csv", "classes.csv", "report.html")
 """What `corrnet eval --output` writes into its folder, and what it needs to go on after a stop."""
 JOURNAL = "unfinished.jsonl"
+_NO_BETTER = "no better than one guess for all videos, within chance"
 
 
 @dataclass(frozen=True)
@@ -73,6 +82,11 @@ class EvalResult(ABC):
     @abstractmethod
     def figures(self) -> dict[str, float | None]:
         """All figures of merit by their names in `metrics.jsonl`."""
+
+    @property
+    @abstractmethod
+    def chance(self) -> str | None:
+        """In words that the model is no better than one guess for all videos, within chance; None where it is."""
 
     @abstractmethod
     def mistakes(self, most: int) -> Sequence[tuple[int, VideoPrediction | VideoScores]]:
@@ -114,6 +128,20 @@ class ClassificationResult(EvalResult):
     def figures(self) -> dict[str, float | None]:
         """Top-1 and top-5 of the videos."""
         return {"video_top1": self.video.top1, "video_top5": self.video.top5}
+
+    @property
+    def chance(self) -> str | None:
+        """Why its right videos may be chance: they are in two standard deviations of what one guess gets."""
+        guess, num_right = self.video.guess_top1, round(self.num_videos * self.video_top1)
+        most = most_by_chance(self.num_videos, guess)
+        if num_right > most:
+            return None
+        told = f"{num_right} of {self.num_videos} videos are right, and one guess gets {round(self.num_videos * guess)}"
+        if most >= self.num_videos:
+            return (
+                f"so few videos do not tell the model from one guess for all, even if all are right: {told}"
+            )
+        return f"{_NO_BETTER}: {told}"
 
     @property
     def video_top1(self) -> float:
@@ -168,6 +196,14 @@ class MultilabelResult(EvalResult):
         """Mean average precision, micro F1 and Hit@1."""
         return {"map": self.score, "f1": self.video.f1, "hit1": self.video.hit1}
 
+    @cached_property  # of many videos with many labels it takes seconds
+    def chance(self) -> str | None:
+        """Why its precision may be chance: that of shuffled predictions is within two standard deviations."""
+        mean, deviation = shuffled_precision(self.predictions)
+        if self.score > mean + 2 * deviation:
+            return None
+        return f"{_NO_BETTER}: mAP {self.score:.3f}, and its predictions shuffled among the videos reach {mean:.3f}"
+
     def mistakes(self, most: int) -> list[tuple[int, VideoScores]]:
         """Return the videos with a wrong label, the surest mistakes first; see `EvalResult`."""
         pairs = zip(self.places, self.predictions, strict=True)
@@ -197,6 +233,14 @@ class RegressionResult(EvalResult):
     def headline(self) -> str:
         """The error for people."""
         return f"MAE {self.video.mae:.4g}"
+
+    @property
+    def chance(self) -> str | None:
+        """Why its errors may be chance: what they gain over the median is within two standard errors."""
+        gain, error = gain_over_median(self.predictions)
+        if gain > 2 * error:
+            return None
+        return f"{_NO_BETTER}: MAE {self.video.mae:.4g}, and one guess gets {self.video.guess_mae:.4g}"
 
     @property
     def figures(self) -> dict[str, float | None]:

@@ -148,6 +148,47 @@ def average_precision(has: Tensor, scores: Tensor) -> float:
     return float((gained * right / number).sum() / right[-1])
 
 
+def shuffled_precision(predictions: Sequence[VideoScores], *, num_shuffles: int = 20) -> tuple[float, float]:
+    """Return mean and standard deviation of the mAP of predictions that are shuffled among the videos: of chance.
+
+    With few videos that is more than the share of the videos that have a label.
+
+    Args:
+        predictions: Those of a multilabel model.
+        num_shuffles: How often they are shuffled, always in the same ways.
+
+    Raises:
+        ValueError: There are none.
+    """
+    target, scores = _tables(predictions)
+    has = target > 0.5
+    has, scores = has[:, has.any(dim=0)], scores[:, has.any(dim=0)]
+    order = scores.argsort(dim=0, descending=True)
+    number = torch.arange(1, len(has) + 1)[:, None]
+    generator = torch.Generator().manual_seed(0)
+    reached = []
+    for _ in range(num_shuffles):
+        right = has[torch.randperm(len(has), generator=generator)].gather(0, order).float()
+        reached.append(((right * right.cumsum(dim=0) / number).sum(dim=0) / right.sum(dim=0)).mean())
+    means = torch.stack(reached)
+    return float(means.mean()), float(means.std())
+
+
+def gain_over_median(predictions: Sequence[VideoScores]) -> tuple[float, float]:
+    """Return by how much absolute errors are smaller than those of the median of the tested numbers, on average.
+
+    Returns:
+        The mean over the videos, and its standard error; that of one video is infinite.
+
+    Raises:
+        ValueError: There are none.
+    """
+    target, scores = (table[:, 0] for table in _tables(predictions))
+    gains = (target - target.quantile(0.5)).abs() - (scores - target).abs()
+    error = float(gains.std()) / math.sqrt(len(gains)) if len(gains) > 1 else math.inf
+    return float(gains.mean()), error
+
+
 def value_errors(predictions: Sequence[VideoScores]) -> ValueErrors:
     """Sum up predicted numbers.
 

@@ -4,7 +4,6 @@ A checkpoint decides neither which code runs nor what is fetched: names of torch
 lists, and a module that only a checkpoint names is imported when `CORRNET_ALLOW_MODULES` has it.
 """
 
-import difflib
 import importlib
 import inspect
 import os
@@ -18,6 +17,7 @@ from torch import nn
 
 from corrnet_models import FrameByFrame
 from corrnet_train.utils.errors import InputError, MissingPackageError
+from corrnet_train.utils.nearest import did_you_mean
 from corrnet_train.utils.versions import version_of
 from video_data import ClipConfig
 
@@ -131,7 +131,7 @@ def _of_factory(
         if not hasattr(factory, part):
             where = getattr(factory, "__name__", module_name)
             made = [key for key in dir(factory) if callable(getattr(factory, key, None)) and key[0] != "_"]
-            raise InputError(f"model.name={name}: {where} has no {part}{_nearest(part, made)}")
+            raise InputError(f"model.name={name}: {where} has no {part}{did_you_mean(part, made)}")
         factory = getattr(factory, part)
     if not callable(factory):
         raise InputError(
@@ -161,14 +161,9 @@ def _check_known(name: str, of_package: str, known: Sequence[str]) -> None:
     if of_package not in known:
         package = name.partition("/")[0]
         raise InputError(
-            f"model.name={name}: {package} has no such network{_nearest(of_package, known)}"
+            f"model.name={name}: {package} has no such network{did_you_mean(of_package, known)}"
             + (f"; it has {', '.join(known)}" if len(known) < 50 else "")
         )
-
-
-def _nearest(word: str, known: Sequence[str]) -> str:
-    nearest = difflib.get_close_matches(word, known, n=3)
-    return f"; did you mean {' or '.join(nearest)}?" if nearest else ""
 
 
 def _built(name: str, build: Callable[[], Any]) -> Any:

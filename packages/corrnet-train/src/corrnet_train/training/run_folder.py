@@ -1,5 +1,6 @@
 """What a run folder holds of a run, and from which of its checkpoints that goes on."""
 
+import shlex
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -12,6 +13,7 @@ from corrnet_train.config.schema import RunConfig
 from corrnet_train.training.metrics_log import read_metrics
 from corrnet_train.training.run_log import CONFIG, RECORDS
 from corrnet_train.utils.errors import InputError
+from corrnet_train.utils.files import unused_path
 from video_data.utils.files import check_file
 
 
@@ -45,6 +47,22 @@ def settings_of_run(folder: Path, overrides: Sequence[str] = ()) -> RunConfig:
             "give --shards FOLDER"
         )
     return settings
+
+
+def check_shards(config: RunConfig) -> None:
+    """Check that the shards of a run are there, before any work.
+
+    Raises:
+        InputError: They are not; the message has the commands that make some.
+    """
+    shards = config.data.shards
+    if not shards.exists():
+        demo = read_recipe("motionbench")["data"]["shards"]
+        pack = shlex.join(["corrnet", "pack", "folder", "my-videos", str(shards)])
+        made = "corrnet demo makes them" if str(shards) == demo else f"{pack} --val-fraction 0.2 makes them"
+        raise InputError(
+            f"no folder of shards at {shards} (data.shards): {made}; corrnet train my-videos packs and trains"
+        )
 
 
 class RunFolder:
@@ -92,12 +110,14 @@ class RunFolder:
             where = "" if newest is None else f", whose newest intact checkpoint is {_told(*newest)}"
             raise InputError(
                 f"{self._folder} already holds a run{where}: continue it with "
-                f"{resume_command(self._folder)}, or choose another run.dir"
+                f"{resume_command(self._folder)}, or give another folder, as run.dir="
+                f"{shlex.quote(str(unused_path(self._folder)))}"
             )
         elif found := self._records():
             raise InputError(
                 f"{self._folder} already holds {' and '.join(found)} of a run without a checkpoint: "
-                "--requeue begins it again, or choose another run.dir"
+                f"--requeue begins it again, or give another folder, as run.dir="
+                f"{shlex.quote(str(unused_path(self._folder)))}"
             )
         return None
 

@@ -4,6 +4,7 @@ import json
 import math
 import os
 from collections.abc import Iterable, Sequence
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -87,3 +88,10 @@ def _named(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _named(item) for key, item in value.items()}
     return [_named(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+
+def unused_path(path: Path) -> Path:
+    """Return the first of `path-2`, `path-3` and so on that is not there."""
+    return next(
+        other for number in count(2) if not (other := path.with_name(f"{path.name}-{number}")).exists()
+    )

@@ -1,8 +1,10 @@
 """Listing the videos that a csv names."""
 
+import difflib
 import math
 import os
 import re
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -33,6 +35,7 @@ from video_data.utils.messages import part_name
 _EXPECTED = "expected path,label[,split][,start,end]"
 _ONE, _SEVERAL, _VALUE = "label", "labels", "value"
 _TASKS: dict[str, Task] = {_ONE: "multiclass", _SEVERAL: "multilabel", _VALUE: "regression"}
+_OPTIONAL = ("split", "start", "end")
 _SEPARATOR = "|"  # between the labels of a video
 _NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?", re.ASCII)
 _TIME = re.compile(r"(?:(?:([0-9]+):)?([0-9]+):)?([0-9]+(?:\.[0-9]+)?)", re.ASCII)
@@ -83,7 +86,10 @@ def list_csv(
     places: dict[str, str] = {}
     group_column = [] if group_by is None else [group_by.strip().lower()]
     rows = read_csv(csv_path, ("path", *group_column), _EXPECTED)
-    column = _label_column(rows[0][1] if rows else {_ONE: ""}, csv_path)
+    columns = list(rows[0][1]) if rows else [_ONE]
+    column = _label_column(columns, csv_path)
+    unread = sorted({*columns} - {"path", column, *_OPTIONAL, "", *group_column})
+    _check_times(columns, unread, csv_path)
     for line, row in rows:
         try:
             entry = _read_entry(row, folder, column=column, pictures=pictures)
@@ -119,8 +125,7 @@ def list_csv(
         require_two_values(labeled, csv_path)
     else:
         require_two_classes(labeled, csv_path)
-    ignored = sorted(row.keys() - {"path", column, "split", "start", "end", "", *group_column})
-    notes = [f"columns that are not read: {', '.join(ignored)}"] if ignored else []
+    notes = [f"columns that are not read: {', '.join(unread)}{_meant(unread, _OPTIONAL)}"] if unread else []
     if column == _SEVERAL and all(len(entry.labels) == 1 for entry in labeled):
         notes.append(f"no video has several labels; a cell has them with {_SEPARATOR} between them")
     if group_by is not None and entries:
@@ -133,19 +138,36 @@ def list_csv(
     return replace(listing, notes=(*notes, *shifted_numbers(listing.class_names), *unseen_classes(entries)))
 
 
-def _label_column(row: dict[str, str], csv_path: Path) -> str:
+def _label_column(columns: Sequence[str], csv_path: Path) -> str:
     """Return the name of the column that says what is to be learned."""
-    names = [name for name in _TASKS if name in row]
+    names = [name for name in _TASKS if name in columns]
     if not names:
         raise InputError(
-            f"{csv_path}: no column {_ONE} in the header, nor {_SEVERAL} of several for each video, nor {_VALUE} of a "
-            f"number; {_EXPECTED}"
+            f"{csv_path}: no column {_ONE} in the header {','.join(columns)!r}, nor {_SEVERAL} of several for each "
+            f"video, nor {_VALUE} of a number; {_EXPECTED}{_meant(columns, _TASKS)}"
         )
     if len(names) > 1:
         raise InputError(
             f"{csv_path}: there are columns {' and '.join(names)}: give another name to what is not meant"
         )
     return names[0]
+
+
+def _check_times(columns: Sequence[str], unread: Sequence[str], csv_path: Path) -> None:
+    """Refuse one of the columns start and end without the other, which may be there under another name."""
+    missing = [name for name in ("start", "end") if name not in columns]
+    if len(missing) == 1:
+        meant = f"; did you mean {missing[0]} by {unread[0]}?" if len(unread) == 1 else ""
+        raise InputError(
+            f"{csv_path}: of the columns start and end there is no {missing[0]} in the header {','.join(columns)!r}: "
+            f"give both, or another name to the one that is there; {_EXPECTED}{meant}"
+        )
+
+
+def _meant(given: Iterable[str], known: Iterable[str]) -> str:
+    """Return which known columns may be meant by others that are spelled almost so, as the end of a message."""
+    pairs = [(name, difflib.get_close_matches(name, list(known), n=1, cutoff=0.75)) for name in given]
+    return "".join(f"; did you mean {near[0]} by {name}?" for name, near in pairs if near)
 
 
 def _read_entry(row: dict[str, str], folder: Path, *, column: str, pictures: str | None) -> Entry:
@@ -202,8 +224,6 @@ def _target_text(entry: Entry) -> str:
 
 def _read_span(row: dict[str, str]) -> tuple[float, float] | None:
     """Return start and end of the part that a row means; None where it is all of the video."""
-    if ("start" in row) != ("end" in row):
-        raise InputError("of the columns start and end there is one alone: give both, or another name to it")
     start, end = row.get("start", ""), row.get("end", "")
     if not start and not end:
         return None

@@ -86,7 +86,7 @@ def _new_axes(title: str) -> tuple[Figure, Axes]:
     axes = figure.add_subplot()
     axes.set_title(title, pad=8, fontweight="bold")
     axes.set_xlabel("step")
-    axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True, min_n_ticks=1))
     axes.grid(axis="y")
     axes.tick_params(length=0, pad=5)
     axes.spines["left"].set_visible(False)

@@ -132,8 +132,8 @@ def _of_classification(result: ClassificationResult, classes: tuple[str, ...], n
         classes=classes_csv(video.per_class),
         figures=[
             ["", "top-1", *top5(["top-5"])],
+            ["clips", format_percent(result.clip_top1), *top5([format_percent(result.clip_top5)])],
             ["videos", format_percent(result.video_top1), *top5([format_percent(result.video_top5)])],
-            ["views", format_percent(result.clip_top1), *top5([format_percent(result.clip_top5)])],
             ["mean over classes", format_percent(video.mean_class), *top5([""])],
             ["one guess for all", format_percent(video.guess_top1), *top5([""])],
         ],
@@ -268,6 +268,7 @@ def _page(
         num_videos=result.num_videos,
         views=f"{result.num_clips} clips x {result.num_crops} crops of each",
         figures=content.figures,
+        chance=result.chance,
         charts=content.charts,
         class_table=content.class_table,
         curves=[] if curves is None else _curves(curves, num_classes),
