@@ -1,5 +1,6 @@
 """A saved model in the auto classes of transformers."""
 
+import ast
 import json
 
 import numpy as np
@@ -105,12 +106,13 @@ def test_the_folder_has_a_processor_where_it_is_known_how_clips_are_made(saved):
     processor = json.loads((folder / PROCESSOR).read_text())
     assert (processor["num_frames"], processor["crop_size"], processor["short_side"]) == (8, 32, 40)
     assert processor["auto_map"].items() <= config["auto_map"].items()
-    names = '["CorrNetConfig", "CorrNetForVideoClassification", "CorrNetProcessor"]'
-    assert f"__all__ = {names}" in (folder / CODE).read_text()
-    lines = [
-        line for line in (folder / CODE).read_text().splitlines() if not line.startswith(('"""', "__all__"))
-    ]
-    assert [line.partition(" import ")[0] for line in lines if line] == ["from corrnet_models.huggingface"]
+    words, imported, names = ast.parse((folder / CODE).read_text()).body
+    assert isinstance(words, ast.Expr) and isinstance(words.value, ast.Constant)
+    assert isinstance(imported, ast.ImportFrom) and imported.module == "corrnet_models.huggingface"
+    assert (
+        ast.unparse(names)
+        == "__all__ = ['CorrNetConfig', 'CorrNetForVideoClassification', 'CorrNetProcessor']"
+    )
     save_pretrained(model, folder, pretrained_cfg=PretrainedCfg())
     config = json.loads((folder / CONFIG).read_text())
     assert not (folder / PROCESSOR).exists() and "AutoImageProcessor" not in config["auto_map"]
