@@ -160,10 +160,10 @@ def work():
 
 
 @pytest.mark.slow
-def test_a_large_slowdown_is_found_in_installations(tmp_path: Path) -> None:
+def test_work_that_doubled_is_found_in_installations(tmp_path: Path) -> None:
     case = tmp_path / "ops_sum.py"
     case.write_text(CASE)
-    for name, number in (("slow", 4_000_000), ("quick", 1_000_000)):
+    for name, number in (("slow", 2_000_000), ("quick", 1_000_000)):
         (tmp_path / name).mkdir()
         (tmp_path / name / "thing.py").write_text(WORK.format(number))
     slow, quick = tmp_path / "slow", tmp_path / "quick"
