@@ -146,10 +146,8 @@ def _write_weights(tensors: dict[str, Tensor], path: Path) -> None:
     temporary = path.with_name(f".{path.name}.tmp")
     temporary.unlink(missing_ok=True)
     try:
-        temporary.touch()
-        mode = stat.S_IMODE(
-            temporary.stat().st_mode
-        )  # as the umask has it; safetensors lets nobody else read
+        temporary.touch()  # the umask says who may read it; of a file of safetensors nobody else may
+        mode = stat.S_IMODE(temporary.stat().st_mode)
         save_file(tensors, temporary, metadata={"format": "pt"})
         if stat.S_IMODE(temporary.stat().st_mode) != mode:
             temporary.chmod(mode)
