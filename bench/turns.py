@@ -127,6 +127,8 @@ def _play(file: str) -> None:
         repeats = {"ours": _repeats(calls["ours"])}
         answer(suite=found["SUITE"], yardstick=found["YARDSTICK"])
         gc.disable()
+        gc.collect()
+        gc.freeze()  # what is there by now stays: the collections before each turn need not look at it again
         for line in sys.stdin:
             name = line.strip()
             if name not in repeats:
