@@ -51,6 +51,6 @@ def test_no_slower(
         pytest.skip(f"it cannot run in {base}: {error}")
     verdicts.found.append(verdict)
     benchmark.extra_info["gate"] = {"baseline": base.commit, **asdict(verdict)}
-    assert not verdict.is_slower, f"{verdict.ratios[-1]:.3f} times the time of {base}"
-    if not verdict.is_settled:
+    assert not verdict.slower, f"{verdict.estimates[-1].ratio:.3f} times the time of {base}"
+    if verdict.slower is None:
         pytest.skip(verdict.words)

@@ -1,19 +1,21 @@
 """Whether the working tree is slower than an earlier commit; `pytest --benchmark` asks it of every benchmark.
 
-Both are installed and take turns, call by call. A look is a pair of fresh processes; looks are added up, and the ratio
-is the least time of the working tree so far, divided by that of the commit. It counts once both least times are
-settled: two halves of the turns have the same, within SETTLED. Above 1 + MARGIN after at least LOOKS looks is slower,
-below it after any is not. Least times, without the time that other programs took, change little with what else a
-machine does; docs/decisions/bench-gate.md has what this rule finds and how often it errs.
+Both are installed and take turns, call by call. A look is a pair of fresh processes; its ratio is the median of those
+of its rounds, because what slows one turn slows the next as well. The mean over the looks so far is slower when it is
+above 1 + MARGIN by more than twice its standard error, after at least LOOKS looks, and no slower when it is below by as
+much. docs/decisions/bench-gate.md has what this rule finds and how often it errs.
 """
 
+import math
 import subprocess
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean, median
 from time import monotonic
+from typing import NamedTuple
 
 import torch
 
@@ -23,9 +25,12 @@ from bench.trees import ROOT, commit_of, git, installation_of, tree_of
 from bench.turns import Player, Turn
 from corr_ops.impl.cpu import library
 
-MARGIN, SETTLED = 0.04, 0.02
+MARGIN = 0.05
 LOOKS, MOST_LOOKS = 3, 6
-LIMIT = 35  # seconds after which a benchmark gets no further look
+LIMIT = 70  # seconds after which a benchmark gets no further look
+PAIRS = (
+    0.015  # standard deviation of what a pair of processes of the same code differs by, as long as it lives
+)
 THREADS = 1
 NAMED = ROOT / "bench" / "baseline"
 # What a benchmark of a suite runs: where none of it has changed, nothing can have become slower.
@@ -67,8 +72,20 @@ class Look:
     """
 
     least: int = 20
-    most: int = 100
-    seconds: float = 6
+    most: int = 400
+    seconds: float = 8
+
+
+class Estimate(NamedTuple):
+    """How much longer ours takes than theirs, by the looks so far.
+
+    Attributes:
+        ratio: The ratio.
+        error: Standard error of its logarithm.
+    """
+
+    ratio: float
+    error: float
 
 
 @dataclass(frozen=True)
@@ -77,29 +94,22 @@ class Verdict:
 
     Attributes:
         benchmark: Its name.
-        ms: Least time of the working tree, in milliseconds.
-        ratios: The ratio after each look.
+        ms: Median of the working tree, in milliseconds.
+        estimates: What was known after each look.
         rounds: Rounds of each look.
-        is_settled: Whether the last ratio counts; where it does not, the machine was too busy to tell.
+        slower: Whether the working tree is slower; None where the machine was too busy to tell.
     """
 
     benchmark: str
     ms: float
-    ratios: tuple[float, ...]
+    estimates: tuple[Estimate, ...]
     rounds: tuple[int, ...]
-    is_settled: bool
-
-    @property
-    def is_slower(self) -> bool:
-        """Whether the working tree is slower."""
-        return self.is_settled and self.ratios[-1] > 1 + MARGIN
+    slower: bool | None
 
     @property
     def words(self) -> str:
         """What was found, for people."""
-        if not self.is_settled:
-            return "no telling, the machine is too busy"
-        return "slower" if self.is_slower else "no slower"
+        return {True: "slower", False: "no slower", None: "no telling, the machine is too busy"}[self.slower]
 
 
 LOOK = Look()
@@ -179,22 +189,39 @@ def judge(file: Path, ours: Path, theirs: Path, *, look: Look = LOOK) -> Verdict
     Raises:
         Unavailable: It cannot run with one of them.
     """
-    own: list[float] = []
-    other: list[float] = []
-    ratios: list[float] = []
-    rounds: list[int] = []
+    looks: list[list[tuple[Turn, Turn]]] = []
+    estimates: list[Estimate] = []
     end = monotonic() + LIMIT
     while True:
-        turns = watch(file, ours, theirs, look=look)
-        own += [turn.own for turn, _ in turns]
-        other += [turn.own for _, turn in turns]
-        ratios.append(min(own) / min(other))
-        rounds.append(len(turns))
-        enough = LOOKS if ratios[-1] > 1 + MARGIN else 1
-        settled = is_settled(own) and is_settled(other)
-        decided = settled and len(ratios) >= enough
-        if decided or len(ratios) == MOST_LOOKS or monotonic() > end:
-            return Verdict(file.stem, 1e3 * min(own), tuple(ratios), tuple(rounds), decided)
+        looks.append(watch(file, ours, theirs, look=look))
+        estimates.append(estimate(looks))
+        slower = is_slower(estimates[-1], len(looks))
+        if slower is not None or len(looks) == MOST_LOOKS or monotonic() > end:
+            ms = 1e3 * median(turn.own for turns in looks for turn, _ in turns)
+            return Verdict(file.stem, ms, tuple(estimates), tuple(map(len, looks)), slower)
+
+
+def estimate(looks: Sequence[Sequence[tuple[Turn, Turn]]]) -> Estimate:
+    """Return what looks say together: the mean of their medians, all in logarithms.
+
+    The standard error of a median is 1.25 times that of a mean, and 1.48 median deviations are a standard deviation,
+    if rounds scatter as a normal distribution does.
+    """
+    medians, variances = [], []
+    for turns in looks:
+        ratios = [math.log(ours.own / theirs.own) for ours, theirs in turns]
+        medians.append(median(ratios))
+        deviation = median(abs(ratio - medians[-1]) for ratio in ratios)
+        variances.append(PAIRS**2 + (1.25 * 1.48 * deviation) ** 2 / len(ratios))
+    return Estimate(math.exp(fmean(medians)), math.sqrt(fmean(variances) / len(looks)))
+
+
+def is_slower(found: Estimate, looks: int) -> bool | None:
+    """Return whether so many looks show that ours is slower; None where they do not tell."""
+    doubt = math.exp(2 * found.error)
+    if found.ratio * doubt < 1 + MARGIN:
+        return False
+    return True if found.ratio / doubt > 1 + MARGIN and looks >= LOOKS else None
 
 
 def check_runs(file: Path, installation: Path) -> None:
@@ -205,12 +232,6 @@ def check_runs(file: Path, installation: Path) -> None:
     """
     with Player(file, installation, threads=THREADS) as player:
         player.take("ours")
-
-
-def is_settled(seconds: Sequence[float]) -> bool:
-    """Return whether two halves of turns, every second one, have the same least time."""
-    halves = min(seconds[::2]), min(seconds[1::2])
-    return max(halves) <= (1 + SETTLED) * min(halves)
 
 
 def watch(file: Path, ours: Path, theirs: Path, *, look: Look = LOOK) -> list[tuple[Turn, Turn]]:
@@ -233,12 +254,13 @@ def watch(file: Path, ours: Path, theirs: Path, *, look: Look = LOOK) -> list[tu
 
 def report(verdicts: Sequence[Verdict], recorded: dict[int, list[history.Row]]) -> str:
     """Return a table of what was found, beside the last rows of this machine's history."""
-    header = ["benchmark", "ms", "ratio", "rounds", "verdict", "on record here"]
+    header = ["benchmark", "ms", "ratio", "±", "rounds", "verdict", "on record here"]
     rows = [
         [
             verdict.benchmark,
             number(verdict.ms),
-            ", ".join(f"{ratio:.3f}" for ratio in verdict.ratios),
+            ", ".join(f"{ratio:.3f}" for ratio, _ in verdict.estimates),
+            f"{2 * verdict.estimates[-1].error:.3f}",
             ", ".join(map(str, verdict.rounds)),
             verdict.words,
             _on_record(verdict, recorded),

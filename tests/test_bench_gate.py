@@ -4,6 +4,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from statistics import geometric_mean
 
 import pytest
 from bench import gate, history, trees
@@ -92,15 +93,18 @@ def test_only_what_is_installed_counts_as_changed(repository: Path) -> None:
 
 
 def watched(monkeypatch: pytest.MonkeyPatch, *ratios: float, noise: float = 0.0) -> Iterator[float]:
-    """Have pairs of processes find these ratios, one after the other; those that nobody asked for are left."""
+    """Have pairs of processes find these ratios, one after the other; those that nobody asked for are left.
+
+    Turns take up to three times as long at times, both of a round; noise is the scatter of the rounds.
+    """
     left = iter(ratios)
 
     def watch(*_: object, look: Look) -> list[tuple[Turn, Turn]]:
         ratio = next(left)
-        more = [0.0, noise, 0.5, 2.0]  # of other programs: some turns take far longer, on either side
         return [
-            (Turn(9.0, ratio + ours), Turn(9.0, 1 + theirs))
-            for ours, theirs in zip(more, more[::-1], strict=True)
+            (Turn(9.0, busy * ratio * factor), Turn(9.0, busy))
+            for busy in (1.0, 3.0, 1.5)
+            for factor in (1 - noise, 1.0, 1 + noise)
         ]
 
     monkeypatch.setattr(gate, "watch", watch)
@@ -114,34 +118,45 @@ def watched(monkeypatch: pytest.MonkeyPatch, *ratios: float, noise: float = 0.0)
         ([1.30, 1.10, 1.20], True),
         ([1.00], False),
         ([0.90], False),
-        ([1.10, 1.00], False),
-        ([1.10, 1.10, 1.00], False),
+        ([1.10, 0.90], False),
+        ([1.10, 1.10, 0.85], False),
+        ([1.065] * 5, True),
+        ([1.05] * gate.MOST_LOOKS, None),
     ],
 )
 def test_what_is_slower_has_to_be_so_with_three_pairs_of_processes(
-    ratios: list[float], slower: bool, monkeypatch: pytest.MonkeyPatch
+    ratios: list[float], slower: bool | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     left = watched(monkeypatch, *ratios)
     verdict = judge(Path("ops_thing.py"), Path(), Path())
-    assert verdict.is_slower == slower
-    assert verdict.words == ("slower" if slower else "no slower")
-    assert verdict.ratios == pytest.approx([min(ratios[: count + 1]) for count in range(len(ratios))])
-    assert verdict.rounds == (4,) * len(ratios)
+    assert verdict.slower == slower
+    means = [geometric_mean(ratios[:count]) for count in range(1, len(ratios) + 1)]
+    assert [found.ratio for found in verdict.estimates] == pytest.approx(means)
+    assert verdict.rounds == (9,) * len(ratios)
     assert list(left) == []
 
 
-def test_where_least_times_do_not_settle_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    left = watched(monkeypatch, *[1.10] * gate.MOST_LOOKS, noise=0.03)
+def test_rounds_that_scatter_need_more_looks_or_do_not_tell(monkeypatch: pytest.MonkeyPatch) -> None:
+    watched(monkeypatch, *[1.10] * gate.MOST_LOOKS, noise=0.08)
     verdict = judge(Path("ops_thing.py"), Path(), Path())
-    assert not verdict.is_slower and "too busy" in verdict.words
+    assert verdict.slower and len(verdict.estimates) > gate.LOOKS
+    left = watched(monkeypatch, *[1.10] * gate.MOST_LOOKS, noise=0.3)
+    verdict = judge(Path("ops_thing.py"), Path(), Path())
+    assert verdict.slower is None and "too busy" in verdict.words
     assert list(left) == []
+
+
+def test_more_looks_and_more_rounds_tell_more() -> None:
+    rounds = [(Turn(1.0, ratio), Turn(1.0, 1.0)) for ratio in (0.9, 1.0, 1.0, 1.1)]
+    once, longer, again = (gate.estimate(looks).error for looks in ([rounds], [rounds * 9], [rounds] * 4))
+    assert once > longer > gate.PAIRS and again == pytest.approx(once / 2)
 
 
 def test_where_looks_take_too_long_it_says_so_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gate, "LIMIT", 0)
     watched(monkeypatch, 1.10)
     verdict = judge(Path("ops_thing.py"), Path(), Path())
-    assert not verdict.is_slower and "too busy" in verdict.words and len(verdict.ratios) == 1
+    assert verdict.slower is None and "too busy" in verdict.words and len(verdict.estimates) == 1
 
 
 CASE = """
@@ -169,8 +184,8 @@ def test_work_that_doubled_is_found_in_installations(tmp_path: Path) -> None:
     slow, quick = tmp_path / "slow", tmp_path / "quick"
     look = Look(least=5, most=20, seconds=1)
     verdict = judge(case, slow, quick, look=look)
-    assert verdict.ratios[-1] > 1.2 and len(verdict.ratios) >= gate.LOOKS
-    assert not judge(case, quick, slow, look=look).is_slower
+    assert verdict.estimates[-1].ratio > 1.2 and len(verdict.estimates) >= gate.LOOKS
+    assert not judge(case, quick, slow, look=look).slower
     with pytest.raises(Unavailable):
         judge(case, quick, tmp_path / "nothing", look=look)
     gate.check_runs(case, quick)

@@ -25,7 +25,7 @@ except ImportError:  # commits before 2026-11-26
     from corrnet_train.config import load_config
 
 SUITE, YARDSTICK = "train", "a bare loop"
-BATCH = 4
+BATCH = 1
 
 
 def make():
