@@ -15,8 +15,11 @@ from pathlib import Path
 import norms
 import shards
 import torch
-import torch._dynamo  # which FSDP imports: once for all processes
+import torch._dynamo  # which FSDP imports, as a trainer the next ones: once for all processes
+import torch.distributed.checkpoint
+import torch.utils.tensorboard
 
+import corrnet_train.checkpoint.sharded  # noqa: F401
 from corrnet_train.checkpoint.state import weights_hash
 from corrnet_train.config.load import load_config
 from corrnet_train.distributed.ranks import joined_ranks
@@ -123,6 +126,8 @@ def fork(function, *args):
 
 
 def main():
+    import torch._inductor.compile_fx  # of the compiled steps; who imports this module may have none
+
     for group in json.loads(Path(sys.argv[1]).read_text()):
         pids = [fork(run_rank, rank, group) for rank in range(group["world_size"])]
         for pid in pids:
