@@ -110,9 +110,11 @@ def forks(tmp_path_factory):
     def start(*arguments, script=None, processes=0, restarts=0, cwd=folder, terminal=None, **environment):
         """`processes` under torch's agent, one without if 0; `terminal` takes the place of the files."""
         streams = [Path(os.devnull), *(folder / f"{len(started)}.{name}" for name in ("out", "err"))]
+        variables = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
+        variables = {name: value for name, value in variables.items() if value is not None}
         pid = ask({"start": {
             "streams": [terminal] * 3 if terminal else streams, "folder": cwd, "script": script,
-            "environment": {**os.environ, "OMP_NUM_THREADS": "1", **environment}, "processes": processes,
+            "environment": variables, "processes": processes,
             "restarts": restarts, "arguments": [str(argument) for argument in arguments],
         }})  # fmt: skip
         started.append(Forked(ask, pid, streams))

@@ -47,7 +47,7 @@ def kill_once(pids, checkpoints, number, rng):
         if os.waitpid(pids[0], os.WNOHANG)[0]:
             raise SystemExit("the run was over before it was killed: give it more steps")
         if number % 4 and before is not None and modified(last) != before:
-            before, until = None, time.monotonic() + rng.uniform(0, 0.25)
+            before, until = None, time.monotonic() + rng.uniform(0, 0.15)
         due = time.monotonic() > until and (number % 4 == 0 or before is None)
         if due and (number % 2 == 0 or list(checkpoints.glob(".*.tmp"))):
             break
