@@ -31,18 +31,18 @@ def motionbench(tmp_path_factory):
     return folder / "videos", folder / "shards"
 
 
-@pytest.fixture
-def make_config(motionbench, tmp_path):
-    """Builds the configuration of a run of a few steps; overrides come last."""
+@pytest.fixture(scope="session")
+def configured(motionbench):
+    """Builds the configuration of a run of a few steps in a folder; overrides come last."""
 
-    def make(*overrides, name="run", model="r2plus1d_tiny"):
+    def configure(folder, *overrides, model="r2plus1d_tiny"):
         return load_config(
             "motionbench",
             [
                 f"model.name={model}",
                 f"data.shards={motionbench[1]}",
                 "data.num_workers=0",
-                f"run.dir={tmp_path / name}",
+                f"run.dir={folder}",
                 "run.log_every=1",
                 "run.device=cpu",
                 "optim.batch_size=8",
@@ -50,6 +50,16 @@ def make_config(motionbench, tmp_path):
                 *overrides,
             ],
         )
+
+    return configure
+
+
+@pytest.fixture
+def make_config(configured, tmp_path):
+    """Builds such a configuration for a folder of this test's own."""
+
+    def make(*overrides, name="run", **more):
+        return configured(tmp_path / name, *overrides, **more)
 
     return make
 

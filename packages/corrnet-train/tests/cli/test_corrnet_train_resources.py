@@ -72,11 +72,10 @@ def test_packing_names_the_shard_that_found_no_room(motionbench, tmp_path):
     assert not list(kept.rglob("*.tmp"))
 
 
-@pytest.mark.parametrize("name", ["eval", "features", "train"])
+@pytest.mark.parametrize("name", ["features", "train"])
 def test_a_full_dev_shm_is_told_with_what_helps(name, motionbench, model_folder, tmp_path):
     options = ("--split", "train", "--num-clips", "10", "--num-workers", "2", "--device", "cpu")
     command = {
-        "eval": ("eval", model_folder, motionbench[1], *options),
         "features": (
             "features", model_folder, "--shards", motionbench[1], *options, "-o", tmp_path / "f.npz"
         ),

@@ -30,7 +30,9 @@ def in_terminal(forks):
     def show(*arguments):
         terminal, inner = pty.openpty()
         fcntl.ioctl(inner, termios.TIOCSWINSZ, struct.pack("HHHH", 40, WIDTH, 0, 0))
-        process = forks(*arguments, terminal=os.ttyname(inner), TERM="xterm", NO_COLOR="1", COLUMNS=None, LINES=None)
+        process = forks(
+            *arguments, terminal=os.ttyname(inner), TERM="xterm", NO_COLOR="1", COLUMNS=None, LINES=None
+        )
         reader = threading.Thread(target=lambda: output.extend(iter(lambda: chunk_of(terminal), b"")))
         output = []
         reader.start()

@@ -48,9 +48,11 @@ def job(shards, folder, world_size, kills, num_steps, parallel):
 
 @pytest.fixture(scope="module")
 def ends(motionbench, tmp_path_factory):
-    """By case, what happened to a run, and its folder and that of the same run without kills; by one process for all."""
+    """By case, what happened to a run, the folder of the same run without kills, and its own; one process forks all."""
     folder = tmp_path_factory.mktemp("kills")
-    folders = {case: [folder / "-".join(map(str, (*case, kills))) for kills in (0, case[1])] for case in CASES}
+    folders = {
+        case: [folder / "-".join(map(str, (*case, kills))) for kills in (0, case[1])] for case in CASES
+    }
     jobs = [
         job(motionbench[1], run, size, kills if number else 0, num_steps, parallel)
         for (size, kills, num_steps, parallel), pair in folders.items()
@@ -101,10 +103,7 @@ def test_a_run_killed_at_random_moments_ends_with_the_same_bits(ends, case):
     assert names == sorted(["best.pt", "last.pt", *kept, *(shards if parallel == "fsdp" else [])])
     measured = ("clips_per_second", "data_wait", "checkpoint_stall", "memory_gib")
     lines = [
-        [
-            {name: value for name, value in line.items() if name not in measured}
-            for line in read_metrics(run)
-        ]
+        [{name: value for name, value in line.items() if name not in measured} for line in read_metrics(run)]
         for run in runs
     ]
     assert lines[0] == lines[1]

@@ -5,7 +5,6 @@ import os
 import pickle
 import random
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -200,11 +199,20 @@ def test_evaluation_counts_each_video_once_for_any_number_of_ranks(runs, motionb
 @pytest.mark.slow
 def test_corrnet_eval_by_three_processes_writes_what_one_does(runs, motionbench, forks, tmp_path):
     """A number that does not divide that of the videos; the first process alone prints and writes."""
-    views = ["--split=test", "--num-clips=2", "--batch-size=1", "--num-workers=0", "--device=cpu", "--output=out"]
+    views = [
+        "--split=test",
+        "--num-clips=2",
+        "--batch-size=1",
+        "--num-workers=0",
+        "--device=cpu",
+        "--output=out",
+    ]
     printed = []
     for name, processes in (("one", 0), ("three", 3)):
         (tmp_path / name).mkdir()
-        done = forks("eval", runs[1] / "local2", motionbench[1], *views, processes=processes, cwd=tmp_path / name)
+        done = forks(
+            "eval", runs[1] / "local2", motionbench[1], *views, processes=processes, cwd=tmp_path / name
+        )
         assert done.wait() == 0, done.errors
         printed.append(done.output)
     assert "videos: 16" in printed[0] and printed[0] == printed[1]

@@ -1,9 +1,9 @@
 """Starts commands in processes that are forked from this one, which has imported what they need already.
 
-Each is as `python -m corrnet_train.cli ARGUMENTS`, or another script, in a session of its own: with an id, signals and an
-exit code, and with the consoles and the workers of a command. Of `processes` the last ones are started by torch's
-agent as torchrun does it, which starts them again as often as it is told. Each line of the input is a request in JSON,
-{"start": {...}} or {"poll": id}; each line of the output is its answer: an id, or an exit code, null while it runs.
+Each is as `python -m corrnet_train.cli ARGUMENTS`, or a script, in a session of its own: with an id, signals, an exit
+code, and workers. Those of several processes are started by torch's agent, as by torchrun, and again after a death.
+Each line of the input is a request in JSON, {"start": {...}} or {"poll": id}; each line of the output is its answer:
+an id, or an exit code, null while it runs.
 """
 
 import atexit
@@ -13,9 +13,9 @@ import runpy
 import signal
 import sys
 
-import torch._dynamo  # what FSDP imports, and the next ones what a trainer does when it begins
+import torch._dynamo  # which FSDP imports, as a trainer the next ones
 import torch.distributed.checkpoint
-import torch.utils.tensorboard
+import torch.utils.tensorboard  # noqa: F401
 from torch.distributed.elastic.multiprocessing.errors import record
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
@@ -59,8 +59,8 @@ def become(streams, folder, environment, processes, restarts, script, arguments)
     for number, path in enumerate(streams):
         os.dup2(os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666), number)
     encoding = environment.get("PYTHONIOENCODING")
-    sys.stdin, sys.stdout = open(0), open(1, "w", encoding=encoding)  # noqa: SIM115, PTH123
-    sys.stderr = open(2, "w", buffering=1, encoding=encoding, errors="backslashreplace")  # noqa: SIM115, PTH123
+    sys.stdin, sys.stdout = open(0), open(1, "w", encoding=encoding)  # noqa: SIM115
+    sys.stderr = open(2, "w", buffering=1, encoding=encoding, errors="backslashreplace")  # noqa: SIM115
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)
@@ -73,7 +73,7 @@ def become(streams, folder, environment, processes, restarts, script, arguments)
 def serve():
     """Answer requests; returns the one that a forked process has to follow, and None at the end."""
     # Without a buffer, of which processes would have copies.
-    requests, answers = open(0, "rb", buffering=0), open(1, "wb", buffering=0)  # noqa: SIM115, PTH123
+    requests, answers = open(0, "rb", buffering=0), open(1, "wb", buffering=0)  # noqa: SIM115
     for line in requests:
         request = json.loads(line)
         if "start" in request:

@@ -1,7 +1,7 @@
 """Trains runs whose processes are killed again and again; prints what happened to each as JSON.
 
-python kills.py JOBS.json, a list of {"world_size", "ports", "overrides", "folder", "kills", "seed"}. Processes are forked from
-this one, which has imported torch already. Every other kill waits for a checkpoint that is being written.
+python kills.py JOBS.json, a list of {"world_size", "ports", "overrides", "folder", "kills", "seed"}. Processes are
+forked from this one, which has imported torch already. Every other kill waits for a checkpoint that is being written.
 """
 
 import json

@@ -126,7 +126,8 @@ def fork(function, *args):
 
 
 def main():
-    import torch._inductor.compile_fx  # of the compiled steps; who imports this module may have none
+    # What the compiled steps take: only here, as others import this module who compile nothing.
+    import torch._inductor.compile_fx  # noqa: F401
 
     for group in json.loads(Path(sys.argv[1]).read_text()):
         pids = [fork(run_rank, rank, group) for rank in range(group["world_size"])]
