@@ -5,6 +5,7 @@ processes goes through its tasks, `{"overrides", "resume", "stop_at", "taken_by"
 `out`.r.json. The checkpoints of a run that is taken by another one are replaced by those when all have read them.
 """
 
+import gc
 import json
 import os
 import shutil
@@ -111,6 +112,7 @@ def run_rank(rank, group):
 
 
 def fork(function, *args):
+    gc.freeze()  # what is there stays: the collector of the new process need not go through it again and again
     pid = os.fork()
     if pid == 0:
         code = 1
