@@ -29,7 +29,7 @@ def test_the_umask_says_who_may_read_what_commands_write(motionbench, tmp_path, 
     corrnet("inspect", shards, "--sheet", tmp_path / "sheet.html", "--num-workers", 0)
     corrnet(
         "train", "motionbench", f"data.shards={shards}", f"run.dir={run}", "data.num_workers=0", "run.device=cpu",
-        "model.options.corr_kernel_size=3", "optim.batch_size=8", "optim.epochs=0.5", "eval.num_clips=1",
+        "model.options.corr_kernel_size=3", "optim.batch_size=8", "optim.epochs=0.25", "eval.num_clips=1",
     )  # fmt: skip
     corrnet("eval", run, shards, "--num-workers", 0, "--output", tmp_path / "eval")
     corrnet("predict", run, video, "--json", tmp_path / "predicted.json")

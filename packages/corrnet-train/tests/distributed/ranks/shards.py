@@ -20,7 +20,7 @@ from corrnet_train.utils.precision import AUTOCAST
 
 CPU = torch.device("cpu")
 CASES = [
-    {"name": "adamw", "precision": "bf16", "batch_norm": "sync", "model": "corrnet_tiny"},
+    {"name": "sgd", "precision": "bf16", "batch_norm": "sync", "model": "corrnet_tiny"},
     {"name": "adamw", "precision": "bf16", "recompute": True},
     {"name": "sgd", "precision": "fp16", "clip": 0.5},
 ]
