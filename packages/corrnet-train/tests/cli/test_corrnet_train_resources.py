@@ -48,8 +48,8 @@ def test_the_last_checkpoint_stays_when_the_disk_is_full(motionbench, tmp_path):
     disk.mkdir()
     kept.mkdir()
     result = corrnet(
-        disk, "11M", "train", "motionbench", "model.name=r2d_tiny", f"data.shards={motionbench[1]}", "data.num_workers=0",
-        f"run.dir={disk}/run", "optim.batch_size=8", "optim.epochs=2", "optim.warmup_epochs=0",
+        disk, "11M", "train", "motionbench", "model.name=r2d_tiny", f"data.shards={motionbench[1]}",
+        "data.num_workers=0", f"run.dir={disk}/run", "optim.batch_size=8", "optim.epochs=2", "optim.warmup_epochs=0",
         "run.checkpoint_every=1", "run.device=cpu", kept=kept,
     )  # fmt: skip
     check_told(

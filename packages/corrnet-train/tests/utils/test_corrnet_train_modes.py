@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 from corrnet_models import create_model, save_pretrained
 from corrnet_train.cli import app
-from video_data import open_shards
+from video_data import ClipConfig, open_shards
 
 
 def corrnet(*arguments):
@@ -43,7 +43,8 @@ def test_the_umask_says_who_may_read_what_commands_write(motionbench, tmp_path, 
         corrnet("visualize", "motion", run, video, "-o", tmp_path / name)
     corrnet("export", run, tmp_path / "hub")
     small = create_model("r2d_tiny", num_frames=4, num_classes=8)  # a correlation takes long to export
-    save_pretrained(small, tmp_path / "small", classes=open_shards(shards).classes)
+    metadata = {"clip": ClipConfig(num_frames=4, crop_size=32).model_dump(mode="json")}
+    save_pretrained(small, tmp_path / "small", classes=open_shards(shards).classes, metadata=metadata)
     corrnet("export", tmp_path / "small", tmp_path / "program.pt2")
     paths = [path for path in tmp_path.rglob("*") if not path.is_symlink()]
     wrong = {
