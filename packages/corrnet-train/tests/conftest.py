@@ -1,3 +1,11 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -23,18 +31,18 @@ def motionbench(tmp_path_factory):
     return folder / "videos", folder / "shards"
 
 
-@pytest.fixture
-def make_config(motionbench, tmp_path):
-    """Builds the configuration of a run of a few steps; overrides come last."""
+@pytest.fixture(scope="session")
+def configured(motionbench):
+    """Builds the configuration of a run of a few steps in a folder; overrides come last."""
 
-    def make(*overrides, name="run", model="r2plus1d_tiny"):
+    def configure(folder, *overrides, model="r2plus1d_tiny"):
         return load_config(
             "motionbench",
             [
                 f"model.name={model}",
                 f"data.shards={motionbench[1]}",
                 "data.num_workers=0",
-                f"run.dir={tmp_path / name}",
+                f"run.dir={folder}",
                 "run.log_every=1",
                 "run.device=cpu",
                 "optim.batch_size=8",
@@ -42,6 +50,16 @@ def make_config(motionbench, tmp_path):
                 *overrides,
             ],
         )
+
+    return configure
+
+
+@pytest.fixture
+def make_config(configured, tmp_path):
+    """Builds such a configuration for a folder of this test's own."""
+
+    def make(*overrides, name="run", **more):
+        return configured(tmp_path / name, *overrides, **more)
 
     return make
 
@@ -55,3 +73,66 @@ def model_folder(motionbench, tmp_path_factory):
     metadata = {"clip": ClipConfig(num_frames=8, crop_size=32).model_dump(mode="json")}
     save_pretrained(model, folder, classes=open_shards(motionbench[1]).classes, metadata=metadata)
     return folder
+
+
+class Forked:
+    """A process that `forks` has started; its output is in files."""
+
+    def __init__(self, ask, pid, streams):
+        self.pid, self.returncode = pid, None
+        self._ask, self._streams = ask, streams
+
+    def poll(self):
+        if self.returncode is None:
+            self.returncode = self._ask({"poll": self.pid})
+        return self.returncode
+
+    def wait(self, timeout=150):
+        deadline = time.monotonic() + timeout
+        while self.poll() is None:
+            assert time.monotonic() < deadline, self.errors
+            time.sleep(0.02)
+        return self.returncode
+
+    @property
+    def output(self):
+        return self._streams[1].read_text()
+
+    @property
+    def errors(self):
+        return self._streams[2].read_text()
+
+
+@pytest.fixture(scope="session")
+def forks(tmp_path_factory):
+    """Starts commands, or scripts, in processes that cost little: see processes/forks.py."""
+    server = subprocess.Popen(
+        [sys.executable, Path(__file__).parent / "processes" / "forks.py"],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    folder, started = tmp_path_factory.mktemp("forks"), []
+
+    def ask(request):
+        server.stdin.write(json.dumps(request, default=str).encode() + b"\n")
+        server.stdin.flush()
+        return json.loads(server.stdout.readline())
+
+    def start(*arguments, script=None, processes=0, restarts=0, cwd=folder, terminal=None, **environment):
+        """`processes` under torch's agent, one without if 0; `terminal` takes the place of the files."""
+        streams = [Path(os.devnull), *(folder / f"{len(started)}.{name}" for name in ("out", "err"))]
+        variables = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
+        variables = {name: value for name, value in variables.items() if value is not None}
+        pid = ask({"start": {
+            "streams": [terminal] * 3 if terminal else streams, "folder": cwd, "script": script,
+            "environment": variables, "processes": processes,
+            "restarts": restarts, "arguments": [str(argument) for argument in arguments],
+        }})  # fmt: skip
+        started.append(Forked(ask, pid, streams))
+        return started[-1]
+
+    yield start
+    for process in started:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+    server.stdin.close()
+    server.wait()

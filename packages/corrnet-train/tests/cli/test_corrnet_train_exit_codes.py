@@ -2,11 +2,8 @@
 
 import re
 import shlex
-import shutil
 import signal
-import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -322,30 +319,3 @@ def test_a_training_that_diverges_fails(motionbench, tmp_path):
         ],
     )  # fmt: skip
     assert result.exit_code == 1 and "error: the loss is" in result.stderr
-
-
-@pytest.mark.slow
-def test_ctrl_c_while_packing_keeps_what_is_done(motionbench, tmp_path):
-    video = next((motionbench[0] / "videos" / "test").rglob("*.mp4"))
-    for name in ("left", "right"):
-        (tmp_path / "videos" / name).mkdir(parents=True)
-        for number in range(200):
-            shutil.copy(video, tmp_path / "videos" / name / f"{number}.mp4")
-    process = subprocess.Popen(
-        [
-            sys.executable, "-m", "corrnet_train.cli", "pack", "folder", tmp_path / "videos", tmp_path / "shards",
-            "--shard-size", "2", "--num-workers", "1",
-        ],
-        stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    try:
-        deadline = time.monotonic() + 120
-        while not list((tmp_path / "shards").glob("*.tar")):
-            assert time.monotonic() < deadline and process.poll() is None
-            time.sleep(0.05)
-        process.send_signal(signal.SIGINT)
-        _, errors = process.communicate(timeout=60)
-    finally:
-        process.kill()
-    assert process.returncode == 130, errors
-    assert "the same command goes on" in errors and "Traceback" not in errors

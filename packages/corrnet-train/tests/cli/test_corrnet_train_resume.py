@@ -14,7 +14,10 @@ from corrnet_train.training.metrics_log import read_metrics
 from corrnet_train.training.optim import learning_rate
 from corrnet_train.training.trainer import Trainer
 
-SMALL = ("optim.epochs=1", "eval.every_epochs=0", "optim.warmup_epochs=0.5")  # 4 steps, 2 of them warm-up
+SMALL = (
+    "optim.epochs=1", "eval.every_epochs=0", "optim.warmup_epochs=0.5",  # 4 steps, 2 of them warm-up
+    "data.clip.num_frames=4", "data.clip.crop_size=16",
+)  # fmt: skip
 
 
 def corrnet(*arguments, code=0):

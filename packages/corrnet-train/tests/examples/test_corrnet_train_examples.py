@@ -303,7 +303,7 @@ def test_a_slurm_job_saves_before_its_limit_is_queued_again_and_can_end(slurm, m
     environment = {
         **os.environ, "PATH": f"{slurm.folder}:{BIN}:{os.environ['PATH']}", "FAKE_SLURM": str(slurm.folder),
         "SLURM_JOB_ID": job_id, "SLURM_JOB_NODELIST": "node1", "SLURM_JOB_NUM_NODES": "1",
-        "NPROC_PER_NODE": "2", "LOGS": str(logs), "OMP_NUM_THREADS": "1",
+        "NPROC_PER_NODE": "2", "NUM_WORKERS": "1", "LOGS": str(logs), "OMP_NUM_THREADS": "1",
     }  # fmt: skip
 
     def steps():

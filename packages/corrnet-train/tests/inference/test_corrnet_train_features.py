@@ -5,8 +5,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 
 import numpy as np
@@ -215,25 +213,23 @@ def test_a_stopped_run_goes_on_to_the_same_file(classifier, motionbench, tmp_pat
 
 
 @pytest.mark.slow
-def test_killed_processes_go_on_and_ctrl_c_says_so(classifier, model_folder, motionbench, tmp_path):
+def test_killed_processes_go_on_and_ctrl_c_says_so(classifier, model_folder, motionbench, forks, tmp_path):
     path = tmp_path / "f.npz"
     options = ["--num-workers", "1", "--num-clips", "4", "--per-clip"]
     inputs = ["--shards", str(motionbench[1]), "--split", "train", "-o", str(path)]
-    command = [sys.executable, "-m", "corrnet_train.cli", "features", str(model_folder), *inputs, *options]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = ["features", model_folder, *inputs, *options]
     for number in (signal.SIGKILL, signal.SIGINT):
-        process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
+        process = forks(*command)
         records = tmp_path / "f.npz.part.jsonl"
         before = len(records.read_text().splitlines()) if records.exists() else 0
         while process.poll() is None and (
             not records.exists() or len(records.read_text().splitlines()) <= before + 2
         ):
             time.sleep(0.01)
-        process.send_signal(number)
-        _, stderr = process.communicate(timeout=60)
-        assert process.returncode == {signal.SIGKILL: -9, signal.SIGINT: 130}[number], stderr
-    assert "the same command goes on where it was" in stderr and not path.exists()
-    output = corrnet(*command[3:])
+        os.kill(process.pid, number)
+        assert process.wait(60) == {signal.SIGKILL: -9, signal.SIGINT: 130}[number], process.errors
+    assert "the same command goes on where it was" in process.errors and not path.exists()
+    output = corrnet(*command)
     assert "of 32 videos are there already" in output and "128 x 512" in output
     whole = extract_features(classifier, PackedSplit(open_shards(motionbench[1]), "train"), tmp_path / "whole.npz",
                              num_clips=4, per_clip=True)  # fmt: skip

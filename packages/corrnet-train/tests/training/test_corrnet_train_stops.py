@@ -22,7 +22,14 @@ from corrnet_train.training.trainer import Trainer
 from video_data import WorkError
 
 MEASURED = {"clips_per_second", "data_wait", "checkpoint_stall", "mfu", "memory_gib"}
-EVALUATED = ["eval.every_epochs=0.5", "eval.batch_size=2", "eval.precise_bn=16", "model.options.dropout=0.5"]
+SMALL = ["data.clip.num_frames=4", "data.clip.crop_size=16"]
+EVALUATED = [
+    *SMALL,
+    "eval.every_epochs=0.5",
+    "eval.batch_size=2",
+    "eval.precise_bn=16",
+    "model.options.dropout=0.5",
+]
 
 
 def assert_same_end(one, other):
@@ -44,9 +51,9 @@ def assert_same_end(one, other):
     assert names[0] == names[1]
 
 
-@pytest.fixture
-def straight(make_config):
-    config = make_config(*EVALUATED, name="straight", model="r2d_tiny")
+@pytest.fixture(scope="module")
+def straight(configured, tmp_path_factory):
+    config = configured(tmp_path_factory.mktemp("straight"), *EVALUATED, model="r2d_tiny")
     assert Trainer(config).run().finished
     return config.run.dir
 
@@ -153,6 +160,17 @@ def processes(name):
     return found
 
 
+def members(session):
+    """Ids of the processes of a session that are not dead."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            state, _, _, number = (path / "stat").read_text().rpartition(")")[2].split()[:4]
+            if int(number) == session and state != "Z":
+                found.append(int(path.name))
+    return found
+
+
 def wait_until(happened, seconds=120):
     deadline = time.monotonic() + seconds
     while not happened():
@@ -160,16 +178,11 @@ def wait_until(happened, seconds=120):
         time.sleep(0.05)
 
 
-def leave(pids):
-    return [pid for pid in pids if Path(f"/proc/{pid}").exists()]
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("number", "whom", "world_size"),
     [
         (signal.SIGTERM, "group", 1),
-        (signal.SIGTERM, "all", 2),
         (signal.SIGTERM, "torchrun", 2),
         (signal.SIGKILL, "torchrun", 2),
     ],
@@ -177,13 +190,16 @@ def leave(pids):
 def test_a_signal_to_a_run_with_workers_ends_all_of_it_after_a_checkpoint(
     motionbench, tmp_path, number, whom, world_size
 ):
-    """To a process group as timeout sends it, to all processes as scancel does, to torchrun, which may be killed."""
+    """To a process group as timeout sends it, to torchrun, which may be killed.
+
+    The test of the SLURM job sends one to all processes, as scancel does.
+    """
     torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={world_size}"]
     command = [
         sys.executable, *(torchrun if world_size > 1 else []), "-m", "corrnet_train.cli", "train", "motionbench",
         f"data.shards={motionbench[1]}", f"run.dir={tmp_path / 'run'}", "run.log_every=1", "data.num_workers=2",
         "optim.batch_size=8", "run.device=cpu", "optim.epochs=200", "eval.every_epochs=0", "model.name=r2d_tiny",
-        "run.checkpoint_every=100000",
+        "run.checkpoint_every=100000", *SMALL,
     ]  # fmt: skip
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "RUN_NAME": str(tmp_path)}
     with (tmp_path / "log").open("w") as log:
@@ -192,15 +208,14 @@ def test_a_signal_to_a_run_with_workers_ends_all_of_it_after_a_checkpoint(
         wait_until(lambda: len(read_metrics(tmp_path / "run")) >= 3)
         everything = processes(tmp_path)
         assert len(everything) >= world_size * 5, "each rank has two workers, their server, and a tracker"
-        for pid in everything if whom == "all" else [process.pid]:
-            (os.killpg if whom == "group" else os.kill)(pid, number)
+        (os.killpg if whom == "group" else os.kill)(process.pid, number)
         code = process.wait(timeout=60)
         wait_until(lambda: not processes(tmp_path), 60)
     finally:
         for pid in processes(tmp_path):
             os.kill(pid, signal.SIGKILL)
     text = (tmp_path / "log").read_text()
-    assert "Traceback" not in text or whom == "torchrun" or whom == "all", text
+    assert "Traceback" not in text or whom == "torchrun", text
     assert code == (130 if whom == "group" else -signal.SIGKILL if number == signal.SIGKILL else 1), text
     saved = Checkpoint.load(tmp_path / "run" / "checkpoints" / "last.pt")
     assert saved.step >= 3 and read_metrics(tmp_path / "run")[-1]["step"] == saved.step
@@ -209,23 +224,24 @@ def test_a_signal_to_a_run_with_workers_ends_all_of_it_after_a_checkpoint(
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("lost_by", "what"), [("death", "died"), ("hang", "gave no batch for")])
-def test_a_run_of_several_is_saved_when_a_worker_of_one_dies_or_hangs(motionbench, tmp_path, lost_by, what):
-    script = Path(__file__).parents[1] / "distributed" / "ranks" / "lost_worker.py"
-    command = [
-        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", script, "train",
-        "motionbench", f"data.shards={motionbench[1]}", f"run.dir={tmp_path / 'run'}", "run.log_every=1",
+def test_a_run_of_several_is_saved_when_a_worker_of_one_dies_or_hangs(
+    motionbench, forks, tmp_path, lost_by, what
+):
+    train = [
+        "train", "motionbench", f"data.shards={motionbench[1]}", f"run.dir={tmp_path / 'run'}", "run.log_every=1",
         "data.num_workers=1", "optim.batch_size=8", "run.device=cpu", "optim.epochs=200", "eval.every_epochs=0",
-        "model.name=r2d_tiny", "run.checkpoint_every=100000", "train.timeout=30",
+        "model.name=r2d_tiny", "run.checkpoint_every=100000", "train.timeout=30", *SMALL,
     ]  # fmt: skip
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "RUN_NAME": str(tmp_path), "LOST_BY": lost_by}
-    ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=150)
+    script = Path(__file__).parents[1] / "distributed" / "ranks" / "lost_worker.py"
+    ended = forks(*train, script=script, processes=2, LOST_BY=lost_by)
+    assert ended.wait() == 1, ended.errors
     told = re.findall(
-        rf"error: .*{what}.* The run is saved after step (\d+)", ended.stderr.replace("\n", " ")
+        rf"error: .*{what}.* The run is saved after step (\d+)", ended.errors.replace("\n", " ")
     )
-    assert told and ended.returncode == 1, ended.stderr
+    assert told, ended.errors
     step = Checkpoint.load(tmp_path / "run" / "checkpoints" / "last.pt").step
     assert told == [str(step)] and step >= 3
-    wait_until(lambda: not processes(tmp_path), 30)
+    wait_until(lambda: not members(ended.pid), 30)
 
 
 def test_a_repeated_evaluation_is_once_in_tensorboard(tmp_path):

@@ -274,19 +274,13 @@ def test_a_run_that_is_queued_again_waits_for_the_one_that_ends(make_config):
 
 
 @pytest.mark.slow
-def test_one_run_is_trained_once_however_it_is_started(motionbench, tmp_path):
+def test_one_run_is_trained_once_however_it_is_started(motionbench, forks, tmp_path):
     """Beside a torchrun neither another one nor a single process trains; a killed rank 0 leaves the run to the next."""
-    overrides = [
-        "motionbench", f"data.shards={motionbench[1]}", f"run.dir={tmp_path / 'run'}", "run.log_every=1",
+    train = [
+        "train", "motionbench", f"data.shards={motionbench[1]}", f"run.dir={tmp_path / 'run'}", "run.log_every=1",
         "run.checkpoint_every=1", "data.num_workers=0", "optim.batch_size=8", "optim.epochs=10000",
-        "eval.every_epochs=0", "model.name=r2d_tiny", "run.device=cpu",
+        "eval.every_epochs=0", "model.name=r2d_tiny", "run.device=cpu", "--requeue",
     ]  # fmt: skip
-    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    train = ["-m", "corrnet_train.cli", "train", *overrides, "--requeue"]
-    options = {"stderr": subprocess.PIPE, "text": True, "env": {**os.environ, "OMP_NUM_THREADS": "1"}}
-
-    def start(*launch):
-        return subprocess.Popen([sys.executable, *launch, *train], **options)
 
     def lines():
         metrics = tmp_path / "run" / "metrics.jsonl"
@@ -298,33 +292,30 @@ def test_one_run_is_trained_once_however_it_is_started(motionbench, tmp_path):
             assert time.monotonic() < deadline and process.poll() is None
             time.sleep(0.1)
 
-    owner = None
-    with start(*torchrun) as first:
-        try:
-            wait_for(2, first)
-            owner = json.loads((tmp_path / "run" / ".owner").read_text())
-            os.kill(owner["pid"], signal.SIGSTOP)  # it leaves the processor to those that start beside it
-            for launch in ([], torchrun):
-                with start(*launch) as second:
-                    _, errors = second.communicate(timeout=300)
-                assert second.returncode != 0
-                told = f"another process trains in {tmp_path / 'run'}, process {owner['pid']} on {owner['host']} since"
-                assert errors.count(told) == 1, errors
-            assert first.poll() is None
-            assert json.loads((tmp_path / "run" / ".owner").read_text()) == owner
-        finally:
-            # torchrun ends the other one, too.
-            os.kill(*((owner["pid"], signal.SIGKILL) if owner else (first.pid, signal.SIGTERM)))
-            first.communicate(timeout=300)
+    first, owner = forks(*train, processes=2), None
+    try:
+        wait_for(2, first)
+        owner = json.loads((tmp_path / "run" / ".owner").read_text())
+        os.kill(owner["pid"], signal.SIGSTOP)  # it leaves the processor to those that start beside it
+        for processes in (0, 2):
+            second = forks(*train, processes=processes)
+            assert second.wait(300) != 0
+            told = f"another process trains in {tmp_path / 'run'}, process {owner['pid']} on {owner['host']} since"
+            assert second.errors.count(told) == 1, second.errors
+        assert first.poll() is None
+        assert json.loads((tmp_path / "run" / ".owner").read_text()) == owner
+    finally:
+        # torchrun ends the other one, too.
+        os.kill(*((owner["pid"], signal.SIGKILL) if owner else (first.pid, signal.SIGTERM)))
+        first.wait(300)
     steps = [
         json.loads(line)["step"] for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     ]
     assert steps == list(range(1, len(steps) + 1))
-    with start() as third:
-        wait_for(len(steps) + 2, third)
-        third.send_signal(signal.SIGTERM)
-        _, errors = third.communicate(timeout=300)
-    assert third.returncode == 130, errors
+    third = forks(*train)
+    wait_for(len(steps) + 2, third)
+    os.kill(third.pid, signal.SIGTERM)
+    assert third.wait(300) == 130, third.errors
 
 
 def evaluation(model, shards, output):

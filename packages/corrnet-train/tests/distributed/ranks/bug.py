@@ -1,5 +1,7 @@
 """The command line under torchrun; the last process has a bug when it has joined the others."""
 
+import signal
+
 from corrnet_train.cli import main
 from corrnet_train.training import trainer
 
@@ -14,5 +16,7 @@ class Broken(trainer.Trainer):
 
 
 if __name__ == "__main__":
+    # torchrun ends the others as soon as it sees that one is gone, maybe the one with the bug before its own end.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     trainer.Trainer = Broken
     main()

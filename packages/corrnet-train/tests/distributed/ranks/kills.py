@@ -1,7 +1,7 @@
-"""Trains a run whose processes are killed again and again; prints what happened as JSON.
+"""Trains runs whose processes are killed again and again; prints what happened to each as JSON.
 
-python kills.py JOB.json: {"world_size", "ports", "overrides", "folder", "kills", "seed"}. Processes are forked from
-this one, which has imported torch already. Every other kill waits for a checkpoint that is being written.
+python kills.py JOBS.json, a list of {"world_size", "ports", "overrides", "folder", "kills", "seed"}. Processes are
+forked from this one, which has imported torch already. Every other kill waits for a checkpoint that is being written.
 """
 
 import json
@@ -42,16 +42,16 @@ def kill_once(pids, checkpoints, number, rng):
     """Kills one process at a random moment: one of four while it may still start, one of two while it writes."""
     last = checkpoints / "last.pt"
     before, start = modified(last), time.monotonic()
-    until = start + rng.uniform(0.05, 1.0)
+    until = start + rng.uniform(0.05, 0.6)
     while time.monotonic() < start + 30:
         if os.waitpid(pids[0], os.WNOHANG)[0]:
             raise SystemExit("the run was over before it was killed: give it more steps")
         if number % 4 and before is not None and modified(last) != before:
-            before, until = None, time.monotonic() + rng.uniform(0, 0.25)
+            before, until = None, time.monotonic() + rng.uniform(0, 0.15)
         due = time.monotonic() > until and (number % 4 == 0 or before is None)
         if due and (number % 2 == 0 or list(checkpoints.glob(".*.tmp"))):
             break
-        time.sleep(0.0002)
+        time.sleep(0.001)
     os.kill(rng.choice(pids), signal.SIGKILL)
 
 
@@ -60,7 +60,10 @@ def modified(path):
 
 
 def main():
-    job = json.loads(Path(sys.argv[1]).read_text())
+    print(json.dumps([run(job) for job in json.loads(Path(sys.argv[1]).read_text())]))
+
+
+def run(job):
     rng = random.Random(job["seed"])
     size, checkpoints = job["world_size"], Path(job["folder"]) / "checkpoints"
     report = {"half_written": 0, "steps": [], "codes": []}
@@ -73,7 +76,7 @@ def main():
         report["steps"].append(Checkpoint.load(last).step if last.exists() else 0)
     pids = [fork(train, rank, size, job["ports"][-1], job["overrides"]) for rank in range(size)]
     report["final"] = wait(pids)
-    print(json.dumps(report))
+    return report
 
 
 if __name__ == "__main__":

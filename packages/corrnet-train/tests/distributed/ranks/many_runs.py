@@ -5,6 +5,7 @@ processes goes through its tasks, `{"overrides", "resume", "stop_at", "taken_by"
 `out`.r.json. The checkpoints of a run that is taken by another one are replaced by those when all have read them.
 """
 
+import gc
 import json
 import os
 import shutil
@@ -15,8 +16,11 @@ from pathlib import Path
 import norms
 import shards
 import torch
-import torch._dynamo  # which FSDP imports: once for all processes
+import torch._dynamo  # which FSDP imports, as a trainer the next ones: once for all processes
+import torch.distributed.checkpoint
+import torch.utils.tensorboard
 
+import corrnet_train.checkpoint.sharded  # noqa: F401
 from corrnet_train.checkpoint.state import weights_hash
 from corrnet_train.config.load import load_config
 from corrnet_train.distributed.ranks import joined_ranks
@@ -108,6 +112,7 @@ def run_rank(rank, group):
 
 
 def fork(function, *args):
+    gc.freeze()  # what is there stays: the collector of the new process need not go through it again and again
     pid = os.fork()
     if pid == 0:
         code = 1
@@ -123,6 +128,9 @@ def fork(function, *args):
 
 
 def main():
+    # What the compiled steps take: only here, as others import this module who compile nothing.
+    import torch._inductor.compile_fx  # noqa: F401
+
     for group in json.loads(Path(sys.argv[1]).read_text()):
         pids = [fork(run_rank, rank, group) for rank in range(group["world_size"])]
         for pid in pids:
