@@ -26,23 +26,24 @@ from test_corr_ops_cpu import *
 
 torch.set_num_threads(2)
 checked = 0
-layouts = itertools.cycle(["dense", "channels-last", "sliced"])
+# Every case with every dtype, and with one layout and one kind of call in turn: between them with all.
+turns = itertools.cycle(itertools.product(["dense", "channels-last", "sliced"], LAGS.items()))
 for case in [*cases(), *STRESS]:
     for dtype in DTYPES:
-        for kind, lag in LAGS.items():
-            view = LAYOUTS.get(next(layouts), lambda x: x)
-            base, search, weight = make_factors(case, kind, dtype=dtype)
-            factors = [view(base), None if search is None else view(search), weight]
-            grad = view(make_grad(case, dtype=dtype))
-            theirs = run_implementation(reference, factors, grad, case, lag)
-            for name in {names} or INSTRUCTION_SETS:
-                library.instruction_set = lambda: name
-                ours = run_implementation(cpu, factors, grad, case, lag)
-                for result, expected in zip(ours, theirs, strict=True):
-                    scale = expected.abs().max().item() if expected.numel() else 1.0
-                    tolerance = 64 * torch.finfo(dtype).eps
-                    torch.testing.assert_close(result, expected, rtol=tolerance, atol=tolerance * scale)
-                checked += 1
+        layout, (kind, lag) = next(turns)
+        view = LAYOUTS.get(layout, lambda x: x)
+        base, search, weight = make_factors(case, kind, dtype=dtype)
+        factors = [view(base), None if search is None else view(search), weight]
+        grad = view(make_grad(case, dtype=dtype))
+        theirs = run_implementation(reference, factors, grad, case, lag)
+        for name in {names} or INSTRUCTION_SETS:
+            library.instruction_set = lambda: name
+            ours = run_implementation(cpu, factors, grad, case, lag)
+            for result, expected in zip(ours, theirs, strict=True):
+                scale = expected.abs().max().item() if expected.numel() else 1.0
+                tolerance = 64 * torch.finfo(dtype).eps
+                torch.testing.assert_close(result, expected, rtol=tolerance, atol=tolerance * scale)
+            checked += 1
 print("checked", checked)
 """
 

@@ -3,10 +3,13 @@
 The interpreter is wrong for bfloat16, which is tested on GPUs alone.
 """
 
+import functools
+import itertools
 import os
 
 import pytest
 import torch
+from torch import Tensor
 
 from corr_ops.impl import reference, triton
 from corr_ops.impl.triton import launch
@@ -47,7 +50,29 @@ if DEVICE == "cuda":
         Case(name="paper", **{**LARGE, "channels": 64}, kernel_size=(7, 7), dilation=(2, 2)),
         Case(name="group-of-2048", **{**LARGE, "channels": 2048, "groups": 1}),
     ]
+
+
+def named(values: list) -> list:
+    """Return parameters whose ids are the names of cases and dtypes."""
+    return [
+        pytest.param(*value, id="-".join(str(getattr(v, "name", v)).removeprefix("torch.") for v in value))
+        for value in values
+    ]
+
+
 each_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: str(dtype).removeprefix("torch."))
+# float32 and float64 run the same kernels, but for the dtype of their sums.
+each_kernel = pytest.mark.parametrize(
+    "dtype",
+    [torch.float16, torch.float32] if DEVICE == "cpu" else DTYPES,
+    ids=lambda dtype: str(dtype).removeprefix("torch."),
+)
+# Of the exact kernels float64 shows faults best; float32 is there where groups, and blocks of channels, are summed.
+BUDGETED = [
+    (case, dtype)
+    for case, dtype in itertools.product(CASES, DTYPES)
+    if DEVICE == "cuda" or dtype != torch.float32 or case.name in ("two-groups", "several-blocks")
+]
 
 
 @pytest.fixture(autouse=True)
@@ -58,8 +83,7 @@ def fresh_memory_is_nan():
     torch.use_deterministic_algorithms(False)
 
 
-@each_dtype
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+@pytest.mark.parametrize(("case", "dtype"), named(BUDGETED))
 def test_every_result_is_within_the_error_budget_of_the_oracle(case: Case, dtype: torch.dtype) -> None:
     for kind, lag in LAGS.items():
         factors = make_factors(case, kind, dtype=dtype, device=DEVICE)
@@ -76,10 +100,20 @@ def test_every_result_is_within_the_error_budget_of_the_oracle(case: Case, dtype
 SMALL = CASES[0]
 
 
-@each_dtype
-@pytest.mark.parametrize("lag", LAGS.values(), ids=LAGS)
-@pytest.mark.parametrize("weights", ["none", "one", "per_frame"])
-@pytest.mark.parametrize("needed", [(True, False, False), (False, True, True), (False, False, True)], ids=str)
+CHOICES = (
+    list(LAGS.values()),
+    ["none", "one", "per_frame"],
+    [(True, False, False), (False, True, True), (False, False, True)],
+)
+# In the interpreter a combination has one dtype, such that any two choices are made together with each dtype.
+COMBINATIONS = [
+    (dtype, *(values[at] for values, at in zip(CHOICES, chosen, strict=True)))
+    for chosen in itertools.product(range(3), repeat=3)
+    for dtype in (DTYPES if DEVICE == "cuda" else [DTYPES[sum(chosen) % 3]])
+]
+
+
+@pytest.mark.parametrize(("dtype", "lag", "weights", "needed"), named(COMBINATIONS))
 def test_every_combination_of_arguments_equals_the_reference(dtype, lag, weights, needed) -> None:
     num_frames = {"none": None, "one": 1, "per_frame": SMALL.num_frames}[weights]
     search = make_frames(SMALL, dtype=dtype, device=DEVICE, seed=5) if lag == 0 else None
@@ -120,7 +154,17 @@ LAYOUTS = {
 }
 
 
-@each_dtype
+@functools.cache
+def dense_results(dtype: torch.dtype, one_frame: bool) -> list[Tensor]:
+    """Return the results for the frames of `SMALL`, or for their first alone, all in dense memory."""
+    view = LAYOUTS["one-frame-expanded"] if one_frame else lambda x: x
+    frames = [view(make_frames(SMALL, dtype=dtype, device=DEVICE, seed=seed)).contiguous() for seed in (0, 5)]
+    weight = make_weight(SMALL, num_frames=2, dtype=dtype, device=DEVICE)
+    grad = view(make_grad(SMALL, dtype=dtype, device=DEVICE)).contiguous()
+    return run_implementation(triton, [*frames, weight], grad, SMALL, 0)
+
+
+@each_kernel
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_layouts_change_nothing(dtype: torch.dtype, layout: str) -> None:
     view = LAYOUTS[layout]
@@ -128,15 +172,14 @@ def test_layouts_change_nothing(dtype: torch.dtype, layout: str) -> None:
     weight = make_weight(SMALL, num_frames=2, dtype=dtype, device=DEVICE)
     grad = view(make_grad(SMALL, dtype=dtype, device=DEVICE))
     ours = run_implementation(triton, [base, search, weight], grad, SMALL, 0)
-    dense = [base.contiguous(), search.contiguous(), weight]
-    expected = run_implementation(triton, dense, grad.contiguous(), SMALL, 0)
+    expected = dense_results(dtype, one_frame=layout == "one-frame-expanded")
     for result, wanted in zip(ours, expected, strict=True):
         assert torch.equal(result, wanted)
     if layout == "channels-last":
         assert all(result.is_contiguous(memory_format=torch.channels_last_3d) for result in ours[:3])
 
 
-@each_dtype
+@each_kernel
 def test_wide_offsets_change_nothing(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     case = CASES[3]
     factors = make_factors(case, "previous", dtype=dtype, device=DEVICE)

@@ -199,7 +199,8 @@ def test_trains_as_one_graph() -> None:
 
 @pytest.mark.slow
 def test_compiles_to_one_graph() -> None:
-    model = create_model("corrnet_tiny").eval()
+    # One correlation block: the others would compile to the same code for other sizes.
+    model = create_model("corrnet_tiny", corr_after=("res3",)).eval()
     with torch.no_grad():
         scores = torch.compile(model, fullgraph=True)(clips())
         torch.testing.assert_close(scores, model(clips()), rtol=1e-3, atol=1e-4)

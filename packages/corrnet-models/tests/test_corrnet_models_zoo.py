@@ -1,4 +1,4 @@
-"""What holds for every registered model, at its full width and on small clips."""
+"""What holds for every registered model, at its full width and on small clips; one of similar models stands for all."""
 
 import copy
 import pickle
@@ -35,13 +35,16 @@ def built(name: str) -> VideoModel:
     return create_model(name, num_frames=num_frames, num_classes=NUM_CLASSES)
 
 
-def slow_if_large(name: str) -> object:
-    """Nets of the same kinds are among the others."""
-    large = name in ("corrnet50", "corrnet101", "r2plus1d26_twostream")
-    return pytest.param(name, marks=pytest.mark.slow) if large else name
+# Nothing but depth or width tells them from corrnet26 and corrnet101, and from the tiny two-stream net.
+SIMILAR = {"corrnet50", "r2plus1d26_twostream"}
+DIFFERENT = [
+    pytest.param(name, marks=pytest.mark.slow) if name == "corrnet101" else name
+    for name in list_models()
+    if name not in SIMILAR
+]
 
 
-@pytest.fixture(params=map(slow_if_large, list_models()))
+@pytest.fixture(params=DIFFERENT)
 def model(request: pytest.FixtureRequest) -> VideoModel:
     return copy.deepcopy(built(request.param))
 
