@@ -25,7 +25,7 @@ def motionbench(tmp_path_factory):
 
 @pytest.fixture
 def make_config(motionbench, tmp_path):
-    """Builds the configuration of a run of a few steps; overrides come last."""
+    """Builds the configuration of a run of a few steps on small clips; overrides come last."""
 
     def make(*overrides, name="run", model="r2plus1d_tiny"):
         return load_config(
@@ -33,12 +33,15 @@ def make_config(motionbench, tmp_path):
             [
                 f"model.name={model}",
                 f"data.shards={motionbench[1]}",
+                "data.clip.num_frames=4",
+                "data.clip.crop_size=16",
                 "data.num_workers=0",
                 f"run.dir={tmp_path / name}",
                 "run.log_every=1",
                 "run.device=cpu",
                 "optim.batch_size=8",
                 "optim.epochs=1.5",
+                "eval.num_clips=2",
                 *overrides,
             ],
         )
