@@ -33,7 +33,7 @@ def motionbench(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def configured(motionbench):
-    """Builds the configuration of a run of a few steps in a folder; overrides come last."""
+    """Builds the configuration of a run of a few steps on small clips in a folder; overrides come last."""
 
     def configure(folder, *overrides, model="r2plus1d_tiny"):
         return load_config(
@@ -41,12 +41,15 @@ def configured(motionbench):
             [
                 f"model.name={model}",
                 f"data.shards={motionbench[1]}",
+                "data.clip.num_frames=4",
+                "data.clip.crop_size=16",
                 "data.num_workers=0",
                 f"run.dir={folder}",
                 "run.log_every=1",
                 "run.device=cpu",
                 "optim.batch_size=8",
                 "optim.epochs=1.5",
+                "eval.num_clips=2",
                 *overrides,
             ],
         )

@@ -74,7 +74,7 @@ def test_batches_on_the_device_are_those_of_the_loader(make_config, device):
 def test_a_deterministic_run_that_was_stopped_ends_with_the_same_bits(make_config, device):
     options = [
         f"run.device={device}", "run.deterministic=true", "run.precision=bf16", "optim.ema_decay=0.6",
-        "model.options.dropout=0.2", "train.compile=false", "run.log_every=4",
+        "model.options.dropout=0.2", "train.compile=false", "run.log_every=3", "optim.epochs=0.75",
     ]  # fmt: skip
     straight = Trainer(make_config(*options, name="straight", model="corrnet_tiny")).run()
     config = make_config(*options, name="stopped", model="corrnet_tiny")

@@ -143,12 +143,12 @@ def test_weights_without_a_recipe_load_with_one_that_they_are_like(how, trained,
 def test_weights_without_a_recipe_start_a_run(how, trained, make_config, motionbench, tmp_path):
     path = tmp_path / "weights.pth"
     torch.save(STATES[how](trained), path)
-    model = build_from_config(make_config(model="corrnet_tiny"), 8)
+    model = build_from_config(make_config("data.clip.num_frames=8", model="corrnet_tiny"), 8)
     classes = tuple(map(str, range(8)))
     message = initialize(model, path, classes=classes, new_head=False)
     assert "it names no classes: its outputs count as those of the shards, in their order" in message
     assert all(torch.equal(model.state_dict()[name], tensor) for name, tensor in trained.state_dict().items())
-    other = build_from_config(make_config(model="corrnet_tiny"), 3)
+    other = build_from_config(make_config("data.clip.num_frames=8", model="corrnet_tiny"), 3)
     head = other.fc.weight.detach().clone()
     assert "new: fc.weight, fc.bias" in initialize(other, path, classes=classes[:3], new_head=True)
     assert torch.equal(other.fc.weight, head) and torch.equal(

@@ -82,7 +82,9 @@ def find(motionbench, tmp_path):
             "optim.batch_size=4",
             "optim.warmup_epochs=0",
             "run.device=cpu",
-            "model.name=r2plus1d_tiny",
+            "model.name=r2d_tiny",
+            "data.clip.num_frames=4",
+            "data.clip.crop_size=16",
         ]
         command = ["lr-find", "motionbench", *settings, *map(str, arguments)]
         result = CliRunner().invoke(app, command, env={"COLUMNS": "100"})

@@ -16,7 +16,14 @@ from corrnet_train.config.load import load_config, recipe_text
 from corrnet_train.config.own import OwnVideos, choose_length, choose_settings
 from corrnet_train.inference.classifier import VideoClassifier
 
-FEW_STEPS = ("optim.samples_per_epoch=16", "optim.epochs=2", "data.num_workers=0", "run.device=cpu")
+FEW_STEPS = (
+    "optim.samples_per_epoch=16",
+    "optim.epochs=2",
+    "data.num_workers=0",
+    "run.device=cpu",
+    "eval.num_clips=2",
+)
+SMALL_CLIPS = ("data.clip.num_frames=4", "data.clip.crop_size=16")
 
 
 @pytest.fixture
@@ -82,7 +89,7 @@ def test_a_folder_of_classes_becomes_a_model_with_one_command(videos, tmp_path):
 
 @pytest.mark.slow
 def test_videos_that_changed_since_they_were_packed_are_refused(videos):
-    corrnet("train", "my-videos", *FEW_STEPS)
+    corrnet("train", "my-videos", *FEW_STEPS, *SMALL_CLIPS)
     now, (first, *others) = time.time(), videos.glob("*/*.mp4")
     ages = {**dict.fromkeys(others, 99), "runs/shards/my-videos/manifest.json": 9}
     for path, age in {**ages, first: -99}.items():  # a clock that is wrong says nothing
@@ -94,7 +101,12 @@ def test_videos_that_changed_since_they_were_packed_are_refused(videos):
     first.unlink()
     assert "1 are gone" in corrnet("train", "my-videos", "run.dir=runs/b", code=2)
     assert "packing into other" in corrnet(
-        "train", "my-videos", "run.dir=runs/b", "data.shards=other", *FEW_STEPS
+        "train",
+        "my-videos",
+        "run.dir=runs/b",
+        "data.shards=other",
+        *FEW_STEPS,
+        *SMALL_CLIPS,
     )
     assert load_config("runs/b/config.yaml").data.shards.name == "other"
 
@@ -104,7 +116,7 @@ def test_one_video_of_each_class_is_enough(videos):
     for folder in videos.iterdir():
         for video in sorted(folder.iterdir())[1:]:
             video.unlink()
-    output = corrnet("train", "my-videos", *FEW_STEPS[1:])
+    output = corrnet("train", "my-videos", *FEW_STEPS[1:], *SMALL_CLIPS)
     assert "add at least one more video of each class" in output and "data.eval_split none" in " ".join(
         output.split()
     )
@@ -172,7 +184,7 @@ def test_parts_that_a_csv_names_are_packed_once(videos):
     rows += [f"{first},left,0.{part},0.{part + 4}" for part in range(4)]
     table = videos / "parts.csv"
     table.write_text("\n".join(["path,label,start,end", *rows]))
-    assert "packed 8 videos" in corrnet("train", table, *FEW_STEPS[1:])
+    assert "packed 8 videos" in corrnet("train", table, *FEW_STEPS[1:], *SMALL_CLIPS)
     assert "packed already" in corrnet("train", table, *FEW_STEPS[1:], "run.dir=runs/b", "--dry-run")
     table.write_text(table.read_text().replace("0.3,0.7", "0.3,0.8"))
     told = corrnet("train", table, "run.dir=runs/b", code=2)

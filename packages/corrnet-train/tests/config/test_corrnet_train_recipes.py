@@ -26,7 +26,7 @@ def corrnet(*arguments, exit_code=0):
 @pytest.mark.parametrize("recipe", [*COMPLETE, "kinetics400+l16"])
 def test_every_recipe_trains_and_evaluates(recipe, motionbench, tmp_path):
     """With a tiny model on tiny clips; everything else is the recipe's."""
-    small = ["data.clip.num_frames=8", "data.clip.crop_size=28", "data.num_workers=0", "run.device=cpu"]
+    small = ["data.clip.num_frames=4", "data.clip.crop_size=16", "data.num_workers=0", "run.device=cpu"]
     model = ["model.name=corrnet_tiny", "run.precision=fp32", f"data.shards={motionbench[1]}"]
     batch = ["optim.batch_size=16", "optim.epochs=1", "optim.warmup_epochs=0.5", "optim.samples_per_epoch=32"]
     config = load_config(recipe, [*small, *model, *batch, f"run.dir={tmp_path / 'run'}", "run.log_every=1"])

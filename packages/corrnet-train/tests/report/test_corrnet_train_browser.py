@@ -67,7 +67,7 @@ class Browser:
 
     def __init__(self, to_browser, from_browser):
         self._to, self._from = to_browser, from_browser
-        self._number, self._session, self.events = 0, {}, []
+        self._number, self._session, self.events, self._received = 0, {}, [], bytearray()
         target = self.call("Target.createTarget", url="about:blank")["targetId"]
         attached = self.call("Target.attachToTarget", targetId=target, flatten=True)
         self._session = {"sessionId": attached["sessionId"]}
@@ -84,13 +84,14 @@ class Browser:
         return answer["result"]
 
     def _next(self):
-        data = b""
-        while not data.endswith(b"\0"):
+        while (end := self._received.find(b"\0")) < 0:
             assert select.select([self._from], [], [], 120)[0], "the browser does not answer"
-            byte = os.read(self._from, 1)
-            assert byte, "the browser has ended"
-            data += byte
-        return json.loads(data[:-1])
+            data = os.read(self._from, 1 << 20)
+            assert data, "the browser has ended"
+            self._received += data
+        message = json.loads(self._received[:end])
+        del self._received[: end + 1]
+        return message
 
     def show(self, path, *, width, scheme):
         """Show a page; return what is wrong with it."""
@@ -158,10 +159,11 @@ def pages(motionbench, model_folder, tmp_path_factory):
         result = CliRunner().invoke(app, [str(argument) for argument in arguments])
         assert result.exit_code == 0, result.output
 
+    small = ("data.num_workers=0", "data.clip.num_frames=4", "data.clip.crop_size=16", "eval.num_clips=2")
     run = folder / "run"
     corrnet(
         "train", "motionbench", "model.name=r2d_tiny", f"data.shards={motionbench[1]}", f"run.dir={run}",
-        "data.num_workers=0", "optim.batch_size=8", "optim.epochs=0.5", "run.device=cpu",
+        "optim.batch_size=8", "optim.epochs=0.5", "run.device=cpu", *small,
     )  # fmt: skip
     corrnet(
         "eval", run, motionbench[1], "--num-workers", 0, "--num-clips", 1, "--output", folder / "evaluation"
@@ -175,7 +177,7 @@ def pages(motionbench, model_folder, tmp_path_factory):
         (folder / f"{kind}.csv").write_text("\n".join([f"path,{kind},split", *rows]))
         with monkeypatch.context() as patch:
             patch.chdir(folder)
-            corrnet("train", f"{kind}.csv", "optim.epochs=1", "data.num_workers=0", "data.clip.crop_size=32")
+            corrnet("train", f"{kind}.csv", "optim.epochs=1", *small)
         (folder / "runs" / kind / "report" / "report.html").rename(folder / f"{kind}.html")
     corrnet("inspect", motionbench[1], "--sheet", folder / "contact_sheet.html")
     corrnet("visualize", "filters", model_folder, "--output", folder / "filters.html")

@@ -34,6 +34,7 @@ EVERYTHING = [
     "eval.every_epochs=0.5",
     "model.options.dropout=0.2",
     "optim.class_weights=balanced",
+    "optim.epochs=0.75",
 ]
 
 
@@ -94,7 +95,12 @@ def test_frozen_stages_keep_their_weights_and_statistics_to_the_bit(num_stages, 
         f"model.frozen_stages={num_stages}",
         "optim.weight_decay=0.1",
     ]
-    options += ["optim.ema_decay=0.5", "eval.precise_bn=8", "train.grad_checkpointing=true"]
+    options += [
+        "optim.ema_decay=0.5",
+        "eval.precise_bn=8",
+        "train.grad_checkpointing=true",
+        "optim.epochs=0.5",
+    ]
     config = make_config(*options, model="corrnet_tiny")
     console = Console(file=io.StringIO(), width=200)
     trainer = Trainer(config, console=console)
@@ -134,7 +140,8 @@ def steady(monkeypatch):
 
 
 def test_training_ends_early_when_accuracy_stays_and_can_go_on(steady, make_config):
-    config = make_config("eval.every_epochs=0.25", "eval.patience=2", "optim.epochs=3")
+    every_step = ("optim.batch_size=4", "optim.epochs=1.5", "eval.every_epochs=0.125", "eval.num_clips=1")
+    config = make_config(*every_step, "eval.patience=2", model="r2d_tiny")
     console = Console(file=io.StringIO(), width=300)
     result = Trainer(config, console=console).run()
     assert result.finished and result.step == 4  # evaluations after each step: 0.25, 0.5, 0.5, 0.5
@@ -144,9 +151,9 @@ def test_training_ends_early_when_accuracy_stays_and_can_go_on(steady, make_conf
     assert told in console.file.getvalue() and "eval.patience=null" in console.file.getvalue()
     again = Trainer(config, resume=True).run()
     assert again.finished and again.step == 4  # a queue that starts it again trains no further
-    patient = make_config("eval.every_epochs=0.25", "eval.patience=4", "optim.epochs=3")
+    patient = make_config(*every_step, "eval.patience=4", model="r2d_tiny")
     assert Trainer(patient, resume=True).run().step == 6  # the two evaluations before count
-    endless = make_config("eval.every_epochs=0.25", "optim.epochs=3")
+    endless = make_config(*every_step, model="r2d_tiny")
     assert Trainer(endless, resume=True).run().step == 12
 
 
@@ -195,9 +202,10 @@ def test_averaged_weights_are_those_that_are_evaluated_and_used(make_config):
 @pytest.mark.slow
 def test_the_usual_decay_gives_weights_that_are_trained_in_a_run_of_a_few_steps(make_config):
     """0.9999 alone would leave the weights of the first step, and a loss at that of guessing, ln 8 = 2.08."""
-    options = ("optim.epochs=20", "optim.ema_decay=0.9999", "eval.every_epochs=10", "run.log_every=20")
+    videos = ("data.train_split=val", "optim.batch_size=4")  # 8 of them, which are learned in a few steps
+    options = ("optim.epochs=40", "optim.ema_decay=0.9999", "eval.every_epochs=20", "run.log_every=20")
     console = Console(file=io.StringIO(), width=200)
-    result = Trainer(make_config(*options), console=console).run()
+    result = Trainer(make_config(*videos, *options, model="r2d_tiny"), console=console).run()
     printed = console.file.getvalue()
     assert "step 40: val top-1 " in printed and "averaged over about the last 5 steps" in printed
     assert "averaged over about the last 10 steps" in printed  # of 80
@@ -206,7 +214,7 @@ def test_the_usual_decay_gives_weights_that_are_trained_in_a_run_of_a_few_steps(
     for path, ema in (("averaged.pt", checkpoint.ema), ("raw.pt", {})):
         Checkpoint(**{**vars(checkpoint), "ema": ema}).save(result.checkpoint.with_name(path))
         classifier = VideoClassifier.from_checkpoint(result.checkpoint.with_name(path), device="cpu")
-        found = evaluate(classifier, checkpoint.config["data"]["shards"], "train", num_clips=1)
+        found = evaluate(classifier, checkpoint.config["data"]["shards"], "val", num_clips=1)
         accuracies.append(found.video_top1)
     assert accuracies[1] > 0.3 and accuracies[0] > accuracies[1] - 0.1
 
@@ -343,7 +351,7 @@ def test_weights_to_start_from_are_loaded_for_another_clip_length(pretrained, ma
 
 def test_a_new_head_starts_fresh_and_everything_else_is_loaded(pretrained, make_config):
     source = Checkpoint.load(pretrained / "checkpoints" / "last.pt").weights
-    overrides = [f"model.init_from={pretrained}", "model.new_head=true"]
+    overrides = [f"model.init_from={pretrained}", "model.new_head=true", "data.clip.num_frames=8"]
     trainer = Trainer(make_config(*overrides, "run.seed=5", model="corrnet_tiny"))
     model = trainer.model.state_dict()
     assert {name for name, tensor in model.items() if not torch.equal(tensor, source[name])} == {
