@@ -35,8 +35,10 @@ def small_networks(monkeypatch):
 
 @pytest.fixture
 def config_of(make_config):
+    clips = ["data.clip.num_frames=8", "data.clip.crop_size=28"]
+
     def make(model, *overrides, **more):
-        return make_config("model.options={}", *overrides, model=model, **more)
+        return make_config("model.options={}", *clips, *overrides, model=model, **more)
 
     return make
 
