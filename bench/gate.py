@@ -28,9 +28,7 @@ from corr_ops.impl.cpu import library
 MARGIN = 0.05
 LOOKS, MOST_LOOKS = 3, 6
 LIMIT = 70  # seconds after which a benchmark gets no further look
-PAIRS = (
-    0.015  # standard deviation of what a pair of processes of the same code differs by, as long as it lives
-)
+PAIRS = 0.015  # standard deviation of what two processes of the same code differ by as long as they live
 THREADS = 1
 NAMED = ROOT / "bench" / "baseline"
 # What a benchmark of a suite runs: where none of it has changed, nothing can have become slower.

@@ -1,3 +1,4 @@
+import contextlib
 import json
 import os
 import signal
@@ -96,6 +97,16 @@ class Forked:
             assert time.monotonic() < deadline, self.errors
             time.sleep(0.02)
         return self.returncode
+
+    def members(self):
+        """Ids of the processes of its session that are not dead; one that waits to be collected is."""
+        found = []
+        for path in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):  # it has ended
+                state, _, _, session = (path / "stat").read_text().rpartition(")")[2].split()[:4]
+                if int(session) == self.pid and state != "Z":
+                    found.append(int(path.name))
+        return found
 
     @property
     def output(self):

@@ -55,19 +55,6 @@ def commands(motionbench, model_folder, many_videos, tmp_path):
     }
 
 
-def members(group):
-    """Processes of a group that are not dead; one that waits to be collected is."""
-    found = []
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            state, _, pgrp = (folder / "stat").read_text().rpartition(")")[2].split()[:3]
-        except OSError:
-            continue
-        if int(pgrp) == group and state != "Z":
-            found.append(int(folder.name))
-    return found
-
-
 def send_while_at_work(process, name, pattern, out, number, to_group):
     """Send a signal while the command stands still in the middle of its work, however fast that is."""
     deadline = time.monotonic() + 120
@@ -80,16 +67,16 @@ def send_while_at_work(process, name, pattern, out, number, to_group):
             if pattern is not None:
                 at_work = any((out / "out").glob(pattern))
             else:
-                at_work = _is_reading(process.pid) if name == "verify" else process.output != ""
+                at_work = _is_reading(process) if name == "verify" else process.output != ""
             if at_work:
                 (os.killpg if to_group else os.kill)(process.pid, number)
         finally:
             os.killpg(process.pid, signal.SIGCONT)
 
 
-def _is_reading(group):
+def _is_reading(process):
     """Whether a process of the command has a tar open."""
-    for pid in members(group):
+    for pid in process.members():
         try:
             if any(os.readlink(path).endswith(".tar") for path in Path(f"/proc/{pid}/fd").iterdir()):  # noqa: PTH115
                 return True
@@ -114,11 +101,11 @@ def test_a_signal_ends_a_command_and_leaves_nothing(
         assert code == 130, errors
         assert "interrupted" in errors and "Traceback" not in errors, errors
         deadline = time.monotonic() + 30
-        while members(process.pid):
+        while process.members():
             assert time.monotonic() < deadline, "a process was left behind"
             time.sleep(0.05)
     finally:
-        for pid in members(process.pid):
+        for pid in process.members():
             os.kill(pid, signal.SIGKILL)
     assert not list((tmp_path / "out").rglob("*.tmp"))
     if name in ("pack", "eval", "features"):

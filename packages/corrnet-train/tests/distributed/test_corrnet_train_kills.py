@@ -42,8 +42,6 @@ def job(shards, folder, world_size, kills, num_steps, parallel):
             f"data.shards={shards}", "data.num_workers=0", f"run.dir={folder}", "run.log_every=5", "run.device=cpu",
             "optim.batch_size=4", f"optim.epochs={num_steps / 8}", "eval.every_epochs=6", "run.checkpoint_every=1",
             "train.keep_every=5", f"train.parallel={parallel}",
-            # Of split tensors torch plans each operation for each shape, in each process; adamw has many.
-            f"optim.name={'sgd' if parallel == 'fsdp' else 'adamw'}",
         ],
     }  # fmt: skip
 

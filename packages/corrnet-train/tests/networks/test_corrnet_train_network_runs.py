@@ -240,9 +240,10 @@ def test_resuming_with_the_name_given_is_leave(trained, monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_network_is_exported(trained, tmp_path):
+@pytest.mark.parametrize("name", ["model.pt2", "model.onnx"])
+def test_a_network_is_exported(name, trained, tmp_path):
     by_name._named.add("small_networks")
-    told = corrnet("export", trained, tmp_path / "model.pt2")
+    told = corrnet("export", trained, tmp_path / name)
     assert "largest difference of a probability to the model" in told
 
 

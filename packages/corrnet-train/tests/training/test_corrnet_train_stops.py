@@ -160,17 +160,6 @@ def processes(name):
     return found
 
 
-def members(session):
-    """Ids of the processes of a session that are not dead."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            state, _, _, number = (path / "stat").read_text().rpartition(")")[2].split()[:4]
-            if int(number) == session and state != "Z":
-                found.append(int(path.name))
-    return found
-
-
 def wait_until(happened, seconds=120):
     deadline = time.monotonic() + seconds
     while not happened():
@@ -241,7 +230,7 @@ def test_a_run_of_several_is_saved_when_a_worker_of_one_dies_or_hangs(
     assert told, ended.errors
     step = Checkpoint.load(tmp_path / "run" / "checkpoints" / "last.pt").step
     assert told == [str(step)] and step >= 3
-    wait_until(lambda: not members(ended.pid), 30)
+    wait_until(lambda: not ended.members(), 30)
 
 
 def test_a_repeated_evaluation_is_once_in_tensorboard(tmp_path):
