@@ -41,7 +41,14 @@ def a_tar(path):
         tar.add(__file__)
 
 
+def a_program(path):
+    program = torch.export.export(torch.nn.Linear(2, 2), (torch.zeros(1, 2),))
+    torch.export.save(program, path.with_suffix(".pt2"))
+    path.with_suffix(".pt2").rename(path)
+
+
 NO_CHECKPOINTS = {
+    "it is an exported program, which runs without corrnet": a_program,
     "it is empty": lambda path: path.touch(),
     "it begins with zeros": lambda path: path.write_bytes(bytes(1000)),
     "it is a text file": lambda path: path.write_text("extends: motionbench\n"),

@@ -189,7 +189,9 @@ def test_pack_fails_as_predict_does_where_no_video_can_be_read(tmp_path):
     output = corrnet("pack", "folder", tmp_path / "videos", tmp_path / "shards", "--num-workers", 1, code=1)
     assert "none of 2 videos can be read; " in output and "nothing but zeros" in output
     (tmp_path / "gone.csv").write_text("path,label\na.mp4,a\nb.mp4,b\n")
-    assert "a.mp4: missing" in corrnet("pack", "csv", tmp_path / "gone.csv", tmp_path / "shards", code=2)
+    assert f"looked for at {tmp_path / 'a.mp4'}" in corrnet(
+        "pack", "csv", tmp_path / "gone.csv", tmp_path / "shards", code=2
+    )
 
 
 def test_pack_refuses_an_empty_folder(tmp_path):

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -12,9 +13,12 @@ from typer.testing import CliRunner
 
 from corrnet_train.cli import app
 from corrnet_train.cli.next_steps import measure_and_advise
+from corrnet_train.cli.packed import changes_since
 from corrnet_train.config.load import load_config, recipe_text
 from corrnet_train.config.own import OwnVideos, choose_length, choose_settings
 from corrnet_train.inference.classifier import VideoClassifier
+from video_data import open_shards
+from video_data.datasets import list_csv
 
 FEW_STEPS = (
     "optim.samples_per_epoch=16",
@@ -88,7 +92,7 @@ def test_a_folder_of_classes_becomes_a_model_with_one_command(videos, tmp_path):
 
 
 @pytest.mark.slow
-def test_videos_that_changed_since_they_were_packed_are_refused(videos):
+def test_videos_that_changed_since_they_were_packed_are_packed_anew(videos):
     corrnet("train", "my-videos", *FEW_STEPS, *SMALL_CLIPS)
     now, (first, *others) = time.time(), videos.glob("*/*.mp4")
     ages = {**dict.fromkeys(others, 99), "runs/shards/my-videos/manifest.json": 9}
@@ -96,19 +100,67 @@ def test_videos_that_changed_since_they_were_packed_are_refused(videos):
         os.utime(path, (now - age, now - age))
     assert "packed already" in corrnet("train", "my-videos", "run.dir=runs/b", "--dry-run", *FEW_STEPS)
     os.utime(first, (now - 1, now - 1))
-    told = corrnet("train", "my-videos", "run.dir=runs/b", code=2)
-    assert "0 are new" in told and f"1 were changed (the first is {first.relative_to(videos)}" in told
-    first.unlink()
-    assert "1 are gone" in corrnet("train", "my-videos", "run.dir=runs/b", code=2)
-    assert "packing into other" in corrnet(
-        "train",
-        "my-videos",
-        "run.dir=runs/b",
-        "data.shards=other",
-        *FEW_STEPS,
-        *SMALL_CLIPS,
+    is_changed = f"1 is changed (as {first.relative_to(videos)})"
+    told = corrnet("train", "my-videos", code=2)
+    assert f"runs/my-videos holds a run of these videos as they were: {is_changed}." in told
+    assert "give run.dir=runs/my-videos-2 (and model.init_from=runs/my-videos to start" in told
+    told = corrnet("train", "my-videos", "data.shards=runs/shards/my-videos", "run.dir=runs/b", code=2)
+    assert (
+        is_changed in told
+        and "give these a folder of their own, as data.shards=runs/shards/my-videos-2" in told
     )
-    assert load_config("runs/b/config.yaml").data.shards.name == "other"
+    told = corrnet("train", "my-videos", "run.dir=runs/b", "--dry-run")
+    assert f"runs/shards/my-videos holds the videos of my-videos as they were: {is_changed}" in told
+    assert "they would be packed into runs/shards/my-videos-2" in told
+
+    new = first.rename(first.with_name("new.mp4")).relative_to(videos)
+    before = Path("runs/shards/my-videos/manifest.json").read_bytes()
+    told = corrnet("train", "my-videos", "run.dir=runs/b", *FEW_STEPS, *SMALL_CLIPS)
+    assert f"1 is new (as {new}), 1 is gone (as {first.relative_to(videos)})\n" in told
+    assert "packing into runs/shards/my-videos-2" in told
+    assert load_config("runs/b/config.yaml").data.shards.name == "my-videos-2"
+    again = corrnet("train", "my-videos", "run.dir=runs/c", "--dry-run", *FEW_STEPS)
+    assert "packed already: runs/shards/my-videos-2" in again and "as they were" not in again
+
+    # The first run has what it had, and says so.
+    assert Path("runs/shards/my-videos/manifest.json").read_bytes() == before
+    told = corrnet("resume", "runs/my-videos", "optim.epochs=3")
+    assert "on the videos as they were packed into runs/shards/my-videos, whatever was added" in told
+    told = corrnet(
+        "resume", "runs/my-videos", "optim.epochs=4", "--shards", "runs/shards/my-videos-2", code=2
+    )
+    assert "runs/shards/my-videos-2 holds other packed videos" in told
+    assert "from the weights of this one with model.init_from=runs/my-videos" in told
+
+
+def test_what_has_changed_since_packing_is_counted_by_kind(videos):
+    """Also where the validation split falls otherwise, and new files are younger than the shards."""
+    corrnet("pack", "folder", "my-videos", "shards", "--val-fraction", "0.2", "--num-workers", "0")
+    left, right = sorted(videos.glob("left/*")), sorted(videos.glob("right/*"))
+    for number in range(3):
+        shutil.copy(left[0], videos / "up" / f"new-{number}.mp4")
+    left[1].unlink()
+    right[0].rename(videos / "down" / right[0].name)
+    listing = list_csv(a_csv_of(videos))
+    told = changes_since(listing, open_shards("shards"))
+    assert (
+        told.startswith("4 are new (as down/") and "), 2 are gone (as left/" in told and "changed" not in told
+    )
+    rows = (
+        a_csv_of(videos)
+        .read_text()
+        .replace(f"{left[0].relative_to(videos)},left", f"{left[0].relative_to(videos)},up")
+    )
+    (videos / "list.csv").write_text(rows)
+    told = changes_since(list_csv(videos / "list.csv"), open_shards("shards"))
+    assert told.endswith(f", 1 is of another class or value (as {left[0].relative_to(videos)})")
+
+
+def a_csv_of(videos):
+    """A list of the videos of a folder with their classes."""
+    rows = [f"{path.relative_to(videos)},{path.parent.name}" for path in sorted(videos.glob("*/*.mp4"))]
+    (videos / "list.csv").write_text("\n".join(["path,label", *rows]))
+    return videos / "list.csv"
 
 
 @pytest.mark.slow
@@ -164,11 +216,11 @@ def test_a_second_run_of_the_same_videos_is_told_how_the_first_goes_on(videos, m
     shutil.copytree(motionbench[0] / "videos" / "test", tmp_path / "elsewhere" / "my-videos")
     told = corrnet("train", "elsewhere/my-videos", code=2)
     assert "runs/my-videos holds a run of other videos than those of elsewhere/my-videos" in told
-    assert "run.dir=runs/my-videos-2 data.shards=runs/shards/my-videos-2" in told and "resume" not in told
+    assert "give this one a folder of its own, as run.dir=runs/my-videos-2" in told and "resume" not in told
     assert "holds a run of other videos" in corrnet("train", motionbench[1], "run.dir=runs/my-videos", code=2)
-    told = corrnet("train", "elsewhere/my-videos", "run.dir=runs/other", code=2)
+    told = corrnet("train", "elsewhere/my-videos", "run.dir=runs/other", "--dry-run")
     assert "runs/shards/my-videos holds other videos than those of elsewhere/my-videos" in told
-    assert "data.shards=runs/shards/my-videos-2" in told and "Remove" not in told
+    assert "they would be packed into runs/shards/my-videos-2" in told
 
 
 def test_a_csv_with_a_split_val_keeps_it(motionbench, tmp_path, monkeypatch):
@@ -187,8 +239,8 @@ def test_parts_that_a_csv_names_are_packed_once(videos):
     assert "packed 8 videos" in corrnet("train", table, *FEW_STEPS[1:], *SMALL_CLIPS)
     assert "packed already" in corrnet("train", table, *FEW_STEPS[1:], "run.dir=runs/b", "--dry-run")
     table.write_text(table.read_text().replace("0.3,0.7", "0.3,0.8"))
-    told = corrnet("train", table, "run.dir=runs/b", code=2)
-    assert "1 are new" in told and f"the first is {first} from 0.3 to 0.7 s)" in told
+    told = corrnet("train", table, "run.dir=runs/b", "--dry-run")
+    assert f"1 is new (as {first} from 0.3 to 0.8 s), 1 is gone (as {first} from 0.3 to 0.7 s)" in told
 
 
 def test_alone_it_shows_what_can_be_trained():
@@ -290,6 +342,14 @@ def test_the_usual_length_is_named_where_a_run_was_short(
     measure_and_advise(config)
     said = " ".join(capsys.readouterr().err.split()).replace(str(config.run.dir), "RUN")
     assert told in said and ("use it all the same: " in said) == bool(chance)
+
+
+def test_a_model_without_a_mistake_is_not_to_be_trained_longer(make_config, monkeypatch, capsys):
+    result = SimpleNamespace(unreadable=[], chance=None, video_top1=1.0)
+    monkeypatch.setattr("corrnet_train.cli.evaluate.measure", lambda *arguments, **options: result)
+    measure_and_advise(make_config())
+    said = capsys.readouterr().err
+    assert "use it: corrnet predict" in said and "longer" not in said
 
 
 @pytest.mark.parametrize(

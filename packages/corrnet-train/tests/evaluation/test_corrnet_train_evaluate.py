@@ -3,10 +3,11 @@
 import pytest
 import torch
 
+from corrnet_models import create_model
 from corrnet_train.evaluation import evaluate as module
 from corrnet_train.evaluation.evaluate import evaluate, fingerprint
 from corrnet_train.inference.classifier import VideoClassifier
-from video_data import ClipConfig, open_shards
+from video_data import ClipConfig, open_shards, pack_csv
 
 
 @pytest.fixture
@@ -40,6 +41,22 @@ def test_the_fingerprint_changes_with_what_a_figure_depends_on(change, name, cla
     change(classifier)
     after = fingerprint(classifier, shards, "test", **counts)
     assert {key for key in before if before[key] != after[key]} == {name}
+
+
+def test_parts_of_one_video_are_told_apart(classifier, motionbench, tmp_path):
+    rows = (motionbench[0] / "test.csv").read_text().splitlines()[1:3]
+    paths = [row.split(",")[0] for row in rows]
+    table = ["path,label,split,start,end"]
+    table += [f"{path},{classifier.classes[i]},val,0.{i},0.{i + 4}" for path in paths for i in range(2)]
+    (tmp_path / "parts.csv").write_text("\n".join(table))
+    pack_csv(tmp_path / "parts.csv", tmp_path / "shards", root=motionbench[0], progress=False)
+    classifier.classes = classifier.classes[:2]
+    classifier.model = create_model("r2d_tiny", num_classes=2, num_frames=8)
+    result = evaluate(classifier, open_shards(tmp_path / "shards"), "val", num_clips=1, num_workers=0)
+    sources = [prediction.source for prediction in result.predictions]
+    assert sorted(sources) == sorted(
+        f"{path} from 0{s} to 0.{e} s" for path in paths for s, e in (("", 4), (".1", 5))
+    )
 
 
 @pytest.mark.parametrize(

@@ -1,15 +1,21 @@
 """The steps after which a run logs, evaluates and saves, and its rates."""
 
+import io
+
 import pytest
+import torch
+from rich.console import Console
 
 from corrnet_train.config.load import load_config
+from corrnet_train.training.run_log import RunLog
 from corrnet_train.training.schedule import Schedule
+
+FIXED = ("optim.batch_size=32", "optim.epochs=4", "optim.warmup_epochs=1")
 
 
 def make_schedule(*overrides, num_samples=100):
     """Of 4 epochs of 3.125 steps each, unless told otherwise."""
-    fixed = ["optim.batch_size=32", "optim.epochs=4", "optim.warmup_epochs=1"]
-    return Schedule(load_config("motionbench", [*fixed, *overrides]), num_samples)
+    return Schedule(load_config("motionbench", [*FIXED, *overrides]), num_samples)
 
 
 def steps(due, num_steps):
@@ -38,6 +44,34 @@ def test_checkpoints_that_are_kept_are_saved_whatever_the_others_are():
 def test_log_lines_come_at_equal_distances_and_at_the_end():
     schedule = make_schedule("run.log_every=5")
     assert steps(schedule.logs, 13) == [5, 10, 13]
+
+
+@pytest.mark.parametrize(
+    ("every", "seconds", "told"),
+    [
+        (
+            10,
+            15.0,
+            "step 2/13 took 15 s: about 0:02:45 are left, without evaluation; figures follow every 10 steps",
+        ),
+        (10, 1.0, ""),
+        (2, 15.0, ""),
+    ],
+)
+def test_how_long_a_run_may_take_is_told_where_figures_are_far(every, seconds, told, tmp_path):
+    config = load_config("motionbench", [f"run.log_every={every}", f"run.dir={tmp_path}", *FIXED])
+    output = io.StringIO()
+    log = RunLog(
+        config,
+        Schedule(config, 100),
+        console=Console(file=output),
+        device=torch.device("cpu"),
+        step=0,
+        evaluation_due=False,
+        writes=False,
+    )
+    log.estimate(2, seconds)
+    assert output.getvalue().strip() == told
 
 
 def test_epochs_and_rates_follow_the_step():

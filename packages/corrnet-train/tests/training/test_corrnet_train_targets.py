@@ -143,11 +143,11 @@ def test_several_labels_are_trained_and_resumed_to_the_bit(mixed, several, make_
 @pytest.mark.slow
 def test_numbers_are_learned_in_their_unit(numbers, make_config):
     few = (f"data.shards={numbers}", "data.train_split=val")  # 8 videos, which are learned in a few steps
-    config = make_config(*few, "optim.epochs=20", "eval.every_epochs=10", model="r2d_tiny")
+    config = make_config(*few, "optim.epochs=20", "optim.lr=0.004", "eval.every_epochs=10", model="r2d_tiny")
     result = Trainer(config).run()
     lines = read_metrics(config.run.dir)
     maes = [line["mae"] for line in lines if line["kind"] == "train"]
-    assert maes[-1] < maes[0]
+    assert np.mean(maes[-5:]) < 0.95 * np.mean(maes[:5])  # 0.82 when this was written
     assert all(0 < line["rmse"] < 100 for line in lines if line["kind"] == "eval")
     classifier = VideoClassifier.from_checkpoint(result.checkpoint)
     values = [sample.value for sample in open_shards(numbers).samples("val")]
@@ -215,7 +215,7 @@ def test_settings_that_are_for_one_class_are_refused(setting, kinds, request, ma
 def test_a_run_does_not_go_on_with_shards_of_another_kind(several, numbers, make_config):
     settings = ["optim.epochs=0.4", "data.eval_split=none"]
     Trainer(make_config(f"data.shards={several}", *settings)).run()
-    with pytest.raises(ValueError, match="has manifest_hash"):
+    with pytest.raises(ValueError, match="holds other packed videos"):
         Trainer(make_config(f"data.shards={numbers}", *settings), resume=True)
 
 
@@ -378,7 +378,7 @@ def test_from_a_csv_of_numbers_to_a_page_and_a_prediction(numbers, tmp_path, mon
     before = numbers.parent / "list.csv"
     changed = tmp_path / "list.csv"
     changed.write_text(before.read_text().replace("1010", "1011"))
-    assert "packed from other videos" in told("train", changed, "run.dir=runs/other", code=2)
+    assert "are of another class or value" in told("train", changed, "run.dir=runs/other", "--dry-run")
 
 
 # --- elsewhere

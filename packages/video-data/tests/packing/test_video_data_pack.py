@@ -200,7 +200,11 @@ def test_a_csv_gives_labels_and_splits(make_video, tmp_path):
         ("path,label,split\na.mp4,x,dav\n", "line 2: split 'dav', allowed are train"),
         ("path,label\na.mp4,x\nb.mp4,x\n", "only one class in .*'x'"),
         ("path,label\na.mp4,x\na.mp4,y\n", "line 3: a.mp4 was listed before"),
-        ("path,label\na.mp4,x\nb.mp4,y\n", "none of 2 videos can be read; a.mp4: missing"),
+        ("path;label\na.mp4;x\n", "no column path .*; cells are separated by commas, not by semicolons"),
+        (
+            "path,label\na.mp4,x\nb.mp4,y\n",
+            r"none of 2 listed videos is there; the first, a.mp4, is looked for at .*a\.mp4",
+        ),
     ],
 )
 def test_a_wrong_csv_is_refused(text, message, tmp_path):

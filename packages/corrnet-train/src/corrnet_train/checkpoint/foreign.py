@@ -2,6 +2,7 @@
 
 import json
 import re
+import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,10 @@ def what_file(path: Path, error: Exception) -> str | None:
     for place, name, what in _FORMATS:
         if start[place:].startswith(name):
             return f"it is {what}"
+    if path.suffix == ".onnx" or _is_program(path):
+        return (
+            "it is an exported program, which runs without corrnet; corrnet takes what it was exported from"
+        )
     if _is_safetensors(start):
         return "it is a file of safetensors, which holds weights without a recipe"
     if found := re.search(r"Unsupported (?:global: GLOBAL|class) (\S+)", str(error)):
@@ -131,6 +136,17 @@ def _weights(content: Mapping[Any, Any]) -> Iterator[tuple[str, list[str]]]:
                 name for name, value in values.items() if isinstance(name, str) and isinstance(value, Tensor)
             ]
             yield place, names
+
+
+def _is_program(path: Path) -> bool:
+    """Whether a file is what `torch.export.save` wrote."""
+    if not zipfile.is_zipfile(path):
+        return False
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return any(name.endswith("/archive_format") for name in archive.namelist())
+    except Exception:  # a damaged file may raise anything
+        return False
 
 
 def _is_safetensors(start: bytes) -> bool:

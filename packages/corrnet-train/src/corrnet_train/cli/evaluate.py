@@ -234,7 +234,10 @@ def print_figures(result: "EvalResult", classes: Sequence[str]) -> None:
         out.print(table)
         _print_mistakes(result, classes)
         error = result.video.calibration.expected_error
-        out.print(f"expected calibration error: {error:.4f}", highlight=False)
+        out.print(
+            f"expected calibration error: {error:.4f} (how far probabilities are from the share that is right)",
+            highlight=False,
+        )
     elif isinstance(result, MultilabelResult):
         video = result.video
         table = Table("", "mAP", "F1 at 0.5", "Hit@1")

@@ -1,6 +1,7 @@
 """`corrnet export`."""
 
 import json
+import shlex
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -69,6 +70,14 @@ def export(
             f"largest difference of a probability to the model: {exported.difference:.2g}, allowed are {TOLERANCE:g}",
             highlight=False,
         )
+    name = shlex.quote(str(path))
+    uses = {
+        "hub": f"use it: corrnet predict {name} VIDEO; {path / 'README.md'} shows how transformers takes it",
+        "torch": f"use it: torch.export.load({str(path)!r}).module()(clips)",
+        "onnx": f'use it: onnxruntime.InferenceSession({str(path)!r}).run(None, {{"clips": clips}})',
+    }
+    usage = "" if chosen == "hub" else f"; how clips are cut, and the classes: {path}.json"
+    out.print(escape(f"{uses[chosen]}{usage}"), highlight=False, soft_wrap=True)
 
 
 def _evaluation_of_run(checkpoint: Path) -> dict[str, Any] | None:

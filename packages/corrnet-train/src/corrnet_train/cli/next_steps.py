@@ -12,6 +12,7 @@ from corrnet_train.cli.own import REPORT
 
 if TYPE_CHECKING:
     from corrnet_train.config.schema import RunConfig
+    from corrnet_train.evaluation.evaluate import EvalResult
 
 
 def measure_and_advise(config: "RunConfig") -> None:
@@ -35,7 +36,8 @@ def measure_and_advise(config: "RunConfig") -> None:
                 show_fingerprint=False,
             )
     is_chance = result is not None and result.chance is not None
-    _say_how_long(config, is_chance=is_chance)
+    if not _is_perfect(result):
+        _say_how_long(config, is_chance=is_chance)
     module = needs_leave(config.model.name)
     leave = "" if module is None else f"{ALLOWED_MODULES}={module} "
     all_the_same = " all the same" if is_chance else ""
@@ -47,6 +49,11 @@ def measure_and_advise(config: "RunConfig") -> None:
     say(f"use it elsewhere: {leave}{shlex.join(['corrnet', 'export', str(run), f'{run.name}-model'])}")
     if result is not None and result.unreadable:
         raise typer.Exit(EXIT_VIDEOS_LEFT_OUT)
+
+
+def _is_perfect(result: "EvalResult | None") -> bool:
+    """Whether no video was taken for another class."""
+    return getattr(result, "video_top1", None) == 1.0
 
 
 def _say_how_long(config: "RunConfig", *, is_chance: bool) -> None:

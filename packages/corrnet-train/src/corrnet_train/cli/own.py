@@ -1,36 +1,33 @@
 """What `corrnet train` does with videos of one's own before it trains: packs them and chooses settings."""
 
-import hashlib
 import os
 import shlex
 import statistics
-import time
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 from fractions import Fraction
-from itertools import islice
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
 from corrnet_train.cli.common import err, escape, say
+from corrnet_train.cli.packed import changes_since, place_of, shares_videos
 from corrnet_train.utils.errors import InputError
 from corrnet_train.utils.files import unused_path
 from corrnet_train.utils.nearest import did_you_mean
-from video_data.utils.messages import part_name
 
 if TYPE_CHECKING:
     from corrnet_train.config.own import Choice, OwnVideos
     from corrnet_train.config.schema import RunConfig
     from video_data import ShardSet
-    from video_data.datasets import Entry, Listing
-    from video_data.shards.format import DroppedEntry, SampleRecord
+    from video_data.datasets import Listing
+    from video_data.shards.format import SampleRecord
 
 VAL_FRACTION = 0.2
 REPORT = "report"  # folder in that of the run
-_MOST_COMPARED = 3  # videos, of which one that is the same shows that two sets are of one source
 
 
 def is_own(source: str) -> bool:
@@ -77,8 +74,8 @@ def settings_for(
         The settings; None after a dry run of videos that are not packed, which shows what is known without packing.
 
     Raises:
-        InputError: It is the folder of a run, there is a run already, the videos changed since they were packed, or a
-            setting or the source is wrong.
+        InputError: It is the folder of a run, there is a run already, `data.shards` was packed from other videos, or
+            a setting or the source is wrong.
     """
     from corrnet_train.checkpoint.folders import checkpoint_names, resume_command
     from corrnet_train.config.recipes import keep_path
@@ -95,18 +92,20 @@ def settings_for(
     given = _config([*places, ("optim.warmup_epochs", 0)], overrides)
     is_given = given.data.shards != path
     if not is_packed:
-        shards = given.data.shards if is_given else given.run.dir.parent / "shards" / name
-        planned = _pack_once(path, shards, given, val_fraction, group_by, dry_run)
-        if planned is not None:
-            _show_plan(planned, given, overrides)
+        folders = (given.data.shards,) if is_given else _numbered(given.run.dir.parent / "shards" / name)
+        packed = _pack_once(path, folders, given, val_fraction, group_by, dry_run)
+        if not isinstance(packed, Path):
+            _show_plan(packed, given, overrides)
             return None
+        shards = packed
     elif is_given:
         raise InputError(f"{path} holds shards, and data.shards names others: give one of them")
     elif val_fraction is not None or group_by is not None:
         raise InputError("--val-fraction and --group-by are for packing: these videos are packed already")
     else:
         shards = path
-        _check_no_run(given, path, lambda packed: packed.manifest_hash == open_shards(path).manifest_hash)
+        manifest_hash = open_shards(path).manifest_hash
+        _check_no_run(given, path, is_of_source=lambda packed: packed.manifest_hash == manifest_hash)
     return _chosen(given, shards, overrides)
 
 
@@ -131,14 +130,30 @@ def _config(
     return complete_config(tree, overrides)
 
 
-def _check_no_run(config: "RunConfig", source: Path, is_of_source: Callable[["ShardSet"], bool]) -> None:
+def _numbered(path: Path) -> Iterator[Path]:
+    """Return a path, then that with -2, -3 and so on after its name."""
+    yield path
+    yield from (path.with_name(f"{path.name}-{number}") for number in count(2))
+
+
+def _check_no_run(
+    config: "RunConfig",
+    source: Path,
+    *,
+    is_of_source: Callable[["ShardSet"], bool],
+    changes: Callable[["ShardSet"], str] = lambda packed: "",
+) -> None:
     """Refuse a folder with a run before anything is packed for another one.
+
+    What is told depends on whether that run has these videos, as they are or as they were.
 
     Args:
         config: Settings of the run that is to begin.
         source: Its videos, for the message.
         is_of_source: Whether shards, those of the run that is there, hold such videos.
+        changes: How the videos differ from such shards, in words; empty where they do not.
     """
+    from corrnet_train.checkpoint.folders import resume_command
     from corrnet_train.training.run_folder import RunFolder, settings_of_run
     from video_data import open_shards
 
@@ -150,34 +165,44 @@ def _check_no_run(config: "RunConfig", source: Path, is_of_source: Callable[["Sh
         folder.find_checkpoint(resume=False, requeue=False, checkpoint_every=config.run.checkpoint_every)
     except InputError:
         try:
-            is_other = not is_of_source(open_shards(settings_of_run(run).data.shards))
+            packed = open_shards(settings_of_run(run).data.shards)
+            is_other = not is_of_source(packed)
+            changed = "" if is_other else changes(packed)
         except InputError:  # what the run was trained on is gone
-            is_other = False
-        if not is_other:
+            is_other, changed = False, ""
+        if not is_other and not changed:
             raise
         mine = unused_path(run)
+        anew = f"run.dir={shlex.quote(str(mine))}"
+        if changed:
+            start = f"model.init_from={shlex.quote(str(run))}"
+            raise InputError(
+                f"{run} holds a run of these videos as they were: {changed}. To train on them as they are give {anew} "
+                f"(and {start} to start from its weights); {resume_command(run)} goes on with those that it has"
+            ) from None
         raise InputError(
-            f"{run} holds a run of other videos than those of {source}: give this one folders of its own, as "
-            f"run.dir={shlex.quote(str(mine))} data.shards={shlex.quote(str(mine.parent / 'shards' / mine.name))}"
+            f"{run} holds a run of other videos than those of {source}: give this one a folder of its own, as {anew}"
         ) from None
 
 
 def _pack_once(
     source: Path,
-    shards: Path,
+    folders: Iterable[Path],
     given: "RunConfig",
     val_fraction: float | None,
     group_by: str | None,
     dry_run: bool,
-) -> "Listing | None":
-    """Pack a source unless that is done; of a dry run that would pack return what."""
+) -> "Path | Listing":
+    """Pack a source unless one of the folders holds it, and return which; of a dry run that would pack return what."""
     from corrnet_train.cli.pack import pack_and_summarize, show_listing
-    from video_data import PackOptions, open_shards
+    from video_data import PackOptions
     from video_data.datasets import list_csv, list_folder
+    from video_data.datasets.listing import require_files
     from video_data.datasets.validation import split_validation
     from video_data.utils.workers import available_cores
 
     listing = (list_csv if source.is_file() else list_folder)(source, group_by=group_by)
+    require_files(listing)
     options = PackOptions(num_workers=available_cores())
     splits = {entry.split for entry in listing.entries}
     fraction = val_fraction if val_fraction is not None else None if "val" in splits else VAL_FRACTION
@@ -194,11 +219,19 @@ def _pack_once(
                 "accuracy on: add at least one more video of each class"
             )
             split = replace(listing, notes=(*listing.notes, why))
-    _check_no_run(given, source, lambda packed: _shares_videos(split, packed))
-    if (shards / "manifest.json").is_file():
-        _check_unchanged(source, split, open_shards(shards), shards)
+    _check_no_run(
+        given,
+        source,
+        is_of_source=lambda packed: shares_videos(split, packed),
+        changes=lambda packed: changes_since(split, packed),
+    )
+    place = place_of(source, split, folders)
+    shards = place.shards
+    for line in place.passed_over:
+        _say(line)
+    if place.is_packed:
         _say(f"packed already: {shards}")
-        return None
+        return shards
     for note in split.notes:
         _say(note)
     command = ["corrnet", "pack", "csv" if source.is_file() else "folder", str(source), str(shards)]
@@ -215,65 +248,7 @@ def _pack_once(
         raise InputError(f"one process packs, before torchrun starts several: {shlex.join(command)}")
     _say(f"packing into {shards}")
     pack_and_summarize(listing, shards, options)
-    return None
-
-
-def _check_unchanged(source: Path, listing: "Listing", packed: "ShardSet", shards: Path) -> None:
-    """Refuse shards that were packed from other videos, or from what has changed since."""
-    manifest = packed.manifest
-    have = {_identity(entry, entry.split, entry.label) for entry in manifest.dropped}
-    for split in packed.splits:
-        for sample in packed.samples(split):
-            target = str(sample.value) if packed.task == "regression" else packed.label_text(sample)
-            have.add(_identity(sample, split, target))
-    want = {_identity(entry, entry.split, entry.label) for entry, _ in listing.dropped}
-    for entry in listing.entries:
-        target = str(entry.value) if listing.task == "regression" else "|".join(entry.labels)
-        want.add(_identity(entry, entry.split, target))
-    packed_at, now = (shards / "manifest.json").stat().st_mtime, time.time()
-    files = [entry for entry in listing.entries if entry.path.exists()]
-    # Times to come are of clocks that are wrong: packing again would not change that.
-    newer = [entry for entry in files if packed_at < entry.path.stat().st_mtime <= now]
-    if have == want and not newer:
-        return
-    if not newer and {(name, label) for name, _, label in have} == {(name, label) for name, _, label in want}:
-        raise InputError(
-            f"{shards} has these videos in other splits: give --val-fraction and --group-by as when they were packed, "
-            "or data.shards=ANOTHER_FOLDER"
-        )
-    if not _shares_videos(listing, packed):
-        raise InputError(
-            f"{shards} holds other videos than those of {source}: give these a folder of their own, as "
-            f"data.shards={shlex.quote(str(unused_path(shards)))}"
-        )
-    examples = sorted(
-        {part_name(entry.source, entry.span) for entry in newer} | {entry[0] for entry in have ^ want}
-    )
-    raise InputError(
-        f"{shards} was packed from other videos than {source} holds now: {len(want - have)} are new or of another "
-        f"class or split, {len(have - want)} are gone, {len(newer)} were changed (the first is {examples[0]}). Remove "
-        f"{shards} to have them packed again, or give data.shards=ANOTHER_FOLDER"
-    )
-
-
-def _shares_videos(listing: "Listing", packed: "ShardSet") -> bool:
-    """Whether one of the first videos of the same name in both is the same file."""
-    paths = {entry.source: entry.path for entry in listing.entries}
-    samples = (sample for split in packed.splits for sample in packed.samples(split))
-    both = islice((sample for sample in samples if sample.source in paths), _MOST_COMPARED)
-    return any(_is_original(paths[sample.source], sample) for sample in both)
-
-
-def _is_original(path: Path, sample: "SampleRecord") -> bool:
-    """Whether a sample was packed from this file; of pictures that is taken for granted."""
-    if not path.is_file():
-        return True
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest() == sample.source_sha256
-
-
-def _identity(video: "Entry | DroppedEntry | SampleRecord", split: str, label: str) -> tuple[str, str, str]:
-    return part_name(video.source, video.span), split, label
+    return shards
 
 
 def _chosen(given: "RunConfig", shards: Path, overrides: Sequence[str]) -> "RunConfig":

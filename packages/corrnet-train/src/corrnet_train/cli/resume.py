@@ -56,6 +56,11 @@ def resume(
             check_allowed(config.model.name)
     except InputError as error:
         raise on_every_rank(error) from None
+    if os.environ.get("RANK", "0") == "0":
+        say(
+            f"on the videos as they were packed into {config.data.shards}, whatever was added or changed since; "
+            "corrnet train FOLDER with another run.dir packs them as they are"
+        )
     run_training(config, requeue=True, extend=True)
     if "RANK" in os.environ:
         return

@@ -122,8 +122,8 @@ def choose_length(num_train: int, num_eval: int, *, has_gpu: bool, given: Mappin
     of_epoch = given.get("optim.samples_per_epoch") or num_train
     usual = usual_epochs(of_epoch, has_gpu=has_gpu)
     epochs = given.get("optim.epochs", usual)
-    num_clips = round(epochs * of_epoch)
-    why = f"{math.ceil(epochs * of_epoch / batch_size):,} steps, {num_clips:,} clips"
+    num_steps = math.ceil(epochs * of_epoch / batch_size)
+    why = f"{num_steps:,} steps, {num_steps * batch_size:,} clips"
     choose(
         "optim.epochs",
         usual,

@@ -21,7 +21,7 @@ class VideoPrediction:
 
     Attributes:
         key: Sample key in the shards.
-        source: Path of the original, as it was packed.
+        source: Path of the original, as it was packed, and which part of it that is.
         label: Class index in the shards.
         probabilities: Class probabilities averaged over the views.
     """

@@ -352,7 +352,7 @@ def evaluate(
 
 def _evaluate_batch(classifier: VideoClassifier, batch: ViewBatch, shards: ShardSet, split: str) -> EvalPart:
     clips, videos = classifier.video_scores(batch.video)
-    sources = [shards.sample(split, index).source if index >= 0 else "" for index in batch.index.tolist()]
+    sources = [shards.sample(split, index).shown if index >= 0 else "" for index in batch.index.tolist()]
     if classifier.targets.task != "multiclass":
         table = zip(
             batch.index.tolist(), batch.keys, sources, batch.label.tolist(), videos.tolist(), strict=True

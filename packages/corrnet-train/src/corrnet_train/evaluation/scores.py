@@ -19,7 +19,7 @@ class VideoScores:
 
     Attributes:
         key: Sample key in the shards.
-        source: Path of the original, as it was packed.
+        source: Path of the original, as it was packed, and which part of it that is.
         target: 1 for each of its labels and 0 for all others [classes]; or its number [1].
         scores: Probabilities of the classes, or the predicted number, averaged over the views.
     """

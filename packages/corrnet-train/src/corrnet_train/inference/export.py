@@ -5,6 +5,7 @@ Programs and graphs take clips as they are cut from videos, uint8, and return pr
 """
 
 import shlex
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -135,6 +136,14 @@ def export_model(
         return Exported(path, None)
     if format == "onnx":
         _import_onnx()
+    with warnings.catch_warnings():
+        # torch warns of its own code.
+        warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)`", FutureWarning)
+        return _export_program(classifier, path, format)
+
+
+def _export_program(classifier: VideoClassifier, path: Path, format: Format) -> Exported:
+    """Write a program or a graph, and compare it with the model."""
     program = _Program(classifier)
     clip = classifier.clip
     shape = (2, clip.num_channels, clip.num_frames, clip.crop_size, clip.crop_size)
@@ -283,13 +292,18 @@ def _accuracy(classifier: VideoClassifier, evaluation: Mapping[str, Any] | None)
     mark = evaluation["fingerprint"]
     if "mae" in evaluation:
         what = (
-            f"Mean absolute error {evaluation['mae']:.4g}, root mean squared error {evaluation['rmse']:.4g}"
+            f"Mean absolute error {evaluation['mae']:.4g} (one guess for all, their median: "
+            f"{evaluation['guess_mae']:.4g}), root mean squared error {evaluation['rmse']:.4g}"
         )
     elif "mean_average_precision" in evaluation:
-        what = f"Mean average precision {evaluation['mean_average_precision']:.1%}, F1 at 0.5 {evaluation['f1']:.1%}"
+        what = (
+            f"Mean average precision {evaluation['mean_average_precision']:.1%} (one guess for all: "
+            f"{evaluation['guess_map']:.1%}), F1 at 0.5 {evaluation['f1']:.1%}"
+        )
     else:
         what = (
-            f"Top-1 {evaluation['video_top1']:.1%}, mean over classes {evaluation['mean_class_accuracy']:.1%}"
+            f"Top-1 {evaluation['video_top1']:.1%} (one guess for all: {evaluation['guess_top1']:.1%}), mean over "
+            f"classes {evaluation['mean_class_accuracy']:.1%}"
         )
     return (
         f"{what}, on {evaluation['num_videos']:,} videos of the split {mark['split']} of {mark['data set']} "

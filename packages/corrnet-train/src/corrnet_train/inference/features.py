@@ -205,7 +205,7 @@ def _read_packed(
         else:
             sample = packed.shards.sample(packed.split, int(batch.index[0]))
             label = packed.shards.label_text(sample)
-            yield VideoRecord(sample.source, sample.key, label, batch.starts[0], ""), batch.video
+            yield VideoRecord(sample.shown, sample.key, label, batch.starts[0], ""), batch.video
 
 
 class _Files(Dataset[Any]):

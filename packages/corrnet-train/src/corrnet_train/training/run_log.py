@@ -18,6 +18,7 @@ from corrnet_train.utils.files import write_text
 CONFIG = "config.yaml"
 RECORDS = (CONFIG, "metrics.jsonl")
 """What every run writes into its folder before its first step."""
+_LONG_SILENCE = 30  # seconds to the first line of figures, from which on an estimate comes before it
 
 
 class Meter:
@@ -136,6 +137,18 @@ class RunLog:
                 f"data wait {figures['data_wait']:.0%} gradient {figures['grad_norm']:.2g} "
                 f"memory {figures['memory_gib']:.1f} GiB, {left} left"
             )
+
+    def estimate(self, step: int, seconds: float) -> None:
+        """Tell how long the run may take by the time of one of its first steps, where the first figures are far."""
+        every = self._config.run.log_every
+        is_near = self._schedule.logs(step) or seconds * (every - step % every) < _LONG_SILENCE
+        if self._console.is_terminal or is_near:
+            return
+        left = timedelta(seconds=round(seconds * (self._schedule.num_steps - step)))
+        self._say(
+            f"step {step}/{self._schedule.num_steps} took {seconds:.2g} s: about {left} are left, without evaluation; "
+            f"figures follow every {every} steps"
+        )
 
     def evaluation(
         self, step: int, split: str, result: EvalResult, *, averaged_steps: int | None = None

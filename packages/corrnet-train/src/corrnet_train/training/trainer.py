@@ -2,6 +2,7 @@
 
 import logging
 import math
+import shlex
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -400,7 +401,7 @@ class Trainer:
                 )
             )
         lag = 1 if self.device.type == "cuda" else 0  # a GPU works on while its last figures are awaited
-        stop, saved = False, True
+        stop, saved, first = False, True, self.step + 1
         with training_bar(self.console) as bar:
             task = bar.add_task(
                 f"train {config.model.name}", total=self.schedule.num_steps, completed=self.step
@@ -424,6 +425,8 @@ class Trainer:
                 seconds = time.perf_counter() - start
                 self.train_seconds += seconds
                 self.meter.add_time(seconds, waited=batches.waited - waited)
+                if self.step == first + 1:  # the first one waits for workers and compiles
+                    self.log.estimate(self.step, seconds)
                 if log:
                     figures = self.meter.values()
                     self.log.train(self.step, figures)
@@ -729,7 +732,19 @@ class Trainer:
     def _say(self, line: str) -> None:
         self.console.print(line, markup=False, highlight=False, soft_wrap=True)
 
+    def _check_same_videos(self, checkpoint: Checkpoint) -> None:
+        """Refuse to go on with other packed videos than those that the run had: their order would mean others."""
+        had, has = checkpoint.loader.get("manifest_hash"), self.shards.manifest_hash
+        if had not in (None, has):
+            folder = shlex.quote(str(self.folder))
+            raise InputError(
+                f"{self.config.data.shards} holds other packed videos (manifest {has[:12]}) than {self.folder} was "
+                f"trained on ({had[:12]}): give those with --shards, or train another run (run.dir=) on these, from "
+                f"the weights of this one with model.init_from={folder}"
+            )
+
     def _restore(self, checkpoint: Checkpoint) -> None:
+        self._check_same_videos(checkpoint)
         self.loader_state = LoaderState.from_dict(checkpoint.loader, expected=self.loader_state)
         check_classes(checkpoint.classes, self.targets.task, self.shards)
         load_weights(self.model, checkpoint.model, source=str(self.run_folder.source))

@@ -20,6 +20,7 @@ from video_data.utils.errors import InputError
 from video_data.utils.files import check_file, display_text
 
 _OTHER_FILES = "files with"
+_OTHER_SEPARATORS = ((";", "semicolons"), ("\t", "tabs"))
 _MOST_NAMES = 10  # paths that are reported of each reason
 
 
@@ -328,8 +329,10 @@ def read_csv(path: Path, required: Iterable[str], expected: str) -> list[tuple[i
             columns = [name.strip().lower() for name in header]
             missing = [name for name in required if name not in columns]
             if missing:
+                other = next((name for sign, name in _OTHER_SEPARATORS if sign in ",".join(header)), None)
+                hint = "" if other is None else f"; cells are separated by commas, not by {other}"
                 raise InputError(
-                    f"{path}: no column {' and '.join(missing)} in the header {','.join(header)!r}; {expected}"
+                    f"{path}: no column {' and '.join(missing)} in the header {','.join(header)!r}; {expected}{hint}"
                 )
             twice = [name for name, count in Counter(columns).items() if name and count > 1]
             if twice:

@@ -25,6 +25,7 @@ from video_data.utils.errors import InputError
 from video_data.utils.files import display_text
 
 _MOST_NAMES = 10
+_LOOSE = "videos beside the folders of classes"
 
 
 def list_folder(
@@ -90,6 +91,8 @@ class _FolderListing:
             hint = (
                 "; folders of pictures are taken when their frame rate is given" if self._has_pictures else ""
             )
+            if any(found.reason == _LOOSE for found in self._tally.found()):
+                hint += ", and here videos lie beside the folders: give the folder that holds those of the classes"
             raise InputError(
                 f"no videos in {src}: expected <class>/<video> or <split>/<class>/<video>{hint}{self._tally}"
             )
@@ -168,7 +171,7 @@ class _FolderListing:
         folders, files = Walker(self._tally, above).entries(folder)
         for file in files:
             if ending(file) in VIDEO_SUFFIXES:
-                self._tally.add("videos beside the folders of classes", folder / file)
+                self._tally.add(_LOOSE, folder / file)
             else:
                 self._tally.add_ending(folder / file)
         return [folder / name for name in folders]

@@ -215,6 +215,20 @@ class Collection:
         return Listing(self.entries, self.dropped, dataset, classes, notes=notes, passed_over=passed_over)
 
 
+def require_files(listing: Listing) -> None:
+    """Refuse a listing of which no file is there, as of a list that was moved.
+
+    Raises:
+        ValueError: None is; the message has the path where the first one is looked for.
+    """
+    if listing.dropped and not listing.entries and all(reason == MISSING for _, reason in listing.dropped):
+        first = listing.dropped[0][0]
+        raise InputError(
+            f"none of {len(listing.dropped):,} listed videos is there; the first, {first.source}, is looked for at "
+            f"{first.path}"
+        )
+
+
 def require_two_classes(entries: list[Entry], origin: str | os.PathLike[str]) -> None:
     """Raise ValueError when all entries have the same class."""
     labels = sorted({label for entry in entries for label in entry.labels})

@@ -267,7 +267,7 @@ class _ViewDataset(Dataset[ViewBatch]):
             try:
                 if index >= 0:
                     record = self._shards.sample(self._split, index)
-                    key, source = record.key, record.source
+                    key, source = record.key, record.shown
                     info = self._shards.info(self._split, index)
                     parts += self._read(index, info, row, rgb)
                     starts[row] = self._views.starts(info)

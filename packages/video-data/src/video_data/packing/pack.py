@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from video_data.datasets import MISSING, Entry, Listing, list_csv, list_folder
-from video_data.datasets.listing import NO_LABEL, TWICE
+from video_data.datasets.listing import NO_LABEL, TWICE, require_files
 from video_data.datasets.validation import split_validation
 from video_data.media.encode import check_encoder
 from video_data.media.flow import check_flow
@@ -185,6 +185,7 @@ def pack_listing(
     """
     options = options or PackOptions()
     check_destination(dest, options)
+    require_files(listing)
     if options.part is not None and options.overwrite:
         raise InputError(
             "overwrite with a part: jobs would remove each other's shards; pack into a new folder"

@@ -16,6 +16,7 @@ from video_data.media.limits import MAX_BYTES, MAX_FRAMES, VIDEO_SUFFIXES
 from video_data.shards.pack_options import PackOptions, Positive, StrictModel
 from video_data.utils.errors import InputError
 from video_data.utils.files import check_file
+from video_data.utils.messages import part_name
 
 MANIFEST_NAME = "manifest.json"
 FLOW_SUFFIX = "flow.mp4"  # webdataset takes what is before the first dot for the key
@@ -128,6 +129,11 @@ class SampleRecord(StrictModel):
     stream: NonNegative = 0
     delivery: Delivery | None = None
     num_damaged: NonNegative | None = None
+
+    @property
+    def shown(self) -> str:
+        """What it is called for people: its source, and which part of it."""
+        return part_name(self.source, self.span)
 
     def labels(self, task: Task) -> tuple[int, ...]:
         """Return the labels that a task has of the sample: `label`, or of "multilabel" all of them."""
@@ -380,7 +386,11 @@ def load_manifest(folder: Path) -> tuple[Manifest, str]:
     path = folder / MANIFEST_NAME
     check_file(path)
     if not path.exists():
-        raise InputError(f"{folder} is not a finished shard set: {MANIFEST_NAME} is missing")
+        raise InputError(
+            f"{folder} is not a finished shard set: {MANIFEST_NAME} is missing. Videos are packed first, with "
+            "pack_folder or pack_csv (corrnet pack folder, corrnet pack csv); packing that was stopped goes on with "
+            "the same command"
+        )
     return parse_manifest(path.read_bytes(), path)
 
 

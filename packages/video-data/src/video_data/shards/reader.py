@@ -344,7 +344,10 @@ class LocalFiles:
             ValueError: The manifest is missing or wrong, or a file it lists is missing or has another size.
         """
         if not self._folder.is_dir():
-            raise InputError(f"no folder of shards at {self._folder}")
+            hint = (
+                ": a csv is packed first, with pack_csv (corrnet pack csv)" if self._folder.is_file() else ""
+            )
+            raise InputError(f"no folder of shards at {self._folder}{hint}")
         manifest, manifest_hash = load_manifest(self._folder)
         for shard in manifest.shards:
             for file in (self._folder / f"{shard.name}.tar", self._folder / f"{shard.name}.json"):

@@ -165,7 +165,7 @@ def _thumbnails(choice: tuple[str, int], *, shards: ShardSet, num_frames: int, h
         split=split,
         key=record.key,
         class_name=shards.label_text(record),
-        source=record.source,
+        source=record.shown,
         num_frames=record.num_frames,
         seconds=seconds_of(record),
         pictures=pictures,

@@ -217,7 +217,7 @@ def _check(
                 problems, num_frames = [("file cannot be read", describe(error))], 0
             found.num_frames += num_frames
             found.problems += [
-                Problem(file=tar_name, key=record.key, source=record.source, reason=reason, message=message)
+                Problem(file=tar_name, key=record.key, source=record.shown, reason=reason, message=message)
                 for reason, message in problems
             ]
     return found

@@ -41,6 +41,7 @@ class _Content:
         class_table: Header and rows of the table of classes, the worst ones first; the last column is text.
         mistakes: Of each of `EvalResult.mistakes` the truth, what was predicted, and how sure that was.
         wrong: Heading of the mistakes, and how many there are.
+        words: What the words mean that the figures use.
     """
 
     record: dict[str, Any]
@@ -50,6 +51,7 @@ class _Content:
     charts: list[dict[str, str]]
     mistakes: list[tuple[str, str, str]]
     wrong: tuple[str, int]
+    words: dict[str, str]
     class_table: list[list[str]] = field(default_factory=list)
 
 
@@ -164,6 +166,20 @@ def _of_classification(result: ClassificationResult, classes: tuple[str, ...], n
             "Videos that were taken for another class",
             sum(prediction.predicted != prediction.label for prediction in result.predictions),
         ),
+        words={
+            "clips": "Each clip by itself: a few frames, as the model takes them.",
+            "videos": "Each video once, by the mean probabilities of its clips.",
+            "top-1": "The share whose most probable class is the right one.",
+            **(
+                {"top-5": "The share with the right one among the five most probable."}
+                if result.has_top5
+                else {}
+            ),
+            "mean over classes": "The mean of the top-1 of each class, whatever the number of its videos.",
+            "one guess for all": "The top-1 of calling every video by the most frequent class.",
+            "expected error": "How far the probability of the predicted class is from the share of videos of about "
+            "that probability that are right, on average (expected calibration error).",
+        },
     )
 
 
@@ -209,6 +225,13 @@ def _of_labels(result: MultilabelResult, classes: tuple[str, ...], num_mistakes:
             "Videos with a wrong label",
             sum(prediction.labels != prediction.predicted_labels for prediction in result.predictions),
         ),
+        words={
+            "mAP": "The mean over the classes of the average precision: 1 where all videos with a label have a higher "
+            "probability of it than all others.",
+            "F1 at 0.5": "The harmonic mean of precision and recall over all labels of a probability of 0.5 or more.",
+            "Hit@1": "The share of the videos whose most probable label is one of theirs.",
+            "one guess for all": "Equal probabilities for all videos; of Hit@1 the most frequent label.",
+        },
     )
 
 
@@ -242,11 +265,26 @@ def _of_values(result: RegressionResult, num_mistakes: int) -> _Content:
             for _, p in result.mistakes(num_mistakes)
         ],
         wrong=("Videos of the largest errors", result.num_videos),
+        words={
+            "mean absolute error": "By how much a prediction is off on average, in the unit of the numbers.",
+            "root mean squared error": "The same with large errors counting more.",
+            "R²": "1 is perfect, 0 is what the mean of these numbers reaches.",
+            "one guess for all": "The median of these numbers for every video.",
+        },
     )
 
 
 def _chart(title: str, figure: bytes, words: str) -> dict[str, str]:
     return {"title": title, "svg": inline(figure, prefix=title.split()[0].lower()), "alt": words}
+
+
+def _views(result: EvalResult) -> str:
+    """Say what was seen of each video."""
+    if result.num_clips == 1:
+        clips = "one clip from the middle of each"
+    else:
+        clips = f"{result.num_clips} clips of each, spaced uniformly over it"
+    return clips if result.num_crops == 1 else f"{clips}, in {result.num_crops} crops along the longer side"
 
 
 def _percent(share: float | None) -> str:
@@ -266,7 +304,8 @@ def _page(
         "evaluation.html",
         title=title,
         num_videos=result.num_videos,
-        views=f"{result.num_clips} clips x {result.num_crops} crops of each",
+        views=_views(result),
+        words=content.words,
         figures=content.figures,
         chance=result.chance,
         charts=content.charts,
@@ -297,7 +336,8 @@ def _curves(curves: Curves, num_classes: int) -> list[dict[str, str]]:
         figures.append(
             {
                 "svg": inline(loss_figure([curves]), prefix="loss"),
-                "alt": f"Training loss, at step {last.step} {last.loss:.3f}; the line is a running mean.",
+                "alt": f"Training loss, at step {last.step} {last.loss:.3f}; the line is a running mean. Mixup and "
+                "label smoothing keep it above zero.",
             }
         )
     if curves.evals:

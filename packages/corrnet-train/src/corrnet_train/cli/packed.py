@@ -1,0 +1,137 @@
+"""Where videos of one's own are packed already, and what has changed since."""
+
+import hashlib
+import shlex
+import time
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from corrnet_train.utils.errors import InputError
+from corrnet_train.utils.files import unused_path
+from video_data.utils.messages import part_name
+
+if TYPE_CHECKING:
+    from video_data import ShardSet
+    from video_data.datasets import Listing
+    from video_data.shards.format import SampleRecord
+
+_MOST_COMPARED = 3  # videos, of which one that is the same shows that two sets are of one source
+_Videos = dict[str, set[tuple[str, str]]]  # the splits and targets of each name
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where videos are packed, or are to be.
+
+    Attributes:
+        shards: The folder.
+        is_packed: Whether they are in it.
+        passed_over: Why places before it do not count, a line each.
+    """
+
+    shards: Path
+    is_packed: bool
+    passed_over: tuple[str, ...] = ()
+
+
+def place_of(source: Path, listing: "Listing", folders: Iterable[Path]) -> Place:
+    """Return the first of several folders that holds videos as they are, or that holds nothing yet.
+
+    Args:
+        source: The folder or the csv, for messages.
+        listing: What it holds now.
+        folders: Folders of shards, which may not be there yet, or hold an unfinished packing.
+
+    Raises:
+        InputError: One has them in other splits, or all hold others.
+    """
+    from video_data import open_shards
+
+    told: list[str] = []
+    for shards in folders:
+        if not (shards / "manifest.json").is_file():
+            return Place(shards, is_packed=False, passed_over=tuple(told))
+        packed = open_shards(shards)
+        if not shares_videos(listing, packed):
+            told.append(f"{shards} holds other videos than those of {source}")
+        elif changes := changes_since(listing, packed):
+            told.append(f"{shards} holds the videos of {source} as they were: {changes}")
+        elif _videos_of_shards(packed) != _videos_of_listing(listing):
+            raise InputError(
+                f"{shards} has these videos in other splits: give --val-fraction and --group-by as when they were "
+                f"packed, or a folder of their own, as data.shards={shlex.quote(str(unused_path(shards)))}"
+            )
+        else:
+            return Place(shards, is_packed=True)
+    another = shlex.quote(str(unused_path(shards)))
+    raise InputError(f"{told[-1]}; give these a folder of their own, as data.shards={another}")
+
+
+def changes_since(listing: "Listing", packed: "ShardSet") -> str:
+    """Return in words how the videos of a listing differ from those that were packed, whatever their splits."""
+    have, want = _videos_of_shards(packed), _videos_of_listing(listing)
+    packed_at, now = Path(packed.path, "manifest.json").stat().st_mtime, time.time()
+    # Times to come are of clocks that are wrong: packing again would not change that.
+    newer = {
+        part_name(entry.source, entry.span)
+        for entry in listing.entries
+        if entry.path.exists() and packed_at < entry.path.stat().st_mtime <= now
+    }
+    kept = have.keys() & want.keys()
+    others = {name for name in kept if _targets(have[name]) != _targets(want[name])}
+    kinds = {
+        "new": want.keys() - have.keys(),
+        "gone": have.keys() - want.keys(),
+        "of another class or value": others,
+        "changed": kept & newer - others,
+    }
+    return ", ".join(
+        f"{len(names):,} {'is' if len(names) == 1 else 'are'} {kind} (as {min(names)})"
+        for kind, names in kinds.items()
+        if names
+    )
+
+
+def shares_videos(listing: "Listing", packed: "ShardSet") -> bool:
+    """Whether one of the first videos of the same name in both is the same file."""
+    paths = {entry.source: entry.path for entry in listing.entries}
+    samples = (sample for split in packed.splits for sample in packed.samples(split))
+    both = islice((sample for sample in samples if sample.source in paths), _MOST_COMPARED)
+    return any(_is_original(paths[sample.source], sample) for sample in both)
+
+
+def _is_original(path: Path, sample: "SampleRecord") -> bool:
+    """Whether a sample was packed from this file; of pictures that is taken for granted."""
+    if not path.is_file():
+        return True
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest() == sample.source_sha256
+
+
+def _videos_of_shards(packed: "ShardSet") -> _Videos:
+    videos: _Videos = defaultdict(set)
+    for entry in packed.manifest.dropped:
+        videos[part_name(entry.source, entry.span)].add((entry.split, entry.label))
+    for split in packed.splits:
+        for sample in packed.samples(split):
+            target = str(sample.value) if packed.task == "regression" else packed.label_text(sample)
+            videos[part_name(sample.source, sample.span)].add((split, target))
+    return videos
+
+
+def _videos_of_listing(listing: "Listing") -> _Videos:
+    videos: _Videos = defaultdict(set)
+    for entry, _ in listing.dropped:
+        videos[part_name(entry.source, entry.span)].add((entry.split, entry.label))
+    for entry in listing.entries:
+        target = str(entry.value) if listing.task == "regression" else "|".join(entry.labels)
+        videos[part_name(entry.source, entry.span)].add((entry.split, target))
+    return videos
+
+
+def _targets(found: set[tuple[str, str]]) -> set[str]:
+    return {target for _, target in found}
