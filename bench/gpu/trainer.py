@@ -39,7 +39,9 @@ torch.cuda.synchronize()
 def run(rows: Rows, device: torch.device, folder: Path, *, tiny: bool = False) -> None:
     """Make data, then the runs that say whether it is right, four at a time, then those that are timed, alone."""
     shards = _make_shards(rows, folder / "small", "--num-train", "32" if tiny else "800", "--num-val", "16")
-    numbers = ["optim.batch_size=8", "optim.epochs=1", "eval.num_clips=1"] if tiny else ["optim.epochs=2"]
+    few = ["optim.batch_size=8", "optim.epochs=1", "eval.num_clips=1", "data.num_workers=0"]
+    few += ["data.clip.num_frames=4", "data.clip.crop_size=16"]
+    numbers = few if tiny else ["optim.epochs=2"]
     common = [f"data.shards={shards}", "run.log_every=1", "run.checkpoint_every=10", *numbers]
     common += [f"run.device={device.type}", "train.compile=false"]
     careful = ["optim.ema_decay=0.99", "eval.precise_bn=32", "run.precision=bf16", "run.deterministic=true"]
