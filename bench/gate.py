@@ -3,7 +3,8 @@
 Both are installed and take turns, call by call. A look is a pair of fresh processes; its ratio is the median of those
 of its rounds, because what slows one turn slows the next as well. The mean over the looks so far is slower when it is
 above 1 + MARGIN by more than twice its standard error, after at least LOOKS looks, and no slower when it is below by as
-much. docs/decisions/bench-gate.md has what this rule finds and how often it errs.
+much. Looks may differ by more than their rounds tell: to be slower takes the standard error that they show, too.
+docs/decisions/bench-gate.md has what this rule finds and how often it errs.
 """
 
 import math
@@ -13,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import fmean, median
+from statistics import fmean, median, stdev
 from time import monotonic
 from typing import NamedTuple
 
@@ -79,11 +80,13 @@ class Estimate(NamedTuple):
 
     Attributes:
         ratio: The ratio.
-        error: Standard error of its logarithm.
+        error: Standard error of its logarithm, by the scatter of rounds.
+        scatter: The same by the scatter of looks; of one look 0.
     """
 
     ratio: float
     error: float
+    scatter: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -211,15 +214,22 @@ def estimate(looks: Sequence[Sequence[tuple[Turn, Turn]]]) -> Estimate:
         medians.append(median(ratios))
         deviation = median(abs(ratio - medians[-1]) for ratio in ratios)
         variances.append(PAIRS**2 + (1.25 * 1.48 * deviation) ** 2 / len(ratios))
-    return Estimate(math.exp(fmean(medians)), math.sqrt(fmean(variances) / len(looks)))
+    return Estimate(
+        math.exp(fmean(medians)), math.sqrt(fmean(variances) / len(looks)), standard_error(medians)
+    )
+
+
+def standard_error(looks: Sequence[float]) -> float:
+    """Return the standard error of the mean of several looks, by their scatter; of one look 0."""
+    return stdev(looks) / math.sqrt(len(looks)) if len(looks) > 1 else 0.0
 
 
 def is_slower(found: Estimate, looks: int) -> bool | None:
     """Return whether so many looks show that ours is slower; None where they do not tell."""
-    doubt = math.exp(2 * found.error)
-    if found.ratio * doubt < 1 + MARGIN:
+    if found.ratio * math.exp(2 * found.error) < 1 + MARGIN:
         return False
-    return True if found.ratio / doubt > 1 + MARGIN and looks >= LOOKS else None
+    least = found.ratio / math.exp(2 * max(found.error, found.scatter))
+    return True if least > 1 + MARGIN and looks >= LOOKS else None
 
 
 def check_runs(file: Path, installation: Path) -> None:
@@ -257,8 +267,8 @@ def report(verdicts: Sequence[Verdict], recorded: dict[int, list[history.Row]]) 
         [
             verdict.benchmark,
             number(verdict.ms),
-            ", ".join(f"{ratio:.3f}" for ratio, _ in verdict.estimates),
-            f"{2 * verdict.estimates[-1].error:.3f}",
+            ", ".join(f"{estimate.ratio:.3f}" for estimate in verdict.estimates),
+            f"{2 * max(verdict.estimates[-1][1:]):.3f}",
             ", ".join(map(str, verdict.rounds)),
             verdict.words,
             _on_record(verdict, recorded),

@@ -17,7 +17,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
+from statistics import fmean, median
 from typing import Any
 
 import numpy as np
@@ -136,18 +136,18 @@ class Fit:
         """Return the share of judgments that call the same code slower, where looks have this standard error."""
         rng = np.random.default_rng(0)
         looks = self.scale * rng.standard_t(self.freedom, (JUDGMENTS, gate.MOST_LOOKS))
-        means = looks.cumsum(1) / np.arange(1, gate.MOST_LOOKS + 1)
-        return float(np.mean([_is_alarm(judgment, error) for judgment in means.tolist()]))
+        return float(np.mean([_is_alarm(judgment, error) for judgment in looks.tolist()]))
 
     def _distribution(self) -> StudentT:
         return StudentT(self.freedom, loc=0.0, scale=self.scale)
 
 
-def _is_alarm(means: Sequence[float], error: float) -> bool:
-    """Return whether means over looks, in logarithms, end as slower."""
-    for looks, mean in enumerate(means, 1):
-        estimate = gate.Estimate(math.exp(mean), error / math.sqrt(looks))
-        if (slower := gate.is_slower(estimate, looks)) is not None:
+def _is_alarm(looks: Sequence[float], error: float) -> bool:
+    """Return whether looks, in logarithms, end as slower."""
+    for number in range(1, len(looks) + 1):
+        seen = looks[:number]
+        estimate = gate.Estimate(math.exp(fmean(seen)), error / math.sqrt(number), gate.standard_error(seen))
+        if (slower := gate.is_slower(estimate, number)) is not None:
             return slower
     return False
 
