@@ -1,14 +1,15 @@
-"""Each package builds into a wheel and works with only that wheel and its declared dependencies, old and new ones.
+"""Each package builds into a wheel and works with only that wheel and its declared dependencies, in old versions.
 
-There every test module is imported, and those tests run that between them use each dependency and extra. torch is the
-release that the tests run with, since others take gigabytes. CORRNET_TEST_PYTHON names another Python to try.
+With the newest ones all four work together. There every test module is imported, and those tests run that between them
+use each dependency and extra. torch is the release that the tests run with, since others take gigabytes.
+CORRNET_TEST_PYTHON names another Python to try.
 """
 
 import os
 import subprocess
 import sys
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from importlib.metadata import version
 from pathlib import Path
 
@@ -77,33 +78,59 @@ def oldest_versions(wheels: Path) -> Iterator[str]:
                 yield f"{requirement.name}=={bounds[0]}"
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("versions", ["oldest", "newest"])
-@pytest.mark.parametrize("chain", ["training", "data"])
-def test_packages_work_when_installed_alone(wheels, tmp_path, chain, versions):
-    constraints = tmp_path / "constraints.txt"
-    lines = oldest_versions(wheels) if versions == "oldest" else []
-    constraints.write_text("\n".join({f"torch=={version('torch').partition('+')[0]}", *lines}))
-    environment = tmp_path / "venv"
-    run([*UV, "venv", "--quiet", "--python", PYTHON, environment])
-    python = environment / "bin" / "python"
-    links = os.environ.get("PIP_FIND_LINKS")  # where pip would take a torch of this machine from
-    install = [*UV, "pip", "install", "--quiet", "--python", python, "-c", constraints]
-    install += ["--find-links", links] if links else []
-    for package in CHAINS[chain]:
-        (wheel,) = wheels.glob(f"{package.replace('-', '_')}-*.whl")
-        run([*install, wheel, *(wheels.glob("video_data-*.whl") if package == "corrnet-train" else [])])
-        run([python, "-c", ALONE[package]], cwd=tmp_path)
-        run([*install, f"{wheel}[test]"])
-        tests = ROOT / "packages" / package / "tests"
-        there = "".join(f"{path.name}\n{path.read_text()}" for path in tests.rglob("test_*.py"))
-        assert not [name for name in TESTS[package] if name not in there]
-        # All modules of tests are imported; what one of them lacks fails here.
-        pytest_ = [python, "-m", "pytest", "-q", "-m", "not slow", "-k", " or ".join(TESTS[package])]
-        pytest_ += ["--import-mode=importlib", "-p", "no:cacheprovider"]
+class Environment:
+    """A virtual environment of its own, with one release of torch and some versions of other packages."""
+
+    def __init__(self, folder: Path, versions: Iterable[str] = ()) -> None:
+        constraints = folder / "constraints.txt"
+        constraints.write_text("\n".join({f"torch=={version('torch').partition('+')[0]}", *versions}))
+        run([*UV, "venv", "--quiet", "--python", PYTHON, folder / "venv"])
+        self._folder = folder
+        self.python = folder / "venv" / "bin" / "python"
+        links = os.environ.get("PIP_FIND_LINKS")  # where pip would take a torch of this machine from
+        self._install = [*UV, "pip", "install", "--quiet", "--python", self.python, "-c", constraints]
+        self._install += ["--find-links", links] if links else []
+
+    def install(self, *what: str | Path) -> None:
+        run([*self._install, *what])
+
+    def test(self, *packages: str) -> None:
+        """Run the tests of packages in one process, which imports all modules of them: what one lacks fails here."""
+        names = [name for package in packages for name in TESTS[package]]
+        folders = [ROOT / "packages" / package / "tests" for package in packages]
+        files = [path for folder in folders for path in folder.rglob("test_*.py")]
+        there = "".join(f"{path.name}\n{path.read_text()}" for path in files)
+        assert not [name for name in names if name not in there]
+        command = [self.python, "-m", "pytest", "-q", "-m", "not slow", "-k", " or ".join(names)]
+        command += ["--import-mode=importlib", "-p", "no:cacheprovider"]
         # With another root pytest would take the folder tests/datasets for the package of that name.
-        printed = run([*pytest_, "-c", os.devnull, f"--rootdir={ROOT}", tests], cwd=tmp_path)
+        printed = run([*command, "-c", os.devnull, f"--rootdir={ROOT}", *folders], cwd=self._folder)
         assert " passed" in printed
+
+
+def wheel_of(wheels: Path, package: str) -> Path:
+    (wheel,) = wheels.glob(f"{package.replace('-', '_')}-*.whl")
+    return wheel
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("chain", ["training", "data"])
+def test_packages_work_when_installed_alone_with_the_oldest_dependencies(wheels, tmp_path, chain):
+    environment = Environment(tmp_path, oldest_versions(wheels))
+    for package in CHAINS[chain]:
+        wheel = wheel_of(wheels, package)
+        needed = [wheel_of(wheels, "video-data")] if package == "corrnet-train" else []
+        environment.install(wheel, *needed)
+        run([environment.python, "-c", ALONE[package]], cwd=tmp_path)
+        environment.install(f"{wheel}[test]")
+        environment.test(package)
+
+
+@pytest.mark.slow
+def test_packages_work_together_with_the_newest_dependencies(wheels, tmp_path):
+    environment = Environment(tmp_path)
+    environment.install(*(f"{wheel_of(wheels, package)}[test]" for package in TESTS))
+    environment.test(*TESTS)
 
 
 @pytest.mark.slow
