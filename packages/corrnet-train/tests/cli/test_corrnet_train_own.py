@@ -89,6 +89,12 @@ def test_a_folder_of_classes_becomes_a_model_with_one_command(videos, tmp_path):
     assert "24 to learn from" in corrnet(
         "train", "runs/shards/my-videos", *FEW_STEPS, "run.dir=c", "--dry-run"
     )
+    assert "videos" in corrnet("eval", "runs/my-videos", "--num-clips", "1", "--num-workers", "0")
+    Path("runs/shards/my-videos").rename("shards")
+    told = corrnet(
+        "train", "shards", *FEW_STEPS, "--dry-run", code=2
+    )  # under the name of the data set, not of the folder
+    assert "runs/my-videos already holds a run" in told
 
 
 @pytest.mark.slow
@@ -121,6 +127,18 @@ def test_videos_that_changed_since_they_were_packed_are_packed_anew(videos):
     assert load_config("runs/b/config.yaml").data.shards.name == "my-videos-2"
     again = corrnet("train", "my-videos", "run.dir=runs/c", "--dry-run", *FEW_STEPS)
     assert "packed already: runs/shards/my-videos-2" in again and "as they were" not in again
+
+    # A third one starts where the first one ended: of its model, with its classifier.
+    told = corrnet(
+        "train", "my-videos", "run.dir=runs/c", "model.init_from=runs/my-videos", *FEW_STEPS, *SMALL_CLIPS
+    )
+    table = " ".join(told.split())
+    assert "recipe own+finetune" in table and "model.name corrnet_tiny that of runs/my-videos" in table
+    assert "model.new_head false the classes are those of runs/my-videos" in table
+    assert (
+        "weights from runs/my-videos: " in told
+        and "new: " not in told.partition("weights from")[2].splitlines()[0]
+    )
 
     # The first run has what it had, and says so.
     assert Path("runs/shards/my-videos/manifest.json").read_bytes() == before

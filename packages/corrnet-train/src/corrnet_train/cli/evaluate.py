@@ -51,7 +51,12 @@ _MOST_APART = 3600  # seconds for which processes wait for the slowest one at th
 def evaluate_command(
     context: typer.Context,
     checkpoint: Checkpoint,
-    shards: Annotated[str, typer.Argument(help="Folder written by `corrnet pack`, or its URL.")],
+    shards: Annotated[
+        str | None,
+        typer.Argument(
+            help="Folder written by `corrnet pack`, or its URL.", show_default="that of the run CHECKPOINT"
+        ),
+    ] = None,
     split: Annotated[str, typer.Option(help="Which split.")] = "val",
     num_clips: NumClips = None,
     num_crops: Annotated[
@@ -84,11 +89,18 @@ def evaluate_command(
 
     corrnet eval runs/demo/corrnet_tiny runs/demo/data/shards --split test
 
+    corrnet eval runs/first
+
     corrnet eval runs/first data/shards --num-crops 3 --output runs/first/eval
 
     torchrun --nproc-per-node 8 -m corrnet_train.cli eval \
       runs/first data/shards --output runs/first/eval
     """
+    from corrnet_train.training.run_folder import settings_of_run
+
+    if shards is None:
+        check_checkpoint(checkpoint)
+        shards = str(settings_of_run(checkpoint).data.shards)
     result = measure(
         context.with_resource,
         checkpoint,

@@ -42,7 +42,7 @@ def measure_and_advise(config: "RunConfig") -> None:
     leave = "" if module is None else f"{ALLOWED_MODULES}={module} "
     all_the_same = " all the same" if is_chance else ""
     say(f"use it{all_the_same}: {leave}{shlex.join(['corrnet', 'predict', str(run), 'VIDEO'])}")
-    if better := _better_before(run):
+    if not is_chance and (better := _better_before(run)):
         told, best = better
         command = shlex.join(["corrnet", "predict", str(best), "VIDEO"])
         say(f"it was better on the way, {told}: {leave}{command}")
@@ -68,7 +68,12 @@ def _say_how_long(config: "RunConfig", *, is_chance: bool) -> None:
     usual = usual_epochs(optim.epoch_samples(num_train), has_gpu=has_gpu)
     epochs = max(usual, 2 * optim.epochs)
     command = f"{resume_command(config.run.dir)} optim.epochs={epochs:g}"
-    if epochs > 2 * optim.epochs and 0 < config.eval.every_epochs < (period := evaluation_period(epochs)):
+    evaluates = config.data.eval_split is not None
+    if (
+        evaluates
+        and epochs > 2 * optim.epochs
+        and 0 < config.eval.every_epochs < (period := evaluation_period(epochs))
+    ):
         command += f" eval.every_epochs={period}"
     steps = optim.num_steps(num_train)
     if not is_chance:

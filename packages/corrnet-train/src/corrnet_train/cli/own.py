@@ -88,6 +88,8 @@ def settings_for(
     own_name = path.name if path.name not in ("", "..") else path.resolve().name  # of a link its own
     name = own_name.removesuffix(path.suffix if path.is_file() else "")
     is_packed = (path / "manifest.json").is_file()
+    if is_packed and name == "shards":  # under that name the packed videos of all runs lie beside the runs
+        name = Path(open_shards(path).manifest.dataset).name or name
     places = [("run.dir", keep_path(f"runs/{name}")), ("data.shards", keep_path(str(path)))]
     given = _config([*places, ("optim.warmup_epochs", 0)], overrides)
     is_given = given.data.shards != path
@@ -257,20 +259,44 @@ def _chosen(given: "RunConfig", shards: Path, overrides: Sequence[str]) -> "RunC
     from corrnet_train.config.recipes import keep_path
     from video_data import open_shards, suggest_num_workers
 
-    videos = _describe(open_shards(shards))
+    packed = open_shards(shards)
+    videos = _describe(packed)
     _say(
         f"{videos.num_train} videos to learn from (train), {videos.num_eval or 'none'} to measure accuracy on (val)"
     )
     recipe, has_gpu = _recipe(given)
-    choices = choose_settings(
-        videos, has_gpu=has_gpu, num_workers=suggest_num_workers(), given=_given_values(given, overrides)
-    )
+    stands = _given_values(given, overrides)
+    choices = [
+        choice for choice in _of_trained_run(given.model.init_from, packed) if choice.key not in stands
+    ]
+    choices += choose_settings(videos, has_gpu=has_gpu, num_workers=suggest_num_workers(), given=stands)
     values = [("run.dir", keep_path(str(given.run.dir))), ("data.shards", keep_path(str(shards)))]
     values += [(choice.key, choice.value) for choice in choices]
     # Options of the recipes are those of our models, and no keywords of what builds another one.
     config = _config(values, overrides, recipe.value, with_options=not given.model.is_of_another_package)
     _show([recipe, *choices])
     return config
+
+
+def _of_trained_run(source: Path | None, packed: "ShardSet") -> "list[Choice]":
+    """Choose the model of the run whose weights are taken, and its classifier, too, where that has the same classes."""
+    from corrnet_train.config.own import Choice
+    from corrnet_train.training.run_folder import settings_of_run
+    from video_data import open_shards
+
+    if source is None or not source.is_dir():
+        return []
+    try:
+        trained = settings_of_run(source)
+        before = open_shards(trained.data.shards)
+    except InputError:  # weights of another kind, or of a run whose videos are gone
+        return []
+    if trained.model.is_of_another_package:
+        return []
+    choices = [Choice("model.name", trained.model.name, f"that of {source}")]
+    if (before.task, before.classes) == (packed.task, packed.classes):
+        choices.append(Choice("model.new_head", False, f"the classes are those of {source}"))
+    return choices
 
 
 def _show_plan(listing: "Listing", given: "RunConfig", overrides: Sequence[str]) -> None:
@@ -345,6 +371,8 @@ def _show(choices: "list[Choice]") -> None:
 def _plain(value: object) -> str:
     if value is None:
         return "none"
+    if isinstance(value, bool):
+        return str(value).lower()
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 

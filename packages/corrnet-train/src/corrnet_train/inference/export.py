@@ -167,7 +167,7 @@ def _export_program(classifier: VideoClassifier, path: Path, format: Format) -> 
                 torch.export.save(exported, file)
             else:
                 torch.onnx.export(
-                    exported, input_names=["clips"], output_names=[_output_name(classifier)]
+                    exported, input_names=["clips"], output_names=[_output_name(classifier)], verbose=False
                 ).save(file)  # type: ignore[union-attr]
             difference = _difference(program, file, format, clips, classifier.targets.std)
             file.replace(temporary)

@@ -225,7 +225,8 @@ def require_files(listing: Listing) -> None:
         first = listing.dropped[0][0]
         raise InputError(
             f"none of {len(listing.dropped):,} listed videos is there; the first, {first.source}, is looked for at "
-            f"{first.path}"
+            f"{first.path}: a path counts from the folder of the list, or from root (corrnet pack csv --root), or is "
+            "absolute"
         )
 
 
