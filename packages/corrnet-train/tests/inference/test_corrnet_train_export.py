@@ -18,6 +18,7 @@ from corrnet_train.cli import app
 from corrnet_train.inference.classifier import VideoClassifier
 from corrnet_train.inference.export import ExportError, export_model, model_card
 from corrnet_train.training.trainer import Trainer
+from video_data import ClipConfig
 
 runner = CliRunner()
 
@@ -199,3 +200,24 @@ def test_an_unknown_ending_is_not_taken_for_a_folder(tmp_path, name):
     result = runner.invoke(app, ["export", str(tmp_path), str(tmp_path / name)])
     assert result.exit_code == 2
     assert "has an unknown ending: .pt2 is a torch.export program" in " ".join(result.output.split())
+
+
+@pytest.mark.slow
+def test_the_readmes_program_says_what_predict_says(classifier, motionbench, tmp_path, monkeypatch, capsys):
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    (example,) = (
+        code for code in re.findall(r"```python\n(.*?)```", readme, re.DOTALL) if "torch.export.load" in code
+    )
+    torch.manual_seed(0)
+    model = create_model("r2d_tiny", num_classes=8, num_frames=4)
+    torch.nn.init.normal_(model.fc.weight, std=0.5)  # so that classes differ
+    clip = ClipConfig(num_frames=4, crop_size=28, fps=12.5)
+    by_time = VideoClassifier(model, classes=classifier.classes, clip=clip, device=torch.device("cpu"))
+    export_model(by_time, tmp_path / "my-model.pt2", format="torch")
+    shutil.copy(next(motionbench[0].rglob("*.mp4")), tmp_path / "some.mp4")
+    monkeypatch.chdir(tmp_path)
+    exec(example, {})
+    name, share = capsys.readouterr().out.split()
+    predicted = by_time.predict("some.mp4", num_clips=10)
+    assert name == predicted.classes[0]
+    assert float(share.rstrip("%")) / 100 == pytest.approx(predicted.scores[0], abs=0.15)  # pixels of noise
