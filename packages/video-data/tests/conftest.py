@@ -1,9 +1,13 @@
 """Videos that tell which frame is which: each frame shows its number as a row of black and white blocks."""
 
 import io
+import multiprocessing
 import os
+import runpy
+import signal
 import sys
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -13,6 +17,8 @@ import numpy as np
 import pytest
 import torch
 from av.video.frame import VideoFrame
+
+from video_data.utils.workers import start_worker_server
 
 if not torch.cuda.is_available() and "triton" not in sys.modules:
     os.environ["TRITON_INTERPRET"] = "1"  # read when triton is imported
@@ -142,3 +148,114 @@ def class_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(encode_video([8 * video + i for i in range(8)]))
     return folder
+
+
+@pytest.fixture(scope="session")
+def filmed_videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Links to the videos of $CORRNET_TEST_VIDEOS but those of over 40 million pixels, which show nothing new."""
+    source = os.environ.get("CORRNET_TEST_VIDEOS")
+    if source is None:
+        pytest.skip("CORRNET_TEST_VIDEOS names no folder of videos")
+    folder = tmp_path_factory.mktemp("filmed")
+    root = Path(source).resolve()
+    for path in (path for path in root.rglob("*") if path.is_file()):
+        if _num_pixels(path) <= 40e6:
+            link = folder / path.relative_to(root)
+            link.parent.mkdir(parents=True, exist_ok=True)
+            link.symlink_to(path)
+    return folder
+
+
+def _num_pixels(path: Path) -> float:
+    """Pixels of all frames of a video, as it declares; 0 of what is none, or broken."""
+    try:
+        with av.open(path) as container:
+            stream = container.streams.video[0]
+            seconds = (container.duration or 0) / av.time_base
+            return seconds * float(stream.average_rate or 0) * stream.width * stream.height
+    except (av.FFmpegError, IndexError):
+        return 0.0
+
+
+class Script:
+    """A script that `scripts` has started, in a process of its own; its output is in files."""
+
+    def __init__(self, process: Any, streams: list[Path]) -> None:
+        self._process, self._streams = process, streams
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def poll(self) -> int | None:
+        return self._process.exitcode
+
+    def wait(self, timeout: float = 60) -> int:
+        self._process.join(timeout)
+        assert self.poll() is not None, self.errors
+        return self._process.exitcode
+
+    def wait_for_lines(self, number: int, timeout: float = 60) -> list[str]:
+        """The first lines of the output, as soon as there are so many."""
+        deadline = time.monotonic() + timeout
+        while self.output.count("\n") < number:
+            assert time.monotonic() < deadline and self.poll() is None, self.errors
+            time.sleep(0.01)
+        return self.output.splitlines()[:number]
+
+    def kill(self, number: int = signal.SIGKILL) -> None:
+        os.kill(self.pid, number)
+
+    def members(self) -> list[int]:
+        """Ids of the processes of its session that are not dead; one that waits to be collected is."""
+        found = []
+        for path in Path("/proc").glob("[0-9]*/stat"):
+            try:
+                state, _, _, session = path.read_text().rpartition(")")[2].split()[:4]
+            except OSError:  # it has ended
+                continue
+            if int(session) == self.pid and state != "Z":
+                found.append(int(path.parent.name))
+        return found
+
+    @property
+    def output(self) -> str:
+        return self._streams[1].read_text()
+
+    @property
+    def errors(self) -> str:
+        return self._streams[2].read_text()
+
+
+@pytest.fixture
+def scripts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Script]]:
+    """Starts scripts in processes that are forked from one with the imports, which take an interpreter seconds."""
+    context = multiprocessing.get_context("forkserver")
+    folder, started = tmp_path_factory.mktemp("scripts"), []
+
+    def start(script: str | Path, *arguments: object) -> Script:
+        """`script` is a file, or the text of one."""
+        number = len(started)
+        if isinstance(script, str):
+            path = folder / f"script{number}.py"
+            path.write_text(script)
+            script = path
+        streams = [Path(os.devnull), folder / f"{number}.out", folder / f"{number}.err"]
+        for path in streams[1:]:
+            path.touch()
+        names = {
+            "SCRIPT": str(script),
+            "ARGUMENTS": list(map(str, arguments)),
+            "STREAMS": list(map(str, streams)),
+        }
+        start_worker_server()  # has torch and this package
+        launcher = Path(__file__).parent / "processes" / "launch.py"
+        process = context.Process(target=runpy.run_path, args=(str(launcher), names))
+        process.start()
+        started.append(Script(process, streams))
+        return started[-1]
+
+    yield start
+    for script in started:
+        if script.poll() is None:
+            os.killpg(script.pid, signal.SIGKILL)

@@ -1,13 +1,14 @@
 """Commands on a disk or with a /dev/shm that is full, each in a mount namespace of its own."""
 
-import os
 import shutil
 import subprocess
-import sys
+from pathlib import Path
 
 import pytest
 
 from corrnet_train.checkpoint.state import Checkpoint
+
+NAMESPACE = Path(__file__).with_name("commands") / "namespace.py"
 
 
 def _can_mount():
@@ -26,24 +27,25 @@ pytestmark = [
 ]
 
 
-def corrnet(folder, size, *command, kept=None):
-    """Call a command with a file system of `size` mounted at a folder; what is in it is copied to `kept`."""
-    copied = f"; code=$?; cp -a {folder}/. {kept}; exit $code" if kept else ""
-    script = f'mount -t tmpfs -o size={size} tmpfs {folder} && "$@"{copied}'
-    return subprocess.run(
-        ["unshare", "-m", "bash", "-c", script, "bash", sys.executable, "-m", "corrnet_train.cli",
-         *map(str, command)],
-        capture_output=True, text=True, timeout=300, check=False, env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
+@pytest.fixture
+def corrnet(forks):
+    """Calls a command with a file system of `size` mounted at a folder; what is in it is copied to `kept`."""
+
+    def call(folder, size, *command, kept=""):
+        done = forks(folder, size, kept, *command, script=NAMESPACE)
+        done.wait(timeout=300)
+        return done
+
+    return call
 
 
-def check_told(result, *texts):
-    last = result.stderr.rstrip().splitlines()[-1]
-    assert result.returncode == 1 and "Traceback" not in result.stderr, result.stderr
-    assert all(text in last for text in ("error: ", *texts)), result.stderr
+def check_told(done, *texts):
+    last = done.errors.rstrip().splitlines()[-1]
+    assert done.returncode == 1 and "Traceback" not in done.errors, done.errors
+    assert all(text in last for text in ("error: ", *texts)), done.errors
 
 
-def test_the_last_checkpoint_stays_when_the_disk_is_full(motionbench, tmp_path):
+def test_the_last_checkpoint_stays_when_the_disk_is_full(corrnet, motionbench, tmp_path):
     disk, kept = tmp_path / "disk", tmp_path / "kept"
     disk.mkdir()
     kept.mkdir()
@@ -60,7 +62,7 @@ def test_the_last_checkpoint_stays_when_the_disk_is_full(motionbench, tmp_path):
     assert not list(kept.rglob("*.tmp"))
 
 
-def test_packing_names_the_shard_that_found_no_room(motionbench, tmp_path):
+def test_packing_names_the_shard_that_found_no_room(corrnet, motionbench, tmp_path):
     disk, kept = tmp_path / "disk", tmp_path / "kept"
     disk.mkdir()
     kept.mkdir()
@@ -73,7 +75,7 @@ def test_packing_names_the_shard_that_found_no_room(motionbench, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["features", "train"])
-def test_a_full_dev_shm_is_told_with_what_helps(name, motionbench, model_folder, tmp_path):
+def test_a_full_dev_shm_is_told_with_what_helps(name, corrnet, motionbench, model_folder, tmp_path):
     options = ("--split", "train", "--num-clips", "10", "--num-workers", "2", "--device", "cpu")
     command = {
         "features": (

@@ -1,10 +1,8 @@
 """Networks of other packages through the trainer and the commands: learned, continued, measured, used."""
 
 import json
-import os
 import re
 import socket
-import subprocess
 import sys
 from pathlib import Path
 
@@ -264,7 +262,7 @@ def test_what_needs_named_stages_is_refused_in_a_sentence(trained, motionbench, 
 
 
 @pytest.mark.slow
-def test_two_processes_learn_what_one_does(motionbench, tmp_path):
+def test_two_processes_learn_what_one_does(motionbench, forks, tmp_path):
     """With batch norm over the clips of both, that of the blocks and one that a block stands behind among them."""
 
     def group(world_size):
@@ -282,11 +280,8 @@ def test_two_processes_learn_what_one_does(motionbench, tmp_path):
         return {"world_size": world_size, "port": port, "out": out, "tasks": [{"overrides": overrides}]}
 
     (tmp_path / "job.json").write_text(json.dumps([group(1), group(2)]))
-    path = os.pathsep.join([str(MODULES), os.environ.get("PYTHONPATH", "")])
-    subprocess.run(
-        [sys.executable, MANY_RUNS, tmp_path / "job.json"],
-        check=True, timeout=200, env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path},
-    )  # fmt: skip
+    done = forks(tmp_path / "job.json", script=MANY_RUNS, PYTHONPATH=str(MODULES))
+    assert done.wait() == 0, done.errors
     seen = [json.loads((tmp_path / f"out2.{rank}.json").read_text())[0] for rank in (0, 1)]
     assert seen[0]["hash"] == seen[1]["hash"]
     losses = [

@@ -65,6 +65,7 @@ def become(streams, folder, environment, processes, restarts, script, arguments)
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)
+    sys.path += [path for path in environment.get("PYTHONPATH", "").split(os.pathsep) if path not in sys.path]
     if processes:
         launch(script, arguments, processes, restarts)
     else:

@@ -84,6 +84,7 @@ def test_recomputing_blocks_needs_less_memory(make_config):
 def test_a_dry_run_prints_the_plan_and_writes_nothing(motionbench, tmp_path):
     folder = tmp_path / "run"
     overrides = [f"data.shards={motionbench[1]}", f"run.dir={folder}", "data.num_workers=0", "run.device=cpu"]
+    overrides += ["data.clip.num_frames=4", "data.clip.crop_size=16"]
     result = CliRunner().invoke(
         app, ["train", "motionbench", "--dry-run", *overrides], env={"COLUMNS": "200"}
     )

@@ -1,12 +1,9 @@
 """Signals, deaths of workers and of torchrun: nothing is lost, and what goes on ends with the same bits."""
 
-import contextlib
 import math
 import os
 import re
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -150,16 +147,6 @@ def test_a_run_whose_workers_die_is_saved_and_goes_on_to_the_same_bits(make_conf
     assert_same_end(straight.run.dir, config.run.dir)
 
 
-def processes(name):
-    """Ids of the processes that were started with a variable."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            if f"RUN_NAME={name}".encode() in (path / "environ").read_bytes().split(b"\0"):
-                found.append(int(path.name))
-    return found
-
-
 def wait_until(happened, seconds=120):
     deadline = time.monotonic() + seconds
     while not happened():
@@ -172,39 +159,35 @@ def wait_until(happened, seconds=120):
     ("number", "whom", "world_size"),
     [
         (signal.SIGTERM, "group", 1),
-        (signal.SIGTERM, "torchrun", 2),
-        (signal.SIGKILL, "torchrun", 2),
+        (signal.SIGTERM, "agent", 2),
+        (signal.SIGKILL, "agent", 2),
     ],
 )
 def test_a_signal_to_a_run_with_workers_ends_all_of_it_after_a_checkpoint(
-    motionbench, tmp_path, number, whom, world_size
+    motionbench, forks, tmp_path, number, whom, world_size
 ):
-    """To a process group as timeout sends it, to torchrun, which may be killed.
+    """To a process group as timeout sends it, to torch's agent, which is torchrun and may be killed.
 
     The test of the SLURM job sends one to all processes, as scancel does.
     """
-    torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={world_size}"]
-    command = [
-        sys.executable, *(torchrun if world_size > 1 else []), "-m", "corrnet_train.cli", "train", "motionbench",
-        f"data.shards={motionbench[1]}", f"run.dir={tmp_path / 'run'}", "run.log_every=1", "data.num_workers=2",
-        "optim.batch_size=8", "run.device=cpu", "optim.epochs=200", "eval.every_epochs=0", "model.name=r2d_tiny",
-        "run.checkpoint_every=100000", *SMALL,
-    ]  # fmt: skip
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "RUN_NAME": str(tmp_path)}
-    with (tmp_path / "log").open("w") as log:
-        process = subprocess.Popen(command, stderr=log, stdout=log, env=environment, start_new_session=True)
+    process = forks(
+        "train", "motionbench", f"data.shards={motionbench[1]}", f"run.dir={tmp_path / 'run'}", "run.log_every=1",
+        "data.num_workers=2", "optim.batch_size=8", "run.device=cpu", "optim.epochs=200", "eval.every_epochs=0",
+        "model.name=r2d_tiny", "run.checkpoint_every=100000", *SMALL, processes=0 if whom == "group" else world_size,
+    )  # fmt: skip
     try:
         wait_until(lambda: len(read_metrics(tmp_path / "run")) >= 3)
-        everything = processes(tmp_path)
-        assert len(everything) >= world_size * 5, "each rank has two workers, their server, and a tracker"
+        assert len(process.members()) >= world_size * 5, (
+            "each rank has two workers, their server, and a tracker"
+        )
         (os.killpg if whom == "group" else os.kill)(process.pid, number)
         code = process.wait(timeout=60)
-        wait_until(lambda: not processes(tmp_path), 60)
+        wait_until(lambda: not process.members(), 60)
     finally:
-        for pid in processes(tmp_path):
+        for pid in process.members():
             os.kill(pid, signal.SIGKILL)
-    text = (tmp_path / "log").read_text()
-    assert "Traceback" not in text or whom == "torchrun", text
+    text = process.errors
+    assert "Traceback" not in text or whom == "agent", text
     assert code == (130 if whom == "group" else -signal.SIGKILL if number == signal.SIGKILL else 1), text
     saved = Checkpoint.load(tmp_path / "run" / "checkpoints" / "last.pt")
     assert saved.step >= 3 and read_metrics(tmp_path / "run")[-1]["step"] == saved.step

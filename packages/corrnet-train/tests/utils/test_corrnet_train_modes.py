@@ -31,9 +31,10 @@ def test_the_umask_says_who_may_read_what_commands_write(motionbench, tmp_path, 
     corrnet("inspect", shards, "--sheet", tmp_path / "sheet.html", "--num-workers", 0)
     corrnet(
         "train", "motionbench", f"data.shards={shards}", f"run.dir={run}", "data.num_workers=0", "run.device=cpu",
-        "model.options.corr_kernel_size=3", "optim.batch_size=8", "optim.epochs=0.25", "eval.num_clips=1",
+        "model.options.corr_kernel_size=3", "data.clip.num_frames=4", "data.clip.crop_size=16",
+        "optim.batch_size=8", "optim.epochs=0.25", "eval.num_clips=1",
     )  # fmt: skip
-    corrnet("eval", run, shards, "--num-workers", 0, "--output", tmp_path / "eval")
+    corrnet("eval", run, shards, "--num-clips", 1, "--num-workers", 0, "--output", tmp_path / "eval")
     corrnet("predict", run, video, "--json", tmp_path / "predicted.json")
     corrnet("predict", run, video, "--hop", 4, "--annotate", tmp_path / "annotated.mp4")
     for name in ("features.npz", "clips.safetensors"):
@@ -43,7 +44,7 @@ def test_the_umask_says_who_may_read_what_commands_write(motionbench, tmp_path, 
         corrnet("visualize", "motion", run, video, "-o", tmp_path / name)
     corrnet("export", run, tmp_path / "hub")
     small = create_model("r2d_tiny", num_frames=4, num_classes=8)  # a correlation takes long to export
-    metadata = {"clip": ClipConfig(num_frames=4, crop_size=32).model_dump(mode="json")}
+    metadata = {"clip": ClipConfig(num_frames=4, crop_size=16).model_dump(mode="json")}
     save_pretrained(small, tmp_path / "small", classes=open_shards(shards).classes, metadata=metadata)
     corrnet("export", tmp_path / "small", tmp_path / "program.pt2")
     paths = [path for path in tmp_path.rglob("*") if not path.is_symlink()]

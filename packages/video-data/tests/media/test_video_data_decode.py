@@ -1,7 +1,6 @@
 """Reading chosen frames exactly, from videos of many kinds."""
 
 import io
-import os
 from fractions import Fraction
 from pathlib import Path
 
@@ -94,14 +93,10 @@ def test_reencoding_keeps_every_frame_and_its_time(kind, make_video, frame_numbe
     assert [float(t * info.time_base) for t in info.pts.tolist()] == pytest.approx(seconds_before, abs=1e-3)
 
 
-FILMED = os.environ.get("CORRNET_TEST_VIDEOS")
-
-
 @pytest.mark.slow
-@pytest.mark.skipif(FILMED is None, reason="CORRNET_TEST_VIDEOS names no folder of videos")
-def test_filmed_videos_are_frame_accurate():
+def test_filmed_videos_are_frame_accurate(filmed_videos):
     """Frames that are sought are the frames that decoding from the start delivers, to the last bit."""
-    paths = sorted(path for path in Path(FILMED).rglob("*") if path.suffix[1:].lower() in VIDEO_SUFFIXES)
+    paths = sorted(path for path in filmed_videos.rglob("*") if path.suffix[1:].lower() in VIDEO_SUFFIXES)
     refused = []
     for path in paths:
         try:

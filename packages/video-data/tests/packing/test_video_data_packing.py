@@ -4,9 +4,6 @@ import hashlib
 import io
 import random
 import shutil
-import signal
-import subprocess
-import sys
 import time
 from dataclasses import replace
 from fractions import Fraction
@@ -69,15 +66,13 @@ def numbers(shards, index: int, frame_numbers, size: int = 64) -> list[int]:
 
 
 @pytest.mark.slow
-def test_killed_at_any_moment_it_goes_on_to_the_same_bytes(class_folder, tmp_path):
-    script = tmp_path / "script.py"
-    script.write_text(SCRIPT)
+def test_killed_at_any_moment_it_goes_on_to_the_same_bytes(class_folder, scripts, tmp_path):
     pack_folder(class_folder, tmp_path / "whole", options=PackOptions(shard_size=2), progress=False)
-    command = [sys.executable, script, class_folder, tmp_path / "killed"]
+    command = (SCRIPT, class_folder, tmp_path / "killed")
     moments = random.Random(0)
     finished: dict[str, int] = {}
     for _ in range(40):
-        process = subprocess.Popen(command, start_new_session=True)
+        process = scripts(*command)
         # Some kills hit starting and some packing, which takes about 0.6 seconds.
         deadline = time.monotonic() + 20
         journal = tmp_path / "killed" / ".packing" / "plan.json"
@@ -85,17 +80,17 @@ def test_killed_at_any_moment_it_goes_on_to_the_same_bytes(class_folder, tmp_pat
             time.sleep(0.005)
         time.sleep(moments.uniform(0, 0.25))
         if process.poll() is None:
-            process.send_signal(signal.SIGKILL)
+            process.kill()
         process.wait()
         tars = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "killed").glob("*.tar")}
         records = {path.stem for path in (tmp_path / "killed" / ".packing").glob("t*.json")}
         for name, mtime in finished.items():
             assert tars[name] == mtime, f"{name} was made again"
         finished = {name: mtime for name, mtime in tars.items() if name.removesuffix(".tar") in records}
-        if process.returncode == 0:
+        if process.poll() == 0:
             break
     else:
-        subprocess.run(command, check=True)
+        assert scripts(*command).wait() == 0
     assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
 
 
@@ -641,9 +636,8 @@ def test_a_folder_of_pictures_is_a_video_without_packing(make_picture, frame_num
 
 
 @pytest.mark.slow
-def test_a_process_that_dies_is_told_with_what_it_worked_on(class_folder, tmp_path):
-    script = tmp_path / "script.py"
-    script.write_text(
+def test_a_process_that_dies_is_told_with_what_it_worked_on(scripts):
+    process = scripts(
         "import os, signal, sys\n"
         "from video_data.utils import pool\n"
         "def work(item):\n"
@@ -653,8 +647,8 @@ def test_a_process_that_dies_is_told_with_what_it_worked_on(class_folder, tmp_pa
         "    name = 'video {}'.format\n"
         "    list(pool.map_in_order(work, range(20), num_workers=2, title='', progress=False, describe=name))\n"
     )
-    run = subprocess.run([sys.executable, script], capture_output=True, text=True, check=False)
-    assert run.stderr.strip().splitlines()[-1] == (
+    assert process.wait() != 0
+    assert process.errors.strip().splitlines()[-1] == (
         "video_data.utils.errors.WorkersError: a worker process died (SIGKILL; out of memory? Try fewer workers) "
         "while it worked on video 5"
     )
@@ -662,9 +656,8 @@ def test_a_process_that_dies_is_told_with_what_it_worked_on(class_folder, tmp_pa
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="processes are looked at in /proc")
-def test_worker_processes_end_when_the_main_process_is_killed(tmp_path):
-    script = tmp_path / "script.py"
-    script.write_text(
+def test_worker_processes_end_when_the_main_process_is_killed(scripts):
+    process = scripts(
         "import os, time\n"
         "from video_data.utils import pool\n"
         "def work(item):\n"
@@ -673,9 +666,8 @@ def test_worker_processes_end_when_the_main_process_is_killed(tmp_path):
         "if __name__ == '__main__':\n"
         "    list(pool.map_in_order(work, range(2), num_workers=2, title='', progress=False))\n"
     )
-    with subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, text=True) as process:
-        workers = [int(process.stdout.readline()) for _ in range(2)]
-        process.kill()
+    workers = list(map(int, process.wait_for_lines(2)))
+    process.kill()
     deadline = time.monotonic() + 10
     while (left := [pid for pid in workers if is_running(pid)]) and time.monotonic() < deadline:
         time.sleep(0.05)
@@ -690,16 +682,15 @@ def is_running(pid: int) -> bool:
 
 
 @pytest.mark.slow
-def test_a_script_without_a_guard_is_told_what_it_lacks(class_folder, tmp_path):
-    script = tmp_path / "script.py"
-    script.write_text(
+def test_a_script_without_a_guard_is_told_what_it_lacks(class_folder, scripts, tmp_path):
+    process = scripts(
         "import sys\nfrom video_data import PackOptions, pack_folder\n"
-        "pack_folder(sys.argv[1], sys.argv[2], options=PackOptions(num_workers=2), progress=False)\n"
+        "pack_folder(sys.argv[1], sys.argv[2], options=PackOptions(num_workers=2), progress=False)\n",
+        class_folder,
+        tmp_path / "shards",
     )
-    command = [sys.executable, script, class_folder, tmp_path / "shards"]
-    run = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert run.returncode != 0
-    last = run.stderr.strip().splitlines()[-1]
+    assert process.wait() != 0
+    last = process.errors.strip().splitlines()[-1]
     assert last.startswith("video_data.utils.errors.WorkersError: worker processes cannot start: ")
     assert "inside `if __name__ == '__main__':`" in last
 

@@ -1,10 +1,7 @@
 """Numbers of workers, and the memory in which batches are handed over."""
 
-import contextlib
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -157,49 +154,40 @@ def pause(seconds):
     return os.getpid()
 
 
-def start(tmp_path, *args):
-    script = tmp_path / "script.py"
-    script.write_text(SCRIPT.format(folder=str(Path(__file__).parent), module=Path(__file__).stem))
-    return subprocess.Popen(
-        [sys.executable, script, *args], stdout=subprocess.PIPE, text=True, start_new_session=True
-    )
+@pytest.fixture
+def start(scripts):
+    text = SCRIPT.format(folder=str(Path(__file__).parent), module=Path(__file__).stem)
+    return lambda *arguments: scripts(text, *arguments)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["loader", "pool"])
-def test_a_signal_to_all_processes_leaves_workers_to_the_main_process(kind, tmp_path):
-    with start(tmp_path, kind, "0") as process:
-        pids = {process.stdout.readline() for _ in range(8)}
-        assert len(pids) == 2
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGTERM):
-            os.killpg(process.pid, number)
-        lines = process.stdout.read().splitlines(keepends=True)
-    assert lines[-1] == "done\n" and "signal\n" in lines and pids >= {*lines} - {"done\n", "signal\n"}
-    assert process.returncode == 0
-    assert_group_ends(process.pid)
+def test_a_signal_to_all_processes_leaves_workers_to_the_main_process(kind, start):
+    process = start(kind, "0")
+    pids = set(process.wait_for_lines(8))
+    assert len(pids) == 2
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGTERM):
+        os.killpg(process.pid, number)
+    assert process.wait() == 0, process.errors
+    lines = process.output.splitlines()
+    assert lines[-1] == "done" and "signal" in lines and pids >= {*lines} - {"done", "signal"}
+    assert_group_ends(process)
 
 
 @pytest.mark.slow
-def test_workers_end_with_the_main_process_when_it_is_killed_or_leaves_them_at_work(tmp_path):
-    with start(tmp_path, "loader", "970") as process:
-        for _ in range(8):
-            process.stdout.readline()
-        time.sleep(1.5)  # both are at numbers that take very long, or soon will be
-        process.kill()
-    assert_group_ends(process.pid)
-    with start(tmp_path, "exit", "999") as process:
-        assert process.wait(timeout=60) == 0
-    assert_group_ends(process.pid)
+def test_workers_end_with_the_main_process_when_it_is_killed_or_leaves_them_at_work(start):
+    process = start("loader", "970")
+    process.wait_for_lines(8)
+    time.sleep(1.5)  # both are at numbers that take very long, or soon will be
+    process.kill()
+    assert_group_ends(process)
+    process = start("exit", "999")
+    assert process.wait() == 0, process.errors
+    assert_group_ends(process)
 
 
-def assert_group_ends(group, within=20.0):
+def assert_group_ends(process, within=20.0):
     deadline = time.monotonic() + within
-    while time.monotonic() < deadline:
-        stats = []
-        for path in Path("/proc").glob("[0-9]*/stat"):
-            with contextlib.suppress(OSError):
-                stats.append(path.read_text().rpartition(")")[2].split())
-        if not any(stat[2] == str(group) and stat[0] != "Z" for stat in stats):
-            return
+    while process.members():
+        assert time.monotonic() < deadline, f"processes of group {process.pid} live on"
         time.sleep(0.1)
-    raise AssertionError(f"processes of group {group} live on")

@@ -128,10 +128,11 @@ def fork(function, *args):
 
 
 def main():
-    # What the compiled steps take: only here, as others import this module who compile nothing.
-    import torch._inductor.compile_fx  # noqa: F401
+    groups = json.loads(Path(sys.argv[1]).read_text())
+    if any(task.get("check") == "compiled_step" for group in groups for task in group["tasks"]):
+        import torch._inductor.compile_fx  # noqa: F401  (once for all processes)
 
-    for group in json.loads(Path(sys.argv[1]).read_text()):
+    for group in groups:
         pids = [fork(run_rank, rank, group) for rank in range(group["world_size"])]
         for pid in pids:
             os.waitpid(pid, 0)
