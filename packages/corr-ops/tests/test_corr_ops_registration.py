@@ -99,13 +99,12 @@ def test_compiles_pairs_of_images() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("backend", "dynamic"), [("aot_eager", True), ("inductor", False)])
-def test_compiled_call_may_be_the_first_of_a_process(dynamic: bool, backend: str) -> None:
-    script = f"""
+def test_compiled_call_may_be_the_first_of_a_process() -> None:
+    script = """
 import torch, corr_ops
 module = corr_ops.VideoCorrelation(4, 3, kernel_size=3, groups=2)
 x = torch.randn(2, 4, 3, 5, 6, requires_grad=True)
-out = torch.compile(module, fullgraph=True, dynamic={dynamic}, backend="{backend}")(x)
+out = torch.compile(module, fullgraph=True, dynamic=True, backend="inductor")(x)
 out.square().sum().backward()
 grad, x.grad = x.grad, None
 expected = module(x)
