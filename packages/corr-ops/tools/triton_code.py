@@ -1,7 +1,7 @@
 """Compiles the GPU kernels ahead of time, without a GPU, and counts what the machine code has.
 
     python packages/corr-ops/tools/triton_code.py                     # prints the counts
-    python packages/corr-ops/tools/triton_code.py --target cuda-90    # of one target
+    python packages/corr-ops/tools/triton_code.py "cuda-90, *"        # of one target
     python packages/corr-ops/tools/triton_code.py --write             # and records them for the tests
 
 Each kernel is compiled as the launcher would for the three stages of CorrNet-26 that have the operator (224x224 pixels,
@@ -12,7 +12,7 @@ cycles for each m16n8k16, a recalled figure) in the same unit. The largest of th
 """
 
 import argparse
-import functools
+import fnmatch
 import itertools
 import json
 import re
@@ -47,6 +47,7 @@ STAGES = {
     "res4": ((256, 16, 14, 14), 8),
 }
 TAPS, DILATION = 7, 2
+UNALIGNED = ", unaligned"
 _TYPES = {torch.bfloat16: "*bf16", torch.float16: "*fp16", torch.float32: "*fp32"}
 _MATRIX_CYCLES = 6.5
 
@@ -216,14 +217,20 @@ def _run(program: str, *arguments: str) -> str:
     return subprocess.run([str(path), *arguments], capture_output=True, text=True, check=True).stdout
 
 
-def count_all(
-    targets: Iterable[str], stages: Iterable[str], kernels: Iterable[str], *, aligned: bool = True
-) -> dict[str, dict[str, Any]]:
-    """Return the counts of every kernel and stage, by `<target>, <stage>, <kernel>`."""
-    jobs = list(itertools.product(kernels, stages, targets))
+def count_all(names: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """Return the counts of kernels by their names, `<target>, <stage>, <kernel>`.
+
+    A name that ends in ", unaligned" is of a kernel for which no pointer or stride is known to be aligned.
+    """
+    names = list(names)
     with ProcessPoolExecutor() as pool:
-        results = pool.map(functools.partial(count, aligned=aligned), *zip(*jobs, strict=True))
-        return {", ".join(reversed(job)): found for job, found in zip(jobs, results, strict=True)}
+        return dict(zip(names, pool.map(_count_named, names), strict=True))
+
+
+def _count_named(name: str) -> dict[str, Any]:
+    aligned = name.removesuffix(UNALIGNED)
+    target, stage, kernel = aligned.split(", ", 2)
+    return count(kernel, stage, target, aligned=aligned == name)
 
 
 def main() -> None:
@@ -231,24 +238,33 @@ def main() -> None:
     import triton
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    for name, choices in (("target", TARGETS), ("stage", STAGES), ("kernel", KERNELS)):
-        parser.add_argument(
-            f"--{name}", choices=choices, action="append", help="only this one; may be repeated"
-        )
-    parser.add_argument("--unaligned", action="store_true", help="as if no pointer or stride were aligned")
-    parser.add_argument("--write", action="store_true", help=f"record the counts in {RECORD.name}")
-    chosen = parser.parse_args()
-    if chosen.write and (chosen.target or chosen.stage or chosen.kernel or chosen.unaligned):
-        parser.error("--write records everything; give it alone")
-    counts: dict[str, Any] = {"triton": triton.__version__} | count_all(
-        chosen.target or TARGETS,
-        chosen.stage or STAGES,
-        chosen.kernel or KERNELS,
-        aligned=not chosen.unaligned,
+    parser.add_argument(
+        "names",
+        nargs="*",
+        help="patterns of `<target>, <stage>, <kernel>`, which choose some; with `, unaligned` after it\n"
+        "as if no pointer or stride were aligned",
     )
+    parser.add_argument("--write", action="store_true", help=f"record the counts in {RECORD.name}")
+    given = parser.parse_args()
+    if given.write and given.names:
+        parser.error("--write records everything; give it alone")
+    aligned = [
+        f"{target}, {stage}, {kernel}"
+        for kernel, stage, target in itertools.product(KERNELS, STAGES, TARGETS)
+    ]
+    chosen = []
+    for pattern in given.names or ["*"]:
+        known = [name + UNALIGNED for name in aligned] if pattern.endswith(UNALIGNED) else aligned
+        found = fnmatch.filter(known, pattern)
+        if not found:
+            parser.error(
+                f"no kernel is called {pattern!r}; allowed are patterns of, for example, {known[0]!r}"
+            )
+        chosen += found
+    counts: dict[str, Any] = {"triton": triton.__version__} | count_all(dict.fromkeys(chosen))
     lines = (f"{json.dumps(name)}: {json.dumps(value)}" for name, value in counts.items())
     text = "{\n" + ",\n".join(lines) + "\n}\n"
-    if chosen.write:
+    if given.write:
         RECORD.write_text(text, encoding="utf-8")
     sys.stdout.write(text)
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from corrnet_models import _blocks, create_model, list_models
+from corrnet_models import _blocks, create_model
 
 
 def clips(num_clips: int = 2, channels: int = 3, num_frames: int = 8) -> Tensor:
@@ -176,7 +176,7 @@ def test_autocast_trains() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", list_models("r2*tiny*"))
+@pytest.mark.parametrize("name", ["r2d_tiny", "r2plus1d_tiny_twostream"])
 def test_traces_into_one_graph(name: str) -> None:
     model = create_model(name).eval()
     x = clips(channels=model.config.in_channels)

@@ -2,6 +2,7 @@
 
 import copy
 import io
+from functools import cache
 
 import pytest
 import torch
@@ -173,24 +174,32 @@ CASES = {
 }
 
 
-@pytest.fixture(params=CASES)
-def case(request):
-    """A network whose batch norms have seen something, the same with blocks, and clips for them."""
+@cache
+def networks(name):
+    """Return a network whose batch norms have seen something, and the same with blocks."""
     torch.manual_seed(0)
-    make, example, blocks = CASES[request.param]
+    make, example, blocks = CASES[name]
     plain = make()
     with torch.no_grad():
         for _ in range(2):
             plain(example(2))
-    return plain, add_correlation(copy.deepcopy(plain), blocks, example()), example(3)
+    return plain, add_correlation(copy.deepcopy(plain), blocks, example())
+
+
+@pytest.fixture(params=CASES)
+def case(request):
+    """Copies of the two networks, and clips for them."""
+    _, example, _ = CASES[request.param]
+    return *copy.deepcopy(networks(request.param)), example(3)
 
 
 def blocks_of(model: nn.Module) -> dict[str, CorrelationBlock]:
     return {path: part for path, part in model.named_modules() if isinstance(part, CorrelationBlock)}
 
 
-@pytest.mark.parametrize("training", [False, True])
-@pytest.mark.parametrize("precision", ["fp32", "bf16", "autocast"])
+@pytest.mark.parametrize(
+    ("precision", "training"), [("fp32", False), ("fp32", True), ("bf16", False), ("autocast", True)]
+)
 def test_outputs_are_unchanged_to_the_bit(case, precision, training):
     plain, model, x = case
     if precision == "bf16":

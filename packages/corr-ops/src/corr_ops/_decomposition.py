@@ -40,16 +40,20 @@ def _correlation(
     base_frames, search_frames = _paired(base.to(wide), (base if search is None else search).to(wide), lag)
     margins = [size // 2 * step for size, step in zip(kernel_size, dilation, strict=True)]
     padded = F.pad(search_frames, (margins[1], margins[1], margins[0], margins[0]))
-    # Inside, frames are [N, G, C/G, L, H, W] and filters [G, C/G, L or 1, 1, 1].
+    # Inside, frames are [N, G, C/G, L, H, W] and filters [G, C/G, L or 1, 1, 1, Ky*Kx], so that a position takes one
+    # operator to choose its own: exporters take as long as the program.
     base_frames, padded = base_frames.unflatten(1, (groups, -1)), padded.unflatten(1, (groups, -1))
-    filters = None if weight is None else weight.to(wide).transpose(0, 1).unflatten(0, (groups, -1))
+    filters = None
+    if weight is not None:
+        by_channel = weight.to(wide).transpose(0, 1).unflatten(0, (groups, -1))
+        filters = by_channel[:, :, :, None, None].flatten(-2)
     matches = []
     for i in range(kernel_size[0]):
         rows = padded[..., i * dilation[0] : i * dilation[0] + height, :]
         for j in range(kernel_size[1]):
             products = base_frames * rows[..., j * dilation[1] : j * dilation[1] + width]
             if filters is not None:
-                products = products * filters[..., i, j, None, None]
+                products = products * filters.select(-1, i * kernel_size[1] + j)
             matches.append(products.mean(2))
     return torch.stack(matches, dim=2).flatten(1, 2).to(base.dtype)
 
