@@ -279,6 +279,12 @@ def test_what_cannot_be_meant_is_refused_before_any_work(videos, tmp_path, make_
     (run / "config.yaml").touch()
     assert "it goes on with: corrnet resume 'a run'" in corrnet("train", "a run", code=2)
     assert "no.csv" in corrnet("train", "no.csv", code=2)
+    (tmp_path / "moved.csv").write_text("path,label\na.mp4,a\nb.mp4,b\n")
+    told = corrnet("train", "moved.csv", code=2)
+    assert (
+        "the first, a.mp4, is looked for at a.mp4" in told and "then: corrnet train runs/shards/moved" in told
+    )
+    assert "corrnet pack csv moved.csv runs/shards/moved --root FOLDER --val-fraction 0.2" in told
     assert "neither a folder or csv of videos nor a recipe" in corrnet("train", "nothing", code=2)
     assert "did you mean my-videos?" in corrnet("train", "my-vidoes", code=2)
     assert f"did you mean {videos}?" in corrnet("train", f"{videos}s", code=2)

@@ -168,6 +168,11 @@ def measure(
                 enter(only_user(output, "evaluates in", instead="--output"))
                 check(output)  # the last owner may have ended meanwhile
             shard_set = open_shards(shards)
+            if split not in shard_set.splits:
+                has = ", ".join(shard_set.splits)
+                raise InputError(
+                    f"no split {split!r} in {shards}; it has {has}: give --split {shard_set.splits[0]}"
+                )
             total = shard_set.num_samples(split)
             own_device = str(ranks.device(device))
             classifier = VideoClassifier.from_checkpoint(checkpoint, device=own_device, like=like)

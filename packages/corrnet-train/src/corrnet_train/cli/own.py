@@ -179,8 +179,8 @@ def _check_no_run(
         if changed:
             start = f"model.init_from={shlex.quote(str(run))}"
             raise InputError(
-                f"{run} holds a run of these videos as they were: {changed}. To train on them as they are give {anew} "
-                f"(and {start} to start from its weights); {resume_command(run)} goes on with those that it has"
+                f"{run} holds a run of these videos as they were: {changed}. To train on them as they are now give "
+                f"{anew} (and {start} to start from its weights); {resume_command(run)} goes on with those that it has"
             ) from None
         raise InputError(
             f"{run} holds a run of other videos than those of {source}: give this one a folder of its own, as {anew}"
@@ -204,7 +204,15 @@ def _pack_once(
     from video_data.utils.workers import available_cores
 
     listing = (list_csv if source.is_file() else list_folder)(source, group_by=group_by)
-    require_files(listing)
+    try:
+        require_files(listing)
+    except InputError as error:
+        shards = next(iter(folders))
+        pack = f"corrnet pack csv {shlex.quote(str(source))} {shlex.quote(str(shards))} --root FOLDER"
+        raise InputError(
+            f"{error}. Where they are in another FOLDER: {pack} --val-fraction {VAL_FRACTION:g} (leave that out where "
+            f"the csv has a split val), then: corrnet train {shlex.quote(str(shards))}"
+        ) from None
     options = PackOptions(num_workers=available_cores())
     splits = {entry.split for entry in listing.entries}
     fraction = val_fraction if val_fraction is not None else None if "val" in splits else VAL_FRACTION
