@@ -91,9 +91,8 @@ def test_a_folder_of_classes_becomes_a_model_with_one_command(videos, tmp_path):
     )
     assert "videos" in corrnet("eval", "runs/my-videos", "--num-clips", "1", "--num-workers", "0")
     Path("runs/shards/my-videos").rename("shards")
-    told = corrnet(
-        "train", "shards", *FEW_STEPS, "--dry-run", code=2
-    )  # under the name of the data set, not of the folder
+    # A run is named after the data set, not after a folder of this name.
+    told = corrnet("train", "shards", *FEW_STEPS, "--dry-run", code=2)
     assert "runs/my-videos already holds a run" in told
 
 
@@ -164,14 +163,10 @@ def test_what_has_changed_since_packing_is_counted_by_kind(videos):
     assert (
         told.startswith("4 are new (as down/") and "), 2 are gone (as left/" in told and "changed" not in told
     )
-    rows = (
-        a_csv_of(videos)
-        .read_text()
-        .replace(f"{left[0].relative_to(videos)},left", f"{left[0].relative_to(videos)},up")
-    )
-    (videos / "list.csv").write_text(rows)
-    told = changes_since(list_csv(videos / "list.csv"), open_shards("shards"))
-    assert told.endswith(f", 1 is of another class or value (as {left[0].relative_to(videos)})")
+    name, table = left[0].relative_to(videos), a_csv_of(videos)
+    table.write_text(table.read_text().replace(f"{name},left", f"{name},up"))
+    told = changes_since(list_csv(table), open_shards("shards"))
+    assert told.endswith(f", 1 is of another class or value (as {name})")
 
 
 def a_csv_of(videos):
@@ -191,6 +186,7 @@ def test_one_video_of_each_class_is_enough(videos):
         output.split()
     )
     assert load_config("runs/my-videos/config.yaml").data.eval_split is None and "report:" not in output
+    assert "kept no video back to measure accuracy on" in corrnet("eval", "runs/my-videos", code=2)
     assert "no validation split can be made" in corrnet(
         "train", "my-videos", "--val-fraction", "0.2", "run.dir=b", code=2
     )

@@ -402,4 +402,4 @@ def test_memory_stays_flat_over_many_clips(class_folder, tmp_path):
     command = [sys.executable, "-c", RESIDENT, tmp_path]
     result = subprocess.run(command, capture_output=True, text=True, check=True)
     first, last = map(int, result.stdout.split())
-    assert last - first < 400  # KiB over 1592 clips of each kind; a leak of 0.3 KiB a clip was found so
+    assert last - first < 400  # KiB over 1592 clips of each kind: less than 0.3 KiB a clip of one kind

@@ -100,7 +100,12 @@ def evaluate_command(
 
     if shards is None:
         check_checkpoint(checkpoint)
-        shards = str(settings_of_run(checkpoint).data.shards)
+        data = settings_of_run(checkpoint).data
+        if data.eval_split is None:
+            raise InputError(
+                f"{checkpoint} kept no video back to measure accuracy on: give the shards of other videos"
+            )
+        shards = str(data.shards)
     result = measure(
         context.with_resource,
         checkpoint,

@@ -4,10 +4,10 @@ import os
 import shlex
 import statistics
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
 from fractions import Fraction
-from itertools import count
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,7 @@ from rich.table import Table
 from corrnet_train.cli.common import err, escape, say
 from corrnet_train.cli.packed import changes_since, place_of, shares_videos
 from corrnet_train.utils.errors import InputError
-from corrnet_train.utils.files import unused_path
+from corrnet_train.utils.files import numbered, unused_path
 from corrnet_train.utils.nearest import did_you_mean
 
 if TYPE_CHECKING:
@@ -94,7 +94,8 @@ def settings_for(
     given = _config([*places, ("optim.warmup_epochs", 0)], overrides)
     is_given = given.data.shards != path
     if not is_packed:
-        folders = (given.data.shards,) if is_given else _numbered(given.run.dir.parent / "shards" / name)
+        usual = given.run.dir.parent / "shards" / name
+        folders = (given.data.shards,) if is_given else chain([usual], numbered(usual))
         packed = _pack_once(path, folders, given, val_fraction, group_by, dry_run)
         if not isinstance(packed, Path):
             _show_plan(packed, given, overrides)
@@ -130,12 +131,6 @@ def _config(
             value = {part: value}
         tree = merge(tree, value)
     return complete_config(tree, overrides)
-
-
-def _numbered(path: Path) -> Iterator[Path]:
-    """Return a path, then that with -2, -3 and so on after its name."""
-    yield path
-    yield from (path.with_name(f"{path.name}-{number}") for number in count(2))
 
 
 def _check_no_run(

@@ -3,7 +3,7 @@
 import json
 import math
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -90,8 +90,11 @@ def _named(value: Any) -> Any:
     return [_named(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
+def numbered(path: Path) -> Iterator[Path]:
+    """Yield `path-2`, `path-3` and so on."""
+    return (path.with_name(f"{path.name}-{number}") for number in count(2))
+
+
 def unused_path(path: Path) -> Path:
     """Return the first of `path-2`, `path-3` and so on that is not there."""
-    return next(
-        other for number in count(2) if not (other := path.with_name(f"{path.name}-{number}")).exists()
-    )
+    return next(other for other in numbered(path) if not other.exists())
