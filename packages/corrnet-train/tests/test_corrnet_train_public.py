@@ -76,7 +76,8 @@ def test_the_settings_of_a_run_are_these():
             "micro_batch", "batch_norm", "parallel", "keep_every", "timeout", "channels_last", "compile",
             "grad_checkpointing",
         },
-        "eval": {"num_clips", "batch_size", "every_epochs", "num_clips_training", "patience", "precise_bn"},
+        "eval": {"num_clips", "batch_size", "every_epochs", "num_clips_training", "patience", "precise_bn",
+                     "after_training"},
         "run": {"dir", "seed", "device", "precision", "checkpoint_every", "log_every", "wandb", "deterministic"},
     }  # fmt: skip
 

@@ -12,7 +12,7 @@ import typer
 from typer.testing import CliRunner
 
 from corrnet_train.cli import app
-from corrnet_train.cli.next_steps import measure_and_advise
+from corrnet_train.cli.next_steps import tell_result
 from corrnet_train.cli.packed import changes_since
 from corrnet_train.config.load import load_config, recipe_text
 from corrnet_train.config.own import OwnVideos, choose_length, choose_settings
@@ -27,6 +27,7 @@ FEW_STEPS = (
     "run.device=cpu",
     "eval.num_clips=2",
 )
+MEASURED = "eval.after_training=true"
 SMALL_CLIPS = ("data.clip.num_frames=4", "data.clip.crop_size=16")
 
 
@@ -277,10 +278,9 @@ def test_what_cannot_be_meant_is_refused_before_any_work(videos, tmp_path, make_
     assert "no.csv" in corrnet("train", "no.csv", code=2)
     (tmp_path / "moved.csv").write_text("path,label\na.mp4,a\nb.mp4,b\n")
     told = corrnet("train", "moved.csv", code=2)
-    assert (
-        "the first, a.mp4, is looked for at a.mp4" in told and "then: corrnet train runs/shards/moved" in told
-    )
-    assert "corrnet pack csv moved.csv runs/shards/moved --root FOLDER --val-fraction 0.2" in told
+    assert "the first, a.mp4, is looked for at a.mp4: a path counts from" in told and "--root FOLDER" in told
+    assert "looked for at elsewhere/a.mp4" in corrnet("train", "moved.csv", "--root", "elsewhere", code=2)
+    assert "--root is for the paths in a csv" in corrnet("train", "my-videos", "--root", "elsewhere", code=2)
     assert "neither a folder or csv of videos nor a recipe" in corrnet("train", "nothing", code=2)
     assert "did you mean my-videos?" in corrnet("train", "my-vidoes", code=2)
     assert f"did you mean {videos}?" in corrnet("train", f"{videos}s", code=2)
@@ -324,7 +324,7 @@ def test_what_comes_next_is_said_where_videos_could_not_be_measured_too(make_con
     result = SimpleNamespace(unreadable=["a.mp4"], chance=None)
     monkeypatch.setattr("corrnet_train.cli.evaluate.measure", lambda *arguments, **options: result)
     with pytest.raises(typer.Exit) as ending:
-        measure_and_advise(make_config())
+        tell_result(make_config(MEASURED))
     assert ending.value.exit_code == 3 and "use it: corrnet predict" in capsys.readouterr().err
 
 
@@ -358,8 +358,8 @@ def test_the_usual_length_is_named_where_a_run_was_short(
 ):
     result = SimpleNamespace(unreadable=[], chance=chance)
     monkeypatch.setattr("corrnet_train.cli.evaluate.measure", lambda *arguments, **options: result)
-    config = make_config(*settings)
-    measure_and_advise(config)
+    config = make_config(MEASURED, *settings)
+    tell_result(config)
     said = " ".join(capsys.readouterr().err.split()).replace(str(config.run.dir), "RUN")
     assert told in said and ("use it all the same: " in said) == bool(chance)
 
@@ -367,7 +367,7 @@ def test_the_usual_length_is_named_where_a_run_was_short(
 def test_a_model_without_a_mistake_is_not_to_be_trained_longer(make_config, monkeypatch, capsys):
     result = SimpleNamespace(unreadable=[], chance=None, video_top1=1.0)
     monkeypatch.setattr("corrnet_train.cli.evaluate.measure", lambda *arguments, **options: result)
-    measure_and_advise(make_config())
+    tell_result(make_config(MEASURED))
     said = capsys.readouterr().err
     assert "use it: corrnet predict" in said and "longer" not in said
 
@@ -386,14 +386,14 @@ def test_a_model_without_a_mistake_is_not_to_be_trained_longer(make_config, monk
 )
 def test_a_better_checkpoint_than_the_last_one_is_told(name, scores, told, make_config, monkeypatch, capsys):
     monkeypatch.setattr("corrnet_train.cli.evaluate.measure", lambda *arguments, **options: None)
-    config = make_config("model.name=mine:make")
+    config = make_config(MEASURED, "model.name=mine:make")
     (config.run.dir / "checkpoints").mkdir(parents=True)
     (config.run.dir / "checkpoints" / "best.pt").touch()
     lines = [
         {"kind": "eval", "step": step + 1, name: score, "num_videos": 8} for step, score in enumerate(scores)
     ]
     (config.run.dir / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    measure_and_advise(config)
+    tell_result(config)
     said = " ".join(capsys.readouterr().err.split())
     assert "use it: CORRNET_ALLOW_MODULES=mine corrnet predict" in said
     assert (told in said and "best.pt VIDEO" in said) if told else "on the way" not in said

@@ -7,7 +7,9 @@ from corrnet_models import create_model
 from corrnet_train.evaluation import evaluate as module
 from corrnet_train.evaluation.evaluate import evaluate, fingerprint
 from corrnet_train.inference.classifier import VideoClassifier
-from video_data import ClipConfig, open_shards, pack_csv
+from corrnet_train.inference.targets import Targets
+from video_data import ClipConfig, open_shards, pack_csv, pack_listing
+from video_data.datasets import list_csv
 
 
 @pytest.fixture
@@ -57,6 +59,19 @@ def test_parts_of_one_video_are_told_apart(classifier, motionbench, tmp_path):
     assert sorted(sources) == sorted(
         f"{path} from 0{s} to 0.{e} s" for path in paths for s, e in (("", 4), (".1", 5))
     )
+
+
+def test_labels_are_matched_by_name(classifier, motionbench, tmp_path):
+    path = (motionbench[0] / "test.csv").read_text().splitlines()[1].split(",")[0]
+    first, second, *_, last = classifier.classes
+    (tmp_path / "several.csv").write_text(f"path,labels\n{path},{last}|{second}\n")
+    listing = list_csv(tmp_path / "several.csv", motionbench[0], to_learn=False)
+    pack_listing(listing, tmp_path / "shards", progress=False)
+    classifier.targets = Targets("multilabel")
+    result = evaluate(classifier, tmp_path / "shards", "test", num_clips=1)
+    assert result.predictions[0].labels == [1, 7] and len(result.predictions[0].scores) == 8
+    known = [entry.name for entry in result.video.per_class if entry.num_videos]
+    assert known == [second, last] and first not in known
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@ import torch
 
 from corrnet_train.evaluation.evaluate import evaluate
 from corrnet_train.inference.classifier import VideoClassifier
+from corrnet_train.inference.targets import Targets
 from corrnet_train.training.trainer import Trainer
 from video_data import decode_views, open_shards
 
@@ -67,18 +68,34 @@ def test_video_scores_are_the_mean_over_the_clips(trained):
     torch.testing.assert_close(classifier.clip_scores(views[1]), clips[1])
 
 
-def test_another_label_map_is_refused(trained, motionbench):
+def test_classes_that_the_model_does_not_know_are_refused(trained, motionbench):
     shards = open_shards(motionbench[1])
     classifier = VideoClassifier.from_checkpoint(trained, device="cpu")
-    first, second, *others = shards.classes
-    classifier.classes = (second, first, *others)  # the same classes
-    with pytest.raises(ValueError, match=f"class 0 is '{first}' in the shards, '{second}' in the model"):
-        evaluate(classifier, shards, "test")
     classifier.classes = (*shards.classes[:-1], "sideways")
+    told = (
+        f"does not know 1 of the 8 classes of these videos: {shards.classes[-1]}; it tells apart .*sideways"
+    )
+    with pytest.raises(ValueError, match=told):
+        evaluate(classifier, shards, "test")
+    classifier.targets = Targets("multilabel")
     with pytest.raises(
-        ValueError, match=f"class 7 is '{shards.classes[7]}' in the shards, 'sideways' in the model"
+        ValueError, match="the task of the videos is multiclass, that of the model multilabel"
     ):
         evaluate(classifier, shards, "test")
-    classifier.classes = classifier.classes[:3]
-    with pytest.raises(ValueError, match="8 classes, the model was trained with 3"):
-        evaluate(classifier, shards, "test")
+
+
+def test_classes_are_matched_by_name_whatever_their_order_and_number(trained, motionbench):
+    shards = open_shards(motionbench[1])
+    classifier = VideoClassifier.from_checkpoint(trained, device="cpu")
+    before = evaluate(classifier, shards, "test", num_clips=2)
+    head = classifier.video_model.get_classifier()
+    with torch.no_grad():
+        order = [7, 6, 5, 4, 3, 2, 1, 0]
+        head.weight.copy_(head.weight[order])
+        head.bias.copy_(head.bias[order])
+    classifier.classes = tuple(reversed(classifier.classes))
+    turned = evaluate(classifier, shards, "test", num_clips=2)
+    assert (turned.clip_top1, turned.video_top1) == (before.clip_top1, before.video_top1)
+    for first, second in zip(before.predictions, turned.predictions, strict=True):
+        assert shards.classes[first.label] == classifier.classes[second.label]
+        assert first.probabilities == pytest.approx(second.probabilities[::-1], abs=1e-6)

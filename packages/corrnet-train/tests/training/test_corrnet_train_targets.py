@@ -314,7 +314,7 @@ def test_numbers_that_are_guessed_are_told_from_those_that_are_known(share, num_
 def test_shards_of_another_kind_are_refused(several, numbers):
     classifier = a_classifier(3, ("jump", "run", "sit"), Targets())
     with pytest.raises(
-        ValueError, match="the task of the shards is multilabel, that of the model multiclass"
+        ValueError, match="the task of the videos is multilabel, that of the model multiclass"
     ):
         evaluate(classifier, several, "val", num_clips=1)
     classifier = a_classifier(1, ("value",), Targets("multilabel"))

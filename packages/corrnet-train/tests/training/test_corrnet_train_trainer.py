@@ -401,7 +401,7 @@ def test_a_run_does_not_go_on_with_its_classes_in_another_order(make_config):
     saved = Checkpoint.load(path)
     first, second, *others = saved.classes
     dataclasses.replace(saved, classes=(second, first, *others)).save(path)
-    with pytest.raises(ValueError, match=f"class 0 is '{first}' in the shards, '{second}' in the model"):
+    with pytest.raises(ValueError, match="has other classes than this run, or in another order"):
         Trainer(config, resume=True)
 
 

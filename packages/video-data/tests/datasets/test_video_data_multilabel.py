@@ -98,7 +98,7 @@ def test_a_validation_split_has_its_share_of_each_label(tmp_path):
             "path,tags\na.mp4,x\n",
             "no column label in the header 'path,tags', nor labels of several for each video",
         ),
-        ("path,labl\na.mp4,x\n", "did you mean label by labl?"),
+        ("path,labl\na.mp4,x\n", "is labl meant as label?"),
         ("path,labels\na.mp4,x|X\nb.mp4,y\n", "differ in case"),
     ],
 )

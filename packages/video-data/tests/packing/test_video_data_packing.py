@@ -492,9 +492,9 @@ def test_parts_of_a_csv_that_cannot_be_meant_are_refused_with_the_line(rows, mes
         ("path,label,start", r"there is no end in the header 'path,label,start': .*expected path,label"),
         (
             "path,label,start,stop",
-            r"there is no end in the header 'path,label,start,stop': .*did you mean end by stop",
+            r"there is no end in the header 'path,label,start,stop': .*is stop meant as end",
         ),
-        ("path,label,begin,end", r"there is no start in .*did you mean start by begin"),
+        ("path,label,begin,end", r"there is no start in .*is begin meant as start"),
     ],
 )
 def test_a_csv_with_one_end_of_parts_is_refused(header, told, tmp_path):
@@ -508,7 +508,7 @@ def test_a_column_that_is_not_read_is_told_with_the_one_that_may_be_meant(make_v
         (tmp_path / name).write_bytes(make_video(range(3)))
     (tmp_path / "list.csv").write_text("path,label,spilt,day\na.mp4,a,val,1\nb.mp4,b,train,2\n")
     told = list_csv(tmp_path / "list.csv").notes[0]
-    assert told == "columns that are not read: day, spilt; did you mean split by spilt?"
+    assert told == "columns that are not read: day, spilt; is spilt meant as split?"
 
 
 def test_spans_that_cannot_be_cut_are_refused(make_video, tmp_path):

@@ -24,6 +24,12 @@ def resume_command(folder: Path) -> str:
     return f"{launch} {shlex.join(['resume', str(folder)])}"
 
 
+def run_of(checkpoint: Path) -> Path | None:
+    """Return the folder of the run of a checkpoint, or of what stands for its last one; None where there is no run."""
+    run = checkpoint.parent.parent if checkpoint.parent.name == "checkpoints" else checkpoint
+    return run if (run / "checkpoints").is_dir() else None
+
+
 def is_sharded(path: Path) -> bool:
     """Whether `path` is a folder of shards, or a link to one."""
     return (path / DESCRIPTION).is_file() and (path / REST).is_file()

@@ -1,5 +1,6 @@
 """`corrnet eval` and `corrnet predict`."""
 
+import os
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
+from rich.text import Text
 
 from corrnet_train.cli.common import (
     EXIT_FAILED,
@@ -29,6 +31,7 @@ from corrnet_train.cli.common import (
     print_error,
     read_of_checkpoint,
     reports_errors,
+    say,
     show_passed_over,
 )
 from corrnet_train.cli.encoding import has_character
@@ -54,10 +57,18 @@ def evaluate_command(
     shards: Annotated[
         str | None,
         typer.Argument(
-            help="Folder written by `corrnet pack`, or its URL.", show_default="that of the run CHECKPOINT"
+            metavar="VIDEOS",
+            help="Folder written by `corrnet pack`, or its URL; or videos in folders of classes, or a csv of them, "
+            "which are packed first.",
+            show_default="those that the run kept back",
         ),
     ] = None,
-    split: Annotated[str, typer.Option(help="Which split.")] = "val",
+    split: Annotated[
+        str | None, typer.Option(help="Which split.", show_default="val, or where there is none test")
+    ] = None,
+    root: Annotated[
+        Path | None, typer.Option(help="For a csv: the folder that its paths refer to; default: its own.")
+    ] = None,
     num_clips: NumClips = None,
     num_crops: Annotated[
         int, typer.Option(help="1: the center of the picture; 3: three places along its longer side.")
@@ -81,6 +92,9 @@ def evaluate_command(
 ) -> None:
     r"""Measure accuracy over a split: of clips, videos and classes, with calibration; each video is counted once.
 
+    Classes are matched by their names; the videos may be of some of those that the model knows. Videos in folders that
+    name no split are all tested. They are packed once, into the folder shards beside that of the run.
+
     The paper averages over 10 clips of each video, and over 30 for its best figures. Videos that cannot be read are
     named and not counted; then the exit code is 3. With --output a stopped evaluation of one process goes on where it
     was. Several processes, one for each GPU, are started by torchrun and share the videos.
@@ -91,21 +105,30 @@ def evaluate_command(
 
     corrnet eval runs/first
 
+    corrnet eval runs/first other-videos
+
     corrnet eval runs/first data/shards --num-crops 3 --output runs/first/eval
 
     torchrun --nproc-per-node 8 -m corrnet_train.cli eval \
       runs/first data/shards --output runs/first/eval
     """
+    from corrnet_train.cli.packed import are_videos
+    from corrnet_train.distributed.ranks import on_every_rank
     from corrnet_train.training.run_folder import settings_of_run
 
-    if shards is None:
-        check_checkpoint(checkpoint)
-        data = settings_of_run(checkpoint).data
-        if data.eval_split is None:
-            raise InputError(
-                f"{checkpoint} kept no video back to measure accuracy on: give the shards of other videos"
-            )
-        shards = str(data.shards)
+    try:
+        check_checkpoint(checkpoint, like)
+        if shards is None:
+            data = settings_of_run(checkpoint).data
+            if data.eval_split is None:
+                raise InputError(f"{checkpoint} kept no video back to measure accuracy on: give other videos")
+            shards, split = str(data.shards), split or data.eval_split
+        elif are_videos(shards):
+            shards = str(_pack_to_measure(Path(shards).expanduser(), root, checkpoint, like))
+        elif root is not None:
+            raise InputError(f"--root is for the paths in a csv of videos, and {shards} is none")
+    except InputError as error:
+        raise on_every_rank(error) from None
     result = measure(
         context.with_resource,
         checkpoint,
@@ -124,11 +147,50 @@ def evaluate_command(
         raise typer.Exit(EXIT_VIDEOS_LEFT_OUT)
 
 
+def _pack_to_measure(source: Path, root: Path | None, checkpoint: Path, like: Path | str | None) -> Path:
+    """Pack videos that a model is tested on, unless that is done, and return the folder of the shards."""
+    from corrnet_train.checkpoint.folders import run_of
+    from corrnet_train.cli.pack import pack_and_summarize
+    from corrnet_train.cli.packed import list_source, place_to_measure, source_name
+    from corrnet_train.evaluation.evaluate import labels_by_name
+    from corrnet_train.inference.classifier import VideoClassifier
+    from video_data import PackOptions
+    from video_data.utils.workers import available_cores
+
+    listing = list_source(source, root, to_learn=False)
+    classifier = VideoClassifier.from_checkpoint(checkpoint, device="cpu", like=like)
+    labels_by_name(classifier.classes, classifier.targets.task, listing.class_names, listing.task)
+    run = run_of(checkpoint)
+    runs = Path("runs") if run is None else run.parent
+    place = place_to_measure(source, listing, runs / "shards" / source_name(source))
+    if place.is_packed:
+        say(f"packed already: {place.shards}")
+        return place.shards
+    if "RANK" in os.environ:
+        raise InputError(
+            f"{source} is not packed yet: the same command does that in one process, without torchrun"
+        )
+    for line in (*place.passed_over[-1:], *listing.notes, f"packing into {place.shards}"):
+        say(line)
+    pack_and_summarize(listing, place.shards, PackOptions(num_workers=available_cores()))
+    return place.shards
+
+
+def _split_to_measure(splits: Sequence[str], shards: str) -> str:
+    """Return the split that is meant where none is named."""
+    usual = [name for name in ("val", "test") if name in splits]
+    if not usual:
+        raise InputError(
+            f"no split val or test in {shards}; it has {', '.join(splits)}: give --split {splits[0]}"
+        )
+    return usual[0]
+
+
 def measure(
     enter: Callable[[AbstractContextManager[Any]], object],
     checkpoint: Path,
     shards: str,
-    split: str,
+    split: str | None,
     *,
     num_clips: int | None = None,
     num_crops: int = 1,
@@ -173,6 +235,7 @@ def measure(
                 enter(only_user(output, "evaluates in", instead="--output"))
                 check(output)  # the last owner may have ended meanwhile
             shard_set = open_shards(shards)
+            split = split or _split_to_measure(shard_set.splits, shards)
             if split not in shard_set.splits:
                 has = ", ".join(shard_set.splits)
                 raise InputError(
@@ -207,6 +270,10 @@ def measure(
                 raise typer.Exit(EXIT_INTERRUPTED) from None
     if not ranks.is_first:
         return None
+    if len(shard_set.classes) < len(classifier.classes):
+        say(
+            f"these videos are of {len(shard_set.classes)} of the {len(classifier.classes)} classes of the model"
+        )
     print_figures(result, classifier.classes)
     for name, value in result.fingerprint.items() if show_fingerprint else ():
         out.print(escape(f"{name}: {value}"), highlight=False, soft_wrap=True)
@@ -297,8 +364,10 @@ def _print_mistakes(result: "ClassificationResult", classes: Sequence[str]) -> N
         for number in range(1, 1 + len(classes)):
             table.add_column(str(number), justify="right", no_wrap=True)
         for number, (name, row) in enumerate(zip(classes, result.confusion, strict=True)):
-            cells = [f"[bold]{n}[/]" if place == number else str(n or "") for place, n in enumerate(row)]
-            table.add_row(escape(f"{number + 1} {name}"), *cells)
+            if any(row):
+                styles = ["bold" if place == number else "" if n else "dim" for place, n in enumerate(row)]
+                cells = [Text(str(n), style) for n, style in zip(row, styles, strict=True)]
+                table.add_row(escape(f"{number + 1} {name}"), *cells)
         out.print("videos by class (rows) and what they are taken for (columns):", table, sep="\n")
     for true, predicted, count in mistakes[:_MOST_MISTAKES]:
         line = (
@@ -309,10 +378,13 @@ def _print_mistakes(result: "ClassificationResult", classes: Sequence[str]) -> N
 
 def _curves_of(checkpoint: Path) -> "Curves | None":
     """Return what the run of a checkpoint has logged; None where there is none of it."""
+    from corrnet_train.checkpoint.folders import run_of
     from corrnet_train.report.results import Curves
     from corrnet_train.training.metrics_log import read_metrics
 
-    run = checkpoint.parent.parent if checkpoint.parent.name == "checkpoints" else checkpoint
+    run = run_of(checkpoint)
+    if run is None:
+        return None
     try:
         lines = read_metrics(run)
     except InputError as error:  # a damaged line: the evaluation counts all the same

@@ -1,5 +1,6 @@
 """What is measured and said after a run: how good it is, how it is used, and how it goes on."""
 
+import os
 import shlex
 from contextlib import ExitStack
 from pathlib import Path
@@ -15,10 +16,26 @@ if TYPE_CHECKING:
     from corrnet_train.evaluation.evaluate import EvalResult
 
 
-def measure_and_advise(config: "RunConfig") -> None:
+def tell_result(config: "RunConfig") -> None:
+    """Measure a model that is trained and say how it is used, where that is asked for; else say how it is measured."""
+    is_alone = "RANK" not in os.environ
+    if config.eval.after_training and is_alone:
+        _measure_and_advise(config)
+    elif config.data.eval_split is not None and os.environ.get("RANK", "0") == "0":
+        say(f"measure it: {_allowing(config)}{shlex.join(['corrnet', 'eval', str(config.run.dir)])}")
+
+
+def _allowing(config: "RunConfig") -> str:
+    """Return what stands before a command with a network that is allowed to be imported; mostly nothing."""
+    from corrnet_train.networks.by_name import ALLOWED_MODULES, needs_leave
+
+    module = needs_leave(config.model.name)
+    return "" if module is None else f"{ALLOWED_MODULES}={module} "
+
+
+def _measure_and_advise(config: "RunConfig") -> None:
     """Measure accuracy on the validation split, write a page of it, and say what can be done next."""
     from corrnet_train.cli.evaluate import measure
-    from corrnet_train.networks.by_name import ALLOWED_MODULES, needs_leave
 
     run, result = config.run.dir, None
     if config.data.eval_split is None:
@@ -38,8 +55,7 @@ def measure_and_advise(config: "RunConfig") -> None:
     is_chance = result is not None and result.chance is not None
     if not _is_perfect(result):
         _say_how_long(config, is_chance=is_chance)
-    module = needs_leave(config.model.name)
-    leave = "" if module is None else f"{ALLOWED_MODULES}={module} "
+    leave = _allowing(config)
     all_the_same = " all the same" if is_chance else ""
     say(f"use it{all_the_same}: {leave}{shlex.join(['corrnet', 'predict', str(run), 'VIDEO'])}")
     if not is_chance and (better := _better_before(run)):

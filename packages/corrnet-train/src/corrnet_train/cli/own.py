@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 
 from corrnet_train.cli.common import err, escape, say
-from corrnet_train.cli.packed import changes_since, place_of, shares_videos
+from corrnet_train.cli.packed import changes_since, list_source, place_of, shares_videos, source_name
 from corrnet_train.utils.errors import InputError
 from corrnet_train.utils.files import numbered, unused_path
 from corrnet_train.utils.nearest import did_you_mean
@@ -59,13 +59,20 @@ def check_source(source: str) -> None:
 
 
 def settings_for(
-    source: str, overrides: Sequence[str], *, val_fraction: float | None, group_by: str | None, dry_run: bool
+    source: str,
+    overrides: Sequence[str],
+    *,
+    root: Path | None = None,
+    val_fraction: float | None,
+    group_by: str | None,
+    dry_run: bool,
 ) -> "RunConfig | None":
     """Pack videos where that is not done, choose the settings, and say both.
 
     Args:
         source: Folder of videos or of shards, or a csv of videos.
         overrides: Settings that are given, `section.key=value`.
+        root: Folder to which the paths in a csv refer; None means that of the csv.
         val_fraction: As `PackOptions.val_fraction`; None means a fifth where there is no split val.
         group_by: As for packing.
         dry_run: Show what would be packed and pack nothing.
@@ -85,8 +92,7 @@ def settings_for(
     path = Path(source).expanduser()
     if path.is_dir() and ((path / CONFIG).is_file() or checkpoint_names(path / "checkpoints")):
         raise InputError(f"{path} is the folder of a run; it goes on with: {resume_command(path)}")
-    own_name = path.name if path.name not in ("", "..") else path.resolve().name  # of a link its own
-    name = own_name.removesuffix(path.suffix if path.is_file() else "")
+    name = source_name(path)
     is_packed = (path / "manifest.json").is_file()
     if is_packed and name == "shards":  # under that name the packed videos of all runs lie beside the runs
         name = Path(open_shards(path).manifest.dataset).name or name
@@ -96,15 +102,17 @@ def settings_for(
     if not is_packed:
         usual = given.run.dir.parent / "shards" / name
         folders = (given.data.shards,) if is_given else chain([usual], numbered(usual))
-        packed = _pack_once(path, folders, given, val_fraction, group_by, dry_run)
+        packed = _pack_once(path, root, folders, given, val_fraction, group_by, dry_run)
         if not isinstance(packed, Path):
             _show_plan(packed, given, overrides)
             return None
         shards = packed
     elif is_given:
         raise InputError(f"{path} holds shards, and data.shards names others: give one of them")
-    elif val_fraction is not None or group_by is not None:
-        raise InputError("--val-fraction and --group-by are for packing: these videos are packed already")
+    elif any(option is not None for option in (root, val_fraction, group_by)):
+        raise InputError(
+            "--root, --val-fraction and --group-by are for packing: these videos are packed already"
+        )
     else:
         shards = path
         manifest_hash = open_shards(path).manifest_hash
@@ -184,6 +192,7 @@ def _check_no_run(
 
 def _pack_once(
     source: Path,
+    root: Path | None,
     folders: Iterable[Path],
     given: "RunConfig",
     val_fraction: float | None,
@@ -193,21 +202,10 @@ def _pack_once(
     """Pack a source unless one of the folders holds it, and return which; of a dry run that would pack return what."""
     from corrnet_train.cli.pack import pack_and_summarize, show_listing
     from video_data import PackOptions
-    from video_data.datasets import list_csv, list_folder
-    from video_data.datasets.listing import require_files
     from video_data.datasets.validation import split_validation
     from video_data.utils.workers import available_cores
 
-    listing = (list_csv if source.is_file() else list_folder)(source, group_by=group_by)
-    try:
-        require_files(listing)
-    except InputError as error:
-        shards = next(iter(folders))
-        pack = f"corrnet pack csv {shlex.quote(str(source))} {shlex.quote(str(shards))} --root FOLDER"
-        raise InputError(
-            f"{error}. Where they are in another FOLDER: {pack} --val-fraction {VAL_FRACTION:g} (leave that out where "
-            f"the csv has a split val), then: corrnet train {shlex.quote(str(shards))}"
-        ) from None
+    listing = list_source(source, root, group_by=group_by)
     options = PackOptions(num_workers=available_cores())
     splits = {entry.split for entry in listing.entries}
     fraction = val_fraction if val_fraction is not None else None if "val" in splits else VAL_FRACTION
@@ -232,7 +230,7 @@ def _pack_once(
     )
     place = place_of(source, split, folders)
     shards = place.shards
-    for line in place.passed_over:
+    for line in place.passed_over[-1:]:  # of the last packing: those before it are older
         _say(line)
     if place.is_packed:
         _say(f"packed already: {shards}")
@@ -240,6 +238,7 @@ def _pack_once(
     for note in split.notes:
         _say(note)
     command = ["corrnet", "pack", "csv" if source.is_file() else "folder", str(source), str(shards)]
+    command += [] if root is None else ["--root", str(root)]
     command += [] if options.val_fraction is None else ["--val-fraction", f"{options.val_fraction:g}"]
     command += [] if group_by is None else ["--group-by", group_by]
     if dry_run:

@@ -6,12 +6,12 @@ import time
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from corrnet_train.utils.errors import InputError
-from corrnet_train.utils.files import unused_path
+from corrnet_train.utils.files import numbered, unused_path
 from video_data.utils.messages import part_name
 
 if TYPE_CHECKING:
@@ -36,6 +36,40 @@ class Place:
     shards: Path
     is_packed: bool
     passed_over: tuple[str, ...] = ()
+
+
+def source_name(source: Path) -> str:
+    """Return the name of a folder or a csv without its ending, after which its packed videos and its run are called."""
+    name = source.name if source.name not in ("", "..") else source.resolve().name  # of a link its own
+    return name.removesuffix(source.suffix if source.is_file() else "")
+
+
+def are_videos(source: str) -> bool:
+    """Whether what is given are videos in a folder or a csv, and no shards."""
+    path = Path(source).expanduser()
+    is_csv = path.suffix.lower() == ".csv" and "://" not in source
+    return is_csv or (path.is_dir() and not (path / "manifest.json").is_file())
+
+
+def list_source(
+    source: Path, root: Path | None, *, group_by: str | None = None, to_learn: bool = True
+) -> "Listing":
+    """List the videos of a folder, or of a csv whose paths may refer to another folder.
+
+    Raises:
+        InputError: The list is wrong or its videos are not there; a folder of paths is given for a folder.
+    """
+    from video_data.datasets import list_csv, list_folder
+    from video_data.datasets.listing import require_files
+
+    if source.is_file():
+        listing = list_csv(source, root, group_by=group_by, to_learn=to_learn)
+    elif root is not None:
+        raise InputError(f"--root is for the paths in a csv, and {source} is a folder")
+    else:
+        listing = list_folder(source, group_by=group_by, to_learn=to_learn)
+    require_files(listing)
+    return listing
 
 
 def place_of(source: Path, listing: "Listing", folders: Iterable[Path]) -> Place:
@@ -69,6 +103,26 @@ def place_of(source: Path, listing: "Listing", folders: Iterable[Path]) -> Place
             return Place(shards, is_packed=True)
     another = shlex.quote(str(unused_path(shards)))
     raise InputError(f"{told[-1]}; give these a folder of their own, as data.shards={another}")
+
+
+def place_to_measure(source: Path, listing: "Listing", usual: Path) -> Place:
+    """Return where videos are packed, in whatever splits, or where those are to be packed that a model is tested on.
+
+    Args:
+        source: The folder or the csv, for messages.
+        listing: What it holds now.
+        usual: Where training packs it, or packed it before beside others of that name.
+    """
+    from video_data import open_shards
+
+    for shards in chain([usual], numbered(usual)):
+        if not (shards / "manifest.json").is_file():
+            break
+        packed = open_shards(shards)
+        if shares_videos(listing, packed) and not changes_since(listing, packed):
+            return Place(shards, is_packed=True)
+    tested = usual.with_name(f"{usual.name}-test")
+    return place_of(source, listing, chain([tested], numbered(tested)))
 
 
 def changes_since(listing: "Listing", packed: "ShardSet") -> str:

@@ -1,7 +1,6 @@
 """`corrnet resume`."""
 
 import os
-import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -27,7 +26,7 @@ def resume(
 
     All settings are in the folder. Those that do not change what is learned may be given anew, and more optim.epochs:
     then the learning rate follows the cosine to the new end from the next step on. A run that was killed before its
-    first checkpoint begins again. Where corrnet train has measured accuracy it is measured anew.
+    first checkpoint begins again. With eval.after_training accuracy is measured anew.
 
     Several processes are started by torchrun, as for corrnet train.
 
@@ -41,8 +40,7 @@ def resume(
 
     torchrun --nproc-per-node 8 -m corrnet_train.cli resume runs/first
     """
-    from corrnet_train.cli.next_steps import measure_and_advise
-    from corrnet_train.cli.own import REPORT
+    from corrnet_train.cli.next_steps import tell_result
     from corrnet_train.config.recipes import keep_path
     from corrnet_train.distributed.ranks import on_every_rank
     from corrnet_train.networks.by_name import check_allowed
@@ -62,10 +60,4 @@ def resume(
             "corrnet train FOLDER with another run.dir packs them as they are"
         )
     run_training(config, requeue=True, extend=True)
-    if "RANK" in os.environ:
-        return
-    if (run / REPORT / "result.json").is_file():  # of the weights before
-        measure_and_advise(config)
-    elif config.data.eval_split is not None:
-        command = ["corrnet", "eval", str(run), str(config.data.shards), "--split", config.data.eval_split]
-        say(f"measure it: {shlex.join(command)}")
+    tell_result(config)

@@ -1,6 +1,5 @@
 """`corrnet train`."""
 
-import os
 import shlex
 from datetime import timedelta
 from pathlib import Path
@@ -53,6 +52,9 @@ def train(
     overrides: Annotated[
         list[str] | None,
         typer.Argument(help="Changes to the settings: section.key=value ...", metavar="KEY=VALUE"),
+    ] = None,
+    root: Annotated[
+        Path | None, typer.Option(help="For a csv: the folder that its paths refer to; default: its own.")
     ] = None,
     val_fraction: Annotated[
         float | None,
@@ -125,7 +127,7 @@ def train(
     if recipe is None:
         _show_ways_in()
         raise typer.Exit(EXIT_BAD_INPUT)
-    from corrnet_train.cli.next_steps import measure_and_advise
+    from corrnet_train.cli.next_steps import tell_result
     from corrnet_train.cli.own import check_source, is_own, settings_for
     from corrnet_train.config.load import load_config
     from corrnet_train.distributed.ranks import on_every_rank
@@ -141,10 +143,17 @@ def train(
             if resume or requeue:
                 raise InputError("a run that began with videos goes on with: corrnet resume RUN")
             config = settings_for(
-                recipe, overrides, val_fraction=val_fraction, group_by=group_by, dry_run=dry_run
+                recipe,
+                overrides,
+                root=root,
+                val_fraction=val_fraction,
+                group_by=group_by,
+                dry_run=dry_run,
             )
-        elif val_fraction is not None or group_by is not None:
-            raise InputError(f"--val-fraction and --group-by are for videos, and {recipe} is a recipe")
+        elif any(option is not None for option in (root, val_fraction, group_by)):
+            raise InputError(
+                f"--root, --val-fraction and --group-by are for videos, and {recipe} is a recipe"
+            )
         else:
             config = load_config(recipe, overrides)
             check_shards(config)
@@ -153,8 +162,8 @@ def train(
     if config is None:
         return
     run_training(config, resume=resume, requeue=requeue, dry_run=dry_run)
-    if own and not dry_run and "RANK" not in os.environ:
-        measure_and_advise(config)
+    if not dry_run:
+        tell_result(config)
 
 
 def _show_ways_in() -> None:

@@ -426,6 +426,11 @@ class EvalConfig(BaseModel):
     num_clips_training: Resumable[PositiveInt] = Field(
         1, description="clips a video in the evaluations while training"
     )
+    after_training: Resumable[bool] = Field(
+        False,
+        description="measure data.eval_split with num_clips when training is done, write a page of it (report) and say "
+        "how the model is used; with several processes it says how it is measured",
+    )
     patience: Resumable[PositiveInt | None] = Field(
         None,
         description="evaluations without a better accuracy after which training ends early; none: it goes on to its "

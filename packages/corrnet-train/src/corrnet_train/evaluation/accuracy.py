@@ -22,7 +22,7 @@ class VideoPrediction:
     Attributes:
         key: Sample key in the shards.
         source: Path of the original, as it was packed, and which part of it that is.
-        label: Class index in the shards.
+        label: Number of its class among those of the model.
         probabilities: Class probabilities averaged over the views.
     """
 

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import av
+import torch
+from torch import Tensor
 
 from corrnet_train.checkpoint.state import weights_hash
 from corrnet_train.distributed.ranks import ONE_RANK, Ranks, on_every_rank
@@ -36,6 +38,7 @@ from video_data import ShardSet, ViewBatch, eval_loader, open_shards
 from video_data.loading.batches import Unreadable
 from video_data.shards.format import Task
 from video_data.utils.loader import LOADER_TIMEOUT
+from video_data.utils.messages import some_of
 
 Fingerprint = dict[str, str | int]
 _log = logging.getLogger(__name__)
@@ -274,7 +277,7 @@ def evaluate(
     fingerprint, and a warning of the logger `corrnet_train` says so.
 
     Args:
-        classifier: The model with its classes, which must be those of the shards.
+        classifier: The model with its classes, among which must be those of the shards; they are matched by name.
         shards: An open shard set, or the folder or URL of one.
         split: Name of the split.
         num_clips: Clips spaced uniformly over each video; None takes those of the classifier.
@@ -293,14 +296,14 @@ def evaluate(
         A `ClassificationResult`, `MultilabelResult` or `RegressionResult`, after the task of the model and the shards.
 
     Raises:
-        ValueError: The model's task or classes differ from those of the shards, the split does not exist, or a number
-            is out of range.
+        ValueError: The task of the shards is another one, they have classes that the model does not know, the split
+            does not exist, or a number is out of range.
         WorkError: None of the videos can be read.
         Stopped: `stop` returned true.
     """
     if not isinstance(shards, ShardSet):
         shards = open_shards(shards)
-    check_classes(classifier.classes, classifier.targets.task, shards)
+    labels = labels_by_name(classifier.classes, classifier.targets.task, shards.classes, shards.task)
     if journal is not None and ranks.world_size > 1:
         raise InputError(f"a journal is for one process, got {ranks.world_size}")
     num_clips = classifier.num_clips if num_clips is None else num_clips
@@ -327,7 +330,7 @@ def evaluate(
         for batch in loader:
             if stop is not None and ranks.any(stop()):
                 raise Stopped
-            part = _evaluate_batch(classifier, batch, shards, split)
+            part = _evaluate_batch(classifier, batch, shards, split, labels)
             work.add(part)
             on_batch(part.num_videos)
     finally:
@@ -350,17 +353,21 @@ def evaluate(
     )
 
 
-def _evaluate_batch(classifier: VideoClassifier, batch: ViewBatch, shards: ShardSet, split: str) -> EvalPart:
+def _evaluate_batch(
+    classifier: VideoClassifier, batch: ViewBatch, shards: ShardSet, split: str, labels: Tensor
+) -> EvalPart:
     clips, videos = classifier.video_scores(batch.video)
-    sources = [shards.sample(split, index).shown if index >= 0 else "" for index in batch.index.tolist()]
+    indices = batch.index.tolist()
+    sources = [shards.sample(split, index).shown if index >= 0 else "" for index in indices]
     if classifier.targets.task != "multiclass":
-        table = zip(
-            batch.index.tolist(), batch.keys, sources, batch.label.tolist(), videos.tolist(), strict=True
-        )
+        target = batch.label.new_zeros(len(indices), len(classifier.classes))
+        target[:, labels] = batch.label
+        table = zip(indices, batch.keys, sources, target.tolist(), videos.tolist(), strict=True)
         return EvalPart([(row[0], VideoScores(*row[1:])) for row in table if row[0] >= 0], batch.unreadable)
+    label = labels[batch.label].where(batch.label >= 0, batch.label)  # no class where a row is not valid
     ranked = clips.topk(min(5, len(classifier.classes))).indices
-    hits = ranked == batch.label[:, None, None]  # no class where a row is not valid
-    rows = zip(batch.index.tolist(), batch.keys, sources, batch.label.tolist(), videos.tolist(), strict=True)
+    hits = ranked == label[:, None, None]
+    rows = zip(indices, batch.keys, sources, label.tolist(), videos.tolist(), strict=True)
     return EvalPart(
         [(row[0], VideoPrediction(*row[1:])) for row in rows if row[0] >= 0],
         batch.unreadable,
@@ -394,26 +401,30 @@ def _of_all(
     return [prediction for _, prediction in rows], unreadable, (top1, top5)
 
 
-def check_classes(classes: tuple[str, ...], task: Task, shards: ShardSet) -> None:
-    """Refuse shards whose task or label map is not the one the model was trained with.
+def labels_by_name(
+    known: Sequence[str], task: Task, of_videos: Sequence[str], task_of_videos: Task
+) -> Tensor:
+    """Return for each class of some videos which class of a model has its name, int64 [classes of the videos].
+
+    Args:
+        known: The classes of the model.
+        task: What it has learned.
+        of_videos: The classes of the videos.
+        task_of_videos: What can be tested on them.
 
     Raises:
-        ValueError: Names the two tasks, or the first class that differs.
+        ValueError: The tasks differ, or the model does not know some of the classes.
     """
-    if shards.task != task:
-        raise InputError(f"the task of the shards is {shards.task}, that of the model {task}")
-    if shards.classes == classes:
-        return
-    if len(shards.classes) != len(classes):
+    if task_of_videos != task:
+        raise InputError(f"the task of the videos is {task_of_videos}, that of the model {task}")
+    numbers = {name: number for number, name in enumerate(known)}
+    unknown = [name for name in of_videos if name not in numbers]
+    if unknown:
         raise InputError(
-            f"the shards have {len(shards.classes)} classes, the model was trained with {len(classes)}"
+            f"the model does not know {len(unknown)} of the {len(of_videos)} classes of these videos: "
+            f"{some_of(unknown)}; it tells apart {some_of(known)}"
         )
-    index = next(
-        i for i, (ours, theirs) in enumerate(zip(classes, shards.classes, strict=True)) if ours != theirs
-    )
-    raise InputError(
-        f"class {index} is {shards.classes[index]!r} in the shards, {classes[index]!r} in the model"
-    )
+    return torch.tensor([numbers[name] for name in of_videos])
 
 
 def fingerprint(
@@ -427,14 +438,15 @@ def fingerprint(
 ) -> Fingerprint:
     """Return what a reported accuracy depends on: equal fingerprints mean comparable figures.
 
-    `videos` were counted, `videos packed` are in the shards, `videos listed` are named by the data set.
+    `label map` is of the classes of the model; `videos` were counted, `videos packed` are in the shards, and
+    `videos listed` are named by the data set.
     """
     clip = classifier.clip
     listed = {str(name): entry.num_listed for name, entry in shards.manifest.coverage.items()}
     return {
         "data set": shards.manifest.dataset,
         "manifest": shards.manifest_hash,
-        "label map": hashlib.sha256("\n".join(shards.classes).encode()).hexdigest()[:16],
+        "label map": hashlib.sha256("\n".join(classifier.classes).encode()).hexdigest()[:16],
         "split": split,
         "videos": num_videos,
         "videos packed": shards.num_samples(split),

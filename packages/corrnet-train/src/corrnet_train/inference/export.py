@@ -4,9 +4,11 @@ Programs and graphs take clips as they are cut from videos, uint8, and return pr
 `VideoClassifier` does with clips is inside of them. Each is run beside the model before it counts as exported.
 """
 
+import logging
 import shlex
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -136,10 +138,25 @@ def export_model(
         return Exported(path, None)
     if format == "onnx":
         _import_onnx()
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), _without_word_of_torchvision():
         # torch warns of its own code.
         warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)`", FutureWarning)
         return _export_program(classifier, path, format)
+
+
+@contextmanager
+def _without_word_of_torchvision() -> Iterator[None]:
+    """Enter a block in which torch does not warn that it will not export what no model has."""
+    logger = logging.getLogger("torch.onnx._internal.exporter._registration")
+
+    def is_of_use(record: logging.LogRecord) -> bool:
+        return not record.getMessage().startswith("torchvision is not installed")
+
+    logger.addFilter(is_of_use)
+    try:
+        yield
+    finally:
+        logger.removeFilter(is_of_use)
 
 
 def _export_program(classifier: VideoClassifier, path: Path, format: Format) -> Exported:
@@ -160,11 +177,14 @@ def _export_program(classifier: VideoClassifier, path: Path, format: Format) -> 
     exported = exported.run_decompositions(corr_ops.decompositions())
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(path) as temporary:
-        # Both writers look at the ending.
+        # The writer of graphs looks at the ending.
         file = temporary.with_name(f"{temporary.name}{path.suffix}")
         try:
             if format == "torch":
-                torch.export.save(exported, file)
+                with file.open(
+                    "wb"
+                ) as stream:  # given a name it writes that, which is temporary, into the file
+                    torch.export.save(exported, stream)
             else:
                 torch.onnx.export(
                     exported, input_names=["clips"], output_names=[_output_name(classifier)], verbose=False

@@ -31,9 +31,13 @@ class Targets:
         """Return what a model is to learn from a split of shards.
 
         Raises:
-            ValueError: There is no such split, all of its videos have one value or the same labels, or float32, in
-                which values are loaded, does not hold them or tell them apart.
+            ValueError: There is no such split, all of its videos have one class, value or set of labels, or float32,
+                in which values are loaded, does not hold them or tell them apart.
         """
+        if shards.task == "multiclass" and len(shards.classes) == 1:
+            raise InputError(
+                f"{shards.path} has only one class, {shards.classes[0]}: there is nothing to learn"
+            )
         if shards.task == "multilabel":
             sets = {frozenset(sample.labels(shards.task)) for sample in shards.samples(split)}
             if len(sets) == 1:

@@ -44,7 +44,7 @@ def settings_of_run(folder: Path, overrides: Sequence[str] = ()) -> RunConfig:
     if not settings.data.shards.exists():
         raise InputError(
             f"{settings.data.shards}, the shards of {folder}, is not there (any more, or from here): "
-            "give --shards FOLDER"
+            "give its place, corrnet resume RUN --shards FOLDER or corrnet eval RUN FOLDER"
         )
     return settings
 

@@ -27,7 +27,7 @@ from corrnet_train.distributed.parallelize import (
     wrap,
 )
 from corrnet_train.distributed.ranks import ONE_RANK, Ranks, on_every_rank, readable_errors
-from corrnet_train.evaluation.evaluate import EvalResult, check_classes, evaluate
+from corrnet_train.evaluation.evaluate import EvalResult, evaluate
 from corrnet_train.inference.classifier import VideoClassifier
 from corrnet_train.inference.targets import Targets
 from corrnet_train.networks.build import build_from_config, describe_blocks
@@ -746,7 +746,10 @@ class Trainer:
     def _restore(self, checkpoint: Checkpoint) -> None:
         self._check_same_videos(checkpoint)
         self.loader_state = LoaderState.from_dict(checkpoint.loader, expected=self.loader_state)
-        check_classes(checkpoint.classes, self.targets.task, self.shards)
+        if checkpoint.classes != self.shards.classes:
+            raise InputError(
+                f"{self.config.data.shards} has other classes than this run, or in another order"
+            )
         load_weights(self.model, checkpoint.model, source=str(self.run_folder.source))
         load_optimizer(self.optimizer, checkpoint.optimizer)
         if self.averaged is not None:

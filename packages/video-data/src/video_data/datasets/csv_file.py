@@ -24,6 +24,7 @@ from video_data.datasets.listing import (
     shifted_numbers,
     split_of,
     unseen_classes,
+    usual_split,
 )
 from video_data.datasets.validation import note_of_groups
 from video_data.media.pictures import holds_pictures, pattern_fault
@@ -48,6 +49,7 @@ def list_csv(
     frame_rate: Fraction | None = None,
     pictures: str | None = None,
     group_by: str | None = None,
+    to_learn: bool = True,
 ) -> Listing:
     """List the videos of a csv with the header `path,label`, and where they are wanted `split`, `start` and `end`. The
     notes of the listing name other columns, which are not read.
@@ -68,6 +70,8 @@ def list_csv(
             pattern, as `clip/img_*.jpg`.
         pictures: Pattern of the pictures in all such folders, as `img_*.jpg`.
         group_by: A further column, whose text becomes `Entry.group`.
+        to_learn: Off for videos that a model is only tested on: they may be of one class or value, and without the
+            column `split` they belong to test.
 
     Raises:
         ValueError: The csv is missing or not text, a column is missing, a row has more or fewer cells than the header,
@@ -92,7 +96,9 @@ def list_csv(
     _check_times(columns, unread, csv_path)
     for line, row in rows:
         try:
-            entry = _read_entry(row, folder, column=column, pictures=pictures)
+            entry = _read_entry(
+                {"split": usual_split(to_learn)} | row, folder, column=column, pictures=pictures
+            )
         except InputError as error:
             raise InputError(f"{csv_path}, line {line}: {error}") from None
         group = "".join(row[column] for column in group_column)
@@ -121,10 +127,8 @@ def list_csv(
     if not places:
         raise InputError(f"no row of {csv_path} has a label: all are -1")
     labeled = [*entries, *(entry for entry, _ in dropped if entry.label)]
-    if column == _VALUE:
-        require_two_values(labeled, csv_path)
-    else:
-        require_two_classes(labeled, csv_path)
+    if to_learn:
+        (require_two_values if column == _VALUE else require_two_classes)(labeled, csv_path)
     notes = [f"columns that are not read: {', '.join(unread)}{_meant(unread, _OPTIONAL)}"] if unread else []
     if column == _SEVERAL and all(len(entry.labels) == 1 for entry in labeled):
         notes.append(f"no video has several labels; a cell has them with {_SEPARATOR} between them")
@@ -157,7 +161,7 @@ def _check_times(columns: Sequence[str], unread: Sequence[str], csv_path: Path) 
     """Refuse one of the columns start and end without the other, which may be there under another name."""
     missing = [name for name in ("start", "end") if name not in columns]
     if len(missing) == 1:
-        meant = f"; did you mean {missing[0]} by {unread[0]}?" if len(unread) == 1 else ""
+        meant = f"; is {unread[0]} meant as {missing[0]}?" if len(unread) == 1 else ""
         raise InputError(
             f"{csv_path}: of the columns start and end there is no {missing[0]} in the header {','.join(columns)!r}: "
             f"give both, or another name to the one that is there; {_EXPECTED}{meant}"
@@ -167,7 +171,7 @@ def _check_times(columns: Sequence[str], unread: Sequence[str], csv_path: Path) 
 def _meant(given: Iterable[str], known: Iterable[str]) -> str:
     """Return which known columns may be meant by others that are spelled almost so, as the end of a message."""
     pairs = [(name, difflib.get_close_matches(name, list(known), n=1, cutoff=0.75)) for name in given]
-    return "".join(f"; did you mean {near[0]} by {name}?" for name, near in pairs if near)
+    return "".join(f"; is {name} meant as {near[0]}?" for name, near in pairs if near)
 
 
 def _read_entry(row: dict[str, str], folder: Path, *, column: str, pictures: str | None) -> Entry:
@@ -179,7 +183,7 @@ def _read_entry(row: dict[str, str], folder: Path, *, column: str, pictures: str
         column: Name of the column that says what is to be learned.
         pictures: Pattern of the pictures in all folders of pictures.
     """
-    source, split_name = row["path"], row.get("split", "train")
+    source, split_name = row["path"], row["split"]
     if not source or not row[column]:
         raise InputError(f"path and {column} must not be empty")
     split = split_of(split_name)

@@ -16,11 +16,12 @@ from video_data.datasets.listing import (
     shifted_numbers,
     split_of,
     unseen_classes,
+    usual_split,
 )
 from video_data.datasets.validation import group_of_path, note_of_groups
 from video_data.media.limits import VIDEO_SUFFIXES
 from video_data.media.pictures import PICTURE_SUFFIXES
-from video_data.shards.format import Split
+from video_data.shards.format import UNFINISHED_NAME, Split
 from video_data.utils.errors import InputError
 from video_data.utils.files import display_text
 
@@ -34,6 +35,7 @@ def list_folder(
     frame_rate: Fraction | None = None,
     pictures: str | None = None,
     group_by: str | None = None,
+    to_learn: bool = True,
 ) -> Listing:
     """List `src/<class>/**/<video>` or `src/<split>/<class>/**/<video>`.
 
@@ -49,20 +51,24 @@ def list_folder(
         pictures: Pattern of the pictures in these folders, where they hold several sequences: `img_*.jpg`.
         group_by: Regular expression that is searched for in the path of each video below `src`. Its first group in
             parentheses, or without any all that it matches, becomes `Entry.group`.
+        to_learn: Off for videos that a model is only tested on: they may be of one class, and in the first form they
+            belong to test.
 
     Raises:
-        ValueError: `src` is not a folder, or has no videos, or only one class; a folder of a split is where that of a
-            class is expected; two classes are spelled almost alike; or `group_by` is no regular expression or matches
-            nowhere.
+        ValueError: `src` is not a folder, or holds an unfinished packing, no videos, or only one class; a folder of a
+            split is where that of a class is expected; two classes are spelled almost alike; or `group_by` is no
+            regular expression or matches nowhere.
     """
     src = Path(src)
     if not src.is_dir():
         raise InputError(f"no folder {src}")
+    if (src / UNFINISHED_NAME).is_dir():
+        raise InputError(f"{src} holds an unfinished packing: the command that began it goes on with it")
     check_pictures(pictures, frame_rate)
     if group_by is None:
-        return _FolderListing(src, frame_rate, pictures).listing()
+        return _FolderListing(src, frame_rate, pictures, to_learn).listing()
     group_of = group_of_path(group_by)
-    listing = _FolderListing(src, frame_rate, pictures).listing()
+    listing = _FolderListing(src, frame_rate, pictures, to_learn).listing()
     entries = [replace(entry, group=group_of(entry.source)) for entry in listing.entries]
     return replace(listing, entries=entries, notes=(*listing.notes, note_of_groups(entries, group_by)))
 
@@ -70,8 +76,9 @@ def list_folder(
 class _FolderListing:
     """Gathers the videos of a folder."""
 
-    def __init__(self, src: Path, frame_rate: Fraction | None, pictures: str | None) -> None:
-        self._src, self._frame_rate, self._pictures = src, frame_rate, pictures
+    def __init__(self, src: Path, frame_rate: Fraction | None, pictures: str | None, to_learn: bool) -> None:
+        self._src, self._frame_rate, self._pictures, self._to_learn = src, frame_rate, pictures, to_learn
+        self._usual_split: Split = usual_split(to_learn)
         self._tally = Tally(src)
         self._entries: list[Entry] = []
         self._has_pictures = False
@@ -85,7 +92,7 @@ class _FolderListing:
             self._list_splits(splits, [top for top in tops if top not in splits])
         else:
             for top in tops:
-                self._list_class(top, "train", [src])
+                self._list_class(top, self._usual_split, [src])
         entries = self._entries
         if not entries:
             hint = (
@@ -97,7 +104,8 @@ class _FolderListing:
                 f"no videos in {src}: expected <class>/<video> or <split>/<class>/<video>{hint}{self._tally}"
             )
         refuse_alike({name: ascii(str(folders[0])) for name, folders in self._folders.items()})
-        require_two_classes(entries, src)
+        if self._to_learn:
+            require_two_classes(entries, src)
         kept, dropped, conflicts = _by_file(entries)
         # A folder's name is the name of a class, also -1: unlike an empty cell of a csv, somebody has made it.
         name = src.name if src.name not in ("", "..") else src.resolve().name  # of a link its own
@@ -182,7 +190,7 @@ class _FolderListing:
         more = f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
         classes = f"{len(names)} folders for classes: {', '.join(names[:_MOST_NAMES])}{more}"
         if not splits:
-            return f"taken {classes}; all videos for the split train"
+            return f"taken {classes}; all videos for the split {self._usual_split}"
         taken = ", ".join(f"{display_text(top.name)} ({split})" for top, split in splits.items())
         return f"taken for splits: {taken}; in them {classes}"
 

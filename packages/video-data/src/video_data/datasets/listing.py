@@ -139,6 +139,11 @@ def label_order(names: Iterable[str]) -> tuple[str, ...]:
     return tuple(map(str, numbers))
 
 
+def usual_split(to_learn: bool) -> Split:
+    """Return the split of videos of which nothing says it: to learn from, or that a model is only tested on."""
+    return "train" if to_learn else "test"
+
+
 def split_of(name: str) -> Split | None:
     """Return the split that a name means, also as `training_set`, `videos_val` or `train2017`; None for all others."""
     words = re.findall(r"[^\W\d_]+", name.lower())
@@ -225,8 +230,8 @@ def require_files(listing: Listing) -> None:
         first = listing.dropped[0][0]
         raise InputError(
             f"none of {len(listing.dropped):,} listed videos is there; the first, {first.source}, is looked for at "
-            f"{first.path}: a path counts from the folder of the list, or from root (corrnet pack csv --root), or is "
-            "absolute"
+            f"{first.path}: a path counts from the folder of the list, or from another one that is given (--root "
+            "FOLDER), or is absolute"
         )
 
 

@@ -20,6 +20,7 @@ import av
 from video_data.datasets import Entry
 from video_data.media.pictures import holds_pictures
 from video_data.shards.format import (
+    UNFINISHED_NAME,
     DroppedEntry,
     PassedOver,
     Sha256,
@@ -35,7 +36,6 @@ from video_data.utils.files import atomic_file, temporary_name, write_atomic
 from video_data.utils.messages import part_name
 from video_data.utils.settings import changed_settings
 
-_FOLDER = ".packing"
 _LISTING = "listing.jsonl.gz"
 _SHARD_FILE = re.compile(r"((?:train|val|test)-[0-9]{6})(?:-[0-9]{2,})?\.(?:tar|json)")
 
@@ -157,7 +157,7 @@ class Journal:
 
     def __init__(self, dest: Path) -> None:
         self.dest = dest
-        self._folder = dest / _FOLDER
+        self._folder = dest / UNFINISHED_NAME
 
     def plan(self) -> Plan | None:
         """Return the plan of the unfinished packing; None when there is none.

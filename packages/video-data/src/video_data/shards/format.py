@@ -19,6 +19,7 @@ from video_data.utils.files import check_file
 from video_data.utils.messages import part_name
 
 MANIFEST_NAME = "manifest.json"
+UNFINISHED_NAME = ".packing"  # the folder of what is kept until the manifest is written
 FLOW_SUFFIX = "flow.mp4"  # webdataset takes what is before the first dot for the key
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
