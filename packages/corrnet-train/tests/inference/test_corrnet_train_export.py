@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -68,6 +69,8 @@ def test_a_torch_program_needs_torch_alone(trained, classifier, clips, tmp_path)
     output = export(trained, tmp_path / "model.pt2")
     assert "largest difference of a probability to the model" in output
     assert "use it: torch.export.load('" in output and "FutureWarning" not in output
+    with zipfile.ZipFile(tmp_path / "model.pt2") as archive:
+        assert {name.partition("/")[0] for name in archive.namelist()} == {"archive"}  # no temporary name
     np.save(tmp_path / "clips.npy", clips.numpy())
     script = (
         "import sys, numpy, torch\n"
@@ -149,12 +152,13 @@ def test_the_card_installs_from_a_clone_what_no_index_has(classifier):
 
 
 @pytest.mark.slow
-def test_an_onnx_graph_gives_the_same_probabilities(trained, classifier, clips, tmp_path):
+def test_an_onnx_graph_gives_the_same_probabilities(trained, classifier, clips, tmp_path, caplog):
     """Of a model of one clip, as its usage says."""
     onnxruntime = pytest.importorskip("onnxruntime")
     of_one = VideoClassifier.from_checkpoint(trained, device="cpu")
     of_one.num_clips = 1
     export_model(of_one, tmp_path / "model.onnx", format="onnx")
+    assert "torchvision" not in caplog.text
     session = onnxruntime.InferenceSession(str(tmp_path / "model.onnx"), providers=["CPUExecutionProvider"])
     (found,) = session.run(["probabilities"], {"clips": clips.numpy()})
     torch.testing.assert_close(torch.from_numpy(found), classifier.clip_scores(clips), atol=1e-4, rtol=0)
