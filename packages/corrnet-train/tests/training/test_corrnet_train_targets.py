@@ -319,7 +319,7 @@ def test_shards_of_another_kind_are_refused(several, numbers):
         evaluate(classifier, several, "val", num_clips=1)
     classifier = a_classifier(1, ("value",), Targets("multilabel"))
     with pytest.raises(
-        ValueError, match="the task of the shards is regression, that of the model multilabel"
+        ValueError, match="the task of the videos is regression, that of the model multilabel"
     ):
         evaluate(classifier, numbers, "val", num_clips=1)
 
