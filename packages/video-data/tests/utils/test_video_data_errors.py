@@ -72,18 +72,24 @@ def test_they_come_out_of_processes_as_they_are():
     check_same(found.value, error)
 
 
+def error_of_loader(*failure):
+    """What comes out of a loader, without the frames that would keep its workers."""
+    try:
+        next(iter(make_data_loader(Failing(*failure), [[0]], 1)))
+    except Exception as error:
+        return error.with_traceback(None)
+
+
 @names
 def test_they_come_out_of_the_workers_of_a_loader_as_they_are(error):
-    with pytest.raises(type(error)) as found:
-        next(iter(make_data_loader(Failing(pickle.loads, pickle.dumps(error)), [[0]], 1)))
-    check_same(found.value, error)
+    check_same(error_of_loader(pickle.loads, pickle.dumps(error)), error)
 
 
 @pytest.mark.parametrize("error", [(ValueError, "a bug"), (Unsendable, 1, "two")], ids=["bug", "unsendable"])
 def test_the_trace_of_anything_else_comes_out_of_them(error):
-    with pytest.raises((ValueError, RuntimeError, OSError), match="in __getitem__") as found:
-        next(iter(make_data_loader(Failing(*error), [[0]], 1)))
-    assert not isinstance(found.value, InputError | WorkError)
+    found = error_of_loader(*error)
+    assert isinstance(found, ValueError | RuntimeError | OSError) and "in __getitem__" in str(found)
+    assert not isinstance(found, InputError | WorkError)
 
 
 def test_what_the_block_of_an_open_video_raises_is_not_the_videos(class_folder):
