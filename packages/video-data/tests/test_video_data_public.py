@@ -27,8 +27,8 @@ FACE = {
     ),
     "MissingPackageError": "",
     "MotionBenchConfig": (
-        "num_train=3200 num_val=104 num_test=400 seed=0 size=40 num_frames=24 fps=12 speeds=(1.5, "
-        "2.0, 2.5, 3.0) sprite_size=(14, 20) num_videos"
+        "num_train=3200 num_val=104 num_test=400 level='directions' seed=0 size=40 num_frames=24 fps=12 "
+        "speeds=(1.5, 2.0, 2.5, 3.0) sprite_size=(14, 20) displacement=False num_videos"
     ),
     "PackOptions": (
         "mode='reencode' max_short_side=256 gop=12 crf=20 shard_size=256 "

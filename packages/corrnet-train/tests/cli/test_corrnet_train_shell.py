@@ -81,5 +81,8 @@ def test_motionbench_options_have_the_defaults_of_its_configuration():
     options = {name: option.default for name, option in inspect.signature(motionbench).parameters.items()}
     fields = MotionBenchConfig().model_dump()
     assert {name: options[name] for name in options.keys() & fields.keys()} == {
-        name: fields[name] for name in ("num_train", "num_val", "num_test", "size", "num_frames", "seed")
-    }
+        name: fields[name]
+        for name in (
+            "level", "num_train", "num_val", "num_test", "size", "num_frames", "seed", "displacement",
+        )
+    }  # fmt: skip

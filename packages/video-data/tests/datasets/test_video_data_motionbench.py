@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 
 from video_data import MotionBenchConfig, generate_motionbench, open_shards, pack_csv
-from video_data.datasets.motionbench import MOTIONBENCH_CLASSES, motionbench_frames
+from video_data.datasets.motionbench import motionbench_frames
+from video_data.datasets.motionbench_motions import DIRECTIONS
 from video_data.media.container import probe_video
 
 CONFIG = MotionBenchConfig(num_train=32, num_val=8, num_test=16)
-DIRECTIONS = {
+STEPS = {
     "up": (-1, 0),
     "up-right": (-1, 1),
     "right": (0, 1),
@@ -46,12 +47,12 @@ def bench(tmp_path_factory):
 
 
 def test_every_split_is_balanced_and_listed(bench):
-    assert set(DIRECTIONS) == set(MOTIONBENCH_CLASSES)
+    assert tuple(STEPS) == DIRECTIONS
     rows = read_csv(bench / "motionbench.csv")
     assert len(rows) == 56
     for split, count in (("train", 4), ("val", 1), ("test", 2)):
         part = [row for row in rows if row["split"] == split]
-        assert Counter(row["label"] for row in part) == dict.fromkeys(MOTIONBENCH_CLASSES, count)
+        assert Counter(row["label"] for row in part) == dict.fromkeys(DIRECTIONS, count)
         assert read_csv(bench / f"{split}.csv") == part
     assert all((bench / row["path"]).is_file() for row in rows)
 
@@ -79,7 +80,7 @@ def csv_hashes(folder):
 def test_the_patch_moves_along_the_direction_of_its_class():
     """The only place that moves between two frames is the patch: its center, on a torus, gives the step."""
     config = MotionBenchConfig(num_train=80, size=64, sprite_size=(16, 20))
-    found: dict[str, set[float]] = {name: set() for name in MOTIONBENCH_CLASSES}
+    found: dict[str, set[float]] = {name: set() for name in DIRECTIONS}
     for number in range(80):
         frames = motionbench_frames(config, "train", number).astype(float)
         ground = np.median(frames, axis=0)
@@ -90,11 +91,11 @@ def test_the_patch_moves_along_the_direction_of_its_class():
         )
         steps = (np.diff(centers, axis=0) * 64 / (2 * np.pi) + 32) % 64 - 32
         step = np.median(steps, axis=0)
-        direction = np.array(DIRECTIONS[MOTIONBENCH_CLASSES[number % 8]], dtype=float)
+        direction = np.array(STEPS[DIRECTIONS[number % 8]], dtype=float)
         speed = float(np.linalg.norm(step))
         cosine = step @ direction / (speed * np.linalg.norm(direction))
-        assert cosine > 0.9, (MOTIONBENCH_CLASSES[number % 8], step)
-        found[MOTIONBENCH_CLASSES[number % 8]].add(round(speed))
+        assert cosine > 0.9, (DIRECTIONS[number % 8], step)
+        found[DIRECTIONS[number % 8]].add(round(speed))
     assert all(speeds <= {1, 2, 3, 4} and len(speeds) > 1 for speeds in found.values())
 
 
@@ -181,5 +182,5 @@ def test_it_packs_into_shards(bench, tmp_path):
     report = pack_csv(bench / "motionbench.csv", tmp_path, progress=False)
     assert (report.num_packed, report.dropped) == (56, [])
     shards = open_shards(tmp_path)
-    assert shards.classes == tuple(sorted(MOTIONBENCH_CLASSES))
+    assert shards.classes == tuple(sorted(DIRECTIONS))
     assert [shards.num_samples(split) for split in ("train", "val", "test")] == [32, 8, 16]

@@ -11,7 +11,7 @@ from corrnet_train.cli.evaluate import predict
 from corrnet_train.cli.options import takes_model
 from video_data.datasets.motionbench_config import MotionBenchConfig
 
-_VIDEOS = ("num_train", "num_val", "num_test", "size", "num_frames", "seed")
+_VIDEOS = ("level", "num_train", "num_val", "num_test", "size", "num_frames", "seed", "displacement")
 
 
 @reports_errors
@@ -55,11 +55,15 @@ def motionbench(
     config: MotionBenchConfig,
     num_workers: Workers = None,
 ) -> None:
-    """Generate MotionBench: H.264 videos whose class is only the direction of motion.
+    """Generate MotionBench: H.264 videos whose class is how something moves, and nothing else.
+
+    README.md in the folder says what is in them.
 
     [bold]Example[/]
 
     corrnet motionbench data/motionbench
+
+    corrnet motionbench data/motions --level medium --size 64 --displacement
 
     corrnet pack csv data/motionbench/motionbench.csv data/shards
     """

@@ -36,7 +36,7 @@ COMMANDS = {
     },
     "Without videos of one's own": {
         "demo": ("demo.demo", "Train three models on generated videos and compare them."),
-        "motionbench": ("demo.motionbench", "Generate videos whose class is only the direction of motion."),
+        "motionbench": ("demo.motionbench", "Generate videos whose class is only how something moves."),
     },
 }
 _HOME_OF_OPTION = re.compile(r"^(--[a-z-]+=)~(?=/|$)")
