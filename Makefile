@@ -6,7 +6,8 @@
 # Every target sets up .venv first when it is missing or out of date.
 PYTHON ?= python3
 BIN := .venv/bin
-# Python compiles what it imports; all that is installed would take a minute more.
+# Python compiles what it imports and keeps that; all that is installed would take a minute more.
+unexport PYTHONDONTWRITEBYTECODE
 PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --no-compile -c constraints.txt
 PACKAGES := corr-ops video-data corrnet-models corrnet-train
 DEV_TOOLS := build codespell hatchling import-linter mypy pre-commit pytest-benchmark pytest-xdist ruff transformers types-PyYAML uv
