@@ -47,6 +47,7 @@ def test_videos_of_one_class_are_tested_and_the_model_may_know_them_by_another_o
     shutil.rmtree(next(videos.iterdir()))
     told = measure(model_folder, "new")
     assert "of 1 of the 8 classes" in told and "videos: 4" in told
+    assert "all videos are of one class, and one guess for all gets that, too" in told
 
     rows = [f"{path},a class,train" for path in videos.rglob("*.mp4")]
     (videos.parent / "one.csv").write_text("\n".join(["path,label,split", *rows]))
@@ -69,10 +70,25 @@ def test_a_csv_has_its_videos_elsewhere(model_folder, videos, tmp_path):
     )
 
 
-def test_what_training_packed_is_taken_and_what_it_kept_back_is_tested(model_folder, videos):
+def test_what_another_run_packed_in_splits_is_tested_as_a_whole(model_folder, videos):
     corrnet("pack", "folder", "new", "runs/shards/new", "--val-fraction", "0.25")
     told = measure(model_folder, "new")
-    assert "packed already: runs/shards/new" in told and "split: val" in told and "videos: 2" in told
+    assert "packing into runs/shards/new-test" in told and "split: test" in told and "videos: 8" in told
+
+
+@pytest.mark.slow
+def test_of_its_own_videos_a_run_is_tested_on_those_that_it_kept_back(videos):
+    few = ["optim.epochs=1", "data.clip.num_frames=4", "data.clip.crop_size=16", "data.num_workers=0"]
+    corrnet("train", "new", "--val-fraction", "0.25", "eval.after_training=false", "run.device=cpu", *few)
+    told = measure("runs/new", "new")
+    assert "packed already: runs/shards/new; its split val has 2 of the 8 videos" in told
+    assert "split: val" in told and "videos: 2" in told and "has learned from" not in told
+    assert "has learned from 6 of these 6 videos" in measure("runs/new", "new", "--split", "train")
+    for number, path in enumerate(sorted(videos.rglob("*.mp4"))):  # the same files under other names
+        (videos.parent / "copied" / path.parent.name).mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, videos.parent / "copied" / path.parent.name / f"{number}.mp4")
+    told = measure("runs/new", "copied")
+    assert "packing into runs/shards/copied-test" in told and "has learned from 6 of these 8 videos" in told
 
 
 def test_nothing_is_packed_for_a_model_that_does_not_know_a_class(model_folder, videos):

@@ -290,6 +290,7 @@ def check_resumable(checkpoint: Checkpoint, config: RunConfig, *, source: str, e
             f"{source} was trained under other settings:\n" + "\n".join(lines) + "\n"
             "give the old values to continue it, or another run.dir to start a new run"
             + ("" if extend or now <= before else "; corrnet resume trains for more epochs")
+            + ("; epochs cannot become fewer: the run can be used as far as it is" if now < before else "")
         )
 
 

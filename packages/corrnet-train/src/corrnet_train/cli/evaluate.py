@@ -124,7 +124,7 @@ def evaluate_command(
                 raise InputError(f"{checkpoint} kept no video back to measure accuracy on: give other videos")
             shards, split = str(data.shards), split or data.eval_split
         elif are_videos(shards):
-            shards = str(_pack_to_measure(Path(shards).expanduser(), root, checkpoint, like))
+            shards, split = _pack_to_measure(Path(shards).expanduser(), split, root, checkpoint, like)
         elif root is not None:
             raise InputError(f"--root is for the paths in a csv of videos, and {shards} is none")
     except InputError as error:
@@ -147,14 +147,17 @@ def evaluate_command(
         raise typer.Exit(EXIT_VIDEOS_LEFT_OUT)
 
 
-def _pack_to_measure(source: Path, root: Path | None, checkpoint: Path, like: Path | str | None) -> Path:
-    """Pack videos that a model is tested on, unless that is done, and return the folder of the shards."""
+def _pack_to_measure(
+    source: Path, split: str | None, root: Path | None, checkpoint: Path, like: Path | str | None
+) -> tuple[str, str]:
+    """Pack videos that a model is tested on, unless that is done, and return the folder of the shards and the split."""
     from corrnet_train.checkpoint.folders import run_of
     from corrnet_train.cli.pack import pack_and_summarize
-    from corrnet_train.cli.packed import list_source, place_to_measure, source_name
+    from corrnet_train.cli.packed import learned_videos, list_source, place_to_measure
     from corrnet_train.evaluation.evaluate import labels_by_name
     from corrnet_train.inference.classifier import VideoClassifier
-    from video_data import PackOptions
+    from corrnet_train.training.run_folder import settings_of_run
+    from video_data import PackOptions, open_shards
     from video_data.utils.workers import available_cores
 
     listing = list_source(source, root, to_learn=False)
@@ -162,18 +165,35 @@ def _pack_to_measure(source: Path, root: Path | None, checkpoint: Path, like: Pa
     labels_by_name(classifier.classes, classifier.targets.task, listing.class_names, listing.task)
     run = run_of(checkpoint)
     runs = Path("runs") if run is None else run.parent
-    place = place_to_measure(source, listing, runs / "shards" / source_name(source))
-    if place.is_packed:
-        say(f"packed already: {place.shards}")
-        return place.shards
-    if "RANK" in os.environ:
+    try:
+        trained = None if run is None else settings_of_run(run).data
+    except InputError:  # its shards are gone
+        trained = None
+    own = None if trained is None else trained.shards
+    place = place_to_measure(source, listing, own, runs / "shards")
+    if not place.is_packed and "RANK" in os.environ:
         raise InputError(
             f"{source} is not packed yet: the same command does that in one process, without torchrun"
         )
-    for line in (*place.passed_over[-1:], *listing.notes, f"packing into {place.shards}"):
-        say(line)
-    pack_and_summarize(listing, place.shards, PackOptions(num_workers=available_cores()))
-    return place.shards
+    if not place.is_packed:
+        for line in (*place.passed_over[-1:], *listing.notes, f"packing into {place.shards}"):
+            say(line)
+        pack_and_summarize(listing, place.shards, PackOptions(num_workers=available_cores()))
+    packed = open_shards(place.shards)
+    split = split or _split_to_measure(packed.splits, str(place.shards))
+    if split in packed.splits and os.environ.get("RANK", "0") == "0":
+        num_tested, num_packed = packed.num_samples(split), sum(map(packed.num_samples, packed.splits))
+        if place.is_packed:
+            say(
+                f"packed already: {place.shards}; its split {split} has {num_tested} of the {num_packed} videos"
+            )
+        learned = 0 if trained is None else learned_videos(trained, packed, split)
+        if learned:
+            say(
+                f"the model has learned from {learned} of these {num_tested} videos, or from other parts of their "
+                "files: accuracy on them says nothing of others"
+            )
+    return str(place.shards), split
 
 
 def _split_to_measure(splits: Sequence[str], shards: str) -> str:
@@ -364,10 +384,9 @@ def _print_mistakes(result: "ClassificationResult", classes: Sequence[str]) -> N
         for number in range(1, 1 + len(classes)):
             table.add_column(str(number), justify="right", no_wrap=True)
         for number, (name, row) in enumerate(zip(classes, result.confusion, strict=True)):
-            if any(row):
-                styles = ["bold" if place == number else "" if n else "dim" for place, n in enumerate(row)]
-                cells = [Text(str(n), style) for n, style in zip(row, styles, strict=True)]
-                table.add_row(escape(f"{number + 1} {name}"), *cells)
+            styles = ["bold" if place == number else "" if n else "dim" for place, n in enumerate(row)]
+            cells = [Text(str(n), style) for n, style in zip(row, styles, strict=True)]
+            table.add_row(escape(f"{number + 1} {name}"), *cells)
         out.print("videos by class (rows) and what they are taken for (columns):", table, sep="\n")
     for true, predicted, count in mistakes[:_MOST_MISTAKES]:
         line = (

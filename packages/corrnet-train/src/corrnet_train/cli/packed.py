@@ -15,6 +15,7 @@ from corrnet_train.utils.files import numbered, unused_path
 from video_data.utils.messages import part_name
 
 if TYPE_CHECKING:
+    from corrnet_train.config.schema import DataConfig
     from video_data import ShardSet
     from video_data.datasets import Listing
     from video_data.shards.format import SampleRecord
@@ -105,24 +106,33 @@ def place_of(source: Path, listing: "Listing", folders: Iterable[Path]) -> Place
     raise InputError(f"{told[-1]}; give these a folder of their own, as data.shards={another}")
 
 
-def place_to_measure(source: Path, listing: "Listing", usual: Path) -> Place:
-    """Return where videos are packed, in whatever splits, or where those are to be packed that a model is tested on.
+def place_to_measure(source: Path, listing: "Listing", own: Path | None, folder: Path) -> Place:
+    """Return where videos are packed that a model is tested on, or where they are to be.
+
+    Those that the model itself was trained with are taken as they are, with the split that was kept back.
 
     Args:
         source: The folder or the csv, for messages.
         listing: What it holds now.
-        usual: Where training packs it, or packed it before beside others of that name.
+        own: The shards that the model was trained with, where they are still there.
+        folder: Of the shards.
     """
     from video_data import open_shards
 
-    for shards in chain([usual], numbered(usual)):
-        if not (shards / "manifest.json").is_file():
-            break
-        packed = open_shards(shards)
+    if own is not None:
+        packed = open_shards(own)
         if shares_videos(listing, packed) and not changes_since(listing, packed):
-            return Place(shards, is_packed=True)
-    tested = usual.with_name(f"{usual.name}-test")
-    return place_of(source, listing, chain([tested], numbered(tested)))
+            return Place(own, is_packed=True)
+    usual = folder / f"{source_name(source)}-test"
+    return place_of(source, listing, chain([usual], numbered(usual)))
+
+
+def learned_videos(trained: "DataConfig", tested: "ShardSet", split: str) -> int:
+    """Return how many videos of a split were packed from files that a model has learned from, or from parts of them."""
+    from video_data import open_shards
+
+    learned = {sample.source_sha256 for sample in open_shards(trained.shards).samples(trained.train_split)}
+    return sum(sample.source_sha256 in learned for sample in tested.samples(split))
 
 
 def changes_since(listing: "Listing", packed: "ShardSet") -> str:

@@ -59,7 +59,7 @@ def choose_recipe(*, has_gpu: bool, has_weights: bool) -> tuple[str, str]:
         return "own+finetune", "model.init_from has weights to start from"
     if has_gpu:
         return "own", "a GPU trains"
-    return "own+tiny", "no GPU trains, and a CPU takes days for larger models"
+    return "own+tiny", "no GPU trains, and a CPU takes days for larger models; what follows changes it"
 
 
 def choose_settings(

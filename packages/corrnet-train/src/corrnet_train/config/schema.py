@@ -286,7 +286,8 @@ class OptimConfig(BaseModel):
         if self.warmup_epochs > self.epochs:
             raise InputError(
                 f"optim.warmup_epochs={self.warmup_epochs:g} is a part of optim.epochs={self.epochs:g} and cannot be "
-                "more: the learning rate would never reach its peak"
+                "more: the learning rate would never reach its peak; give both, as optim.warmup_epochs="
+                f"{self.epochs / 10:g}"
             )
         return self
 

@@ -139,6 +139,8 @@ class ClassificationResult(EvalResult):
         most = most_by_chance(self.num_videos, guess)
         if num_right > most:
             return None
+        if guess == 1:
+            return "all videos are of one class, and one guess for all gets that, too: others are needed to tell more"
         told = f"{num_right} of {self.num_videos} videos are right, and one guess gets {round(self.num_videos * guess)}"
         if most >= self.num_videos:
             return (
@@ -422,7 +424,8 @@ def labels_by_name(
     if unknown:
         raise InputError(
             f"the model does not know {len(unknown)} of the {len(of_videos)} classes of these videos: "
-            f"{some_of(unknown)}; it tells apart {some_of(known)}"
+            f"{some_of(unknown)}; it tells apart {some_of(known)}. Leave those videos out, or spell the classes as it "
+            "does"
         )
     return torch.tensor([numbers[name] for name in of_videos])
 
