@@ -165,7 +165,8 @@ class RunLog:
         if averaged_steps is not None:
             steps = "step" if averaged_steps == 1 else f"{averaged_steps} steps"
             weights = f" with weights averaged over about the last {steps}"
-        self._say(f"step {step}: {split} {result.headline}{weights}")
+        clips = "one clip" if result.num_clips == 1 else f"{result.num_clips} clips"
+        self._say(f"step {step}: {split} {result.headline}, from {clips} of each video{weights}")
 
     def close(self) -> None:
         """Close the files."""
