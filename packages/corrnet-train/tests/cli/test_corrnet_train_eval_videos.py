@@ -60,6 +60,7 @@ def test_a_csv_has_its_videos_elsewhere(model_folder, videos, tmp_path):
     paths = sorted(path.relative_to(videos) for path in videos.rglob("*.mp4"))
     rows = [f"{path},{path.parent},{'val' if n % 2 else 'train'}" for n, path in enumerate(paths)]
     (tmp_path / "list.csv").write_text("\n".join(["path,label,split", *rows]))
+    assert "no csv file lists.csv" in measure(model_folder, "lists.csv", code=2)
     assert "--root FOLDER" in measure(model_folder, "list.csv", code=2)
     told = measure(model_folder, "list.csv", "--root", "new")
     assert "packing into runs/shards/list-test" in told and "split: val" in told and "videos: 4" in told

@@ -58,12 +58,12 @@ def list_source(
     """List the videos of a folder, or of a csv whose paths may refer to another folder.
 
     Raises:
-        InputError: The list is wrong or its videos are not there; a folder of paths is given for a folder.
+        InputError: The list is wrong or its videos are not there; `root` is given with a folder.
     """
     from video_data.datasets import list_csv, list_folder
     from video_data.datasets.listing import require_files
 
-    if source.is_file():
+    if not source.is_dir():
         listing = list_csv(source, root, group_by=group_by, to_learn=to_learn)
     elif root is not None:
         raise InputError(f"--root is for the paths in a csv, and {source} is a folder")
