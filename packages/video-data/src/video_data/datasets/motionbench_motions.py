@@ -72,23 +72,27 @@ def draw_motion(name: str, random: np.random.RandomState, *, size: int, num_fram
     """
     unit = size / 40
     time = np.arange(num_frames) - (num_frames - 1) / 2  # the middle of the video is at 0
-    any_time = time[
-        random.randint(num_frames, size=6)
-    ]  # where what stands still is on the way that others go
+    share = np.linspace(0, 1, num_frames)
     heading, axis = random.uniform(0, 2 * np.pi, 2)
     slow, fast, pan = (random.uniform(*bounds) * unit for bounds in (_SLOW, _FAST, _PAN))
     curve, rotation = random.uniform(*_CURVE), random.uniform(*_ROTATION)
     growth, shear = random.uniform(*_GROWTH, 2), random.uniform(*_SHEAR, 2)
-    signs = random.choice([-1.0, 1.0], (2, 2))
     angles = random.uniform(0, 2 * np.pi, 2)
     center, ground_start = random.uniform(0, size, (2, 2))
 
-    speed, drift, ground_speed = np.zeros_like(time), np.zeros_like(time), 0.0
-    spin = np.zeros_like(time)
-    log_size = [np.full_like(time, signs[0, i] * growth[i] * any_time[i]) for i in range(2)]
-    skew = [np.full_like(time, signs[1, i] * shear[i] * any_time[2 + i]) for i in range(2)]
-    apart = np.full_like(time, _between(any_time[4], time))
+    speed, drift, spin, ground_speed = np.zeros_like(time), np.zeros_like(time), np.zeros_like(time), 0.0
+    log_size, skew = ([rate * time for rate in rates] for rates in (growth, shear))
+    apart = _NEAR + (_FAR - _NEAR) * share
     kind, _, variant = name.rpartition("-")
+    # What does not change in a class is as it would be at some moment of a video in which it does.
+    moments = random.randint(num_frames, size=5)
+    if name not in ("grow", "shrink"):
+        log_size = [np.full_like(time, log_size[i][moments[i]]) for i in range(2)]
+    if kind != "shear":
+        skew = [np.full_like(time, skew[i][moments[2 + i]]) for i in range(2)]
+    if name not in ("meet", "part"):
+        apart = np.full_like(time, apart[moments[4]])
+
     if kind in DIRECTIONS:
         heading = 2 * np.pi * DIRECTIONS.index(kind) / len(DIRECTIONS)
         speed += slow if variant == "slow" else fast
@@ -96,21 +100,18 @@ def draw_motion(name: str, random: np.random.RandomState, *, size: int, num_fram
         speed += fast
         drift = curve * time * _side(variant)
     elif name in ("speed-up", "slow-down"):
-        share = (time - time[0]) / max(1.0, time[-1] - time[0])
-        ramp = slow + (fast - slow) * share
-        speed += ramp if name == "speed-up" else ramp[::-1]
+        speed += slow + (fast - slow) * (share if name == "speed-up" else share[::-1])
     elif kind == "rotate":
         spin = rotation * time * _side(variant)
-    elif name in ("grow", "shrink"):
-        log_size = [rate * time * (1 if name == "grow" else -1) for rate in growth]
-    elif kind == "shear":
-        skew = [rate * time * _side(variant) for rate in shear]
-    elif name in ("meet", "part"):
-        apart = np.array([_between(moment, time) for moment in time])
-        apart = apart[::-1] if name == "meet" else apart
-    else:  # pan
+    elif kind == "pan":
         speed += 2 * pan if variant == "with" else -pan
         ground_speed = pan
+    elif name == "shrink":
+        log_size = [-values for values in log_size]
+    elif name == "shear-left":
+        skew = [-values for values in skew]
+    elif name == "meet":
+        apart = apart[::-1]
 
     way = np.concatenate([[[0.0, 0.0]], np.cumsum(speed[1:, None] * _direction(heading + drift)[1:], axis=0)])
     middle = way - way[num_frames // 2]
@@ -137,12 +138,6 @@ def wander(random: np.random.RandomState, *, size: int, num_frames: int) -> Path
     center = start + speed * np.arange(num_frames)[:, None] * _direction(np.full(num_frames, heading))
     nothing = np.zeros(num_frames)
     return Path(_exact(center), _exact(_matrix(nothing + angle, nothing, nothing)))
-
-
-def _between(moment: float, time: np.ndarray) -> float:
-    """Return half of the distance of two objects at a moment, from near at the first one to far at the last."""
-    share = (moment - time[0]) / max(1.0, time[-1] - time[0])
-    return float(_NEAR + (_FAR - _NEAR) * share)
 
 
 def _side(variant: str) -> float:
