@@ -7,8 +7,8 @@ from typing import Annotated
 import typer
 
 from corrnet_train.cli.common import EXIT_INTERRUPTED, Workers, err, escape, out, reports_errors, workers
-from corrnet_train.cli.evaluate import predict
 from corrnet_train.cli.options import takes_model
+from corrnet_train.cli.predict import predict
 from video_data.datasets.motionbench_config import MotionBenchConfig
 
 _VIDEOS = ("level", "num_train", "num_val", "num_test", "size", "num_frames", "seed", "displacement")

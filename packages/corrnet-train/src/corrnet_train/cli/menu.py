@@ -29,7 +29,7 @@ COMMANDS = {
     },
     "Use of a trained model": {
         "eval": ("evaluate.evaluate_command", "Measure accuracy over a split."),
-        "predict": ("evaluate.predict", "Classify videos, a camera or a stream."),
+        "predict": ("predict.predict", "Classify videos, a camera or a stream."),
         "features": ("features.features", "Write the features of videos to a file."),
         "visualize": ("visualize.visualize_app", "Draw learned filters, or the motion that a model matches."),
         "export": ("export.export", "Write a trained model for use elsewhere."),

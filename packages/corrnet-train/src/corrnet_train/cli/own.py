@@ -230,8 +230,8 @@ def _pack_once(
     )
     place = place_of(source, split, folders)
     shards = place.shards
-    for line in place.passed_over[-1:]:  # of the last packing: those before it are older
-        _say(line)
+    if place.passed_over:
+        _say(place.passed_over)
     if place.is_packed:
         _say(f"packed already: {shards}")
         return shards

@@ -31,12 +31,12 @@ class Place:
     Attributes:
         shards: The folder.
         is_packed: Whether they are in it.
-        passed_over: Why places before it do not count, a line each.
+        passed_over: Why the last place before it does not count; those before that are older.
     """
 
     shards: Path
     is_packed: bool
-    passed_over: tuple[str, ...] = ()
+    passed_over: str = ""
 
 
 def source_name(source: Path) -> str:
@@ -86,15 +86,15 @@ def place_of(source: Path, listing: "Listing", folders: Iterable[Path]) -> Place
     """
     from video_data import open_shards
 
-    told: list[str] = []
+    told = ""
     for shards in folders:
         if not (shards / "manifest.json").is_file():
-            return Place(shards, is_packed=False, passed_over=tuple(told))
+            return Place(shards, is_packed=False, passed_over=told)
         packed = open_shards(shards)
         if not shares_videos(listing, packed):
-            told.append(f"{shards} holds other videos than those of {source}")
+            told = f"{shards} holds other videos than those of {source}"
         elif changes := changes_since(listing, packed):
-            told.append(f"{shards} holds the videos of {source} as they were: {changes}")
+            told = f"{shards} holds the videos of {source} as they were: {changes}"
         elif _videos_of_shards(packed) != _videos_of_listing(listing):
             raise InputError(
                 f"{shards} has these videos in other splits: give --val-fraction and --group-by as when they were "
@@ -103,7 +103,7 @@ def place_of(source: Path, listing: "Listing", folders: Iterable[Path]) -> Place
         else:
             return Place(shards, is_packed=True)
     another = shlex.quote(str(unused_path(shards)))
-    raise InputError(f"{told[-1]}; give these a folder of their own, as data.shards={another}")
+    raise InputError(f"{told}; give these a folder of their own, as data.shards={another}")
 
 
 def place_to_measure(source: Path, listing: "Listing", own: Path | None, folder: Path) -> Place:
